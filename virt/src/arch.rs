@@ -1,0 +1,26 @@
+//! What an architecture gives the core.
+
+use crate::host::Host;
+use crate::routing::{Pin, Routes};
+
+/// An architecture's part of one virtual machine.
+pub trait Arch: Send + Sync + Sized + 'static {
+    /// The host that it runs on.
+    type Host: Host;
+
+    /// The routes of a machine that asked for no others.
+    ///
+    /// # Errors
+    /// When memory is short.
+    fn default_routes() -> Result<Routes, crate::Errno>;
+
+    /// Sets the level of a chip's input. Atomic context.
+    fn set_pin(&self, pin: Pin, level: bool);
+
+    /// Delivers a message-signalled interrupt. Atomic context.
+    fn send_msi(&self, address: u64, data: u32);
+
+    /// The mapping of guest-physical memory from `start` on, `size` bytes, has changed. Returns when
+    /// no vCPU uses the old one any more. Process context.
+    fn memory_changed(&self, start: u64, size: u64);
+}

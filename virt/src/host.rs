@@ -1,0 +1,109 @@
+//! The services that the core asks of the place it runs in: a process
+//! (`host/user`) or the kernel (`host/kmod`).
+//!
+//! Every method names the context that it may be called in: *process* (may
+//! sleep) or *atomic* (may not: interrupts may be off, a lock held).
+
+use alloc::sync::Arc;
+
+/// An error number of the host, as Linux numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    /// Bad address.
+    pub const EFAULT: Self = Self(14);
+    /// Out of memory.
+    pub const ENOMEM: Self = Self(12);
+    /// There already.
+    pub const EEXIST: Self = Self(17);
+    /// Invalid argument.
+    pub const EINVAL: Self = Self(22);
+    /// No such thing.
+    pub const ENOENT: Self = Self(2);
+}
+
+/// A host virtual address that can't be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadAddress;
+
+/// What the core needs of its host. A handle: cloning it is cheap.
+pub trait Host: Clone + Send + Sync + 'static {
+    /// The lock of what is shared between vCPUs and timers; in the kernel it
+    /// turns interrupts off. Held for a bounded, short time only.
+    type RawMutex: lock_api::RawMutex + Send + Sync + 'static;
+    /// A one-shot timer.
+    type Timer: Timer;
+    /// Where a halted vCPU's thread waits.
+    type Parker: Parker;
+
+    /// Reads guest memory at a host virtual address. Process context.
+    ///
+    /// # Errors
+    /// When any byte of it is not mapped; `buffer` may be partly written.
+    fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
+
+    /// Writes guest memory at a host virtual address. Process context.
+    ///
+    /// # Errors
+    /// When any byte of it is not mapped for writing; some may be written.
+    fn write(&self, hva: u64, bytes: &[u8]) -> Result<(), BadAddress>;
+
+    /// Compares and exchanges `size` (1, 2, 4, 8 or 16) bytes atomically; gives what
+    /// was there, which equals `expected` if the exchange was made. `hva` is aligned to `size`.
+    /// Process context.
+    ///
+    /// # Errors
+    /// When it is not mapped for writing.
+    fn compare_exchange(
+        &self,
+        hva: u64,
+        size: u8,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, BadAddress>;
+
+    /// Monotonic time in nanoseconds. Atomic context.
+    fn now(&self) -> u64;
+    /// Nanoseconds since 1970, UTC. Atomic context.
+    fn wall_clock(&self) -> u64;
+    /// The processor's time stamp counter. Atomic context.
+    fn tsc(&self) -> u64;
+    /// Its frequency in kHz. Atomic context.
+    fn tsc_khz(&self) -> u32;
+
+    /// Makes a timer that calls `target`. Process context.
+    ///
+    /// # Errors
+    /// When the host has none left.
+    fn timer(&self, target: Arc<dyn Expire>) -> Result<Self::Timer, Errno>;
+
+    /// Makes the waiting place of a vCPU. Process context.
+    ///
+    /// # Errors
+    /// When the host has none left.
+    fn parker(&self) -> Result<Self::Parker, Errno>;
+}
+
+/// A one-shot timer on [`Host::now`]'s clock. Dropped, it never fires again.
+pub trait Timer: Send + Sync + 'static {
+    /// Fires at `deadline`, at once if that has passed; replaces an earlier deadline. Atomic context.
+    fn arm(&self, deadline: u64);
+    /// Does not fire any more, unless it is firing right now. Atomic context.
+    fn disarm(&self);
+}
+
+/// What a timer calls.
+pub trait Expire: Send + Sync + 'static {
+    /// The deadline has passed. Called in atomic context, on any thread.
+    fn expired(&self);
+}
+
+/// Where one thread waits and any other wakes it. A wake-up before the wait counts.
+pub trait Parker: Send + Sync + 'static {
+    /// Waits until `ready` says so; `ready` is asked first, and after each wake-up.
+    /// May also return early, as when a signal came in. Process context.
+    fn park(&self, ready: &mut dyn FnMut() -> bool);
+    /// Wakes the waiting thread. Atomic context.
+    fn unpark(&self);
+}

@@ -1,0 +1,33 @@
+//! The architecture-neutral core of the hypervisor: what `virt/kvm` is to
+//! Linux's KVM.
+//!
+//! - [`host`]: the services that the core asks of the place it runs in;
+//! - [`arch`]: what an architecture gives the core;
+//! - [`memory`]: memory slots, from guest-physical to host-virtual addresses;
+//! - [`routing`]: from a global system interrupt to a chip's pin or a message;
+//! - [`vm`]: one virtual machine, which holds the above together.
+//!
+//! It knows no architecture, and no processes, files or kernels. The same
+//! sources compile into a process and into the kernel module.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod arch;
+pub mod host;
+pub mod memory;
+pub mod routing;
+pub mod vm;
+
+#[cfg(feature = "selftest")]
+pub mod memory_test;
+
+pub use arch::Arch;
+pub use host::{Errno, Host};
+pub use memory::Memory;
+pub use vm::Vm;
+
+/// The test bodies of this crate, a list a file.
+#[cfg(feature = "selftest")]
+pub const SELFTESTS: &[&[selftest::Case]] = &[memory_test::CASES];
