@@ -1,0 +1,162 @@
+//! CPUID: what the guest is told about its processor.
+//!
+//! [`Table`] is what a vCPU answers from; [`policy`] makes the default one from the host's
+//! own processor and what the engine runs.
+
+mod policy;
+#[cfg(feature = "selftest")]
+pub mod policy_test;
+
+use alloc::vec::Vec;
+
+use virt::Errno;
+
+use crate::emulate::Feature;
+use crate::engine::Features;
+
+pub use policy::{Hardware, Instructions, default_table};
+
+/// EAX, EBX, ECX and EDX.
+pub type Leaf = [u32; 4];
+
+/// One answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// EAX of the question.
+    pub function: u32,
+    /// ECX of the question, where it matters: otherwise any ECX gets this answer.
+    pub index: Option<u32>,
+    /// The answer.
+    pub leaf: Leaf,
+}
+
+/// The answers of one vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table(Vec<Entry>);
+
+impl Table {
+    /// How many answers a table may hold.
+    pub const MAX: usize = 256;
+
+    /// Adds an answer, or replaces the one to the same question.
+    ///
+    /// # Errors
+    /// `EINVAL` when there are too many, `ENOMEM`.
+    pub fn set(&mut self, function: u32, index: Option<u32>, leaf: Leaf) -> Result<(), Errno> {
+        let same = |e: &&mut Entry| e.function == function && e.index == index;
+        if let Some(entry) = self.0.iter_mut().find(same) {
+            entry.leaf = leaf;
+            return Ok(());
+        }
+        if self.0.len() >= Self::MAX {
+            return Err(Errno::EINVAL);
+        }
+        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.0.push(Entry { function, index, leaf });
+        Ok(())
+    }
+
+    /// All answers.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.0
+    }
+
+    /// The stored answer, without what depends on the vCPU's state.
+    #[must_use]
+    pub fn get(&self, function: u32, index: u32) -> Option<Leaf> {
+        self.0
+            .iter()
+            .find(|e| e.function == function && e.index.is_none_or(|i| i == index))
+            .map(|e| e.leaf)
+    }
+
+    /// The answer to a question that has no entry of its own: above the highest
+    /// basic leaf Intel answers with that leaf, AMD with zeros; everything else is zeros.
+    /// See: Intel SDM vol. 2, CPUID; AMD APM vol. 3, CPUID.
+    #[must_use]
+    pub fn answer(&self, function: u32, index: u32) -> Leaf {
+        if let Some(leaf) = self.get(function, index) {
+            return leaf;
+        }
+        let known = self.0.iter().any(|e| e.function == function);
+        let Some(first) = self.get(0, 0) else { return [0; 4] };
+        let basic = function < 0x4000_0000;
+        if !known && basic && function > first[0] && Vendor::of(first) == Vendor::Intel {
+            return self.get(first[0], index).unwrap_or([0; 4]);
+        }
+        [0; 4]
+    }
+
+    fn bit(&self, function: u32, register: usize, bit: u32) -> bool {
+        self.get(function, 0).is_some_and(|leaf| leaf[register] >> bit & 1 != 0)
+    }
+
+    /// The vendor that the table names.
+    #[must_use]
+    pub fn vendor(&self) -> Vendor {
+        self.get(0, 0).map_or(Vendor::Other, Vendor::of)
+    }
+
+    /// Width of a guest-physical address in bits.
+    #[must_use]
+    pub fn physical_bits(&self) -> u32 {
+        self.get(0x8000_0008, 0).map_or(36, |leaf| leaf[0] & 0xff).clamp(32, 52)
+    }
+
+    /// Which of the integer and system instructions the table offers.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        const EBX: usize = 1;
+        const ECX: usize = 2;
+        const EDX: usize = 3;
+        let bits = [
+            (Feature::Monitor, 1, ECX, 3),
+            (Feature::Cmpxchg16b, 1, ECX, 13),
+            (Feature::Sse42, 1, ECX, 20),
+            (Feature::Movbe, 1, ECX, 22),
+            (Feature::Popcnt, 1, ECX, 23),
+            (Feature::Xsave, 1, ECX, 26),
+            (Feature::Rdrand, 1, ECX, 30),
+            (Feature::Fsgsbase, 7, EBX, 0),
+            (Feature::Bmi1, 7, EBX, 3),
+            (Feature::Bmi2, 7, EBX, 8),
+            (Feature::Invpcid, 7, EBX, 10),
+            (Feature::Rdseed, 7, EBX, 18),
+            (Feature::Adx, 7, EBX, 19),
+            (Feature::Smap, 7, EBX, 20),
+            (Feature::Clflushopt, 7, EBX, 23),
+            (Feature::Clwb, 7, EBX, 24),
+            (Feature::Rdpid, 7, ECX, 22),
+            (Feature::Serialize, 7, EDX, 14),
+            (Feature::Lzcnt, 0x8000_0001, ECX, 5),
+            (Feature::Rdtscp, 0x8000_0001, EDX, 27),
+        ];
+        bits.iter().fold(Features::default(), |set, (feature, function, register, bit)| {
+            set.with(*feature, self.bit(*function, *register, *bit))
+        })
+    }
+}
+
+/// Who made the processor, as leaf 0 says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// `AuthenticAMD`, or `HygonGenuine`, whose processors behave alike.
+    Amd,
+    /// `GenuineIntel`.
+    Intel,
+    /// Anyone else.
+    Other,
+}
+
+impl Vendor {
+    /// The vendor that leaf 0 names.
+    #[must_use]
+    pub fn of(leaf0: Leaf) -> Self {
+        match [leaf0[1], leaf0[3], leaf0[2]].map(u32::to_le_bytes).concat().as_slice() {
+            b"AuthenticAMD" | b"HygonGenuine" => Self::Amd,
+            b"GenuineIntel" => Self::Intel,
+            _ => Self::Other,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Control registers: MOV CR, LMSW, SMSW, CLTS, EFER's rules, and the
+//! instructions on the TLB; XGETBV and XSETBV.
+//!
+//! Long mode is entered by setting CR0.PG while EFER.LME is set, and left by clearing it.
+//! The page-directory-pointer entries of PAE paging are not checked here but when they are used
+//! (see [`crate::mmu`]). See: AMD APM vol. 2, 3.1, 14.6; vol. 3, MOV CRn.
+
+use super::{
+    canonical, check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud, unsupported,
+};
+use crate::emulate::operand::{Destination, Source, effective_address, linear_address};
+use crate::emulate::{Access, Cpu, Feature, Insn, Int, Stop};
+use crate::engine::Intercept;
+use crate::exception::Exception;
+use crate::regs::{Attr, Seg, cr0, cr4, efer};
+
+/// CR3 bit 63 in a MOV: keep the new PCID's translations.
+const NO_FLUSH: u64 = 1 << 63;
+/// CR3 bits that hold the PCID.
+const PCID: u64 = 0xfff;
+
+/// MOV r, CRn: the number is in `rm`.
+pub(super) fn read<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    if !matches!(insn.rm, 0 | 2..=4 | 8) {
+        return Err(ud(cpu));
+    }
+    check_privileged(cpu)?;
+    let value = match insn.rm {
+        0 => cpu.cr0(),
+        2 => cpu.cr2(),
+        3 => cpu.cr3(),
+        4 => cpu.cr4(),
+        _ => return Err(cpu.intercept(Intercept::ReadCr8 { gpr: insn.reg, len: insn.len })),
+    };
+    cpu.set_gpr(insn.reg, value & cr_gpr_size(cpu));
+    Ok(())
+}
+
+/// MOV CRn, r: the number is in `rm`.
+pub(super) fn write<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    if !matches!(insn.rm, 0 | 2..=4 | 8) {
+        return Err(ud(cpu));
+    }
+    check_privileged(cpu)?;
+    let value = cpu.gpr(insn.reg) & cr_gpr_size(cpu);
+    match insn.rm {
+        0 => write_cr0(cpu, value),
+        2 => {
+            cpu.set_cr2(value);
+            Ok(())
+        }
+        3 => write_cr3(cpu, value),
+        4 => write_cr4(cpu, value),
+        _ => Err(cpu.intercept(Intercept::WriteCr8 { gpr: insn.reg, len: insn.len })),
+    }
+}
+
+/// See: AMD APM vol. 2, 3.1.1, 14.6.1.
+fn write_cr0<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
+    let old = cpu.cr0();
+    let has = |bit| value & bit != 0;
+    let malformed =
+        value >> 32 != 0 || has(cr0::PG) && !has(cr0::PE) || has(cr0::NW) && !has(cr0::CD);
+    if malformed {
+        return Err(gp(cpu, 0));
+    }
+    let mut efer = cpu.efer();
+    let code = cpu.segment(Seg::Cs).attr;
+    if has(cr0::PG) && old & cr0::PG == 0 {
+        if efer & efer::LME != 0 {
+            if cpu.cr4() & cr4::PAE == 0 || code.has(Attr::L) {
+                return Err(gp(cpu, 0));
+            }
+            efer |= efer::LMA;
+        }
+    } else if !has(cr0::PG) && old & cr0::PG != 0 {
+        if cpu.mode64() || cpu.cr4() & cr4::PCIDE != 0 {
+            return Err(gp(cpu, 0));
+        }
+        efer &= !efer::LMA;
+    }
+    if efer != cpu.efer() {
+        cpu.set_efer(efer);
+    }
+    cpu.set_cr0(value & cr0::DEFINED | cr0::ET);
+    if !has(cr0::PE) {
+        cpu.set_cpl(0);
+    }
+    Ok(())
+}
+
+/// Reserved are in long mode the bits beyond the processor's width; otherwise they are ignored.
+/// See: AMD APM vol. 2, 5.3.2, 5.5.1.
+fn write_cr3<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
+    let mut reserved = 0;
+    if cpu.long_mode() {
+        reserved = !0 << cpu.limits().phys_bits.clamp(32, 52);
+        if cpu.cr4() & cr4::PCIDE != 0 {
+            reserved &= !NO_FLUSH;
+        }
+    }
+    if value & reserved != 0 {
+        return Err(gp(cpu, 0));
+    }
+    cpu.set_cr3(value);
+    Ok(())
+}
+
+/// The bits of CR4 that the guest may set, by what CPUID offers.
+///
+/// VME and PVI are never offered.
+fn cr4_allowed<C: Cpu>(cpu: &C) -> u64 {
+    let mut bits = cr4::TSD
+        | cr4::DE
+        | cr4::PSE
+        | cr4::PAE
+        | cr4::MCE
+        | cr4::PGE
+        | cr4::PCE
+        | cr4::OSFXSR
+        | cr4::OSXMMEXCPT
+        | cr4::UMIP
+        | cr4::LA57
+        | cr4::PCIDE
+        | cr4::SMEP;
+    for (feature, bit) in [
+        (Feature::Fsgsbase, cr4::FSGSBASE),
+        (Feature::Xsave, cr4::OSXSAVE),
+        (Feature::Smap, cr4::SMAP),
+    ] {
+        if cpu.offers(feature) {
+            bits |= bit;
+        }
+    }
+    bits
+}
+
+/// See: AMD APM vol. 2, 3.1.3, 5.5.1.
+fn write_cr4<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
+    let changed = cpu.cr4() ^ value;
+    let long = cpu.long_mode();
+    let pcids_on = changed & value & cr4::PCIDE != 0;
+    let malformed = value & !cr4_allowed(cpu) != 0
+        || long && (value & cr4::PAE == 0 || changed & cr4::LA57 != 0)
+        || pcids_on && (!long || cpu.cr3() & PCID != 0);
+    if malformed {
+        return Err(gp(cpu, 0));
+    }
+    cpu.set_cr4(value);
+    Ok(())
+}
+
+/// What EFER becomes if `new` is written to it while it is `old`.
+///
+/// LMA is the processor's: a write does not change it. SVM is not offered.
+/// See: AMD APM vol. 2, 3.1.7.
+///
+/// # Errors
+/// #GP for a reserved bit, or a change of LME while paging is on.
+pub fn check_efer(old: u64, new: u64, cr0: u64) -> Result<u64, Exception> {
+    let writable = efer::SCE | efer::LME | efer::NXE | efer::FFXSR;
+    let reserved = !(writable | efer::LMA);
+    let toggles_paging = (old ^ new) & efer::LME != 0 && cr0 & cr0::PG != 0;
+    if new & reserved != 0 || toggles_paging {
+        return Err(Exception::gp(0));
+    }
+    Ok(new & writable | old & efer::LMA)
+}
+
+/// LMSW: the four low bits of CR0; PE can be set but not cleared.
+pub(super) fn lmsw<C: Cpu, S: Source<u16>>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    check_privileged(cpu)?;
+    let value = u64::from(S::read(cpu, insn)?);
+    let low = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
+    let old = cpu.cr0();
+    write_cr0(cpu, old & !low | value & low | old & cr0::PE)
+}
+
+pub(super) fn smsw<C: Cpu, T: Int, D: Destination<T>>(
+    cpu: &mut C,
+    insn: &Insn,
+) -> Result<(), Stop> {
+    check_umip(cpu)?;
+    let value = cpu.cr0();
+    D::write(cpu, insn, T::truncate(value))
+}
+
+pub(super) fn clts<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_privileged(cpu)?;
+    cpu.set_cr0(cpu.cr0() & !cr0::TS);
+    Ok(())
+}
+
+/// INVLPG: the operand is an address only; no limit is checked, and a non-canonical one is ignored.
+pub(super) fn invlpg<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    check_privileged(cpu)?;
+    let offset = effective_address(cpu, insn);
+    let linear = if cpu.mode64() {
+        cpu.linear64(insn.segment(), offset)
+    } else {
+        cpu.segment_base(insn.segment()).wrapping_add(offset) & 0xffff_ffff
+    };
+    if canonical(cpu, linear) {
+        cpu.invalidate_page(linear);
+    }
+    Ok(())
+}
+
+/// See: AMD APM vol. 3, INVPCID.
+pub(super) fn invpcid<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    if !cpu.offers(Feature::Invpcid) {
+        return Err(ud(cpu));
+    }
+    check_privileged(cpu)?;
+    let kind = cpu.gpr(insn.reg) & cr_gpr_size(cpu);
+    let descriptor = linear_address(cpu, insn, 16, false)?;
+    let pcid = load_sized(cpu, descriptor, 8, Access::Operand)?;
+    let linear = load_sized(cpu, descriptor.wrapping_add(8), 8, Access::Operand)?;
+    let no_pcids = cpu.cr4() & cr4::PCIDE == 0 && kind <= 1 && pcid != 0;
+    let malformed = kind > 3
+        || kind <= 1 && pcid & !PCID != 0
+        || kind == 0 && !canonical(cpu, linear)
+        || no_pcids;
+    if malformed {
+        return Err(gp(cpu, 0));
+    }
+    cpu.invalidate_pcid(kind, pcid & PCID, linear);
+    Ok(())
+}
+
+/// XGETBV and XSETBV: without OSXSAVE they do not exist. With it they need an
+/// XCR0, which the processor's state does not have yet.
+pub(super) fn xcr<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    if cpu.cr4() & cr4::OSXSAVE == 0 {
+        return Err(ud(cpu));
+    }
+    Err(unsupported(cpu, insn.len))
+}

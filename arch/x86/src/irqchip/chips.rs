@@ -1,0 +1,278 @@
+//! The chips that all vCPUs share, wired as in a PC: [`Chips`], for behind one
+//! interrupt-safe lock.
+//!
+//! Whatever is done to them yields [`Effects`], a value of fixed size that the caller carries out
+//! after it has dropped the lock. Any context.
+//!
+//! Two threads may carry out theirs in the other order. That does no harm to messages, but `intr` and
+//! `timer` say only that something changed: what is published of them must be read by
+//! [`Chips::intr`] and [`Chips::deadline`] under a lock that the publishing is under too.
+//!
+//! The wiring: global system interrupt (GSI) n is input n of the I/O APIC and, below 16, of the 8259s;
+//! but GSI 0 is the I/O APIC's pin 2, as the ACPI MADT's override for the timer says, and
+//! the GSI 2 is wired to nothing, for it would be the cascade. [`Chips::set_gsi`] wires so;
+//! [`Chips::set_pic_line`] and
+//! [`Chips::set_ioapic_pin`] are for other routes. Channel 0 of the 8254 is GSI 0.
+//!
+//! Not implemented: the 8259s' output reaches the local APICs' LINT0 only, not the I/O APIC's pin 0;
+//! and ticks of the 8254 that were not taken in time are not made up for.
+
+use super::Messages;
+use super::i8254::Pit;
+use super::i8259::{self, Pic};
+use super::ioapic::{self, IoApic};
+
+/// The I/O APIC's pin that GSI 0 is.
+const TIMER_PIN: usize = 2;
+/// The 8259s' line that GSI 0 is.
+const TIMER_LINE: u8 = 0;
+
+/// What is to be done with the timer that calls [`Chips::advance`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rearm {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It stops.
+    Stop,
+    /// It goes off at this time, in nanoseconds.
+    At(u64),
+}
+
+/// What an access to the chips sets off. Every field is to be looked at, in any order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Effects {
+    /// To be delivered to the local APICs.
+    pub messages: Messages,
+    /// The 8259s' output, if it changed: who accepts ExtINT must look, or need not any more.
+    pub intr: Option<bool>,
+    /// The 8254's timer.
+    pub timer: Rearm,
+    /// The I/O APIC's pins whose level-triggered interrupt was ended.
+    pub ended_pins: u32,
+    /// The 8259s' lines whose interrupt was ended by the guest.
+    pub ended_lines: i8259::Ended,
+}
+
+/// The 8259s, the 8254 if there is one, and the I/O APIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chips {
+    pic: Pic,
+    pit: Option<Pit>,
+    ioapic: IoApic,
+    // What the caller was told last.
+    intr: bool,
+    deadline: Option<u64>,
+}
+
+impl Chips {
+    /// The chips after power-on.
+    #[must_use]
+    pub fn new(ioapic: ioapic::Version, pit: bool) -> Self {
+        Self {
+            pic: Pic::new(),
+            pit: pit.then(Pit::new),
+            ioapic: IoApic::new(ioapic),
+            intr: false,
+            deadline: None,
+        }
+    }
+
+    /// Power-on reset.
+    pub fn reset(&mut self) -> Effects {
+        self.pic.reset();
+        self.ioapic.reset();
+        if let Some(pit) = &mut self.pit {
+            pit.reset();
+        }
+        self.effects(Effects::default())
+    }
+
+    /// The 8259s.
+    #[must_use]
+    pub const fn pic(&self) -> &Pic {
+        &self.pic
+    }
+
+    /// The 8254.
+    #[must_use]
+    pub const fn pit(&self) -> Option<&Pit> {
+        self.pit.as_ref()
+    }
+
+    /// The I/O APIC.
+    #[must_use]
+    pub const fn ioapic(&self) -> &IoApic {
+        &self.ioapic
+    }
+
+    /// Adds an 8254, after power-on, or takes it away.
+    pub fn set_pit(&mut self, present: bool) -> Effects {
+        self.pit = present.then(Pit::new);
+        self.effects(Effects::default())
+    }
+
+    /// Restores or changes the chips as `change` does.
+    pub fn restore(
+        &mut self,
+        change: impl FnOnce(&mut Pic, Option<&mut Pit>, &mut IoApic),
+    ) -> Effects {
+        change(&mut self.pic, self.pit.as_mut(), &mut self.ioapic);
+        self.effects(Effects::default())
+    }
+
+    /// Sets the level of a GSI, by the wiring of a PC. A GSI that is not wired is ignored.
+    pub fn set_gsi(&mut self, gsi: u32, level: bool) -> Effects {
+        let (line, pin) = wiring(gsi);
+        if let Some(line) = line {
+            self.pic.set_line(line, level);
+        }
+        let message = pin.and_then(|pin| self.ioapic.set_line(pin, level));
+        self.effects(Effects { messages: message.into(), ..Effects::default() })
+    }
+
+    /// Sets the level of one of the 8259s' lines.
+    pub fn set_pic_line(&mut self, line: u8, level: bool) -> Effects {
+        self.pic.set_line(line, level);
+        self.effects(Effects::default())
+    }
+
+    /// Sets one of the I/O APIC's pins active or inactive.
+    pub fn set_ioapic_pin(&mut self, pin: usize, active: bool) -> Effects {
+        let message = self.ioapic.set_line(pin, active);
+        self.effects(Effects { messages: message.into(), ..Effects::default() })
+    }
+
+    /// The 8259s' output.
+    #[must_use]
+    pub fn intr(&self) -> bool {
+        self.pic.output()
+    }
+
+    /// When [`Self::advance`] is due next, in nanoseconds.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        self.pit.as_ref().and_then(Pit::deadline)
+    }
+
+    /// A processor takes the 8259s' interrupt: says its vector.
+    pub fn acknowledge(&mut self) -> (u8, Effects) {
+        let vector = self.pic.acknowledge();
+        (vector, self.effects(Effects::default()))
+    }
+
+    /// A local APIC says that the level-triggered interrupt `vector` has ended.
+    pub fn eoi(&mut self, vector: u8) -> Effects {
+        let ended = self.ioapic.eoi(vector);
+        self.effects(Effects {
+            messages: ended.messages,
+            ended_pins: ended.pins,
+            ..Effects::default()
+        })
+    }
+
+    /// Time has come to `now`. To be called when the timer that [`Effects::timer`] armed went off; says
+    /// when next, even if it went off too early.
+    pub fn advance(&mut self, now: u64) -> Effects {
+        let mut effects = Effects::default();
+        self.deadline = None;
+        self.tick(now, &mut effects);
+        self.effects(effects)
+    }
+
+    /// Whether `port` is one of the chips'.
+    #[must_use]
+    pub const fn has_port(&self, port: u16) -> bool {
+        Pic::has_port(port) || self.pit.is_some() && Pit::has_port(port)
+    }
+
+    /// Reads a byte from a port, which can have effects too: a poll acknowledges. Ports of others
+    /// read as
+    /// ones.
+    pub fn read_port(&mut self, port: u16, now: u64) -> (u8, Effects) {
+        let mut effects = Effects::default();
+        let value = match &mut self.pit {
+            Some(pit) if Pit::has_port(port) => {
+                let value = pit.read_port(port, now);
+                self.tick(now, &mut effects);
+                value
+            }
+            _ => self.pic.read_port(port),
+        };
+        (value, self.effects(effects))
+    }
+
+    /// Writes a byte to a port. Ports of others are left alone.
+    pub fn write_port(&mut self, port: u16, value: u8, now: u64) -> Effects {
+        let mut effects = Effects::default();
+        match &mut self.pit {
+            Some(pit) if Pit::has_port(port) => {
+                pit.write_port(port, value, now);
+                self.tick(now, &mut effects);
+            }
+            _ => effects.ended_lines = self.pic.write_port(port, value),
+        }
+        self.effects(effects)
+    }
+
+    /// Reads from the I/O APIC's address space.
+    pub fn read_mmio(&self, offset: u64, data: &mut [u8]) {
+        self.ioapic.read(offset, data);
+    }
+
+    /// Writes to the I/O APIC's address space.
+    pub fn write_mmio(&mut self, offset: u64, data: &[u8]) -> Effects {
+        let ended = self.ioapic.write(offset, data);
+        self.effects(Effects {
+            messages: ended.messages,
+            ended_pins: ended.pins,
+            ..Effects::default()
+        })
+    }
+
+    /// Brings the 8254's output at the time `now` to its line.
+    fn tick(&mut self, now: u64, effects: &mut Effects) {
+        let Some(pit) = &mut self.pit else { return };
+        let rose = pit.advance(now) != 0;
+        let level = pit.output(now);
+        if rose {
+            // However short the edge was, it was one.
+            self.pic.set_line(TIMER_LINE, false);
+            self.pic.set_line(TIMER_LINE, true);
+            let _ = self.ioapic.set_line(TIMER_PIN, false);
+            effects.messages = self.ioapic.set_line(TIMER_PIN, true).into();
+        }
+        // The lines rise with an edge only: that the output rests high after power-on is none.
+        if !level {
+            self.pic.set_line(TIMER_LINE, false);
+            let _ = self.ioapic.set_line(TIMER_PIN, false);
+        }
+    }
+
+    /// Adds what the caller must know of the output and the timer.
+    fn effects(&mut self, mut effects: Effects) -> Effects {
+        let intr = self.pic.output();
+        if core::mem::replace(&mut self.intr, intr) != intr {
+            effects.intr = Some(intr);
+        }
+        let deadline = self.deadline();
+        if core::mem::replace(&mut self.deadline, deadline) != deadline {
+            effects.timer = deadline.map_or(Rearm::Stop, Rearm::At);
+        }
+        effects
+    }
+}
+
+/// The 8259s' line and the I/O APIC's pin that are wired to a GSI.
+#[must_use]
+pub fn wiring(gsi: u32) -> (Option<u8>, Option<usize>) {
+    let pin = match gsi {
+        0 => Some(TIMER_PIN),
+        _ if gsi == TIMER_PIN as u32 => None,
+        _ => usize::try_from(gsi).ok().filter(|pin| *pin < ioapic::PINS),
+    };
+    let line =
+        u8::try_from(gsi).ok().filter(|line| *line < i8259::LINES && *line != i8259::CASCADE);
+    (line, pin)
+}

@@ -1,0 +1,186 @@
+//! Tests of [`super::chips`].
+
+use super::chips::{Chips, Effects, Rearm, wiring};
+use super::i8254::{self, nanoseconds, ticks};
+use super::i8259;
+use super::ioapic::{PINS, Version};
+
+use selftest::{cases, check, check_eq};
+
+/// Sets the 8259s up, nothing masked, and GSIs 0 and `16..24` of the I/O APIC: vectors 0x40 +
+/// pin, the latter level-triggered.
+fn chips() -> Chips {
+    let mut chips = Chips::new(Version::V20, true);
+    for (command, data, vector) in [
+        (i8259::port::FIRST_COMMAND, i8259::port::FIRST_DATA, 0x20),
+        (i8259::port::SECOND_COMMAND, i8259::port::SECOND_DATA, 0x28),
+    ] {
+        for (port, value) in [(command, 0x11), (data, vector), (data, 4), (data, 1)] {
+            let _ = chips.write_port(port, value, 0);
+        }
+    }
+    redirect(&mut chips, 2, 0x42);
+    for pin in 16..PINS as u8 {
+        redirect(&mut chips, pin, 0x8040 + u32::from(pin));
+    }
+    chips
+}
+
+fn redirect(chips: &mut Chips, pin: u8, low: u32) {
+    let _ = chips.write_mmio(0, &[0x10 + 2 * pin]);
+    let _ = chips.write_mmio(0x10, &low.to_le_bytes());
+}
+
+fn program(chips: &mut Chips, mode: u8, count: u16, now: u64) -> Effects {
+    let _ = chips.write_port(i8254::port::CONTROL, 0x30 | mode << 1, now);
+    let [low, high] = count.to_le_bytes();
+    let _ = chips.write_port(i8254::port::COUNTER_0, low, now);
+    chips.write_port(i8254::port::COUNTER_0, high, now)
+}
+
+cases! {
+    fn gsis_are_wired_as_the_madt_says() {
+        check_eq!(wiring(0), (Some(0), Some(2)));
+        check_eq!(wiring(1), (Some(1), Some(1)));
+        check_eq!(wiring(2), (None, None));
+        check_eq!(wiring(15), (Some(15), Some(15)));
+        check_eq!(wiring(16), (None, Some(16)));
+        check_eq!(wiring(23), (None, Some(23)));
+        check_eq!(wiring(24), (None, None));
+        check_eq!(wiring(u32::MAX), (None, None));
+    }
+
+    fn a_gsi_reaches_both_controllers() {
+        let mut chips = chips();
+        redirect(&mut chips, 4, 0x44);
+        let effects = chips.set_gsi(4, true);
+        check_eq!(effects.intr, Some(true));
+        check_eq!(effects.messages.as_slice().len(), 1);
+        check_eq!(effects.messages.as_slice()[0].vector, 0x44);
+        check!(chips.intr());
+        check_eq!(chips.set_gsi(4, false), Effects::default());
+        let (vector, effects) = chips.acknowledge();
+        check_eq!(vector, 0x24);
+        check_eq!(effects.intr, Some(false));
+        let effects = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 0);
+        check_eq!(effects.ended_lines, 1 << 4);
+        // One of them alone.
+        check_eq!(chips.set_pic_line(5, true).intr, Some(true));
+        check!(chips.set_ioapic_pin(4, true).messages.as_slice().len() == 1);
+    }
+
+    fn a_level_ends_at_its_eoi() {
+        let mut chips = chips();
+        check_eq!(chips.set_gsi(17, true).messages.as_slice().len(), 1);
+        let effects = chips.eoi(0x51);
+        check_eq!(effects.ended_pins, 1 << 17);
+        check_eq!(effects.messages.as_slice().len(), 1);
+        let _ = chips.set_gsi(17, false);
+        // By the I/O APIC's own register.
+        let effects = chips.write_mmio(0x40, &0x51_u32.to_le_bytes());
+        check_eq!(effects.ended_pins, 1 << 17);
+        check!(effects.messages.is_empty());
+    }
+
+    fn the_timer_ticks_on_both_controllers() {
+        let mut chips = chips();
+        let start = 1_000_000;
+        let effects = program(&mut chips, 2, 11_932, start);
+        let Rearm::At(first) = effects.timer else {
+            check!(false, "not armed: {effects:?}");
+            return Ok(());
+        };
+        check_eq!(ticks(first), ticks(start) + 1 + 11_932);
+        let mut due = first;
+        for n in 1..=10 {
+            let effects = chips.advance(due);
+            check_eq!(effects.intr, Some(true), "tick {n}");
+            check_eq!(effects.messages.as_slice().len(), 1);
+            check_eq!(effects.messages.as_slice()[0].vector, 0x42);
+            let Rearm::At(next) = effects.timer else { break };
+            check_eq!(next, nanoseconds(ticks(start) + 1 + (n + 1) * 11_932));
+            due = next;
+            check_eq!(chips.acknowledge().0, 0x20);
+            let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, due - 1);
+        }
+        check!(due > first + 90_000_000);
+        // Too early: it is to be armed again.
+        check_eq!(chips.advance(due - 1000).timer, Rearm::At(due));
+        // Mode 0 without a count stops it.
+        let effects = chips.write_port(i8254::port::CONTROL, 0x30, due - 999);
+        check_eq!(effects.timer, Rearm::Stop);
+    }
+
+    fn missed_ticks_are_one_interrupt() {
+        let mut chips = chips();
+        let _ = program(&mut chips, 2, 1193, 0);
+        let effects = chips.advance(10_000_000);
+        check_eq!(effects.messages.as_slice().len(), 1);
+        check_eq!(chips.acknowledge().0, 0x20);
+        let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 0);
+        check!(!chips.intr());
+    }
+
+    fn a_one_shot_does_not_come_again() {
+        let mut chips = chips();
+        let effects = program(&mut chips, 4, 1000, 0);
+        let Rearm::At(due) = effects.timer else {
+            check!(false, "not armed: {effects:?}");
+            return Ok(());
+        };
+        let effects = chips.advance(due);
+        check_eq!(effects.intr, Some(true));
+        check_eq!(effects.messages.as_slice().len(), 1);
+        check_eq!(effects.timer, Rearm::Keep);
+        check!(chips.advance(due * 100).messages.is_empty());
+    }
+
+    fn reading_can_have_effects() {
+        let mut chips = chips();
+        let _ = chips.set_gsi(1, true);
+        let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x0c, 0);
+        let (value, effects) = chips.read_port(i8259::port::FIRST_COMMAND, 0);
+        check_eq!(value, 0x81);
+        check_eq!(effects.intr, Some(false));
+        let mut data = [0; 4];
+        let _ = chips.write_mmio(0, &[1]);
+        chips.read_mmio(0x10, &mut data);
+        check_eq!(u32::from_le_bytes(data), 0x0017_0020);
+    }
+
+    fn without_a_timer_its_ports_are_not_there() {
+        let mut chips = Chips::new(Version::V11, false);
+        check!(!chips.has_port(i8254::port::CONTROL));
+        check!(chips.has_port(i8259::port::FIRST_COMMAND));
+        check!(!chips.has_port(0x60));
+        check_eq!(program(&mut chips, 2, 1000, 0), Effects::default());
+        check_eq!(chips.read_port(i8254::port::COUNTER_0, 0).0, 0xff);
+        check_eq!(chips.advance(1_000_000_000), Effects::default());
+        let _ = chips.set_pit(true);
+        check!(chips.has_port(i8254::port::CONTROL));
+        check!(matches!(program(&mut chips, 2, 1000, 0).timer, Rearm::At(_)));
+        check!(chips.deadline().is_some());
+        check_eq!(chips.set_pit(false).timer, Rearm::Stop);
+        check_eq!(chips.deadline(), None);
+    }
+
+    fn reset_and_restore() {
+        let mut chips = chips();
+        let _ = program(&mut chips, 2, 1000, 0);
+        check_eq!(chips.set_pic_line(4, true).intr, Some(true));
+        let mut copy = Chips::new(Version::V20, true);
+        let effects = copy.restore(|pic, pit, ioapic| {
+            pic.set_chips(chips.pic().chips().clone());
+            if let (Some(pit), Some((counters, speaker))) = (pit, chips.pit().map(|pit| pit.state())) {
+                pit.set_state(counters.clone(), speaker);
+            }
+            ioapic.set_state(chips.ioapic().state().clone());
+        });
+        check_eq!(copy, chips);
+        check_eq!(effects.intr, Some(true));
+        check!(matches!(effects.timer, Rearm::At(_)));
+        let effects = chips.reset();
+        check_eq!(effects.intr, Some(false));
+        check_eq!(effects.timer, Rearm::Stop);
+    }
+}

@@ -1,0 +1,78 @@
+//! The x86 half of the hypervisor core.
+//!
+//! Implements [`virt::Arch`] and defines [`engine::Engine`]; knows no
+//! processes, files or kernels. The modules, each named by the field's term:
+//!
+//! - [`regs`]: registers, and the accessor trait under which an engine shows
+//!   the state that it owns;
+//! - [`exception`]: vectors and faults;
+//! - [`cpuid`], [`msr`]: what the guest is told, and its model-specific registers;
+//! - [`mmu`]: the walk of the guest's page tables;
+//! - [`irqchip`]: 8259 pair, 8254, I/O APIC, local APIC;
+//! - [`emulate`]: decoding and semantics of instructions;
+//! - [`pvclock`]: KVM's paravirtual clock;
+//! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
+//! - [`machine`]: what vCPUs share;
+//! - [`vcpu`]: the run loop: inject, enter, handle the exit.
+//!
+//! The same sources compile into a process and into the kernel module: no
+//! floating point, no unbounded allocation, no panic on guest input.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod cpuid;
+pub mod emulate;
+pub mod engine;
+pub mod exception;
+pub mod irqchip;
+pub mod machine;
+pub mod mmu;
+pub mod msr;
+pub mod pvclock;
+pub mod regs;
+pub mod vcpu;
+
+#[cfg(feature = "selftest")]
+pub mod decoder_test;
+
+/// The test bodies of this crate, a list a file.
+#[cfg(feature = "selftest")]
+pub const SELFTESTS: &[&[selftest::Case]] = &[
+    decoder_test::CASES,
+    emulate::alu_test::CASES,
+    emulate::bits_test::CASES,
+    emulate::decode_test::CASES,
+    emulate::mov_test::CASES,
+    emulate::shift_test::CASES,
+    emulate::stack_test::CASES,
+    emulate::status_test::CASES,
+    emulate::string_test::CASES,
+    emulate::system::control_test::CASES,
+    emulate::system::debug_test::CASES,
+    emulate::system::event_test::CASES,
+    emulate::system::far_test::CASES,
+    emulate::system::fast_test::CASES,
+    emulate::system::flags_test::CASES,
+    emulate::system::iret_test::CASES,
+    emulate::system::ports_test::CASES,
+    emulate::system::segment_test::CASES,
+    emulate::system::tables_test::CASES,
+    irqchip::chips_test::CASES,
+    irqchip::destination_test::CASES,
+    irqchip::i8254_test::CASES,
+    irqchip::i8259_test::CASES,
+    irqchip::ioapic_test::CASES,
+    irqchip::lapic_test::CASES,
+    irqchip::lapic_timer_test::CASES,
+    irqchip::vectors_test::CASES,
+    mmu::walk_test::CASES,
+];
+
+/// Builds the instruction decoder's tables, which it otherwise allocates when
+/// it first decodes: call it once from where memory may be had.
+pub fn build_tables() {
+    const NOP: &[u8] = &[0x90];
+    let _ = iced_x86::Decoder::new(64, NOP, iced_x86::DecoderOptions::NONE).decode();
+}

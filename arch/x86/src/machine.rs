@@ -1,0 +1,322 @@
+//! What the vCPUs of one x86 machine share: the chips behind one lock, and each vCPU's
+//! mailbox in a published map. [`X86`] implements [`virt::Arch`] with it.
+//!
+//! Lock order: `pit_timer`, then `chips`. What a chip sets off is carried out after the lock of
+//! the chips is dropped; what must not be seen out of order — the 8259s' output and the 8254's next
+//! deadline — is published, or read again, under a lock.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use lock_api::Mutex;
+use virt::host::{Expire, Host, Parker, Timer};
+use virt::routing::{Pin, Route, Routes};
+use virt::{Arch, Errno, Memory};
+
+use crate::cpuid::Hardware;
+use crate::engine::Engine;
+use crate::irqchip::chips::{Chips, Effects, Rearm};
+use crate::irqchip::destination::{self, Address};
+use crate::irqchip::i8254::Pit;
+use crate::irqchip::i8259::Pic;
+use crate::irqchip::{Delivery, Message, ioapic};
+use crate::vcpu::inbox::{Inbox, request};
+
+/// The chips, as [`Pin::chip`] numbers them. The values are KVM's.
+pub mod chip {
+    /// The 8259 pair: 16 inputs.
+    pub const PIC: u32 = 0;
+    /// The I/O APIC: 24 inputs.
+    pub const IOAPIC: u32 = 2;
+}
+
+/// The most vCPUs that a machine may have.
+pub const MAX_CPUS: u32 = 1024;
+
+/// Whether a port is one of the chips'.
+#[must_use]
+pub const fn has_port(port: u16) -> bool {
+    Pic::has_port(port) || Pit::has_port(port)
+}
+
+/// Where `gpa` lies in the I/O APIC's page, if it does.
+#[must_use]
+pub const fn ioapic_offset(gpa: u64) -> Option<u64> {
+    let offset = gpa.wrapping_sub(ioapic::DEFAULT_ADDRESS);
+    if offset < ioapic::SIZE { Some(offset) } else { None }
+}
+
+/// What others see of a vCPU.
+pub struct Published<H: Host> {
+    /// Its mailbox.
+    pub inbox: Inbox,
+    address: AtomicU64,
+    parker: H::Parker,
+}
+
+impl<H: Host> Published<H> {
+    /// Tells what its local APIC answers to.
+    pub fn publish(&self, address: Address) {
+        self.address.store(address.to_bits(), Ordering::Release);
+    }
+
+    /// What its local APIC answers to.
+    pub fn address(&self) -> Address {
+        Address::from_bits(self.address.load(Ordering::Acquire))
+    }
+
+    /// Waits for mail. On the vCPU's own thread.
+    pub fn wait(&self) {
+        self.parker.park(&mut || self.inbox.is_full());
+    }
+}
+
+/// What the vCPUs of one machine share.
+pub struct Machine<E, H: Host> {
+    /// The host's services.
+    pub host: H,
+    /// What runs guest code.
+    pub engine: E,
+    /// The memory slots.
+    pub memory: Arc<Memory<H::RawMutex>>,
+    /// The host's processor, for the CPUID policy.
+    pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
+    /// [`Host::now`] when the machine was made.
+    pub start: u64,
+    /// The guest's TSC is the host's plus this, unless the guest changes its own.
+    pub tsc_offset: u64,
+    vcpus: Box<[Published<H>]>,
+    chips: Mutex<H::RawMutex, Chips>,
+    /// The 8259s ask for attention.
+    pic_output: AtomicBool,
+    pit_timer: Mutex<H::RawMutex, Option<H::Timer>>,
+}
+
+impl<E: Engine, H: Host> Machine<E, H> {
+    fn new(
+        host: H,
+        engine: E,
+        memory: Arc<Memory<H::RawMutex>>,
+        hardware: fn(u32, u32) -> crate::cpuid::Leaf,
+        cpus: u32,
+    ) -> Result<Arc<Self>, Errno> {
+        if cpus == 0 || cpus > MAX_CPUS {
+            return Err(Errno::EINVAL);
+        }
+        let mut vcpus = Vec::new();
+        vcpus.try_reserve_exact(cpus as usize).map_err(|_| Errno::ENOMEM)?;
+        for _ in 0..cpus {
+            let parker = host.parker()?;
+            let address = AtomicU64::new(Address::default().to_bits());
+            vcpus.push(Published { inbox: Inbox::default(), address, parker });
+        }
+        let machine = Arc::new(Self {
+            start: host.now(),
+            tsc_offset: host.tsc().wrapping_neg(),
+            chips: Mutex::new(Chips::new(ioapic::Version::V20, true)),
+            host,
+            engine,
+            memory,
+            hardware,
+            vcpus: vcpus.into_boxed_slice(),
+            pic_output: AtomicBool::new(false),
+            pit_timer: Mutex::new(None),
+        });
+        let timer = machine.host.timer(Arc::new(PitExpiry(Arc::downgrade(&machine))))?;
+        *machine.pit_timer.lock() = Some(timer);
+        Ok(machine)
+    }
+
+    /// What others see of vCPU `id`.
+    pub fn vcpu(&self, id: u32) -> Option<&Published<H>> {
+        self.vcpus.get(id as usize)
+    }
+
+    /// How many vCPUs there may be.
+    pub fn cpus(&self) -> u32 {
+        self.vcpus.len() as u32
+    }
+
+    /// Posts bits of [`request`] to vCPU `id` and makes it look.
+    pub fn post(&self, id: u32, bits: u32) {
+        if let Some(vcpu) = self.vcpu(id) {
+            vcpu.inbox.post(bits);
+            self.wake(id, vcpu);
+        }
+    }
+
+    fn wake(&self, id: u32, vcpu: &Published<H>) {
+        self.engine.kick(id);
+        vcpu.parker.unpark();
+    }
+
+    /// Delivers a message to the local APICs that it is for. `sender` is the APIC ID of an
+    /// interprocessor interrupt's. Atomic context.
+    pub fn deliver(&self, message: &Message, sender: Option<u32>) {
+        let targets = || {
+            let all = self.vcpus.iter().enumerate();
+            all.filter(|(_, vcpu)| destination::matches(message, sender, vcpu.address()))
+        };
+        if message.delivery == Delivery::LowestPriority {
+            let chosen = destination::arbitrate(message.vector, targets().count());
+            if let Some((id, vcpu)) = chosen.and_then(|index| targets().nth(index)) {
+                self.hand_over(id as u32, vcpu, message);
+            }
+            return;
+        }
+        for (id, vcpu) in targets() {
+            self.hand_over(id as u32, vcpu, message);
+        }
+    }
+
+    fn hand_over(&self, id: u32, vcpu: &Published<H>, message: &Message) {
+        match message.delivery {
+            Delivery::Fixed | Delivery::LowestPriority => {
+                vcpu.inbox.post_interrupt(message.vector, message.level);
+            }
+            Delivery::Nmi => vcpu.inbox.post(request::NMI),
+            Delivery::Init if message.assert => vcpu.inbox.post(request::INIT),
+            // The deassertion of INIT synchronised arbitration IDs long ago.
+            Delivery::Init => return,
+            Delivery::StartUp => vcpu.inbox.post_startup(message.vector),
+            Delivery::ExtInt => vcpu.inbox.post(request::EXTINT),
+            // There is no system management mode.
+            Delivery::Smi => return,
+        }
+        self.wake(id, vcpu);
+    }
+
+    /// Works on the chips, and carries out what that set off. Atomic context.
+    pub fn with_chips<T>(&self, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> T {
+        let now = self.host.now();
+        let mut chips = self.chips.lock();
+        let (result, effects) = work(&mut chips, now);
+        self.pic_output.store(chips.intr(), Ordering::Release);
+        drop(chips);
+        self.carry_out(&effects);
+        result
+    }
+
+    fn carry_out(&self, effects: &Effects) {
+        for message in &effects.messages {
+            self.deliver(message, None);
+        }
+        if effects.intr == Some(true) {
+            // Wired to every LINT0; the local APICs decide whether it is let through.
+            for id in 0..self.cpus() {
+                self.post(id, request::EXTINT);
+            }
+        }
+        if effects.timer != Rearm::Keep {
+            self.arm_pit();
+        }
+    }
+
+    /// Arms the 8254's timer for the deadline that holds now.
+    fn arm_pit(&self) {
+        let timer = self.pit_timer.lock();
+        let deadline = self.chips.lock().deadline();
+        match (&*timer, deadline) {
+            (Some(timer), Some(at)) => timer.arm(at),
+            (Some(timer), None) => timer.disarm(),
+            (None, _) => {}
+        }
+    }
+
+    /// Whether the 8259s ask for attention.
+    pub fn pic_output(&self) -> bool {
+        self.pic_output.load(Ordering::Acquire)
+    }
+}
+
+/// Calls the 8254 when its deadline has passed.
+struct PitExpiry<E, H: Host>(Weak<Machine<E, H>>);
+
+impl<E: Engine, H: Host> Expire for PitExpiry<E, H> {
+    fn expired(&self) {
+        if let Some(machine) = self.0.upgrade() {
+            machine.with_chips(|chips, now| ((), chips.advance(now)));
+        }
+    }
+}
+
+/// The x86 part of one virtual machine.
+pub struct X86<E, H: Host>(Arc<Machine<E, H>>);
+
+impl<E: Engine, H: Host> X86<E, H> {
+    /// Makes a machine of at most `cpus` vCPUs. `hardware` is the host's processor's CPUID.
+    ///
+    /// # Errors
+    /// `EINVAL` for a number of vCPUs out of range, and what the host lacks.
+    pub fn new(
+        host: H,
+        engine: E,
+        memory: Arc<Memory<H::RawMutex>>,
+        hardware: fn(u32, u32) -> crate::cpuid::Leaf,
+        cpus: u32,
+    ) -> Result<Self, Errno> {
+        Machine::new(host, engine, memory, hardware, cpus).map(Self)
+    }
+
+    /// What the vCPUs share.
+    pub fn machine(&self) -> &Arc<Machine<E, H>> {
+        &self.0
+    }
+}
+
+impl<E: Engine, H: Host> Arch for X86<E, H> {
+    type Host = H;
+
+    fn default_routes() -> Result<Routes, Errno> {
+        let mut routes = Routes::default();
+        let pin = |chip, number| Route::Pin(Pin { chip, number });
+        for gsi in 0..24 {
+            if gsi < 16 {
+                routes.add(gsi, pin(chip::PIC, gsi))?;
+            }
+            // The 8254 is wired to input 2; nothing else uses GSI 2, the cascade.
+            match gsi {
+                0 => routes.add(gsi, pin(chip::IOAPIC, 2))?,
+                2 => {}
+                _ => routes.add(gsi, pin(chip::IOAPIC, gsi))?,
+            }
+        }
+        Ok(routes)
+    }
+
+    fn set_pin(&self, pin: Pin, level: bool) {
+        self.0.with_chips(|chips, _| {
+            let effects = match pin.chip {
+                chip::PIC => match u8::try_from(pin.number) {
+                    Ok(line) => chips.set_pic_line(line, level),
+                    Err(_) => Effects::default(),
+                },
+                chip::IOAPIC => chips.set_ioapic_pin(pin.number as usize, level),
+                _ => Effects::default(),
+            };
+            ((), effects)
+        });
+    }
+
+    fn send_msi(&self, address: u64, data: u32) {
+        if let Some(message) = Message::from_msi(address, data) {
+            self.0.deliver(&message, None);
+        }
+    }
+
+    fn memory_changed(&self, start: u64, size: u64) {
+        self.0.engine.invalidate(start, size);
+        for id in 0..self.0.cpus() {
+            self.0.post(id, request::MEMORY);
+        }
+    }
+}
+
+/// A machine's CPUID policy looks at the host through this.
+impl<E: Engine, H: Host> Hardware for Machine<E, H> {
+    fn cpuid(&self, function: u32, index: u32) -> crate::cpuid::Leaf {
+        (self.hardware)(function, index)
+    }
+}

@@ -1,0 +1,169 @@
+//! What is delivered to the guest next: exceptions that the run loop raised, NMIs, and the
+//! local APIC's and the 8259s' interrupts; and what INIT and start-up do.
+//!
+//! See: AMD APM vol. 2, 8.5 (priorities), 14.1.3 (INIT); Intel SDM vol. 3, 10.4.4.
+
+use virt::host::Host;
+
+use super::inbox::{Inbox, request};
+use super::{Vcpu, access};
+use crate::engine::{Engine, EngineVcpu, Entry, Event};
+use crate::exception::Exception;
+use crate::regs::{Regs, Seg, State, rflags};
+
+/// What the processor is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// Executing.
+    Running,
+    /// After HLT.
+    Halted,
+    /// After INIT.
+    WaitForStartup,
+    /// After a triple fault.
+    Shutdown,
+}
+
+/// Events on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pending {
+    /// To be injected at the next entry.
+    pub event: Option<Event>,
+    /// An NMI waits.
+    pub nmi: bool,
+}
+
+impl<E: Engine, H: Host> Vcpu<E, H> {
+    /// Takes what is in the mailbox. Gives true when `run` is to return.
+    pub(super) fn drain(&mut self, inbox: &Inbox) -> bool {
+        let mail = inbox.take(0);
+        let has = |bits| mail.request & bits != 0;
+        if has(request::MEMORY) {
+            self.view.refresh(&self.machine.memory);
+        }
+        if has(request::INIT) {
+            self.init();
+        }
+        if has(request::STARTUP) && self.activity == Activity::WaitForStartup {
+            self.start_up(mail.startup_vector);
+        }
+        if has(request::NMI) {
+            self.pending.nmi = true;
+        }
+        if has(request::INTERRUPT) {
+            inbox.take_interrupts(|vector, level| {
+                self.lapic.accept(vector, level);
+            });
+        }
+        if has(request::TIMER) {
+            self.advance_timer();
+        }
+        // Another processor or a device may have changed code before it sent this.
+        self.fresh |= has(request::INTERRUPT | request::EXTINT | request::NMI);
+        has(request::EXIT)
+    }
+
+    /// Lets the local APIC's timer look at the time.
+    fn advance_timer(&mut self) {
+        let (now, tsc) = (self.machine.host.now(), self.engine.tsc());
+        // When it is due the chip puts the interrupt into its request register itself.
+        self.lapic.advance(now, tsc);
+        self.arm_timer();
+    }
+
+    /// INIT: the state after reset but for the FPU, the caches, the MSRs and the local APIC's mode.
+    /// See: AMD APM vol. 2, 14.1.3.
+    fn init(&mut self) {
+        let mut state = State::at_reset();
+        state.fx = *self.engine.fxsave();
+        for (reg, value) in crate::regs::SysReg::ALL.iter().zip(&mut state.sysregs) {
+            *value = self.engine.sysreg(*reg);
+        }
+        state.write(&mut self.engine);
+        self.engine.flush_tlb();
+        self.lapic.init();
+        self.carry_out(crate::irqchip::lapic::Effect::Address);
+        self.pending = Pending::default();
+        self.activity = if self.id == 0 { Activity::Running } else { Activity::WaitForStartup };
+        self.completion = super::Completion::None;
+        self.replay = access::Replay::default();
+    }
+
+    /// Start-up: real mode at the page `vector`. See: Intel SDM vol. 3, 9.4.4.
+    fn start_up(&mut self, vector: u8) {
+        let mut cs = self.engine.segment(Seg::Cs);
+        cs.selector = u16::from(vector) << 8;
+        cs.base = u64::from(vector) << 12;
+        self.engine.set_segment(Seg::Cs, cs);
+        self.engine.set_rip(0);
+        self.activity = Activity::Running;
+    }
+
+    /// Whether RFLAGS.IF is on.
+    pub(super) fn interrupts_enabled(&self) -> bool {
+        self.engine.rflags() & rflags::IF != 0
+    }
+
+    /// Whether an external interrupt waits: the local APIC's, or the 8259s' through LINT0.
+    fn interrupt_waits(&self) -> bool {
+        self.lapic.pending().is_some() || self.extint_waits()
+    }
+
+    fn extint_waits(&self) -> bool {
+        self.machine.pic_output() && self.lapic.accepts_extint()
+    }
+
+    /// Whether the vCPU executes; a halted one starts to when an event ends that.
+    pub(super) fn is_running(&mut self) -> bool {
+        let woken = self.pending.event.is_some()
+            || self.pending.nmi && !self.engine.nmi_blocked()
+            || self.interrupts_enabled() && self.interrupt_waits();
+        if self.activity == Activity::Halted && woken {
+            self.activity = Activity::Running;
+            self.stuck = false;
+        }
+        self.activity == Activity::Running
+    }
+
+    /// Chooses what is injected, and what to wait for.
+    pub(super) fn next_entry(&mut self) -> Entry {
+        let mut entry =
+            Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
+        let shadow = self.engine.interrupt_shadow();
+        entry.inject = self.pending.event.take();
+        if self.pending.nmi {
+            if entry.inject.is_none() && !shadow && !self.engine.nmi_blocked() {
+                self.pending.nmi = false;
+                entry.inject = Some(Event::Nmi);
+            } else {
+                entry.nmi_window = true;
+            }
+        }
+        if self.interrupt_waits() {
+            if entry.inject.is_none() && !shadow && self.interrupts_enabled() {
+                entry.inject = self.acknowledge();
+                entry.interrupt_window = self.interrupt_waits();
+            } else {
+                entry.interrupt_window = true;
+            }
+        }
+        entry
+    }
+
+    /// The processor's acknowledgement of an external interrupt. The 8259s come first, as
+    /// their interrupts do not take part in the local APIC's priorities.
+    fn acknowledge(&mut self) -> Option<Event> {
+        if self.extint_waits() {
+            let vector = self.machine.with_chips(|chips, _| chips.acknowledge());
+            return Some(Event::Interrupt { vector });
+        }
+        let vector = self.lapic.pending()?;
+        self.lapic.acknowledge(vector);
+        Some(Event::Interrupt { vector })
+    }
+
+    /// Raises an exception at the current instruction.
+    pub(super) fn raise(&mut self, exception: Exception) {
+        self.pending.event = Some(Event::Exception(exception));
+    }
+}

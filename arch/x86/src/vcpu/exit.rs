@@ -1,0 +1,114 @@
+//! Why `run` returned, and the answer that goes in with the next: two plain values.
+
+/// Bytes of a port access, or of a string of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    bytes: [u8; Data::MAX],
+    len: u8,
+}
+
+impl Data {
+    /// How many bytes one exit carries at most.
+    pub const MAX: usize = 64;
+
+    /// The first bytes of `bytes`, at most [`Data::MAX`].
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let len = bytes.len().min(Self::MAX);
+        let mut data = Self { bytes: [0; Self::MAX], len: len as u8 };
+        data.bytes[..len].copy_from_slice(&bytes[..len]);
+        data
+    }
+
+    /// `len` (at most [`Data::MAX`]) bytes of zero, to be filled.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        Self { bytes: [0; Self::MAX], len: len.min(Self::MAX) as u8 }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The bytes, to be filled.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
+    }
+
+    /// The first eight bytes as a number.
+    #[must_use]
+    pub fn word(&self) -> u64 {
+        let mut word = [0; 8];
+        let len = usize::from(self.len).min(8);
+        word[..len].copy_from_slice(&self.bytes[..len]);
+        u64::from_le_bytes(word)
+    }
+}
+
+/// Why `run` returned to the VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was asked to.
+    Interrupted,
+    /// The guest reads a port. The answer is [`Answer::Data`] of `size * count` bytes.
+    In {
+        /// The port.
+        port: u16,
+        /// Size of one access: 1, 2 or 4.
+        size: u8,
+        /// Number of accesses.
+        count: u8,
+    },
+    /// The guest writes a port.
+    Out {
+        /// The port.
+        port: u16,
+        /// Size of one access: 1, 2 or 4.
+        size: u8,
+        /// One or more accesses.
+        data: Data,
+    },
+    /// The guest reads where no memory is. The answer is [`Answer::Data`] of `size` bytes.
+    MmioRead {
+        /// Guest-physical address.
+        gpa: u64,
+        /// 1 to 8.
+        size: u8,
+    },
+    /// The guest writes where no memory is.
+    MmioWrite {
+        /// Guest-physical address.
+        gpa: u64,
+        /// 1 to 8 bytes.
+        data: Data,
+    },
+    /// The guest halts with interrupts off: only an NMI, INIT or another vCPU ends that.
+    Halted,
+    /// A triple fault.
+    Shutdown,
+    /// The host's mapping of guest memory is bad at this guest-physical address.
+    BadMemory {
+        /// The address.
+        gpa: u64,
+    },
+    /// The host lacks what the engine needs to go on.
+    Failed(virt::Errno),
+    /// An instruction that the engine, or the emulator of accesses to devices, lacks.
+    Unsupported {
+        /// Its first bytes.
+        bytes: [u8; 15],
+        /// How many of them are known.
+        len: u8,
+    },
+}
+
+/// What goes in with the next `run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The exit needed none.
+    None,
+    /// What was read.
+    Data(Data),
+}

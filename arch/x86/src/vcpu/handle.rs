@@ -1,0 +1,196 @@
+//! What an intercept needs: CPUID, CR8, HLT, ports, hypercalls; the rest is in the files
+//! beside.
+
+use virt::host::Host;
+
+use super::events::Activity;
+use super::{Answer, Data, Exit, Vcpu};
+use crate::engine::{Engine, Intercept};
+use crate::exception::Exception;
+use crate::machine::has_port;
+use crate::regs::{Regs, gpr, rflags};
+
+/// What the answer to the last exit completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completion {
+    /// Nothing.
+    None,
+    /// IN: the value goes to AL, AX or EAX, and RIP moves on.
+    In {
+        /// 1, 2 or 4.
+        size: u8,
+        /// Length of the instruction.
+        len: u8,
+    },
+    /// INS: the bytes go to memory.
+    StringIn,
+    /// A read from a device by an instruction that is executed again then.
+    Mmio {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Size of the access.
+        size: u8,
+    },
+}
+
+/// DR6.BS: single step. See: AMD APM vol. 2, 13.1.1.3.
+const SINGLE_STEP: u64 = 1 << 14;
+
+/// The answer to a hypercall that is not offered, as Linux's KVM gives it.
+const KVM_ENOSYS: u64 = (-1000_i64) as u64;
+/// The answer to a hypercall from outside the guest's kernel.
+const KVM_EPERM: u64 = (-1_i64) as u64;
+
+impl<E: Engine, H: Host> Vcpu<E, H> {
+    /// Handles an intercept. Gives an exit if the VMM is needed.
+    pub(super) fn handle(&mut self, intercept: Intercept) -> Option<Exit> {
+        match intercept {
+            Intercept::Interrupted | Intercept::InterruptWindow | Intercept::NmiWindow => {}
+            Intercept::Halt { len } => {
+                self.advance(len);
+                self.activity = Activity::Halted;
+            }
+            Intercept::Cpuid { len } => self.cpuid_instruction(len),
+            Intercept::ReadMsr { len } => self.read_msr_instruction(len),
+            Intercept::WriteMsr { len } => self.write_msr_instruction(len),
+            Intercept::ReadCr8 { gpr, len } => {
+                self.engine.set_gpr(gpr, self.lapic.cr8());
+                self.advance(len);
+            }
+            Intercept::WriteCr8 { gpr, len } => self.write_cr8(gpr, len),
+            Intercept::In { port, size, len } => return self.port_in(port, size, len),
+            Intercept::Out { port, size, len } => return self.port_out(port, size, len),
+            Intercept::StringIo => return self.string_io(),
+            Intercept::Hypercall { len } => self.hypercall(len),
+            Intercept::NestedFault { .. } => return self.emulate(),
+            Intercept::BadMemory { gpa } => return Some(Exit::BadMemory { gpa }),
+            Intercept::Shutdown => {
+                self.activity = Activity::Shutdown;
+                return Some(Exit::Shutdown);
+            }
+            Intercept::Unsupported { bytes, len } => {
+                return Some(Exit::Unsupported { bytes, len });
+            }
+        }
+        None
+    }
+
+    /// Puts the VMM's answer where the instruction wants it.
+    pub(super) fn complete(&mut self, answer: Answer) {
+        let completion = core::mem::replace(&mut self.completion, Completion::None);
+        let data = match answer {
+            Answer::Data(data) => data,
+            // A port or an address that nobody answers for reads as all ones.
+            Answer::None => Data::new(&[0xff; Data::MAX]),
+        };
+        match completion {
+            Completion::None => {}
+            Completion::In { size, len } => {
+                self.set_accumulator(size, data.word());
+                self.advance(len);
+            }
+            Completion::StringIn => self.complete_string_in(&data),
+            Completion::Mmio { gpa, size } => self.replay.answer(gpa, size, data.word()),
+        }
+    }
+
+    /// Moves RIP behind an instruction that was handled here.
+    pub(super) fn advance(&mut self, len: u8) {
+        let next = self.engine.rip().wrapping_add(len.into());
+        self.engine.set_rip(if self.engine.mode64() { next } else { next & 0xffff_ffff });
+        self.engine.set_interrupt_shadow(false);
+        let flags = self.engine.rflags();
+        self.engine.set_rflags(flags & !rflags::RF);
+        if flags & rflags::TF != 0 {
+            self.raise(Exception::db(SINGLE_STEP));
+        }
+    }
+
+    fn cpuid_instruction(&mut self, len: u8) {
+        let function = self.engine.gpr(gpr::RAX) as u32;
+        let index = self.engine.gpr(gpr::RCX) as u32;
+        let [mut eax, mut ebx, mut ecx, mut edx] = self.cpuid.answer(function, index);
+        // What depends on the vCPU's state.
+        match function {
+            1 => {
+                let osxsave = self.engine.cr4() & crate::regs::cr4::OSXSAVE != 0;
+                ecx = ecx & !(1 << 27) | u32::from(osxsave) << 27;
+                if self.lapic.mode() == crate::irqchip::destination::Mode::Disabled {
+                    edx &= !(1 << 9);
+                }
+            }
+            0xb | 0x1f => {
+                // ECX's low byte repeats the question; EDX is always the ID.
+                ecx = ecx & !0xff | index & 0xff;
+                edx = self.id;
+                if index > 2 {
+                    (eax, ebx) = (0, 0);
+                }
+            }
+            _ => {}
+        }
+        for (register, value) in
+            [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)]
+        {
+            self.engine.set_gpr(register, value.into());
+        }
+        self.advance(len);
+    }
+
+    fn write_cr8(&mut self, register: u8, len: u8) {
+        let value = self.engine.gpr(register);
+        if value >> 4 != 0 {
+            self.raise(Exception::gp(0));
+            return;
+        }
+        self.lapic.set_cr8(value);
+        self.advance(len);
+    }
+
+    fn hypercall(&mut self, len: u8) {
+        let answer = if self.engine.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
+        self.engine.set_gpr(gpr::RAX, answer);
+        self.advance(len);
+    }
+
+    fn set_accumulator(&mut self, size: u8, value: u64) {
+        let old = self.engine.gpr(gpr::RAX);
+        let new = match size {
+            1 => old & !0xff | value & 0xff,
+            2 => old & !0xffff | value & 0xffff,
+            _ => value & 0xffff_ffff,
+        };
+        self.engine.set_gpr(gpr::RAX, new);
+    }
+
+    fn port_in(&mut self, port: u16, size: u8, len: u8) -> Option<Exit> {
+        if has_port(port) {
+            let value = self.chip_in(port);
+            // A chip has 8 data lines; the others float.
+            self.set_accumulator(size, u64::from(value) | 0xffff_ff00);
+            self.advance(len);
+            return None;
+        }
+        self.completion = Completion::In { size, len };
+        Some(Exit::In { port, size, count: 1 })
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, len: u8) -> Option<Exit> {
+        let value = self.engine.gpr(gpr::RAX);
+        self.advance(len);
+        if has_port(port) {
+            self.chip_out(port, value as u8);
+            return None;
+        }
+        let bytes = value.to_le_bytes();
+        Some(Exit::Out { port, size, data: Data::new(&bytes[..usize::from(size.min(4))]) })
+    }
+
+    pub(super) fn chip_in(&mut self, port: u16) -> u8 {
+        self.machine.with_chips(|chips, now| chips.read_port(port, now))
+    }
+
+    pub(super) fn chip_out(&mut self, port: u16, value: u8) {
+        self.machine.with_chips(|chips, now| ((), chips.write_port(port, value, now)));
+    }
+}

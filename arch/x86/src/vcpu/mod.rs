@@ -1,0 +1,260 @@
+//! The run loop of a vCPU: drain the mailbox, inject, enter, handle what comes out.
+//!
+//! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
+//! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
+//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `string_io`.
+//!
+//! See: DESIGN, "Life of an exit".
+
+mod access;
+mod clock;
+mod events;
+pub mod exit;
+mod handle;
+pub mod inbox;
+mod msr;
+mod string_io;
+
+#[cfg(feature = "selftest")]
+pub mod run_test;
+#[cfg(feature = "selftest")]
+pub mod scripted;
+
+use alloc::sync::Arc;
+
+use virt::host::{Expire, Host, Timer};
+use virt::memory::View;
+use virt::Errno;
+
+use crate::cpuid::{self, Table};
+use crate::engine::{Engine, EngineVcpu};
+use crate::irqchip::lapic::{Config, Effect, LocalApic};
+use crate::irqchip::lapic_timer::Deadline;
+use crate::machine::{Machine, Published};
+use crate::msr::Stored;
+use crate::regs::State;
+
+use access::Replay;
+use clock::Clock;
+use events::{Activity, Pending};
+use handle::Completion;
+use inbox::request;
+
+pub use exit::{Answer, Data, Exit};
+
+/// One vCPU: everything about it that is not the engine's.
+pub struct Vcpu<E: Engine, H: Host> {
+    // Fixed.
+    id: u32,
+    machine: Arc<Machine<E, H>>,
+    timer: H::Timer,
+    cpuid: Table,
+    // The guest's state.
+    engine: E::Vcpu,
+    lapic: LocalApic,
+    msrs: Stored,
+    clock: Clock,
+    tsc_offset: u64,
+    activity: Activity,
+    pending: Pending,
+    completion: Completion,
+    replay: Replay,
+    // Derived, or for the next entry only.
+    view: View,
+    fresh: bool,
+    stuck: bool,
+}
+
+/// Wakes a vCPU when its local APIC's timer is due.
+struct TimerExpiry<E, H: Host> {
+    machine: alloc::sync::Weak<Machine<E, H>>,
+    id: u32,
+}
+
+impl<E: Engine, H: Host> Expire for TimerExpiry<E, H> {
+    fn expired(&self) {
+        if let Some(machine) = self.machine.upgrade() {
+            machine.post(self.id, request::TIMER);
+        }
+    }
+}
+
+impl<E: Engine, H: Host> Vcpu<E, H> {
+    /// Makes vCPU `id` in its state at reset: 0 runs, the others wait for start-up.
+    ///
+    /// # Errors
+    /// `EINVAL` for an `id` that the machine has no place for, and what the host lacks.
+    pub fn new(machine: &Arc<Machine<E, H>>, id: u32) -> Result<Self, Errno> {
+        let published = machine.vcpu(id).ok_or(Errno::EINVAL)?;
+        let host = &machine.host;
+        let khz = host.tsc_khz();
+        let instructions = machine.engine.instructions();
+        let cpuid = cpuid::default_table(&**machine, instructions, id, machine.cpus(), khz)?;
+        let expiry = TimerExpiry { machine: Arc::downgrade(machine), id };
+        let lapic = LocalApic::new(Config {
+            id,
+            bootstrap: id == 0,
+            x2apic: true,
+            tsc_deadline: true,
+            physical_bits: cpuid.physical_bits() as u8,
+        });
+        published.publish(lapic.address());
+        let mut engine = machine.engine.create_vcpu(id)?;
+        State::at_reset().write(&mut engine);
+        engine.set_features(cpuid.features());
+        engine.set_tsc_offset(machine.tsc_offset);
+        Ok(Self {
+            id,
+            timer: host.timer(Arc::new(expiry))?,
+            machine: Arc::clone(machine),
+            cpuid,
+            engine,
+            lapic,
+            msrs: Stored::default(),
+            clock: Clock::default(),
+            tsc_offset: machine.tsc_offset,
+            activity: if id == 0 { Activity::Running } else { Activity::WaitForStartup },
+            pending: Pending::default(),
+            completion: Completion::None,
+            replay: Replay::default(),
+            view: machine.memory.view(),
+            fresh: true,
+            stuck: false,
+        })
+    }
+
+    /// Runs the guest until it needs the VMM. `answer` is to the last exit. Process context,
+    /// always on the same thread.
+    pub fn run(&mut self, answer: Answer) -> Exit {
+        self.fresh = true;
+        self.complete(answer);
+        let machine = Arc::clone(&self.machine);
+        let Some(published) = machine.vcpu(self.id) else { return Exit::Shutdown };
+        self.engine.load();
+        let exit = self.run_loop(published);
+        self.engine.put();
+        exit
+    }
+
+    fn run_loop(&mut self, published: &Published<H>) -> Exit {
+        loop {
+            if let Some(exit) = self.finish_writes() {
+                return exit;
+            }
+            if published.inbox.is_full() && self.drain(&published.inbox) {
+                return Exit::Interrupted;
+            }
+            if !self.is_running() {
+                if let Some(exit) = self.idle(published) {
+                    return exit;
+                }
+                continue;
+            }
+            if let Err(errno) = self.engine.prepare() {
+                return Exit::Failed(errno);
+            }
+            let entry = self.next_entry();
+            let intercept = self.engine.enter(&entry, published.inbox.request());
+            if let Some(event) = self.engine.take_undelivered() {
+                self.pending.event = Some(event);
+            }
+            if let Some(exit) = self.handle(intercept) {
+                return exit;
+            }
+        }
+    }
+
+    /// Waits, halted, until there is mail. Gives an exit when the guest can't be woken
+    /// by an interrupt any more, once.
+    fn idle(&mut self, published: &Published<H>) -> Option<Exit> {
+        let deaf = self.activity == Activity::Halted && !self.interrupts_enabled();
+        if deaf && !self.stuck {
+            self.stuck = true;
+            return Some(Exit::Halted);
+        }
+        published.wait();
+        None
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The engine, which owns the registers.
+    pub fn engine(&self) -> &E::Vcpu {
+        &self.engine
+    }
+
+    /// The same, to be changed: only while `run` does not run, which the borrow says.
+    pub fn engine_mut(&mut self) -> &mut E::Vcpu {
+        &mut self.engine
+    }
+
+    /// The CPUID table.
+    pub fn cpuid(&self) -> &Table {
+        &self.cpuid
+    }
+
+    /// Replaces the CPUID table.
+    pub fn set_cpuid(&mut self, table: Table) {
+        self.cpuid = table;
+        self.engine.set_features(self.cpuid.features());
+    }
+
+    /// The local APIC.
+    pub fn lapic(&self) -> &LocalApic {
+        &self.lapic
+    }
+
+    /// Carries out what a write to the local APIC set off.
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Send(message) => self.machine.deliver(&message, Some(self.lapic.config().id)),
+            Effect::EndOfInterrupt(vector) => {
+                self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));
+            }
+            Effect::Timer => self.arm_timer(),
+            Effect::Address => {
+                if let Some(published) = self.machine.vcpu(self.id) {
+                    published.publish(self.lapic.address());
+                }
+                self.arm_timer();
+            }
+        }
+    }
+
+    /// Asks the host for a wake-up when the local APIC's timer is due.
+    fn arm_timer(&mut self) {
+        match self.lapic.deadline() {
+            Deadline::None => self.timer.disarm(),
+            Deadline::At(time) => self.timer.arm(time),
+            Deadline::Tsc(value) => {
+                let ticks = value.saturating_sub(self.engine.tsc());
+                let khz = u128::from(self.machine.host.tsc_khz().max(1));
+                let wait = u128::from(ticks) * 1_000_000 / khz;
+                let wait = u64::try_from(wait).unwrap_or(u64::MAX / 2);
+                self.timer.arm(self.machine.host.now().saturating_add(wait));
+            }
+        }
+    }
+
+    /// The guest's TSC, set as the host or WRMSR set it.
+    fn set_tsc(&mut self, value: u64) {
+        let difference = value.wrapping_sub(self.engine.tsc());
+        self.tsc_offset = self.tsc_offset.wrapping_add(difference);
+        self.engine.set_tsc_offset(self.tsc_offset);
+        self.arm_timer();
+    }
+
+    /// Reads guest-physical memory.
+    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), virt::memory::Unreached> {
+        self.view.read(&self.machine.host, gpa, buffer)
+    }
+
+    /// Writes guest-physical memory.
+    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), virt::memory::Unreached> {
+        self.view.write(&self.machine.host, gpa, bytes)
+    }
+}

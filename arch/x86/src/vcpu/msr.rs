@@ -1,0 +1,153 @@
+//! RDMSR and WRMSR: where each register lives.
+
+use virt::host::Host;
+
+use super::Vcpu;
+use crate::emulate::control;
+use crate::engine::{Engine, EngineVcpu};
+use crate::exception::Exception;
+use crate::irqchip::lapic::{GeneralProtection, LocalApic};
+use crate::msr::{Refused, index};
+use crate::regs::{Regs, Seg, SysReg, gpr};
+
+impl From<GeneralProtection> for Refused {
+    fn from(_: GeneralProtection) -> Self {
+        Self
+    }
+}
+
+/// Which of the engine's registers an MSR is.
+fn sysreg(number: u32) -> Option<SysReg> {
+    Some(match number {
+        index::STAR => SysReg::Star,
+        index::LSTAR => SysReg::Lstar,
+        index::CSTAR => SysReg::Cstar,
+        index::SFMASK => SysReg::Sfmask,
+        index::KERNEL_GS_BASE => SysReg::KernelGsBase,
+        index::SYSENTER_CS => SysReg::SysenterCs,
+        index::SYSENTER_ESP => SysReg::SysenterEsp,
+        index::SYSENTER_EIP => SysReg::SysenterEip,
+        index::TSC_AUX => SysReg::TscAux,
+        _ => return None,
+    })
+}
+
+/// Whether bits 63–47 of `value` are equal (63–56 with five-level paging).
+fn is_canonical(value: u64, five_level: bool) -> bool {
+    let unused = if five_level { 7 } else { 16 };
+    (value as i64) << unused >> unused == value as i64
+}
+
+impl<E: Engine, H: Host> Vcpu<E, H> {
+    pub(super) fn read_msr_instruction(&mut self, len: u8) {
+        let number = self.engine.gpr(gpr::RCX) as u32;
+        match self.read_msr(number) {
+            Ok(value) => {
+                self.engine.set_gpr(gpr::RAX, value & 0xffff_ffff);
+                self.engine.set_gpr(gpr::RDX, value >> 32);
+                self.advance(len);
+            }
+            Err(Refused) => self.raise(Exception::gp(0)),
+        }
+    }
+
+    pub(super) fn write_msr_instruction(&mut self, len: u8) {
+        let number = self.engine.gpr(gpr::RCX) as u32;
+        let low = self.engine.gpr(gpr::RAX) & 0xffff_ffff;
+        let value = self.engine.gpr(gpr::RDX) << 32 | low;
+        match self.write_msr(number, value) {
+            Ok(()) => self.advance(len),
+            Err(Refused) => self.raise(Exception::gp(0)),
+        }
+    }
+
+    /// Reads a model-specific register.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub fn read_msr(&mut self, number: u32) -> Result<u64, Refused> {
+        if let Some(reg) = sysreg(number) {
+            return Ok(self.engine.sysreg(reg));
+        }
+        Ok(match number {
+            index::TSC => self.engine.tsc(),
+            index::TSC_ADJUST => self.tsc_offset.wrapping_sub(self.machine.tsc_offset),
+            index::EFER => self.engine.efer(),
+            index::FS_BASE => self.engine.segment_base(Seg::Fs),
+            index::GS_BASE => self.engine.segment_base(Seg::Gs),
+            index::APIC_BASE => self.lapic.base(),
+            index::TSC_DEADLINE => self.lapic.tsc_deadline(),
+            index::KVM_SYSTEM_TIME | index::KVM_SYSTEM_TIME_NEW => self.clock.system_time,
+            index::KVM_WALL_CLOCK | index::KVM_WALL_CLOCK_NEW => self.clock.wall_clock,
+            _ if LocalApic::has_msr(number) => {
+                self.lapic.read_msr(number, self.machine.host.now())?
+            }
+            _ => self.msrs.read(number)?,
+        })
+    }
+
+    /// Writes a model-specific register.
+    ///
+    /// # Errors
+    /// When there is none of that number, or it does not take the value.
+    pub fn write_msr(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+        if let Some(reg) = sysreg(number) {
+            return self.write_sysreg(reg, value);
+        }
+        match number {
+            index::TSC => self.set_tsc(value),
+            index::TSC_ADJUST => {
+                self.tsc_offset = self.machine.tsc_offset.wrapping_add(value);
+                self.engine.set_tsc_offset(self.tsc_offset);
+                self.arm_timer();
+            }
+            index::EFER => {
+                let checked = control::check_efer(self.engine.efer(), value, self.engine.cr0());
+                self.engine.set_efer(checked.map_err(|_| Refused)?);
+            }
+            index::FS_BASE => self.set_base(Seg::Fs, value)?,
+            index::GS_BASE => self.set_base(Seg::Gs, value)?,
+            index::APIC_BASE => {
+                let effect = self.lapic.set_base(value)?;
+                self.carry_out(effect);
+            }
+            index::TSC_DEADLINE => {
+                let effect = self.lapic.set_tsc_deadline(value);
+                self.carry_out(effect);
+            }
+            index::KVM_SYSTEM_TIME | index::KVM_SYSTEM_TIME_NEW => self.set_system_time(value)?,
+            index::KVM_WALL_CLOCK | index::KVM_WALL_CLOCK_NEW => self.set_wall_clock(value)?,
+            _ if LocalApic::has_msr(number) => {
+                let effect = self.lapic.write_msr(number, value, self.machine.host.now())?;
+                self.carry_out(effect);
+            }
+            _ => self.msrs.write(number, value)?,
+        }
+        Ok(())
+    }
+
+    fn write_sysreg(&mut self, reg: SysReg, value: u64) -> Result<(), Refused> {
+        use SysReg::{Cstar, KernelGsBase, Lstar, Sfmask, SysenterCs, TscAux};
+        let address = matches!(reg, Lstar | Cstar | KernelGsBase);
+        if address && !is_canonical(value, self.five_level()) {
+            return Err(Refused);
+        }
+        let narrow = matches!(reg, Sfmask | TscAux | SysenterCs);
+        self.engine.set_sysreg(reg, if narrow { value & 0xffff_ffff } else { value });
+        Ok(())
+    }
+
+    fn set_base(&mut self, seg: Seg, value: u64) -> Result<(), Refused> {
+        if !is_canonical(value, self.five_level()) {
+            return Err(Refused);
+        }
+        let mut segment = self.engine.segment(seg);
+        segment.base = value;
+        self.engine.set_segment(seg, segment);
+        Ok(())
+    }
+
+    fn five_level(&self) -> bool {
+        self.engine.cr4() & crate::regs::cr4::LA57 != 0
+    }
+}
