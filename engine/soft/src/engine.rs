@@ -1,0 +1,184 @@
+//! [`SoftEngine`]: the software CPU of one VM, and what its vCPUs share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arch_x86::cpuid::Instructions;
+use arch_x86::engine::Engine;
+use lock_api::RawMutex;
+use virt::memory::{Memory, View};
+use virt::Errno;
+
+use crate::vcpu::SoftVcpu;
+use crate::vector::{self, Extension};
+
+/// How much the software CPU may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Decoded instructions (32 bytes each, and about as much again for what they are found by) that all
+    /// vCPUs together may keep.
+    pub code_instructions: usize,
+    /// Pages with decoded code (a bit over 4 KiB each) that all vCPUs together may keep.
+    pub code_pages: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { code_instructions: 512 << 10, code_pages: 3072 }
+    }
+}
+
+/// Where the slots come from.
+pub(crate) trait Slots: Send + std::marker::Sync {
+    fn view(&self) -> View;
+}
+
+impl<R: RawMutex + Send + std::marker::Sync> Slots for Memory<R> {
+    fn view(&self) -> View {
+        Memory::view(self)
+    }
+}
+
+/// What the vCPUs of one VM share.
+pub(crate) struct Shared {
+    pub memory: Arc<dyn Slots>,
+    pub options: Options,
+    /// How many vCPUs share the limits of `options`.
+    pub vcpus: AtomicUsize,
+    /// Held during a locked access that crosses a page: see `SoftVcpu::update_across`.
+    pub split_lock: Mutex<()>,
+}
+
+/// Lets one thread wait until a vCPU no longer uses an old mapping.
+#[derive(Default)]
+pub(crate) struct Sync {
+    /// The vCPU is in guest code.
+    inside: AtomicBool,
+    /// An invalidation waits for the vCPU: not 0.
+    waiting: AtomicU32,
+    /// How many invalidations were asked for, and how many of them are done.
+    asked: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Sync {
+    /// The vCPU enters guest code.
+    pub fn enter(&self) {
+        // Sequentially consistent, as `ask`: either this sees that an invalidation waits, or
+        // `ask` sees that the vCPU is inside.
+        self.inside.store(true, Ordering::SeqCst);
+    }
+
+    /// The vCPU has left guest code.
+    pub fn leave(&self) {
+        self.inside.store(false, Ordering::Release);
+    }
+
+    /// Not 0 if an invalidation waits for the vCPU.
+    #[inline(always)]
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Invalidates by calling `invalidate`, and tells who waits.
+    pub fn acknowledge(&self, invalidate: impl FnOnce()) {
+        // In this order: what is asked for meanwhile sets `waiting` again.
+        self.waiting.store(0, Ordering::SeqCst);
+        let asked = self.asked.load(Ordering::SeqCst);
+        invalidate();
+        self.done.store(asked, Ordering::Release);
+    }
+
+    /// Asks for an invalidation and waits until it is done, or certain to be done before
+    /// the vCPU executes guest code again.
+    fn ask(&self) {
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.waiting.store(1, Ordering::SeqCst);
+        while self.inside.load(Ordering::SeqCst) && self.done.load(Ordering::Acquire) < ticket {
+            // At the end of its block, microseconds from now if it has a processor.
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The software CPU of one VM.
+pub struct SoftEngine {
+    shared: Arc<Shared>,
+    vcpus: Mutex<Vec<Arc<Sync>>>,
+}
+
+impl SoftEngine {
+    /// The software CPU over the slots of `memory`.
+    ///
+    /// # Safety
+    /// Every slot that is ever in `memory` lies at a host virtual address where that many bytes are
+    /// mapped readable, and writable unless the slot is read-only, from before it is
+    /// inserted until it has been removed and [`Engine::invalidate`] has
+    /// returned. No Rust reference to any of these bytes lives meanwhile.
+    pub unsafe fn new<R: RawMutex + Send + std::marker::Sync + 'static>(
+        memory: Arc<Memory<R>>,
+        options: Options,
+    ) -> Self {
+        let shared = Shared {
+            memory,
+            options,
+            vcpus: AtomicUsize::new(0),
+            split_lock: Mutex::new(()),
+        };
+        Self { shared: Arc::new(shared), vcpus: Mutex::default() }
+    }
+}
+
+/// What `arch_x86::emulate` has, beside what CPUID always offers.
+const INTEGER: Instructions = Instructions {
+    // CMPXCHG16B, MOVBE, POPCNT.
+    leaf1_ecx: 1 << 13 | 1 << 22 | 1 << 23,
+    leaf1_edx: 0,
+    // BMI1, BMI2, ADX, CLFLUSHOPT, CLWB.
+    leaf7_ebx: 1 << 3 | 1 << 8 | 1 << 19 | 1 << 23 | 1 << 24,
+    leaf7_ecx: 0,
+    leaf7_edx: 0,
+    // LAHF, LZCNT, PREFETCHW.
+    extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
+    extended1_edx: 0,
+};
+
+impl Engine for SoftEngine {
+    type Vcpu = SoftVcpu;
+
+    fn create_vcpu(&self, _id: u32) -> Result<SoftVcpu, Errno> {
+        let sync = Arc::new(Sync::default());
+        let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of vCPUs that are gone are nobody else's.
+        vcpus.retain(|sync| Arc::strong_count(sync) > 1);
+        vcpus.push(Arc::clone(&sync));
+        self.shared.vcpus.store(vcpus.len(), Ordering::Relaxed);
+        Ok(SoftVcpu::new(Arc::clone(&self.shared), sync))
+    }
+
+    fn instructions(&self) -> Instructions {
+        vector::offered().fold(INTEGER, |all, extension| match extension {
+            // FPU, MMX, FXSR, SSE, SSE2.
+            Extension::Base => Instructions { leaf1_edx: all.leaf1_edx | 0x0780_0001, ..all },
+            Extension::Sse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1, ..all },
+            Extension::Pclmulqdq => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 1, ..all },
+            Extension::Ssse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 9, ..all },
+            Extension::Sse41 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 19, ..all },
+            Extension::Sse42 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 20, ..all },
+            Extension::Aes => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 25, ..all },
+            Extension::Sha => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 29, ..all },
+        })
+    }
+
+    fn invalidate(&self, _start: u64, _size: u64) {
+        // All is dropped: slots change seldom.
+        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for sync in vcpus {
+            sync.ask();
+        }
+    }
+
+    fn kick(&self, _id: u32) {
+        // The request word is polled at every block.
+    }
+}

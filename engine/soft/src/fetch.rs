@@ -1,0 +1,241 @@
+//! From RIP to a block: instruction fetch and decoding.
+
+use arch_x86::emulate::decode::{MAX_LENGTH, Undecoded, undefined};
+use arch_x86::emulate::{Decoded, Insn, Mode, Op, Stop, decode, operand};
+use arch_x86::engine::Intercept;
+use arch_x86::exception::Exception;
+use arch_x86::mmu::Query;
+use iced_x86::{CpuidFeature, Instruction};
+
+use crate::blocks::{Blocks, MAX_BLOCK, Place, Run};
+use crate::itlb::Fetched;
+use crate::ram;
+use crate::vector;
+use crate::vcpu::{SoftVcpu, attention};
+
+impl SoftVcpu {
+    /// The linear address of the next instruction, and how many bytes of code CS's limit
+    /// leaves from there on.
+    pub(crate) fn code_address(&mut self) -> Result<(u64, u64), Stop> {
+        if self.mode64 {
+            if !operand::canonical(self.rip) {
+                return Err(self.raise(Exception::gp(0)));
+            }
+            return Ok((self.rip, u64::MAX));
+        }
+        let (base, limit) = self.code_place;
+        match u64::from(limit).checked_sub(self.rip) {
+            Some(room) => Ok((base.wrapping_add(self.rip) & 0xffff_ffff, room + 1)),
+            None => Err(self.raise(Exception::gp(0))),
+        }
+    }
+
+    /// The block at RIP, which the jump cache does not know.
+    pub(crate) fn find_block(&mut self, blocks: &mut Blocks) -> Result<Run, Stop> {
+        self.statistics.block_lookups += 1;
+        self.drop_code_if_full(blocks);
+        let (linear, room) = self.code_address()?;
+        let fetched = self.fetch_page(blocks, linear)?;
+        let place = Place { page: fetched.id, mode: self.code_mode, rip: self.rip };
+        let run = match blocks.find(&place) {
+            Some(run) => run,
+            None => match self.build(blocks, place, fetched, linear, room)? {
+                Some(run) => run,
+                // Across pages: never in the jump cache.
+                None => return self.find_crossing(blocks, fetched, linear, room),
+            },
+        };
+        blocks.remember(self.rip, self.itlb.key(self.rip), run);
+        Ok(run)
+    }
+
+    /// Keeps the memory for decoded code within this vCPU's share.
+    fn drop_code_if_full(&mut self, blocks: &mut Blocks) {
+        let sharers = self.shared.vcpus.load(std::sync::atomic::Ordering::Relaxed).max(1);
+        let options = &self.shared.options;
+        let full = blocks.is_full(options.code_instructions / sharers)
+            || self.code_pages.len() >= (options.code_pages / sharers).max(2);
+        if full {
+            blocks.clear();
+            self.code_pages.clear();
+            self.code_writes.clear();
+            self.itlb.flush_all();
+        }
+    }
+
+    /// The page of code at `linear`. When it enters the instruction TLB its decoded bytes are
+    /// compared with what memory holds now.
+    fn fetch_page(&mut self, blocks: &mut Blocks, linear: u64) -> Result<Fetched, Stop> {
+        if let Some(fetched) = self.itlb.find(linear) {
+            return Ok(fetched);
+        }
+        let query = Query { linear, fetch: true, user: self.cpl == 3, ..Query::default() };
+        let translation = self.walk(query)?;
+        let page = self.page_of(translation.gpa, false)?;
+        let id = self.code_pages.enter(translation.gpa & !(ram::SIZE - 1));
+        let stale = self.code_pages.stale(id, page);
+        if stale != 0 {
+            blocks.forget(&mut self.code_pages, id, stale);
+        }
+        let fetched = Fetched { page, id };
+        self.itlb.fill(linear, fetched, translation.page_size, translation.global);
+        Ok(fetched)
+    }
+
+    /// Decodes a block; `None` if its first instruction crosses the page's end.
+    fn build(
+        &mut self,
+        blocks: &mut Blocks,
+        place: Place,
+        fetched: Fetched,
+        linear: u64,
+        room: u64,
+    ) -> Result<Option<Run>, Stop> {
+        let first = blocks.next();
+        let start = (linear % ram::SIZE) as usize;
+        let mut at = start;
+        while blocks.next() - first < MAX_BLOCK && at < ram::SIZE as usize {
+            let left = room.saturating_sub((at - start) as u64).min(MAX_LENGTH as u64) as usize;
+            if left == 0 {
+                break;
+            }
+            let rip = place.rip.wrapping_add((at - start) as u64);
+            let bytes = self.code_pages.peek(fetched.id, fetched.page, at, left);
+            let limited = bytes.len() == left && left < MAX_LENGTH;
+            let Some(decoded) = lower(bytes, rip, place.mode) else {
+                if at != start {
+                    break;
+                }
+                if limited {
+                    // Beyond CS's limit. See: AMD APM vol. 2, 4.12.
+                    return Err(self.raise(Exception::gp(0)));
+                }
+                return Ok(None);
+            };
+            let len = usize::from(decoded.op.insn.len).max(1);
+            if self.code_pages.mark(fetched.id, at, len) {
+                self.tlb.withhold_writes(self.code_pages.gpa(fetched.id));
+            }
+            at += len;
+            blocks.push(decoded.op);
+            if decoded.ends_block {
+                break;
+            }
+        }
+        let (block, run) = blocks.add(place, first, at - start);
+        self.code_pages.add_block(fetched.id, start, at - start, block);
+        Ok(Some(run))
+    }
+
+    /// The instruction at RIP, which starts in `head` and ends in the next page. Both pages
+    /// and all bytes are looked at each time.
+    fn find_crossing(
+        &mut self,
+        blocks: &mut Blocks,
+        head: Fetched,
+        linear: u64,
+        room: u64,
+    ) -> Result<Run, Stop> {
+        let offset = linear % ram::SIZE;
+        let first = (ram::SIZE - offset) as usize;
+        let next = linear.wrapping_add(first as u64);
+        let next = if self.mode64 { next } else { next & 0xffff_ffff };
+        if self.mode64 && !operand::canonical(next) {
+            return Err(self.raise(Exception::gp(0)));
+        }
+        let tail = self.fetch_page(blocks, next)?;
+        let mut buffer = [0; MAX_LENGTH];
+        let (left, right) = buffer.split_at_mut(first.min(MAX_LENGTH));
+        let _ = head.page.read(offset, left);
+        let _ = tail.page.read(0, right);
+        let bytes = &buffer[..room.min(MAX_LENGTH as u64) as usize];
+        let (rip, mode) = (self.rip, self.code_mode);
+        if let Some(run) = blocks.find_crossing(rip, mode, bytes) {
+            return Ok(run);
+        }
+        let Some(decoded) = lower(bytes, rip, mode) else {
+            return Err(self.raise(Exception::gp(0)));
+        };
+        let len = decoded.op.insn.len;
+        blocks.push(decoded.op);
+        Ok(blocks.add_crossing(rip, mode, bytes, len.into()))
+    }
+
+    /// Drops the blocks that the guest has written to.
+    pub(crate) fn drop_written_code(&mut self, blocks: &mut Blocks) {
+        self.set_attention(attention::CODE_WRITTEN, false);
+        while let Some(write) = self.code_writes.pop() {
+            blocks.forget(&mut self.code_pages, write.page, write.granules);
+        }
+    }
+}
+
+/// Decodes one instruction, of whatever kind; `None` if more bytes are needed.
+fn lower(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded<SoftVcpu>> {
+    match decode(bytes, rip, mode) {
+        Ok(decoded) => Some(decoded),
+        Err(Undecoded::Truncated) => None,
+        Err(Undecoded::Foreign(instruction)) => Some(match vector::lower(&instruction, mode) {
+            Some(op) => Decoded { op, ends_block: false },
+            None => lacking(&instruction, bytes),
+        }),
+    }
+}
+
+/// An instruction without semantics: #UD if CPUID never offers it, else the engine's fault.
+fn lacking(instruction: &Instruction, bytes: &[u8]) -> Decoded<SoftVcpu> {
+    let len = instruction.len();
+    let mut insn = Insn { len: len as u8, ..Insn::default() };
+    if !instruction.cpuid_features().iter().all(|feature| is_base(*feature)) {
+        return Decoded { op: Op { exec: undefined, insn }, ends_block: true };
+    }
+    // `unsupported` has the bytes from the operands' fields, which it does not need otherwise.
+    let mut all = [0; MAX_LENGTH];
+    let known = len.min(bytes.len()).min(MAX_LENGTH);
+    all[..known].copy_from_slice(&bytes[..known]);
+    let (disp, rest) = all.split_at(8);
+    insn.disp = disp.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    insn.imm = rest[..4].iter().rev().fold(0, |value, byte| value << 8 | i32::from(*byte));
+    [insn.reg, insn.rm, insn.extra] = [rest[4], rest[5], rest[6]];
+    Decoded { op: Op { exec: unsupported, insn }, ends_block: true }
+}
+
+fn unsupported(cpu: &mut SoftVcpu, insn: &Insn) -> Result<(), Stop> {
+    let mut bytes = [0; MAX_LENGTH];
+    bytes[..8].copy_from_slice(&insn.disp.to_le_bytes());
+    bytes[8..12].copy_from_slice(&insn.imm.to_le_bytes());
+    bytes[12..].copy_from_slice(&[insn.reg, insn.rm, insn.extra]);
+    Err(cpu.come_out(Intercept::Unsupported { bytes, len: insn.len }))
+}
+
+/// Whether every CPUID that is offered here has `feature`.
+fn is_base(feature: CpuidFeature) -> bool {
+    matches!(
+        feature,
+        CpuidFeature::INTEL8086
+            | CpuidFeature::INTEL8086_ONLY
+            | CpuidFeature::INTEL186
+            | CpuidFeature::INTEL286
+            | CpuidFeature::INTEL386
+            | CpuidFeature::INTEL486
+            | CpuidFeature::CPUID
+            | CpuidFeature::X64
+            | CpuidFeature::TSC
+            | CpuidFeature::MSR
+            | CpuidFeature::CX8
+            | CpuidFeature::CMOV
+            | CpuidFeature::FPU
+            | CpuidFeature::FPU287
+            | CpuidFeature::FPU387
+            | CpuidFeature::MMX
+            | CpuidFeature::FXSR
+            | CpuidFeature::SSE
+            | CpuidFeature::SSE2
+            | CpuidFeature::SSE3
+            | CpuidFeature::SSSE3
+            | CpuidFeature::SSE4_1
+            | CpuidFeature::SSE4_2
+            | CpuidFeature::SYSCALL
+            | CpuidFeature::MULTIBYTENOP
+    )
+}

@@ -1,0 +1,175 @@
+//! The instruction TLB, and the keys under which blocks may be found by RIP.
+//!
+//! A block that was once found at some RIP may be used again without
+//! translation as long as its *key* holds: a number that changes with
+//! everything that decides what RIP means (paging, privilege, code size, the freshness of
+//! decoded bytes). The upper and the lower half of the address space have a key
+//! each: a kernel's global pages keep theirs when CR3 changes.
+
+use arch_x86::emulate::Mode;
+
+use crate::code_pages::PageId;
+use crate::ram::{self, Page};
+
+const ENTRIES: usize = 256;
+
+/// What a key is made of beside the generation.
+const MODE_BITS: u32 = 3;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    linear: u64,
+    key: u64,
+    fetched: Fetched,
+}
+
+/// A page that instructions come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    /// Where it lies.
+    pub page: Page,
+    /// Its decoded code.
+    pub id: PageId,
+}
+
+/// Hashes of pages: which may have been entered since the last time that all were dropped.
+#[derive(Clone, Copy)]
+struct Seen {
+    small: [u64; 16],
+    /// Of up to 4 MiB, and of 1 GiB.
+    large: [u64; 2],
+}
+
+impl Seen {
+    const NONE: Self = Self { small: [0; 16], large: [0; 2] };
+
+    fn small_bit(linear: u64) -> (usize, u64) {
+        let hash = (linear >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        (hash as usize / 64, 1 << (hash % 64))
+    }
+
+    fn large_bit(linear: u64, class: usize) -> u64 {
+        let region = linear >> [22, 30][class];
+        1 << (region.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+    }
+
+    fn add(&mut self, linear: u64, page_size: u64) {
+        if page_size > ram::SIZE {
+            let class = usize::from(page_size > 4 << 20);
+            self.large[class] |= Self::large_bit(linear, class);
+        } else {
+            let (word, bit) = Self::small_bit(linear);
+            self.small[word] |= bit;
+        }
+    }
+
+    fn has(&self, linear: u64) -> bool {
+        let (word, bit) = Self::small_bit(linear);
+        self.small[word] & bit != 0
+            || (0..2).any(|class| self.large[class] & Self::large_bit(linear, class) != 0)
+    }
+}
+
+/// The instruction TLB of one vCPU.
+pub struct InstructionTlb {
+    entries: Box<[Entry; ENTRIES]>,
+    keys: [u64; 2],
+    generations: [u64; 2],
+    mode: u64,
+    seen: [Seen; 2],
+    /// The upper half has entries that are not global.
+    upper_non_global: bool,
+    /// How many entries were made.
+    pub fills: u64,
+}
+
+const fn half(linear: u64) -> usize {
+    (linear >> 63) as usize
+}
+
+impl InstructionTlb {
+    /// An empty TLB.
+    pub fn new() -> Self {
+        let fetched = Fetched { page: Page::nowhere(), id: 0 };
+        // No key is 0: generations start at 1.
+        let mut itlb = Self {
+            entries: Box::new([Entry { linear: 0, key: 0, fetched }; ENTRIES]),
+            keys: [0; 2],
+            generations: [1; 2],
+            mode: 0,
+            seen: [Seen::NONE; 2],
+            upper_non_global: false,
+            fills: 0,
+        };
+        itlb.update_keys();
+        itlb
+    }
+
+    /// The key that holds for blocks at `rip`.
+    #[inline(always)]
+    pub fn key(&self, rip: u64) -> u64 {
+        self.keys[half(rip)]
+    }
+
+    fn update_keys(&mut self) {
+        self.keys = self.generations.map(|generation| generation << MODE_BITS | self.mode);
+    }
+
+    /// Code is decoded as `mode`, and fetched with a user's rights or a supervisor's.
+    pub fn set_mode(&mut self, mode: Mode, user: bool) {
+        let code = match mode {
+            Mode::Bits16 => 0,
+            Mode::Bits32 => 1,
+            Mode::Bits64 => 2,
+        };
+        self.mode = code | u64::from(user) << 2;
+        self.update_keys();
+    }
+
+    /// The page of `linear`, if it is known.
+    pub fn find(&self, linear: u64) -> Option<Fetched> {
+        let entry = &self.entries[(linear >> 12) as usize % ENTRIES];
+        let hit = entry.linear == linear & !(ram::SIZE - 1) && entry.key == self.key(linear);
+        hit.then_some(entry.fetched)
+    }
+
+    /// Enters the page of `linear`.
+    pub fn fill(&mut self, linear: u64, fetched: Fetched, page_size: u64, global: bool) {
+        self.fills += 1;
+        let half = half(linear);
+        self.seen[half].add(linear, page_size);
+        self.upper_non_global |= half == 1 && !global;
+        self.entries[(linear >> 12) as usize % ENTRIES] =
+            Entry { linear: linear & !(ram::SIZE - 1), key: self.keys[half], fetched };
+    }
+
+    /// Drops all.
+    pub fn flush_all(&mut self) {
+        self.flush_half(0);
+        self.flush_half(1);
+    }
+
+    /// Drops all that is not global (and what is global in the lower half).
+    pub fn flush_non_global(&mut self) {
+        self.flush_half(0);
+        if self.upper_non_global {
+            self.flush_half(1);
+        }
+    }
+
+    /// Drops the page of `linear`, of whatever size it is (and all others of its half).
+    pub fn flush_page(&mut self, linear: u64) {
+        if self.seen[half(linear)].has(linear) {
+            self.flush_half(half(linear));
+        }
+    }
+
+    fn flush_half(&mut self, half: usize) {
+        self.generations[half] += 1;
+        self.seen[half] = Seen::NONE;
+        if half == 1 {
+            self.upper_non_global = false;
+        }
+        self.update_keys();
+    }
+}

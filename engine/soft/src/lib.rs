@@ -1,0 +1,42 @@
+//! The software CPU: an [`arch_x86::engine::Engine`] that needs nothing of its host
+//! but to be an x86-64 processor.
+//!
+//! An interpreter over decoded and cached blocks. Integer and system
+//! instructions are `arch_x86::emulate`'s; [`vector`] has x87, MMX and SSE ones.
+//!
+//! - `engine`: one VM's engine, and what its vCPUs share;
+//! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
+//! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
+//! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
+//! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
+
+mod blocks;
+mod code_pages;
+mod engine;
+mod fetch;
+mod host;
+mod itlb;
+mod memory;
+mod ram;
+mod registers;
+mod run;
+mod tlb;
+mod translate;
+mod vcpu;
+pub mod vector;
+
+#[cfg(test)]
+extern crate self as engine_soft;
+#[cfg(test)]
+mod coherence_test;
+#[cfg(test)]
+mod run_test;
+#[cfg(test)]
+mod smp_test;
+#[cfg(test)]
+mod test_machine;
+#[cfg(test)]
+mod translate_test;
+
+pub use engine::{Options, SoftEngine};
+pub use vcpu::{SoftVcpu, Statistics};

@@ -1,0 +1,272 @@
+//! The run loop: from one entry into guest code to the next intercept.
+//!
+//! Everything that is not plain execution is looked at between blocks, and behind one
+//! test: the VMM's request word, invalidations, and the vCPU's own
+//! [`attention`] bits. What lasts for one instruction (the interrupt shadow, RFLAGS.RF) or has to
+//! be seen after each (single step, breakpoints) executes blocks instruction by instruction.
+//!
+//! Deviations: debug traps are not held in the shadow of MOV SS; port breakpoints are the run loop's.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arch_x86::emulate::{Op, Stop, debug, event};
+use arch_x86::engine::{Entry, Event, Intercept};
+use arch_x86::exception::Exception;
+use arch_x86::regs::{Regs, rflags};
+
+use crate::blocks::{Blocks, Run};
+use crate::ram;
+use crate::vcpu::{SoftVcpu, attention};
+
+/// How the next block is to be executed.
+enum Pace {
+    /// As a whole.
+    Block,
+    /// One instruction.
+    Single,
+    /// One instruction, and traps are raised.
+    Trace,
+}
+
+/// Whether an instruction traps with RFLAGS.TF.
+enum Stepped {
+    /// TF is clear, or the instruction delivers an event, which clears it.
+    Never,
+    /// After the instruction.
+    Always,
+    /// If TF is still set after it: SYSCALL and SYSRET.
+    ByNewFlags,
+}
+
+impl SoftVcpu {
+    /// Runs guest code until it must come out.
+    pub(crate) fn run(&mut self, entry: &Entry, request: &AtomicU32) -> Intercept {
+        let Some(mut blocks) = self.blocks.take() else {
+            // `prepare` was not called.
+            return Intercept::Interrupted;
+        };
+        let sync = std::sync::Arc::clone(&self.sync);
+        sync.enter();
+        if entry.fresh {
+            self.itlb.flush_all();
+        }
+        self.wants_interrupt_window = entry.interrupt_window;
+        self.wants_nmi_window = entry.nmi_window;
+        self.update_attention();
+        self.invalidate_if_asked();
+        let intercept = match entry.inject.map_or(Ok(()), |event| event::deliver(self, event)) {
+            Ok(()) => self.execute_blocks(&mut blocks, request),
+            Err(_) => {
+                self.undelivered = entry.inject;
+                self.taken_intercept()
+            }
+        };
+        self.drop_written_code(&mut blocks);
+        sync.leave();
+        self.blocks = Some(blocks);
+        intercept
+    }
+
+    fn execute_blocks(
+        &mut self,
+        blocks: &mut Blocks,
+        request: &AtomicU32,
+    ) -> Intercept {
+        let sync = std::sync::Arc::clone(&self.sync);
+        loop {
+            let requested = request.load(Ordering::SeqCst);
+            if requested | self.attention | sync.waiting() != 0 {
+                match self.attend(blocks, requested) {
+                    Ok(Pace::Block) => {}
+                    Ok(pace) => match self.execute_one(blocks, pace) {
+                        Ok(()) => continue,
+                        Err(intercept) => return intercept,
+                    },
+                    Err(intercept) => return intercept,
+                }
+            }
+            let key = self.itlb.key(self.rip);
+            let executed = match blocks.jump(self.rip, key) {
+                Some(run) => self.execute(blocks.ops(run), run),
+                None => self
+                    .find_block(blocks)
+                    .and_then(|run| if self.attention & attention::CODE_WRITTEN == 0 {
+                        self.execute(blocks.ops(run), run)
+                    } else {
+                        Ok(())
+                    }),
+            };
+            if let Err(stop) = executed
+                && let Err(intercept) = self.stopped(stop)
+            {
+                return intercept;
+            }
+        }
+    }
+
+    /// Executes a block.
+    #[inline(always)]
+    fn execute(&mut self, ops: &[Op<Self>], run: Run) -> Result<(), Stop> {
+        let Some((last, body)) = ops.split_last() else { return Ok(()) };
+        let start = self.rip;
+        // An instruction that does not end a block has no use for RIP.
+        for (n, op) in body.iter().enumerate() {
+            let executed = (op.exec)(self, &op.insn);
+            if executed.is_err() || self.leave_block {
+                return self.left_early(ops, n, executed);
+            }
+        }
+        let end = start.wrapping_add(run.bytes.into());
+        self.rip = end;
+        self.statistics.instructions += ops.len() as u64;
+        let executed = (last.exec)(self, &last.insn);
+        if executed.is_err() {
+            self.rip = end.wrapping_sub(last.insn.len.into());
+            self.statistics.instructions -= 1;
+        }
+        executed
+    }
+
+    /// The block was left at or after instruction `n`: sets RIP.
+    #[cold]
+    #[inline(never)]
+    fn left_early(
+        &mut self,
+        ops: &[Op<Self>],
+        n: usize,
+        executed: Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let done = if executed.is_ok() { n + 1 } else { n };
+        let bytes: u64 = ops[..done].iter().map(|op| u64::from(op.insn.len)).sum();
+        self.rip = self.rip.wrapping_add(bytes);
+        self.statistics.instructions += done as u64;
+        self.leave_block = false;
+        executed
+    }
+
+    /// An instruction did not complete: delivers its fault, or gives its intercept.
+    #[inline(never)]
+    fn stopped(&mut self, stop: Stop) -> Result<(), Intercept> {
+        self.leave_block = false;
+        match stop {
+            Stop::Fault => self.deliver(self.exception),
+            Stop::Intercept => Err(self.taken_intercept()),
+        }
+    }
+
+    fn deliver(&mut self, exception: Exception) -> Result<(), Intercept> {
+        event::deliver(self, Event::Exception(exception)).map_err(|_| self.taken_intercept())
+    }
+
+    fn taken_intercept(&mut self) -> Intercept {
+        self.intercept.take().unwrap_or(Intercept::Shutdown)
+    }
+
+    fn invalidate_if_asked(&mut self) {
+        if self.sync.waiting() != 0 {
+            let sync = std::sync::Arc::clone(&self.sync);
+            sync.acknowledge(|| {
+                self.view = self.shared.memory.view();
+                self.flush_translations();
+            });
+        }
+    }
+
+    /// What is to be done between blocks.
+    #[cold]
+    #[inline(never)]
+    fn attend(&mut self, blocks: &mut Blocks, requested: u32) -> Result<Pace, Intercept> {
+        self.leave_block = false;
+        self.invalidate_if_asked();
+        self.drop_written_code(blocks);
+        if requested != 0 {
+            return Err(Intercept::Interrupted);
+        }
+        if self.attention & attention::WINDOW != 0 && !self.shadow {
+            let nmi = self.wants_nmi_window && !self.nmi_blocked;
+            return Err(if nmi { Intercept::NmiWindow } else { Intercept::InterruptWindow });
+        }
+        Ok(if self.attention & attention::TRACE != 0 {
+            Pace::Trace
+        } else if self.attention & attention::SINGLE != 0 {
+            Pace::Single
+        } else {
+            Pace::Block
+        })
+    }
+
+    /// Executes one instruction, after which what lasts for one is over.
+    #[inline(never)]
+    fn execute_one(&mut self, blocks: &mut Blocks, pace: Pace) -> Result<(), Intercept> {
+        if matches!(pace, Pace::Trace)
+            && let Ok((linear, _)) = self.code_address()
+            && let Some(exception) = debug::instruction(self, linear)
+        {
+            return self.deliver(exception);
+        }
+        self.data_hits = 0;
+        match self.fetch_and_execute_one(blocks) {
+            Ok(stepped) => match debug::trap(self.data_hits, stepped) {
+                Some(exception) if matches!(pace, Pace::Trace) => self.deliver(exception),
+                _ => Ok(()),
+            },
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    /// Executes one instruction; gives whether it is one that single step sees.
+    fn fetch_and_execute_one(&mut self, blocks: &mut Blocks) -> Result<bool, Stop> {
+        let key = self.itlb.key(self.rip);
+        let run = match blocks.jump(self.rip, key) {
+            Some(run) => run,
+            None => self.find_block(blocks)?,
+        };
+        let Some(op) = blocks.ops(run).first() else { return Ok(false) };
+        let (shadow, resume) = (self.shadow, self.flags & rflags::RF);
+        self.shadow = false;
+        self.flags &= !rflags::RF;
+        self.update_attention();
+        let start = self.rip;
+        let kind = if self.flags & rflags::TF == 0 { Stepped::Never } else { self.stepped() };
+        self.rip = start.wrapping_add(op.insn.len.into());
+        let executed = (op.exec)(self, &op.insn);
+        self.leave_block = false;
+        if executed.is_err() {
+            self.rip = start;
+            if executed == Err(Stop::Intercept) {
+                self.shadow = shadow;
+                self.flags |= resume;
+                self.update_attention();
+            }
+        } else {
+            self.statistics.instructions += 1;
+        }
+        executed.map(|()| match kind {
+            Stepped::Never => false,
+            Stepped::Always => true,
+            Stepped::ByNewFlags => self.flags & rflags::TF != 0,
+        })
+    }
+
+    /// Whether the instruction at RIP traps after a step.
+    /// See: AMD APM vol. 2, 13.1.4; vol. 3, SYSCALL.
+    fn stepped(&mut self) -> Stepped {
+        let mut opcode = [0; 2];
+        let mut at = 0;
+        while at < 15 {
+            let linear = self.code_place.0.wrapping_add(self.rip).wrapping_add(at);
+            let Some(fetched) = self.itlb.find(linear) else { break };
+            let byte: u8 = fetched.page.load(linear % ram::SIZE).unwrap_or(0);
+            at += 1;
+            match (opcode[0], byte) {
+                (0, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) => {}
+                (0, 0x40..=0x4f) if self.mode64 => {}
+                (0, 0x0f) => opcode[0] = 0x0f,
+                (0, 0xcc..=0xce | 0xf1) => return Stepped::Never,
+                (0x0f, 0x05 | 0x07) => return Stepped::ByNewFlags,
+                _ => break,
+            }
+        }
+        Stepped::Always
+    }
+}

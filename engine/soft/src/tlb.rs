@@ -1,0 +1,217 @@
+//! The soft TLB for data: from a linear page to a [`Page`] of host memory.
+//!
+//! Direct-mapped tables, one per [`Rights`], so that a change of privilege
+//! flushes nothing. A hit is one comparison, which also says that the access does not leave the
+//! page. What must not take the fast way (pages with decoded code, for
+//! writes; everything while breakpoints are watched) has no tag to hit.
+//!
+//! A change of CR3 drops what is not global, whatever the PCIDs: a TLB may drop more than it is
+//! told to, and refilling is cheap here.
+
+use crate::ram::{self, Page};
+
+/// Entries of each table.
+const ENTRIES: usize = 1024;
+const WORDS: usize = ENTRIES / 64;
+const TABLES: usize = 4;
+
+/// With whose rights an access is made: which table it looks into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Rights {
+    /// CPL 3.
+    User = 0,
+    /// CPL 0–2, and processor structures at any CPL.
+    Supervisor = 1,
+    /// CPL 0–2 while RFLAGS.AC lifts SMAP.
+    SmapLifted = 2,
+    /// Every access takes the slow way: this table stays empty.
+    Watched = 3,
+}
+
+/// What is known of one linear page.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The linear page, for reads.
+    pub read: u64,
+    /// The linear page, for writes.
+    pub write: u64,
+    /// Where it lies.
+    pub page: Page,
+    /// The guest-physical page, and [`Entry::WRITABLE`].
+    frame: u64,
+}
+
+impl Entry {
+    /// Rights and dirty bit allow writes, even though `write` may not match.
+    const WRITABLE: u64 = 1;
+
+    /// The guest-physical page.
+    pub const fn gpa(&self) -> u64 {
+        self.frame & !(ram::SIZE - 1)
+    }
+
+    /// Whether rights and dirty bit allow writes.
+    pub const fn writable(&self) -> bool {
+        self.frame & Self::WRITABLE != 0
+    }
+}
+
+/// A translation to be entered.
+#[derive(Clone, Copy)]
+pub struct Fill {
+    /// Any address in the linear page.
+    pub linear: u64,
+    /// The guest-physical page.
+    pub gpa: u64,
+    /// Where it lies.
+    pub page: Page,
+    /// Writes are allowed, and need not set the dirty bit.
+    pub writable: bool,
+    /// Writes have to look at decoded code.
+    pub code: bool,
+    /// Survives a change of CR3.
+    pub global: bool,
+    /// Size of the guest's page.
+    pub page_size: u64,
+}
+
+/// Which entries of a table are in use.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    global: [u64; WORDS],
+    other: [u64; WORDS],
+}
+
+/// The data TLB of one vCPU.
+pub struct Tlb {
+    entries: Box<[Entry; TABLES * ENTRIES]>,
+    used: [Used; TABLES],
+    /// Hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the tables.
+    large: [u64; 2],
+    /// How many entries were made.
+    pub fills: u64,
+}
+
+/// log2 of the regions that [`Tlb::large`] tells apart.
+const LARGE_SHIFTS: [u32; 2] = [22, 30];
+
+fn large_bit(linear: u64, shift: u32) -> u64 {
+    1 << ((linear >> shift).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+}
+
+const fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize % ENTRIES
+}
+
+/// An entry that no address hits: its tag is a page that belongs into another slot.
+fn empty(at: usize) -> Entry {
+    let tag = ((at % ENTRIES) ^ 1) as u64 * ram::SIZE;
+    Entry { read: tag, write: tag, page: Page::nowhere(), frame: 0 }
+}
+
+impl Tlb {
+    /// An empty TLB.
+    pub fn new() -> Self {
+        let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
+        let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
+        Self { entries, used: [Used::default(); TABLES], large: [0; 2], fills: 0 }
+    }
+
+    /// The entry that `linear` may hit.
+    #[inline(always)]
+    pub fn entry(&self, rights: Rights, linear: u64) -> &Entry {
+        &self.entries[(rights as usize * ENTRIES + slot(linear)) % (TABLES * ENTRIES)]
+    }
+
+    /// Enters a translation.
+    pub fn fill(&mut self, rights: Rights, fill: Fill) {
+        if rights == Rights::Watched {
+            return;
+        }
+        self.fills += 1;
+        let slot = slot(fill.linear);
+        let tag = fill.linear & !(ram::SIZE - 1);
+        let entry = &mut self.entries[rights as usize * ENTRIES + slot];
+        let nowhere = empty(slot).write;
+        *entry = Entry {
+            read: tag,
+            write: if fill.writable && !fill.code { tag } else { nowhere },
+            page: fill.page,
+            frame: fill.gpa & !(ram::SIZE - 1) | u64::from(fill.writable) * Entry::WRITABLE,
+        };
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        let used = &mut self.used[rights as usize];
+        used.global[word] &= !bit;
+        used.other[word] &= !bit;
+        let set = if fill.global { &mut used.global } else { &mut used.other };
+        set[word] |= bit;
+        if fill.page_size > ram::SIZE {
+            let class = usize::from(fill.page_size > 4 << 20);
+            self.large[class] |= large_bit(fill.linear, LARGE_SHIFTS[class]);
+        }
+    }
+
+    /// Drops the translations of the page that holds `linear`, of whatever size it is.
+    pub fn flush_page(&mut self, linear: u64) {
+        let hashed = |class: usize| self.large[class] & large_bit(linear, LARGE_SHIFTS[class]) != 0;
+        if hashed(0) || hashed(1) {
+            self.flush_all();
+            return;
+        }
+        let slot = slot(linear);
+        for table in 0..TABLES {
+            self.clear(table, slot);
+        }
+    }
+
+    /// Drops everything that is not global.
+    pub fn flush_non_global(&mut self) {
+        self.flush_used(|used| core::mem::take(&mut used.other));
+    }
+
+    /// Drops everything.
+    pub fn flush_all(&mut self) {
+        self.flush_non_global();
+        self.flush_used(|used| core::mem::take(&mut used.global));
+        self.large = [0; 2];
+    }
+
+    fn flush_used(&mut self, take: impl Fn(&mut Used) -> [u64; WORDS]) {
+        for table in 0..TABLES {
+            let words = take(&mut self.used[table]);
+            for (word, mut bits) in words.into_iter().enumerate() {
+                while bits != 0 {
+                    let at = table * ENTRIES + word * 64 + bits.trailing_zeros() as usize;
+                    self.entries[at] = empty(at);
+                    bits &= bits - 1;
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self, table: usize, slot: usize) {
+        let at = table * ENTRIES + slot;
+        self.entries[at] = empty(at);
+        let used = &mut self.used[table];
+        used.global[slot / 64] &= !(1 << (slot % 64));
+        used.other[slot / 64] &= !(1 << (slot % 64));
+    }
+
+    /// The guest-physical page `gpa` now holds decoded code: writes take the slow way.
+    pub fn withhold_writes(&mut self, gpa: u64) {
+        for (at, entry) in self.entries.iter_mut().enumerate() {
+            if entry.gpa() == gpa && entry.writable() {
+                entry.write = empty(at).write;
+            }
+        }
+    }
+
+    /// The page of `linear` holds no decoded code any more: writes may take the fast way.
+    pub fn allow_writes(&mut self, rights: Rights, linear: u64) {
+        let entry = &mut self.entries[rights as usize * ENTRIES + slot(linear)];
+        if entry.writable() && linear.wrapping_sub(entry.read) < ram::SIZE {
+            entry.write = entry.read;
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! [`SoftVcpu`]: one virtual processor of the software CPU.
+
+use std::sync::Arc;
+
+use arch_x86::emulate::{Mode, Status, Stop};
+use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
+use arch_x86::exception::Exception;
+use arch_x86::mmu::{Limits, Paging};
+use arch_x86::regs::{FxArea, Segment, State, SysReg, Table, rflags};
+use core::sync::atomic::AtomicU32;
+use virt::Errno;
+use virt::memory::View;
+
+use crate::blocks::Blocks;
+use crate::code_pages::{CodePages, PageId};
+use crate::engine::{Shared, Sync};
+use crate::itlb::InstructionTlb;
+use crate::tlb::{Rights, Tlb};
+
+/// What the run loop has to look at before the next block.
+pub(crate) mod attention {
+    /// The interrupt shadow or RFLAGS.RF is on: they last for one instruction.
+    pub const SINGLE: u32 = 1 << 0;
+    /// RFLAGS.TF or a breakpoint is on.
+    pub const TRACE: u32 = 1 << 1;
+    /// A window that the entry waits for may be open.
+    pub const WINDOW: u32 = 1 << 2;
+    /// Decoded code was written to.
+    pub const CODE_WRITTEN: u32 = 1 << 3;
+}
+
+/// Decoded code that the guest has written to.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeWrite {
+    pub page: PageId,
+    pub granules: u64,
+}
+
+/// What the software CPU did, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Instructions executed.
+    pub instructions: u64,
+    /// Instructions decoded.
+    pub decoded: u64,
+    /// Data translations entered into the TLB.
+    pub tlb_fills: u64,
+    /// Instruction translations entered into the TLB.
+    pub itlb_fills: u64,
+    /// Blocks that the jump cache did not know.
+    pub block_lookups: u64,
+    /// How often all decoded code was dropped because it was full.
+    pub code_drops: u64,
+}
+
+/// One virtual processor: its registers, TLBs and decoded code.
+pub struct SoftVcpu {
+    // The registers. The 17th general-purpose register is always zero: it
+    // stands for "no register" in addresses. (Indices are 5 bits wide.)
+    pub(crate) gprs: [u64; 32],
+    pub(crate) rip: u64,
+    pub(crate) status: Status,
+    /// RFLAGS without the arithmetic flags.
+    pub(crate) flags: u64,
+    pub(crate) segments: [Segment; 8],
+    pub(crate) cpl: u8,
+    pub(crate) shadow: bool,
+    pub(crate) nmi_blocked: bool,
+    pub(crate) cr0: u64,
+    pub(crate) cr2: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+    pub(crate) gdtr: Table,
+    pub(crate) idtr: Table,
+    pub(crate) debug: [u64; 8],
+    pub(crate) sysregs: [u64; SysReg::COUNT],
+    pub(crate) fx: FxArea,
+
+    // Derived from the registers.
+    pub(crate) mode64: bool,
+    pub(crate) code_mode: Mode,
+    /// Base and limit of CS, where they count.
+    pub(crate) code_place: (u64, u32),
+    pub(crate) operand_rights: Rights,
+    pub(crate) system_rights: Rights,
+    pub(crate) check_alignment: bool,
+    pub(crate) watch_data: bool,
+    pub(crate) paging: Paging,
+
+    // What the guest's CPUID and the VMM say.
+    pub(crate) limits: Limits,
+    pub(crate) features: Features,
+    tsc_offset: u64,
+
+    // Caches of the guest's memory.
+    pub(crate) tlb: Tlb,
+    pub(crate) itlb: InstructionTlb,
+    pub(crate) code_pages: CodePages,
+    pub(crate) code_writes: Vec<CodeWrite>,
+    /// Taken out while it is executed.
+    pub(crate) blocks: Option<Box<Blocks>>,
+    pub(crate) view: View,
+
+    // The run loop's.
+    /// Bits of [`attention`].
+    pub(crate) attention: u32,
+    pub(crate) wants_interrupt_window: bool,
+    pub(crate) wants_nmi_window: bool,
+    /// The block is to be left after this instruction.
+    pub(crate) leave_block: bool,
+    /// DR6 bits of the data breakpoints that the instruction met.
+    pub(crate) data_hits: u64,
+    pub(crate) exception: Exception,
+    pub(crate) intercept: Option<Intercept>,
+    /// The entry's event, if an intercept kept it from being delivered.
+    pub(crate) undelivered: Option<Event>,
+
+    pub(crate) statistics: Statistics,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sync: Arc<Sync>,
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(shared: Arc<Shared>, sync: Arc<Sync>) -> Self {
+        let mut vcpu = Self {
+            gprs: [0; 32],
+            rip: 0,
+            status: Status::default(),
+            flags: rflags::FIXED,
+            segments: [Segment::default(); 8],
+            cpl: 0,
+            shadow: false,
+            nmi_blocked: false,
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            gdtr: Table::default(),
+            idtr: Table::default(),
+            debug: [0; 8],
+            sysregs: [0; SysReg::COUNT],
+            fx: FxArea::at_reset(),
+            mode64: false,
+            code_mode: Mode::Bits16,
+            code_place: (0, 0),
+            operand_rights: Rights::Supervisor,
+            system_rights: Rights::Supervisor,
+            check_alignment: false,
+            watch_data: false,
+            paging: Paging::default(),
+            limits: Limits::default(),
+            features: Features::default(),
+            tsc_offset: 0,
+            tlb: Tlb::new(),
+            itlb: InstructionTlb::new(),
+            code_pages: CodePages::default(),
+            code_writes: Vec::new(),
+            blocks: None,
+            view: shared.memory.view(),
+            attention: 0,
+            wants_interrupt_window: false,
+            wants_nmi_window: false,
+            leave_block: false,
+            undelivered: None,
+            data_hits: 0,
+            exception: Exception::ud(),
+            intercept: None,
+            statistics: Statistics::default(),
+            shared,
+            sync,
+        };
+        State::at_reset().write(&mut vcpu);
+        vcpu
+    }
+
+    /// How many instructions have been executed.
+    #[must_use]
+    pub fn instructions(&self) -> u64 {
+        self.statistics.instructions
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let (decoded, code_drops) =
+            self.blocks.as_ref().map_or((0, 0), |blocks| (blocks.decoded, blocks.drops));
+        Statistics {
+            tlb_fills: self.tlb.fills,
+            itlb_fills: self.itlb.fills,
+            decoded,
+            code_drops,
+            ..self.statistics
+        }
+    }
+
+    pub(crate) fn set_attention(&mut self, bit: u32, on: bool) {
+        if on {
+            self.attention |= bit;
+        } else {
+            self.attention &= !bit;
+        }
+    }
+
+    /// Records an exception.
+    pub(crate) fn raise(&mut self, exception: Exception) -> Stop {
+        self.exception = exception;
+        Stop::Fault
+    }
+
+    /// Records an intercept.
+    pub(crate) fn come_out(&mut self, intercept: Intercept) -> Stop {
+        self.intercept = Some(intercept);
+        Stop::Intercept
+    }
+
+    /// The guest's time stamp counter.
+    #[inline]
+    pub(crate) fn time_stamp(&self) -> u64 {
+        crate::host::time_stamp_counter().wrapping_add(self.tsc_offset)
+    }
+}
+
+impl EngineVcpu for SoftVcpu {
+    fn load(&mut self) {}
+
+    fn put(&mut self) {}
+
+    fn prepare(&mut self) -> Result<(), Errno> {
+        if self.blocks.is_none() {
+            self.blocks = Some(Box::new(Blocks::new(self.shared.options.code_instructions)));
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, entry: &Entry, request: &AtomicU32) -> Intercept {
+        self.run(entry, request)
+    }
+
+    fn take_undelivered(&mut self) -> Option<Event> {
+        self.undelivered.take()
+    }
+
+    fn set_features(&mut self, features: Features) {
+        self.features = features;
+        // What is decoded may depend on them.
+        if let Some(blocks) = &mut self.blocks {
+            blocks.clear();
+        }
+        self.code_pages.clear();
+        self.flush_translations();
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
+
+    fn tsc(&self) -> u64 {
+        self.time_stamp()
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush_translations();
+    }
+}

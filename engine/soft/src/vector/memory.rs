@@ -1,0 +1,150 @@
+//! Memory operands of vector instructions, of 1 to 512 bytes.
+//!
+//! Segments and effective addresses are `arch_x86::emulate::operand`'s.
+
+use arch_x86::emulate::{Access, Cpu, Insn, Stop, operand};
+use arch_x86::exception::Exception;
+
+/// Whether 16 bytes at `linear` are in one 4 KiB page: then two accesses fault as one.
+#[inline(always)]
+fn in_one_page(linear: u64) -> bool {
+    linear & 0xfff <= 0xff0
+}
+
+/// The linear address of the 16-byte operand. Not aligned, it is #GP whatever the segment.
+#[inline(always)]
+fn address_16<C: Cpu>(cpu: &mut C, insn: &Insn, aligned: bool, write: bool) -> Result<u64, Stop> {
+    let linear = operand::linear_address(cpu, insn, 16, write)?;
+    if aligned && linear & 15 != 0 {
+        return Err(misaligned(cpu));
+    }
+    Ok(linear)
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned<C: Cpu>(cpu: &mut C) -> Stop {
+    cpu.fault(Exception::gp(0))
+}
+
+/// Reads the operand of 16 bytes.
+#[inline(always)]
+pub fn load_16<C: Cpu>(cpu: &mut C, insn: &Insn, aligned: bool) -> Result<u128, Stop> {
+    let linear = address_16(cpu, insn, aligned, false)?;
+    match load_16_at(cpu, linear) {
+        Ok(value) => Ok(value),
+        Err(stop) => Err(operand::access_fault(cpu, insn.segment(), linear, 16, stop)),
+    }
+}
+
+#[inline(always)]
+fn load_16_at<C: Cpu>(cpu: &mut C, linear: u64) -> Result<u128, Stop> {
+    if in_one_page(linear) {
+        let low: u64 = cpu.load(linear, Access::Operand)?;
+        let high: u64 = cpu.load(linear.wrapping_add(8), Access::Operand)?;
+        return Ok(u128::from(high) << 64 | u128::from(low));
+    }
+    let mut bytes = [0; 16];
+    cpu.load_bytes(linear, &mut bytes, Access::Operand)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Writes the operand of 16 bytes.
+#[inline(always)]
+pub fn store_16<C: Cpu>(cpu: &mut C, insn: &Insn, aligned: bool, value: u128) -> Result<(), Stop> {
+    let linear = address_16(cpu, insn, aligned, true)?;
+    match store_16_at(cpu, linear, value) {
+        Ok(()) => Ok(()),
+        Err(stop) => Err(operand::access_fault(cpu, insn.segment(), linear, 16, stop)),
+    }
+}
+
+#[inline(always)]
+fn store_16_at<C: Cpu>(cpu: &mut C, linear: u64, value: u128) -> Result<(), Stop> {
+    if in_one_page(linear) {
+        cpu.store(linear, value as u64, Access::Operand)?;
+        return cpu.store(linear.wrapping_add(8), (value >> 64) as u64, Access::Operand);
+    }
+    cpu.store_bytes(linear, &value.to_le_bytes(), Access::Operand)
+}
+
+/// Reads the operand of `size` bytes, at most 16.
+#[inline(always)]
+pub fn load<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8, aligned: bool) -> Result<u128, Stop> {
+    if size == 16 {
+        return load_16(cpu, insn, aligned);
+    }
+    let linear = operand::linear_address(cpu, insn, size, false)?;
+    let value = match size {
+        1 => cpu.load::<u8>(linear, Access::Operand).map(u128::from),
+        2 => cpu.load::<u16>(linear, Access::Operand).map(u128::from),
+        4 => cpu.load::<u32>(linear, Access::Operand).map(u128::from),
+        8 => cpu.load::<u64>(linear, Access::Operand).map(u128::from),
+        _ => load_odd(cpu, linear, size),
+    };
+    value.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size, stop))
+}
+
+#[inline(never)]
+fn load_odd<C: Cpu>(cpu: &mut C, linear: u64, size: u8) -> Result<u128, Stop> {
+    let mut bytes = [0; 16];
+    cpu.load_bytes(linear, &mut bytes[..usize::from(size.min(16))], Access::Operand)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Writes the operand of `size` bytes, at most 16, that need not be aligned.
+#[inline(always)]
+pub fn store<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8, value: u128) -> Result<(), Stop> {
+    let linear = operand::linear_address(cpu, insn, size, true)?;
+    let stored = match size {
+        1 => cpu.store(linear, value as u8, Access::Operand),
+        2 => cpu.store(linear, value as u16, Access::Operand),
+        4 => cpu.store(linear, value as u32, Access::Operand),
+        8 => cpu.store(linear, value as u64, Access::Operand),
+        _ => {
+            let bytes = value.to_le_bytes();
+            cpu.store_bytes(linear, &bytes[..usize::from(size.min(16))], Access::Operand)
+        }
+    };
+    stored.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size, stop))
+}
+
+/// The linear address of an operand of `size` bytes, aligned to `alignment` or else #GP.
+fn address_of_area<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    size: usize,
+    alignment: u64,
+    write: bool,
+) -> Result<u64, Stop> {
+    let offset = operand::effective_address(cpu, insn);
+    let linear = operand::linear(cpu, insn.segment(), offset, size as u32, write)?;
+    if linear & (alignment - 1) != 0 {
+        return Err(misaligned(cpu));
+    }
+    Ok(linear)
+}
+
+/// Fills `area` (at most 512 bytes) from the operand.
+pub fn load_area<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    area: &mut [u8],
+    alignment: u64,
+) -> Result<(), Stop> {
+    let linear = address_of_area(cpu, insn, area.len(), alignment, false)?;
+    cpu.load_bytes(linear, area, Access::Operand)
+        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 64, stop))
+}
+
+/// Writes `area` (at most 512 bytes) to the operand.
+pub fn store_area<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    area: &[u8],
+    alignment: u64,
+) -> Result<(), Stop> {
+    let linear = address_of_area(cpu, insn, area.len(), alignment, true)?;
+    cpu.store_bytes(linear, area, Access::Operand)
+        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 64, stop))
+}

@@ -1,0 +1,103 @@
+//! x87, MMX and SSE instructions (all of x86-64-v2's, AES, PCLMULQDQ and SHA),
+//! executed by the host's own instruction on the guest's register file.
+//!
+//! [`lower`] picks the function for a decoded instruction. Those that compute call a stub
+//! ([`stub`], [`table`]) which the build script assembled, so that no executable memory is made at
+//! run time; moves, control and state instructions are plain code:
+//!
+//! - [`simd`]: MMX and SSE through the stubs; [`x87`]: the same for the x87;
+//! - [`moves`]: moves, and the simplest operations;
+//! - [`x87_control`]: control and status words, environment;
+//! - [`state`]: FXSAVE, FXRSTOR, MXCSR, EMMS;
+//! - [`check`]: #UD, #NM and #MF by CR0 and CR4; [`memory`]: operands; [`image`]: the
+//!   fields of the register file.
+//!
+//! Not implemented: 3DNow!, XSAVE, AVX and what is newer. `arch_x86::emulate`
+//! has MOVNTI, POPCNT, CRC32, fences and prefetches.
+//!
+//! Deviations: x87 instructions do not update the last instruction's opcode, address and operand
+//! address (they read as loaded last), and the selectors that belong to them are always 0. An
+//! unmasked SSE underflow whose result is exact also sets MXCSR.PE.
+
+use arch_x86::emulate::{Cpu, Mode, Op, decode};
+use iced_x86::Instruction;
+
+mod check;
+mod image;
+mod memory;
+mod moves;
+mod simd;
+mod state;
+mod stub;
+mod table;
+mod x87;
+mod x87_control;
+
+#[cfg(test)]
+mod exception_test;
+#[cfg(test)]
+mod native_test;
+#[cfg(test)]
+mod state_test;
+
+/// The semantics of a decoded x87, MMX or SSE instruction; `None` if it is none, or if
+/// the host cannot execute it (see [`offered`]). It never ends a block.
+#[must_use]
+pub fn lower<C: Cpu>(instruction: &Instruction, mode: Mode) -> Option<Op<C>> {
+    let mut insn = decode::operands(instruction, mode);
+    let exec = moves::lower(instruction, &mut insn)
+        .or_else(|| state::lower(instruction))
+        .or_else(|| x87_control::lower(instruction))
+        .or_else(|| simd::lower(instruction, &mut insn))
+        .or_else(|| x87::lower(instruction, &mut insn))?;
+    Some(Op { exec, insn })
+}
+
+/// The extensions of the vector instruction set that CPUID names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the manual's")]
+pub enum Extension {
+    /// x87, MMX, FXSAVE, SSE and SSE2: every x86-64 processor has them.
+    Base,
+    Sse3,
+    Ssse3,
+    Sse41,
+    Sse42,
+    Aes,
+    Pclmulqdq,
+    Sha,
+}
+
+impl Extension {
+    /// All, in the order of their age.
+    pub const ALL: [Extension; 8] = [
+        Extension::Base,
+        Extension::Sse3,
+        Extension::Ssse3,
+        Extension::Sse41,
+        Extension::Sse42,
+        Extension::Aes,
+        Extension::Pclmulqdq,
+        Extension::Sha,
+    ];
+
+    /// Whether the host executes it.
+    #[must_use]
+    pub fn host_has(self) -> bool {
+        match self {
+            Extension::Base => true,
+            Extension::Sse3 => is_x86_feature_detected!("sse3"),
+            Extension::Ssse3 => is_x86_feature_detected!("ssse3"),
+            Extension::Sse41 => is_x86_feature_detected!("sse4.1"),
+            Extension::Sse42 => is_x86_feature_detected!("sse4.2"),
+            Extension::Aes => is_x86_feature_detected!("aes"),
+            Extension::Pclmulqdq => is_x86_feature_detected!("pclmulqdq"),
+            Extension::Sha => is_x86_feature_detected!("sha"),
+        }
+    }
+}
+
+/// The extensions that this engine executes on this host: what CPUID may offer.
+pub fn offered() -> impl Iterator<Item = Extension> {
+    Extension::ALL.into_iter().filter(|extension| extension.host_has())
+}
