@@ -1,0 +1,87 @@
+//! The host's services in a process: implements [`virt::Host`].
+//!
+//! - [`Process`]: the handle, with the clocks;
+//! - [`memory`]: guest memory at host virtual addresses (the one module with `unsafe`);
+//! - [`timer`]: one thread that serves all timers of a machine;
+//! - [`parker`]: where a halted vCPU's thread waits.
+
+pub mod memory;
+pub mod parker;
+pub mod timer;
+mod tsc;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use virt::Errno;
+use virt::host::{BadAddress, Expire, Host};
+
+use parker::ThreadParker;
+use timer::{QueuedTimer, Timers};
+
+/// The services of this process for one machine.
+#[derive(Clone)]
+pub struct Process {
+    start: Instant,
+    tsc_khz: u32,
+    timers: Arc<Timers>,
+}
+
+impl Process {
+    /// Starts the services: one thread for the timers.
+    ///
+    /// # Errors
+    /// When the thread can't be started.
+    pub fn new() -> std::io::Result<Self> {
+        let start = Instant::now();
+        Ok(Self { start, tsc_khz: tsc::frequency_khz(), timers: Timers::start(start)? })
+    }
+}
+
+impl Host for Process {
+    type RawMutex = parking_lot::RawMutex;
+    type Timer = QueuedTimer;
+    type Parker = ThreadParker;
+
+    fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        memory::read(hva, buffer)
+    }
+
+    fn write(&self, hva: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        memory::write(hva, bytes)
+    }
+
+    fn compare_exchange(
+        &self,
+        hva: u64,
+        size: u8,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, BadAddress> {
+        memory::compare_exchange(hva, size, expected, new)
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn wall_clock(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    }
+
+    fn tsc(&self) -> u64 {
+        tsc::read()
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    fn timer(&self, target: Arc<dyn Expire>) -> Result<QueuedTimer, Errno> {
+        Ok(self.timers.timer(target))
+    }
+
+    fn parker(&self) -> Result<ThreadParker, Errno> {
+        Ok(ThreadParker::default())
+    }
+}

@@ -1,0 +1,178 @@
+//! The project's own core in this process: `virt` and `arch/x86` over the software CPU.
+//!
+//! Calls the typed methods of the core directly; the ioctl interface decodes onto the same ones.
+
+use std::io;
+use std::sync::Arc;
+
+use arch_x86::cpuid::Leaf;
+use arch_x86::machine::X86;
+use arch_x86::regs::State;
+use arch_x86::vcpu::inbox::request;
+use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
+use engine_soft::{Options, SoftEngine};
+use host_user::Process;
+use parking_lot::Mutex;
+use virt::memory::Slot;
+use virt::{Errno, Memory};
+use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+
+use crate::pause::{Gate, Pass};
+use crate::{Error, Hypervisor, Vcpu, Vm, VmConfig};
+
+type Engine = SoftEngine;
+type CoreVm = virt::Vm<X86<Engine, Process>>;
+
+/// The software CPU: any x86-64 Linux machine, no privilege, no device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InProcess;
+
+impl Hypervisor for InProcess {
+    type Vm = InProcessVm;
+
+    fn name(&self) -> &'static str {
+        "soft"
+    }
+
+    fn create_vm(&self, config: VmConfig) -> Result<InProcessVm, Error> {
+        let host = Process::new().map_err(Error::Start)?;
+        let memory = Arc::new(Memory::default());
+        // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,
+        // are held in `Shared::regions` until the machine and its vCPUs are gone, and `vm-memory`
+        // gives out no references to their bytes, only volatile accesses.
+        let engine = unsafe { SoftEngine::new(Arc::clone(&memory), Options::default()) };
+        let start = |errno| Error::Start(os_error(errno));
+        let arch =
+            X86::new(host, engine, Arc::clone(&memory), host_cpuid, config.cpus).map_err(start)?;
+        let core = CoreVm::new(memory, arch).map_err(start)?;
+        Ok(InProcessVm(Arc::new(Shared {
+            core,
+            cpus: config.cpus,
+            gate: Gate::default(),
+            regions: Mutex::default(),
+        })))
+    }
+}
+
+/// The processor's own CPUID.
+fn host_cpuid(function: u32, index: u32) -> Leaf {
+    let answer = core::arch::x86_64::__cpuid_count(function, index);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
+
+fn os_error(Errno(number): Errno) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}
+
+struct Shared {
+    core: CoreVm,
+    cpus: u32,
+    gate: Gate,
+    /// Held alive as long as the slots that point into them.
+    regions: Mutex<Vec<Arc<GuestRegionMmap>>>,
+}
+
+impl Shared {
+    /// Makes every vCPU come out of guest code.
+    fn kick(&self) {
+        for id in 0..self.cpus {
+            self.core.arch().machine().post(id, request::EXIT);
+        }
+    }
+}
+
+/// A machine in this process.
+#[derive(Clone)]
+pub struct InProcessVm(Arc<Shared>);
+
+impl Vm for InProcessVm {
+    type Vcpu = InProcessVcpu;
+
+    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
+        let (gpa, size) = (region.start_addr().raw_value(), region.len());
+        let refused = |error| Error::Memory { gpa, size, error };
+        let address = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(|error| refused(io::Error::other(error)))?;
+        let mut regions = self.0.regions.lock();
+        let slot = Slot {
+            id: regions.len() as u32,
+            gpa,
+            size,
+            hva: address as u64,
+            read_only: false,
+        };
+        regions.push(region);
+        self.0.core.add_slot(slot).map_err(|errno| refused(os_error(errno)))
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<InProcessVcpu, Error> {
+        let core = CoreVcpu::new(self.0.core.arch().machine(), id)
+            .map_err(|errno| Error::Vcpu { id, error: os_error(errno) })?;
+        Ok(InProcessVcpu { core, vm: Arc::clone(&self.0), pass: Pass::default(), held: Answer::None })
+    }
+
+    fn set_irq(&self, gsi: u32, level: bool) {
+        self.0.core.set_irq(gsi, level);
+    }
+
+    fn pause(&self) {
+        self.0.gate.pause(|| self.0.kick());
+    }
+
+    fn resume(&self) {
+        self.0.gate.resume();
+    }
+
+    fn interrupt_vcpus(&self) {
+        self.0.gate.interrupt(|| self.0.kick());
+    }
+}
+
+/// A vCPU in this process.
+pub struct InProcessVcpu {
+    core: CoreVcpu<Engine, Process>,
+    vm: Arc<Shared>,
+    pass: Pass,
+    /// An answer that came in when the vCPU was just asked to return.
+    held: Answer,
+}
+
+impl Vcpu for InProcessVcpu {
+    fn run(&mut self, mut answer: Answer) -> Result<Exit, Error> {
+        if answer == Answer::None {
+            answer = std::mem::replace(&mut self.held, Answer::None);
+        }
+        loop {
+            if !self.vm.gate.enter(&mut self.pass) {
+                self.held = answer;
+                return Ok(Exit::Interrupted);
+            }
+            let exit = self.core.run(answer);
+            self.vm.gate.leave();
+            match exit {
+                // Paused, or to return: the gate knows.
+                Exit::Interrupted => answer = Answer::None,
+                Exit::Failed(errno) => return Err(Error::Run { error: os_error(errno) }),
+                Exit::BadMemory { gpa } => return Err(Error::BadMemory { gpa }),
+                exit => return Ok(exit),
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        State::read(self.core.engine())
+    }
+
+    fn set_state(&mut self, state: &State) {
+        state.write(self.core.engine_mut());
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {
+        self.core.write_msr(index, value).map_err(|_| Error::Msr { index, value })
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.core.engine().instructions())
+    }
+}

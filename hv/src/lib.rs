@@ -1,0 +1,149 @@
+//! What a VMM sees of a hypervisor: [`Hypervisor`] → [`Vm`] → [`Vcpu`], and one back end
+//! for each way to run a guest.
+//!
+//! - [`in_process`]: the project's own core in this process, over the software CPU;
+//! - [`pause`]: how a machine's vCPUs are brought to a halt and go on.
+//!
+//! An exit is a value, and so is its answer; the types of both, and of a vCPU's state, are
+//! those of `arch/x86`, re-exported as [`x86`].
+
+pub mod in_process;
+pub mod pause;
+
+use std::sync::Arc;
+
+use vm_memory::GuestRegionMmap;
+
+/// The architecture's values that pass through the interface.
+pub mod x86 {
+    pub use arch_x86::cpuid::Table as Cpuid;
+    pub use arch_x86::msr::index as msr;
+    pub use arch_x86::regs::{Attr, Seg, Segment, State, Table, cr0, cr4, efer, gpr, rflags};
+    pub use arch_x86::vcpu::{Answer, Data, Exit};
+}
+
+/// What can go wrong on the host's side. A guest's mistakes are not errors.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The hypervisor's own services could not be started.
+    #[error("cannot start the hypervisor's services: {0}")]
+    Start(#[source] std::io::Error),
+    /// A memory region was refused.
+    #[error("cannot give the guest memory at {gpa:#x} ({size} bytes): {error}")]
+    Memory {
+        /// Guest-physical start.
+        gpa: u64,
+        /// Size in bytes.
+        size: u64,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A vCPU could not be made.
+    #[error("cannot make vCPU {id}: {error}")]
+    Vcpu {
+        /// Its number.
+        id: u32,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The guest's memory went away under it.
+    #[error("the memory behind guest-physical address {gpa:#x} can't be reached")]
+    BadMemory {
+        /// The address.
+        gpa: u64,
+    },
+    /// The host lacks what it takes to go on running.
+    #[error("cannot go on running the guest: {error}")]
+    Run {
+        /// Why.
+        error: std::io::Error,
+    },
+    /// An MSR does not exist, or does not take the value.
+    #[error("MSR {index:#x} does not take the value {value:#x}")]
+    Msr {
+        /// Its number.
+        index: u32,
+        /// The value.
+        value: u64,
+    },
+}
+
+/// What a machine is to be made with.
+#[derive(Clone, Copy, Debug)]
+pub struct VmConfig {
+    /// How many vCPUs it may have.
+    pub cpus: u32,
+}
+
+/// A way to run guests.
+pub trait Hypervisor {
+    /// Its machines.
+    type Vm: Vm;
+
+    /// The name that `--engine` knows it by.
+    fn name(&self) -> &'static str;
+
+    /// Makes a machine without memory and vCPUs.
+    ///
+    /// # Errors
+    /// When the host lacks what it takes.
+    fn create_vm(&self, config: VmConfig) -> Result<Self::Vm, Error>;
+}
+
+/// One virtual machine. Shared by the threads of its vCPUs and devices.
+pub trait Vm: Send + Sync + 'static {
+    /// Its vCPUs.
+    type Vcpu: Vcpu;
+
+    /// Gives the guest a region of memory, at the region's own guest address; it stays
+    /// mapped as long as the machine lives.
+    ///
+    /// # Errors
+    /// When it overlaps another or is not of whole pages.
+    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error>;
+
+    /// Makes the vCPU `id`, with its default CPUID table, in its state at reset: vCPU 0 runs, the
+    /// others wait for INIT and start-up.
+    ///
+    /// # Errors
+    /// When the host lacks what it takes, or `id` is not below the machine's number of vCPUs.
+    fn create_vcpu(&self, id: u32) -> Result<Self::Vcpu, Error>;
+
+    /// Sets the level of a global system interrupt. Any thread.
+    fn set_irq(&self, gsi: u32, level: bool);
+
+    /// Brings every vCPU out of guest code and keeps it out. When this returns none runs. Not
+    /// called on a vCPU's thread.
+    fn pause(&self);
+
+    /// Lets the vCPUs go on.
+    fn resume(&self);
+
+    /// Makes `run` of every vCPU return [`x86::Exit::Interrupted`], now or when next called,
+    /// paused or not.
+    fn interrupt_vcpus(&self);
+}
+
+/// One vCPU. It lives on the thread that calls [`run`](Self::run).
+pub trait Vcpu: Send + 'static {
+    /// Runs the guest until it needs the VMM. `answer` is to the last exit.
+    ///
+    /// # Errors
+    /// When the host fails; the vCPU can't go on then.
+    fn run(&mut self, answer: x86::Answer) -> Result<x86::Exit, Error>;
+
+    /// The registers.
+    fn state(&self) -> x86::State;
+
+    /// Sets the registers.
+    fn set_state(&mut self, state: &x86::State);
+
+    /// Sets a model-specific register, as the host.
+    ///
+    /// # Errors
+    /// [`Error::Msr`].
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error>;
+
+    /// How many instructions the guest has retired here, where the engine counts them.
+    fn instructions(&self) -> Option<u64>;
+}
