@@ -1,0 +1,16 @@
+//! The virtual machine: what turns a hypervisor into a computer.
+//!
+//! - [`machine`]: the only place that composes; [`boot`], [`acpi`]: what a guest starts with;
+//! - [`bus`], [`devices`]: what it reaches by ports;
+//! - [`control`]: the session with the guest's init.
+//!
+//! Sees only `hv`'s traits of the hypervisor below, and knows no terminal and no command line.
+
+#![forbid(unsafe_code)]
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod control;
+pub mod devices;
+pub mod machine;

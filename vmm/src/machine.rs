@@ -1,0 +1,471 @@
+//! The machine: the only place that composes memory, devices, boot and the hypervisor's vCPUs.
+//!
+//! [`Machine::new`] puts it together from a [`Config`]; [`Machine::run`] starts a thread for each
+//! vCPU and waits until the guest's life ends, as an [`Ending`]. What goes over the serial lines is
+//! handed in as [`Lines`]; neither standard streams nor terminals are known here.
+//!
+//! Neighbours: [`crate::boot`] places the kernel, [`crate::acpi`] describes the machine to it, `hv` runs it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
+use hv::{Hypervisor, Vcpu, Vm, VmConfig};
+use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::acpi;
+use crate::boot::layout::{self, ram_regions};
+use crate::boot::{self, CommandLine, Kernel, Protocol, start};
+use crate::bus::{Bus, Taken};
+use crate::devices::cmos::{self, Cmos};
+use crate::devices::i8042::{self, I8042};
+use crate::devices::power::{self, PowerBlock, ResetRegister};
+use crate::devices::serial::{self, Serial, Sink};
+use crate::devices::stream::Queue;
+use crate::devices::{Line, PowerRequest, Switch};
+
+/// The four UARTs: first port and interrupt, as every PC has the first two. The others have
+/// interrupts of their own, which ACPI tells.
+pub const UARTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 10), (0x2e8, 11)];
+
+/// The interrupt of ACPI's events. None is ever raised.
+const SCI: u8 = 9;
+
+/// The smallest memory that a guest can be given: what lies below 1 MiB and a little more.
+pub const MIN_MEMORY: u64 = 8 << 20;
+
+/// The default command line.
+///
+/// `cryptomgr.notests`: a Debian kernel spends most of its boot on testing its ciphers.
+/// `panic=-1`: a panic resets at once, and the machine ends. `reboot=k`: through the line that
+/// the machine has. `earlycon`: a kernel that dies early is heard.
+pub const COMMAND_LINE: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8,115200n8 panic=-1 \
+     reboot=k cryptomgr.notests 8250.nr_uarts=4 tsc=reliable no_timer_check";
+
+/// What can go wrong in putting a machine together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too little memory to be a machine at all.
+    #[error("{memory} bytes of memory are too little: a guest needs at least {MIN_MEMORY}")]
+    TooLittleMemory {
+        /// What was asked for.
+        memory: u64,
+    },
+    /// The host does not give the memory.
+    #[error("cannot get {size} bytes of memory from the host: {error}")]
+    HostMemory {
+        /// How much was asked for.
+        size: u64,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The regions do not fit together.
+    #[error("cannot lay out the guest's memory: {0}")]
+    Layout(String),
+    /// The hypervisor refuses.
+    #[error(transparent)]
+    Hypervisor(#[from] hv::Error),
+    /// The ACPI tables do not fit.
+    #[error("cannot make the ACPI tables: {0}")]
+    Acpi(#[from] acpi::Error),
+    /// The kernel, initrd or command line do not fit.
+    #[error(transparent)]
+    Boot(#[from] boot::linux::Error),
+    /// Two devices want one port.
+    #[error("cannot place the devices: {0}")]
+    Ports(#[from] Taken),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What a machine is made of.
+pub struct Config<'a> {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// How many vCPUs.
+    pub cpus: NonZeroU32,
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// The initial file system: archives one after the other.
+    pub initrd: &'a [&'a [u8]],
+    /// The kernel's command line, whole.
+    pub command_line: &'a CommandLine,
+    /// Entropy for the guest's start.
+    pub rng_seed: Option<[u8; 32]>,
+    /// The serial lines.
+    pub lines: [LineEnds; 4],
+}
+
+/// The host's ends of one serial line.
+pub struct LineEnds {
+    /// Where the guest's bytes go.
+    pub sink: Sink,
+    /// Where bytes for the guest come from. After a push, [`Handle::receive`] is to be called.
+    pub input: Arc<Queue>,
+}
+
+/// How the guest's life ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It switched itself off.
+    PowerOff,
+    /// It reset itself.
+    Reset,
+    /// A triple fault.
+    TripleFault {
+        /// The vCPU's registers.
+        state: Box<State>,
+    },
+    /// Every vCPU is halted with interrupts off.
+    Halted {
+        /// The registers of the vCPU that halted last.
+        state: Box<State>,
+    },
+    /// An instruction that the engine lacks.
+    Unsupported {
+        /// Its bytes, as far as known.
+        bytes: Vec<u8>,
+        /// The vCPU's registers.
+        state: Box<State>,
+    },
+    /// The host failed.
+    Failed(hv::Error),
+    /// [`Handle::stop`] was called.
+    Stopped,
+}
+
+/// A machine that has not been started.
+pub struct Machine<V: Vm> {
+    shared: Arc<Shared<V>>,
+    vcpus: Vec<V::Vcpu>,
+    endings: Receiver<Ending>,
+}
+
+struct Shared<V> {
+    vm: V,
+    bus: Bus,
+    serials: Vec<Arc<Serial>>,
+    endings: Sender<Ending>,
+    ended: AtomicBool,
+    halted: AtomicU32,
+    cpus: u32,
+}
+
+/// A way to reach a machine from other threads.
+pub struct Handle<V>(Arc<Shared<V>>);
+
+impl<V> Clone for Handle<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<V: Vm> Handle<V> {
+    /// Bytes were pushed into the input of serial line `line`.
+    pub fn receive(&self, line: usize) {
+        if let Some(serial) = self.0.serials.get(line) {
+            serial.receive();
+        }
+    }
+
+    /// Ends the machine's run with [`Ending::Stopped`].
+    pub fn stop(&self) {
+        self.0.end(Ending::Stopped);
+    }
+
+    /// Brings every vCPU to a halt.
+    pub fn pause(&self) {
+        self.0.vm.pause();
+    }
+
+    /// Lets the vCPUs go on.
+    pub fn resume(&self) {
+        self.0.vm.resume();
+    }
+}
+
+impl<V: Vm> Shared<V> {
+    /// The first ending counts.
+    fn end(&self, ending: Ending) {
+        if !self.ended.swap(true, Ordering::AcqRel) {
+            let _ = self.endings.send(ending);
+            self.vm.interrupt_vcpus();
+        }
+    }
+}
+
+impl<V: Vm> Machine<V> {
+    /// Puts a machine together and places its kernel.
+    ///
+    /// # Errors
+    /// When the host lacks what it takes, or what is to be booted does not fit.
+    pub fn new(
+        hypervisor: &impl Hypervisor<Vm = V>,
+        config: Config<'_>,
+    ) -> Result<(Self, boot::Placed), Error> {
+        if config.memory < MIN_MEMORY {
+            return Err(Error::TooLittleMemory { memory: config.memory });
+        }
+        let cpus = config.cpus.get();
+        let vm = hypervisor.create_vm(VmConfig { cpus })?;
+        let memory = guest_memory(config.memory, &vm)?;
+        let rsdp = acpi::place(&memory, &platform(cpus))?;
+        let placed = boot::place(
+            &memory,
+            &boot::Boot {
+                ram: config.memory,
+                kernel: config.kernel,
+                protocol: Protocol::default(),
+                command_line: config.command_line,
+                initrd: config.initrd,
+                rsdp: Some(rsdp),
+                rng_seed: config.rng_seed,
+            },
+        )?;
+        let mut vcpus = Vec::new();
+        for id in 0..cpus {
+            let mut vcpu = vm.create_vcpu(id)?;
+            // What firmware would have done: write-back is the default memory type, MTRRs are on.
+            vcpu.set_msr(msr::MTRR_DEFAULT_TYPE, 0x806)?;
+            if id == 0 {
+                vcpu.set_state(&initial_state(&placed.start));
+            }
+            vcpus.push(vcpu);
+        }
+        let (sender, endings) = channel();
+        let shared = Shared::assemble(vm, cpus, config.lines, sender)?;
+        Ok((Self { shared, vcpus, endings }, placed))
+    }
+
+    /// A way to reach the machine from other threads.
+    pub fn handle(&self) -> Handle<V> {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// Runs the guest until its life ends. Also tells how many instructions it retired, where the
+    /// engine counts them.
+    ///
+    /// # Errors
+    /// When a thread can't be started.
+    pub fn run(self) -> Result<(Ending, Option<u64>), Error> {
+        let mut threads = Vec::new();
+        for (id, vcpu) in self.vcpus.into_iter().enumerate() {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || shared.run_vcpu(vcpu));
+            match thread {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.shared.end(Ending::Stopped);
+                    join(threads);
+                    return Err(Error::Thread(error));
+                }
+            }
+        }
+        let ending = self.endings.recv().unwrap_or(Ending::Stopped);
+        let instructions = join(threads);
+        Ok((ending, instructions))
+    }
+}
+
+fn join(threads: Vec<JoinHandle<Option<u64>>>) -> Option<u64> {
+    threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).reduce(|a, b| a + b)
+}
+
+/// Ends the machine when a vCPU's thread panics, so that nobody waits for it.
+struct EndOnPanic<'a, V: Vm>(&'a Shared<V>);
+
+impl<V: Vm> Drop for EndOnPanic<'_, V> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Ending::Stopped);
+        }
+    }
+}
+
+impl<V: Vm> Shared<V> {
+    fn assemble(
+        vm: V,
+        cpus: u32,
+        lines: [LineEnds; 4],
+        endings: Sender<Ending>,
+    ) -> Result<Arc<Self>, Error> {
+        let mut result = Ok(());
+        let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
+            let switch: Switch = {
+                let weak = weak.clone();
+                Arc::new(move |request| {
+                    if let Some(shared) = weak.upgrade() {
+                        shared.end(match request {
+                            PowerRequest::Off => Ending::PowerOff,
+                            PowerRequest::Reset => Ending::Reset,
+                        });
+                    }
+                })
+            };
+            let line = |gsi| -> Line {
+                let weak = weak.clone();
+                Arc::new(move |level| {
+                    if let Some(shared) = weak.upgrade() {
+                        shared.vm.set_irq(gsi, level);
+                    }
+                })
+            };
+            let serials = lines.into_iter().zip(UARTS).map(|(ends, (_, irq))| {
+                Arc::new(Serial::new(line(irq), ends.sink, ends.input))
+            });
+            let serials: Vec<_> = serials.collect();
+            let mut bus = Bus::default();
+            result = populate(&mut bus, &serials, &switch);
+            let ended = AtomicBool::new(false);
+            Self { vm, bus, serials, endings, ended, halted: AtomicU32::new(0), cpus }
+        });
+        result.map(|()| shared).map_err(Error::Ports)
+    }
+
+    /// The life of a vCPU's thread. Gives how many instructions were retired.
+    fn run_vcpu(&self, mut vcpu: V::Vcpu) -> Option<u64> {
+        let _guard = EndOnPanic(self);
+        let mut answer = Answer::None;
+        let mut halted = false;
+        while !self.ended.load(Ordering::Acquire) {
+            let exit = match vcpu.run(answer) {
+                Ok(exit) => exit,
+                Err(error) => {
+                    self.end(Ending::Failed(error));
+                    break;
+                }
+            };
+            if halted {
+                halted = false;
+                self.halted.fetch_sub(1, Ordering::AcqRel);
+            }
+            answer = Answer::None;
+            match exit {
+                Exit::Interrupted => {}
+                Exit::In { port, size, count } => answer = self.port_in(port, size, count),
+                Exit::Out { port, size, data } => {
+                    for element in data.as_slice().chunks(size.max(1).into()) {
+                        self.bus.write(port, element);
+                    }
+                }
+                // There is nothing in the memory space but the chips: it floats.
+                Exit::MmioRead { size, .. } => {
+                    answer = Answer::Data(Data::new(&[0xff; 8][..usize::from(size.min(8))]));
+                }
+                Exit::MmioWrite { .. } => {}
+                Exit::Halted => {
+                    halted = true;
+                    if self.halted.fetch_add(1, Ordering::AcqRel) + 1 == self.cpus {
+                        self.end(Ending::Halted { state: Box::new(vcpu.state()) });
+                    }
+                }
+                Exit::Shutdown => {
+                    self.end(Ending::TripleFault { state: Box::new(vcpu.state()) });
+                }
+                Exit::BadMemory { gpa } => self.end(Ending::Failed(hv::Error::BadMemory { gpa })),
+                Exit::Failed(errno) => {
+                    let error = std::io::Error::from_raw_os_error(errno.0);
+                    self.end(Ending::Failed(hv::Error::Run { error }));
+                }
+                Exit::Unsupported { bytes, len } => {
+                    let bytes = bytes[..usize::from(len).min(bytes.len())].to_vec();
+                    self.end(Ending::Unsupported { bytes, state: Box::new(vcpu.state()) });
+                }
+            }
+        }
+        vcpu.instructions()
+    }
+
+    fn port_in(&self, port: u16, size: u8, count: u8) -> Answer {
+        let mut data = Data::zeroed(usize::from(size) * usize::from(count));
+        for element in data.as_mut_slice().chunks_mut(size.max(1).into()) {
+            self.bus.read(port, element);
+        }
+        Answer::Data(data)
+    }
+}
+
+fn populate(bus: &mut Bus, serials: &[Arc<Serial>], switch: &Switch) -> Result<(), Taken> {
+    for (serial, (port, _)) in serials.iter().zip(UARTS) {
+        bus.insert(port, port + serial::PORTS - 1, Arc::clone(serial) as _)?;
+    }
+    let clock = Arc::new(Cmos::new(cmos::host_clock()));
+    bus.insert(cmos::FIRST_PORT, cmos::LAST_PORT, clock)?;
+    // Port 0x61, the speaker's, lies between the controller's own and belongs to the 8254.
+    bus.insert(i8042::FIRST_PORT, i8042::LAST_PORT, Arc::new(I8042::new(Arc::clone(switch))))?;
+    let power = Arc::new(PowerBlock::new(Arc::clone(switch)));
+    bus.insert(power::FIRST_PORT, power::LAST_PORT, power)?;
+    let reset = Arc::new(ResetRegister::new(Arc::clone(switch)));
+    bus.insert(power::RESET_PORT, power::RESET_PORT, reset)
+}
+
+/// The machine as ACPI tells it.
+fn platform(cpus: u32) -> acpi::Platform {
+    acpi::Platform {
+        apic_ids: (0..cpus).collect(),
+        local_apic: layout::LOCAL_APIC,
+        io_apic: acpi::IoApic { id: 0, address: layout::IO_APIC },
+        power: acpi::Power {
+            sci: SCI,
+            pm1a_event: power::FIRST_PORT,
+            pm1a_control: power::FIRST_PORT + power::CONTROL,
+            timer: None,
+            s5_sleep_type: power::SLEEP_TYPE_OFF as u8,
+            power_button: false,
+        },
+        reset: acpi::Reset { port: power::RESET_PORT, value: power::RESET_VALUE },
+        uarts: UARTS.iter().map(|(port, irq)| acpi::Uart { port: *port, irq: *irq }).collect(),
+        rtc: Some(acpi::Rtc { port: cmos::FIRST_PORT, irq: 8 }),
+        i8042: false,
+        virtio_mmio: Vec::new(),
+    }
+}
+
+fn guest_memory<V: Vm>(size: u64, vm: &V) -> Result<GuestMemoryMmap, Error> {
+    let mut regions = Vec::new();
+    for (start, size) in ram_regions(size) {
+        let host_memory = |error| Error::HostMemory { size: size as u64, error };
+        let mapping = MmapRegion::new(size)
+            .map_err(|error| host_memory(std::io::Error::other(error.to_string())))?;
+        let region = GuestRegionMmap::new(mapping, start)
+            .ok_or_else(|| Error::Layout(format!("{size:#x} bytes at {:#x}", start.0)))?;
+        let region = Arc::new(region);
+        vm.add_memory(Arc::clone(&region))?;
+        regions.push(region);
+    }
+    GuestMemoryMmap::from_arc_regions(regions).map_err(|error| Error::Layout(error.to_string()))
+}
+
+/// The registers of the first vCPU.
+fn initial_state(start: &start::Start) -> State {
+    let segment = |from: start::Segment| Segment {
+        base: from.base,
+        limit: from.limit,
+        selector: from.selector,
+        attr: Attr(from.attributes),
+    };
+    let mut state = State::at_reset();
+    for seg in [Seg::Es, Seg::Ss, Seg::Ds, Seg::Fs, Seg::Gs] {
+        state.segments[seg as usize] = segment(start.data);
+    }
+    state.segments[Seg::Cs as usize] = segment(start.code);
+    state.segments[Seg::Tr as usize] = segment(start.task);
+    state.gdtr.base = start.gdt.base;
+    state.gdtr.limit = start.gdt.limit;
+    state.gprs[usize::from(gpr::RBX)] = start.rbx;
+    state.gprs[usize::from(gpr::RSI)] = start.rsi;
+    state.gprs[usize::from(gpr::RSP)] = start.rsp;
+    state.rip = start.rip;
+    state.rflags = start.rflags;
+    state.cr0 = start.cr0;
+    state.cr3 = start.cr3;
+    state.cr4 = start.cr4;
+    state.efer = start.efer;
+    state
+}
