@@ -1,6 +1,7 @@
 //! The virtual machine: what turns a hypervisor into a computer.
 //!
 //! - [`machine`]: the only place that composes; [`boot`], [`acpi`]: what a guest starts with;
+//! - [`memory`]: the guest's RAM;
 //! - [`bus`], [`devices`]: what it reaches by ports;
 //! - [`control`]: the session with the guest's init.
 //!
@@ -14,3 +15,4 @@ pub mod bus;
 pub mod control;
 pub mod devices;
 pub mod machine;
+pub mod memory;

@@ -14,10 +14,9 @@ use std::thread::JoinHandle;
 
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
 use hv::{Hypervisor, Vcpu, Vm, VmConfig};
-use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::acpi;
-use crate::boot::layout::{self, ram_regions};
+use crate::boot::layout;
 use crate::boot::{self, CommandLine, Kernel, Protocol, start};
 use crate::bus::{Bus, Taken};
 use crate::devices::cmos::{self, Cmos};
@@ -26,6 +25,7 @@ use crate::devices::power::{self, PowerBlock, ResetRegister};
 use crate::devices::serial::{self, Serial, Sink};
 use crate::devices::stream::Queue;
 use crate::devices::{Line, PowerRequest, Switch};
+use crate::memory;
 
 /// The four UARTs: first port and interrupt, as every PC has the first two. The others have
 /// interrupts of their own, which ACPI tells.
@@ -33,9 +33,6 @@ pub const UARTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 10), (0x2e8,
 
 /// The interrupt of ACPI's events. None is ever raised.
 const SCI: u8 = 9;
-
-/// The smallest memory that a guest can be given: what lies below 1 MiB and a little more.
-pub const MIN_MEMORY: u64 = 8 << 20;
 
 /// The default command line.
 ///
@@ -48,23 +45,9 @@ pub const COMMAND_LINE: &str = "console=ttyS0 earlycon=uart8250,io,0x3f8,115200n
 /// What can go wrong in putting a machine together.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Too little memory to be a machine at all.
-    #[error("{memory} bytes of memory are too little: a guest needs at least {MIN_MEMORY}")]
-    TooLittleMemory {
-        /// What was asked for.
-        memory: u64,
-    },
-    /// The host does not give the memory.
-    #[error("cannot get {size} bytes of memory from the host: {error}")]
-    HostMemory {
-        /// How much was asked for.
-        size: u64,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// The regions do not fit together.
-    #[error("cannot lay out the guest's memory: {0}")]
-    Layout(String),
+    /// The guest's memory can't be had.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
     /// The hypervisor refuses.
     #[error(transparent)]
     Hypervisor(#[from] hv::Error),
@@ -207,12 +190,13 @@ impl<V: Vm> Machine<V> {
         hypervisor: &impl Hypervisor<Vm = V>,
         config: Config<'_>,
     ) -> Result<(Self, boot::Placed), Error> {
-        if config.memory < MIN_MEMORY {
-            return Err(Error::TooLittleMemory { memory: config.memory });
-        }
         let cpus = config.cpus.get();
+        let regions = memory::allocate(config.memory)?;
         let vm = hypervisor.create_vm(VmConfig { cpus })?;
-        let memory = guest_memory(config.memory, &vm)?;
+        for region in &regions {
+            vm.add_memory(Arc::clone(region))?;
+        }
+        let memory = memory::join(regions)?;
         let rsdp = acpi::place(&memory, &platform(cpus))?;
         let placed = boot::place(
             &memory,
@@ -425,21 +409,6 @@ fn platform(cpus: u32) -> acpi::Platform {
         i8042: false,
         virtio_mmio: Vec::new(),
     }
-}
-
-fn guest_memory<V: Vm>(size: u64, vm: &V) -> Result<GuestMemoryMmap, Error> {
-    let mut regions = Vec::new();
-    for (start, size) in ram_regions(size) {
-        let host_memory = |error| Error::HostMemory { size: size as u64, error };
-        let mapping = MmapRegion::new(size)
-            .map_err(|error| host_memory(std::io::Error::other(error.to_string())))?;
-        let region = GuestRegionMmap::new(mapping, start)
-            .ok_or_else(|| Error::Layout(format!("{size:#x} bytes at {:#x}", start.0)))?;
-        let region = Arc::new(region);
-        vm.add_memory(Arc::clone(&region))?;
-        regions.push(region);
-    }
-    GuestMemoryMmap::from_arc_regions(regions).map_err(|error| Error::Layout(error.to_string()))
 }
 
 /// The registers of the first vCPU.

@@ -53,6 +53,7 @@ pub mod index {
     pub const AMD_PSTATE_STATUS: u32 = 0xc001_0063;
     pub const AMD_PSTATE_0: u32 = 0xc001_0064;
     pub const AMD_INT_PENDING: u32 = 0xc001_0055;
+    pub const AMD_NB_CFG: u32 = 0xc001_001f;
     pub const AMD_VM_CR: u32 = 0xc001_0114;
     pub const AMD_LS_CFG: u32 = 0xc001_1020;
     pub const AMD_IC_CFG: u32 = 0xc001_1021;
@@ -150,7 +151,7 @@ impl Stored {
             MICROCODE_REVISION => 0x0100_0065 << 32 | 0x0100_0065,
             // No machine-check banks.
             MCG_CAP | PLATFORM_INFO | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG
-            | AMD_DC_CFG | AMD_BU_CFG2 | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
+            | AMD_DC_CFG | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
             _ => self.mtrr_fixed[Self::fixed(number).ok_or(Refused)?],
         })
     }
@@ -183,7 +184,7 @@ impl Stored {
             AMD_DE_CFG => self.de_cfg = value,
             // A microcode update that changes nothing.
             BIOS_UPDATE | MICROCODE_REVISION | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG
-            | AMD_IC_CFG | AMD_DC_CFG | AMD_BU_CFG2 => {}
+            | AMD_IC_CFG | AMD_DC_CFG | AMD_BU_CFG2 | AMD_NB_CFG => {}
             _ => {
                 let at = Self::fixed(number).ok_or(Refused)?;
                 self.mtrr_fixed[at] = memory_types(value, MTRR_TYPES)?;

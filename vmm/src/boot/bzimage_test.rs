@@ -19,6 +19,7 @@ fn header_payload_and_version_are_found() {
 fn fields_beyond_the_headers_end_are_zero() {
     let mut file = fixture::bzimage(b"payload");
     file[0x264..0x26c].fill(0xee);
+    file[0x201] = 0x66; // The header ends at 0x268.
     let header = parse(&file).unwrap().header;
     assert_eq!({ header.handover_offset }, 0xeeee_eeee);
     assert_eq!({ header.kernel_info_offset }, 0);

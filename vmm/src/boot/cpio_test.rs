@@ -13,7 +13,7 @@ fn sample() -> Writer {
     writer
 }
 
-fn names<'a>(bytes: &'a [u8]) -> Vec<&'a str> {
+fn names(bytes: &[u8]) -> Vec<&str> {
     Reader::new(bytes).map(|e| std::str::from_utf8(e.unwrap().name).unwrap()).collect()
 }
 

@@ -66,7 +66,7 @@ fn note(entry: u32) -> Vec<u8> {
 
 /// A `vmlinux` of one segment at 16 MiB, entered at its second page.
 pub fn vmlinux() -> Vec<u8> {
-    let text: Vec<u8> = (0..0x3000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let text: Vec<u8> = (0..0x3000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     elf(0x100_1000, &[(0x100_0000, &text, 0x5000)], Some(0x100_0850))
 }
 

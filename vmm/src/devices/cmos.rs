@@ -24,8 +24,9 @@ pub fn host_clock() -> Clock {
     Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-/// Register B: 24 hours, binary rather than BCD.
-const CONTROL_B: u8 = 1 << 1 | 1 << 2;
+/// Register B: 24 hours. Numbers are BCD, as in every PC: Linux takes them so whatever the
+/// register says.
+const CONTROL_B: u8 = 1 << 1;
 /// Register D: the battery is fine.
 const VALID: u8 = 1 << 7;
 /// Where a PC keeps the century.
@@ -53,7 +54,7 @@ impl Cmos {
         let now =
             OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let year = now.year();
-        match index {
+        let number = match index {
             0 => now.second(),
             2 => now.minute(),
             4 => now.hour(),
@@ -62,6 +63,14 @@ impl Cmos {
             8 => u8::from(now.month()),
             9 => year.rem_euclid(100) as u8,
             CENTURY => (year / 100) as u8,
+            _ => return Self::other(index, memory),
+        };
+        number / 10 << 4 | number % 10
+    }
+
+    /// Registers that do not show the time.
+    fn other(index: u8, memory: &[u8; 128]) -> u8 {
+        match index {
             0xb => CONTROL_B,
             0xd => VALID,
             _ => memory.get(usize::from(index)).copied().unwrap_or(0xff),
@@ -104,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn the_registers_show_the_time_in_binary() {
+    fn the_registers_show_the_time_in_bcd() {
         // 2024-02-29 23:59:58 UTC, a Thursday.
         let cmos = Cmos::new(Box::new(|| 1_709_251_198));
         let shown: Vec<u8> =
             [0, 2, 4, 6, 7, 8, 9, CENTURY].iter().map(|index| read(&cmos, *index)).collect();
-        assert_eq!(shown, [58, 59, 23, 5, 29, 2, 24, 20]);
-        assert_eq!(read(&cmos, 0xb) & 0b110, 0b110);
+        assert_eq!(shown, [0x58, 0x59, 0x23, 5, 0x29, 2, 0x24, 0x20]);
+        assert_eq!(read(&cmos, 0xb) & 0b110, 0b010);
     }
 
     #[test]
@@ -121,6 +130,6 @@ mod tests {
         assert_eq!(read(&cmos, 0x0f), 0x5a);
         cmos.write(0, &[9]);
         cmos.write(1, &[99]);
-        assert_eq!(read(&cmos, 9), 70);
+        assert_eq!(read(&cmos, 9), 0x70);
     }
 }
