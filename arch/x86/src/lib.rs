@@ -26,11 +26,17 @@ pub mod cpuid;
 pub mod emulate;
 pub mod engine;
 pub mod exception;
+#[cfg(feature = "selftest")]
+pub mod exception_test;
 pub mod irqchip;
 pub mod machine;
 pub mod mmu;
 pub mod msr;
+#[cfg(feature = "selftest")]
+pub mod msr_test;
 pub mod pvclock;
+#[cfg(feature = "selftest")]
+pub mod pvclock_test;
 pub mod regs;
 pub mod vcpu;
 
@@ -68,6 +74,12 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     irqchip::lapic_timer_test::CASES,
     irqchip::vectors_test::CASES,
     mmu::walk_test::CASES,
+    cpuid::policy_test::CASES,
+    exception_test::CASES,
+    msr_test::CASES,
+    pvclock_test::CASES,
+    vcpu::inbox_test::CASES,
+    vcpu::run_test::CASES,
 ];
 
 /// Builds the instruction decoder's tables, which it otherwise allocates when

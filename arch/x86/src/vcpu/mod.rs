@@ -16,6 +16,8 @@ mod msr;
 mod string_io;
 
 #[cfg(feature = "selftest")]
+pub mod inbox_test;
+#[cfg(feature = "selftest")]
 pub mod run_test;
 #[cfg(feature = "selftest")]
 pub mod scripted;
