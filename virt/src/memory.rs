@@ -61,7 +61,7 @@ impl Slots {
     }
 
     fn insert(&mut self, slot: Slot) -> Result<(), Errno> {
-        let whole = |value: u64| value % PAGE == 0;
+        let whole = |value: u64| value.is_multiple_of(PAGE);
         let end = slot.gpa.checked_add(slot.size).ok_or(Errno::EINVAL)?;
         if slot.size == 0
             || !(whole(slot.gpa) && whole(slot.size) && whole(slot.hva))

@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use arch_x86::emulate::{Mode, Op};
 
 use crate::code_pages::{CodePages, PageId};
+use crate::itlb::same_mode;
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
@@ -51,6 +52,7 @@ struct Jump {
     rip: u64,
     key: u64,
     run: Run,
+    page: PageId,
 }
 
 /// An instruction that crosses a page's end. Its bytes are compared each time.
@@ -61,7 +63,7 @@ struct Crossing {
 
 /// Multiplies; the keys are addresses, which nobody chooses to collide but a guest that slows down
 /// itself.
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
@@ -84,7 +86,8 @@ impl Hasher for AddressHasher {
     }
 }
 
-type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+/// A map whose keys are made of addresses.
+pub type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// The decoded code of one vCPU.
 pub struct Blocks {
@@ -100,7 +103,7 @@ pub struct Blocks {
 }
 
 const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NO_JUMP: Jump = Jump { rip: 0, key: 0, run: NO_RUN };
+const NO_JUMP: Jump = Jump { rip: 0, key: 0, run: NO_RUN, page: PageId::MAX };
 
 const fn slot(rip: u64) -> usize {
     (rip ^ rip >> 12) as usize % JUMPS
@@ -150,15 +153,23 @@ impl Blocks {
         if (jump.rip ^ rip) | (jump.key ^ key) == 0 { Some(jump.run) } else { None }
     }
 
-    /// Lets the jump cache know the block at `rip`.
-    pub fn remember(&mut self, rip: u64, key: u64, run: Run) {
-        self.jumps[slot(rip)] = Jump { rip, key, run };
+    /// Lets the jump cache know a block.
+    pub fn remember(&mut self, place: &Place, key: u64, run: Run) {
+        self.jumps[slot(place.rip)] = Jump { rip: place.rip, key, run, page: place.page };
     }
 
-    /// The block at a place.
-    pub fn find(&self, place: &Place) -> Option<Run> {
+    /// The block at a place; the jump cache then knows it under `key`.
+    pub fn find(&mut self, place: &Place, key: u64) -> Option<Run> {
+        let jump = &mut self.jumps[slot(place.rip)];
+        if jump.rip == place.rip && jump.page == place.page && same_mode(jump.key, key) {
+            // Only its key was too old: dropped blocks are in no jump.
+            jump.key = key;
+            return Some(jump.run);
+        }
         let block = *self.map.get(place)?;
-        Some(self.blocks[block as usize].run)
+        let run = self.blocks[block as usize].run;
+        self.remember(place, key, run);
+        Some(run)
     }
 
     /// Where the next block starts.

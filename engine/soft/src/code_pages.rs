@@ -5,8 +5,7 @@
 //! the kept bytes, and compared with memory again when the page enters the
 //! instruction TLB ([`CodePages::stale`]). The guest's own writes to such a granule are seen at once.
 
-use std::collections::HashMap;
-
+use crate::blocks::AddressMap;
 use crate::ram::{self, Page};
 
 /// log2 of a granule's size.
@@ -41,7 +40,7 @@ struct CodePage {
 /// All pages with decoded code of one vCPU.
 #[derive(Default)]
 pub struct CodePages {
-    by_gpa: HashMap<u64, PageId>,
+    by_gpa: AddressMap<u64, PageId>,
     pages: Vec<CodePage>,
 }
 
@@ -120,10 +119,11 @@ impl CodePages {
             let granule = left.trailing_zeros() as usize;
             left &= left - 1;
             let at = granule << GRANULE_SHIFT;
-            let differs = code.bytes[at..at + GRANULE].chunks_exact(8).enumerate().any(|(n, kept)| {
-                let now: Option<u64> = page.load((at + n * 8) as u64);
-                now.is_none_or(|now| now.to_le_bytes() != *kept)
-            });
+            let differs =
+                code.bytes[at..at + GRANULE].chunks_exact(8).enumerate().any(|(n, kept)| {
+                    let now: Option<u64> = page.load((at + n * 8) as u64);
+                    now.is_none_or(|now| now.to_le_bytes() != *kept)
+                });
             stale |= u64::from(differs) << granule;
         }
         stale

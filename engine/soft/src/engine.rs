@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arch_x86::cpuid::Instructions;
 use arch_x86::engine::Engine;
 use lock_api::RawMutex;
-use virt::memory::{Memory, View};
 use virt::Errno;
+use virt::memory::{Memory, View};
 
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
@@ -119,12 +119,8 @@ impl SoftEngine {
         memory: Arc<Memory<R>>,
         options: Options,
     ) -> Self {
-        let shared = Shared {
-            memory,
-            options,
-            vcpus: AtomicUsize::new(0),
-            split_lock: Mutex::new(()),
-        };
+        let shared =
+            Shared { memory, options, vcpus: AtomicUsize::new(0), split_lock: Mutex::new(()) };
         Self { shared: Arc::new(shared), vcpus: Mutex::default() }
     }
 }

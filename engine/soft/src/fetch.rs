@@ -10,8 +10,8 @@ use iced_x86::{CpuidFeature, Instruction};
 use crate::blocks::{Blocks, MAX_BLOCK, Place, Run};
 use crate::itlb::Fetched;
 use crate::ram;
-use crate::vector;
 use crate::vcpu::{SoftVcpu, attention};
+use crate::vector;
 
 impl SoftVcpu {
     /// The linear address of the next instruction, and how many bytes of code CS's limit
@@ -37,15 +37,15 @@ impl SoftVcpu {
         let (linear, room) = self.code_address()?;
         let fetched = self.fetch_page(blocks, linear)?;
         let place = Place { page: fetched.id, mode: self.code_mode, rip: self.rip };
-        let run = match blocks.find(&place) {
-            Some(run) => run,
-            None => match self.build(blocks, place, fetched, linear, room)? {
-                Some(run) => run,
-                // Across pages: never in the jump cache.
-                None => return self.find_crossing(blocks, fetched, linear, room),
-            },
+        let key = self.itlb.key(self.rip);
+        if let Some(run) = blocks.find(&place, key) {
+            return Ok(run);
+        }
+        let Some(run) = self.build(blocks, place, fetched, linear, room)? else {
+            // Across pages: never in the jump cache.
+            return self.find_crossing(blocks, fetched, linear, room);
         };
-        blocks.remember(self.rip, self.itlb.key(self.rip), run);
+        blocks.remember(&place, key, run);
         Ok(run)
     }
 

@@ -15,6 +15,8 @@ const ENTRIES: usize = 256;
 
 /// What a key is made of beside the generation.
 const MODE_BITS: u32 = 3;
+/// Those of them that say how code is decoded.
+const CODE_SIZE: u64 = 3;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -85,6 +87,11 @@ pub struct InstructionTlb {
 
 const fn half(linear: u64) -> usize {
     (linear >> 63) as usize
+}
+
+/// Whether code is decoded the same way under two keys.
+pub const fn same_mode(a: u64, b: u64) -> bool {
+    (a ^ b) & CODE_SIZE == 0
 }
 
 impl InstructionTlb {

@@ -21,9 +21,11 @@ const fn in_page(linear: u64, size: u64) -> u64 {
 }
 
 impl SoftVcpu {
+    /// Leaves what it read in `self.loaded`: so its result fits into a register, as it has to
+    /// in a function of which the fast way shall need no stack.
     #[cold]
     #[inline(never)]
-    fn load_slow(&mut self, linear: u64, size: u8, access: Access) -> Result<u64, Stop> {
+    fn load_slow(&mut self, linear: u64, size: u8, access: Access) -> Result<(), Stop> {
         let first = in_page(linear, size.into());
         if first == size.into() {
             let at = self.locate(linear, first, false, access)?;
@@ -35,11 +37,13 @@ impl SoftVcpu {
                 4 => at.page.load::<u32>(offset).map(u64::from),
                 _ => at.page.load::<u64>(offset),
             };
-            return Ok(value.unwrap_or(0));
+            self.loaded = value.unwrap_or(0);
+            return Ok(());
         }
         let mut bytes = [0; 8];
         self.read_bytes(linear, &mut bytes[..usize::from(size.min(8))], access)?;
-        Ok(u64::from_le_bytes(bytes))
+        self.loaded = u64::from_le_bytes(bytes);
+        Ok(())
     }
 
     #[cold]
@@ -179,9 +183,7 @@ impl SoftVcpu {
     /// Whether `bytes` at `linear` can be handled in bulk.
     fn may_be_bulk(&self, linear: u64, bytes: usize) -> bool {
         let bytes = bytes as u64;
-        bytes != 0
-            && in_page(linear, bytes) == bytes
-            && self.operand_rights != Rights::Watched
+        bytes != 0 && in_page(linear, bytes) == bytes && self.operand_rights != Rights::Watched
     }
 }
 
@@ -191,7 +193,10 @@ impl Cpu for SoftVcpu {
         let entry = self.tlb.entry(self.rights(access), linear);
         match entry.page.load(linear.wrapping_sub(entry.read)) {
             Some(value) => Ok(value),
-            None => self.load_slow(linear, T::SIZE, access).map(T::truncate),
+            None => {
+                self.load_slow(linear, T::SIZE, access)?;
+                Ok(T::truncate(self.loaded))
+            }
         }
     }
 

@@ -128,7 +128,7 @@ impl Page {
     /// Compares and exchanges 16 bytes at an `offset` aligned to 16.
     pub fn compare_exchange_16(self, offset: u64, expected: u128, new: u128) -> Option<u128> {
         let at = self.at(offset, 16)?;
-        if offset % 16 != 0 {
+        if !offset.is_multiple_of(16) {
             return None;
         }
         let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);

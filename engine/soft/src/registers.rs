@@ -22,7 +22,6 @@ impl SoftVcpu {
         let user = self.cpl == 3;
         let alignment = user && self.flags & rflags::AC != 0 && self.cr0 & cr0::AM != 0;
         self.check_alignment = alignment;
-        self.watch_data = watches_data(self.debug[7]);
         let lifted = self.cr4 & cr4::SMAP != 0 && self.flags & rflags::AC != 0;
         self.operand_rights = if alignment || self.watch_data {
             Rights::Watched
@@ -33,8 +32,7 @@ impl SoftVcpu {
         } else {
             Rights::Supervisor
         };
-        self.system_rights =
-            if self.watch_data { Rights::Watched } else { Rights::Supervisor };
+        self.system_rights = if self.watch_data { Rights::Watched } else { Rights::Supervisor };
         self.itlb.set_mode(self.code_mode, user);
     }
 
@@ -199,8 +197,8 @@ impl Regs for SoftVcpu {
         let changed = self.cr4 ^ value;
         self.cr4 = value;
         // See: AMD APM vol. 2, 5.5.2; a change of any of these flushes all.
-        let paging = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP
-            | cr4::LA57;
+        let paging =
+            cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57;
         if changed & paging != 0 {
             self.update_paging();
         }
@@ -221,6 +219,7 @@ impl Regs for SoftVcpu {
         if DEBUG_REGISTERS.contains(&n) {
             self.debug[usize::from(n)] = value;
         }
+        self.watch_data = watches_data(self.debug[7]);
         self.update_rights();
         self.update_attention();
     }

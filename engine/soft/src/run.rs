@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arch_x86::emulate::{Op, Stop, debug, event};
 use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
-use arch_x86::regs::{Regs, rflags};
+use arch_x86::regs::rflags;
 
 use crate::blocks::{Blocks, Run};
 use crate::ram;
@@ -67,11 +67,7 @@ impl SoftVcpu {
         intercept
     }
 
-    fn execute_blocks(
-        &mut self,
-        blocks: &mut Blocks,
-        request: &AtomicU32,
-    ) -> Intercept {
+    fn execute_blocks(&mut self, blocks: &mut Blocks, request: &AtomicU32) -> Intercept {
         let sync = std::sync::Arc::clone(&self.sync);
         loop {
             let requested = request.load(Ordering::SeqCst);
@@ -88,13 +84,13 @@ impl SoftVcpu {
             let key = self.itlb.key(self.rip);
             let executed = match blocks.jump(self.rip, key) {
                 Some(run) => self.execute(blocks.ops(run), run),
-                None => self
-                    .find_block(blocks)
-                    .and_then(|run| if self.attention & attention::CODE_WRITTEN == 0 {
+                None => self.find_block(blocks).and_then(|run| {
+                    if self.attention & attention::CODE_WRITTEN == 0 {
                         self.execute(blocks.ops(run), run)
                     } else {
                         Ok(())
-                    }),
+                    }
+                }),
             };
             if let Err(stop) = executed
                 && let Err(intercept) = self.stopped(stop)

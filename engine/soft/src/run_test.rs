@@ -9,13 +9,17 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use crate::SoftVcpu;
-use crate::test_machine::{Machine, at, assemble, pte, run, run_to_halt, selector};
+use crate::test_machine::{Machine, assemble, at, pte, run, run_to_halt, selector};
 
 fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
     Machine::new(&assemble(at::CODE, program))
 }
 
-fn handler(machine: &Machine, vector: u8, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
+fn handler(
+    machine: &Machine,
+    vector: u8,
+    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) {
     let code = assemble(at::HANDLERS + u64::from(vector) * 256, program);
     machine.handle(vector, &code);
 }
@@ -366,12 +370,8 @@ fn alignment_is_checked_when_asked_for() {
         a.hlt()
     });
     let mut vcpu = machine.vcpu();
-    let user = |selector, attr| arch_x86::regs::Segment {
-        base: 0,
-        limit: !0,
-        selector,
-        attr: Attr(attr),
-    };
+    let user =
+        |selector, attr| arch_x86::regs::Segment { base: 0, limit: !0, selector, attr: Attr(attr) };
     vcpu.set_segment(Seg::Cs, user(selector::USER_CODE, 0xafb));
     vcpu.set_segment(Seg::Ss, user(selector::USER_DATA, 0xcf3));
     vcpu.set_cpl(3);

@@ -138,7 +138,7 @@ impl Tlb {
             read: tag,
             write: if fill.writable && !fill.code { tag } else { nowhere },
             page: fill.page,
-            frame: fill.gpa & !(ram::SIZE - 1) | u64::from(fill.writable) * Entry::WRITABLE,
+            frame: (fill.gpa & !(ram::SIZE - 1)) | if fill.writable { Entry::WRITABLE } else { 0 },
         };
         let (word, bit) = (slot / 64, 1 << (slot % 64));
         let used = &mut self.used[rights as usize];

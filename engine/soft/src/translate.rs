@@ -61,12 +61,7 @@ impl PhysMemory for Tables<'_> {
 }
 
 /// Notes a write of `size` bytes at `gpa` if it met decoded code. Gives whether it did.
-fn note_code_write(
-    pages: &CodePages,
-    writes: &mut Vec<CodeWrite>,
-    gpa: u64,
-    size: u64,
-) -> bool {
+fn note_code_write(pages: &CodePages, writes: &mut Vec<CodeWrite>, gpa: u64, size: u64) -> bool {
     let Some((page, decoded)) = pages.decoded(gpa & !(ram::SIZE - 1)) else { return false };
     let granules = code_pages::granules(gpa % ram::SIZE, size.max(1)) & decoded;
     if granules == 0 {
@@ -174,7 +169,11 @@ impl SoftVcpu {
             self.data_hits |= debug::data(self, linear, size, write).unwrap_or(0);
         }
         let natural = matches!(size, 2 | 4 | 8);
-        if self.check_alignment && access == Access::Operand && natural && linear % size != 0 {
+        if self.check_alignment
+            && access == Access::Operand
+            && natural
+            && !linear.is_multiple_of(size)
+        {
             return Err(self.raise(Exception::with_error(exception::AC, 0)));
         }
         Ok(())
@@ -182,7 +181,7 @@ impl SoftVcpu {
 
     /// `size` bytes at `offset` of a page were written the slow way.
     pub(crate) fn wrote(&mut self, at: Located, linear: u64, size: u64, access: Access) {
-        let gpa = at.gpa | linear % ram::SIZE;
+        let gpa = at.gpa | (linear % ram::SIZE);
         if note_code_write(&self.code_pages, &mut self.code_writes, gpa, size) {
             self.leave_for_code();
         } else if !self.code_pages.is_code(at.gpa) {

@@ -101,7 +101,7 @@ fn invlpg_drops_all_of_a_large_page() {
     let entry = at::PD + (at::LARGE >> 21) * 8;
     let machine = Machine::new(&assemble(at::CODE, |a| {
         a.mov(rbx, qword_ptr(at::LARGE + 0x3000))?;
-        a.mov(rsi, at::LARGE + (2 << 20) | pte::RIGHTS | pte::LARGE)?;
+        a.mov(rsi, (at::LARGE + (2 << 20)) | pte::RIGHTS | pte::LARGE)?;
         a.mov(qword_ptr(entry), rsi)?;
         a.invlpg(byte_ptr(at::LARGE + 0x10_0000))?;
         a.mov(rax, qword_ptr(at::LARGE + 0x3000))?;
@@ -140,10 +140,13 @@ fn accesses_across_pages_are_whole_or_not_at_all() {
         a.mov(qword_ptr(edge), -1)?;
         a.hlt()
     }));
-    machine.handle(14, &assemble(at::HANDLERS + 14 * 256, |a| {
-        a.mov(rcx, cr2)?;
-        a.hlt()
-    }));
+    machine.handle(
+        14,
+        &assemble(at::HANDLERS + 14 * 256, |a| {
+            a.mov(rcx, cr2)?;
+            a.hlt()
+        }),
+    );
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!(vcpu.gpr(gpr::RBX), 0x1122_3344_5566_778a);
@@ -179,13 +182,8 @@ fn an_invalidated_slot_is_gone_and_a_new_one_is_seen() {
         a.jmp(top)
     }));
     let gpa = 0xf000_0000;
-    let slot = |offset| Slot {
-        id: 1,
-        gpa,
-        size: 2 << 20,
-        hva: machine.hva() + offset,
-        read_only: false,
-    };
+    let slot =
+        |offset| Slot { id: 1, gpa, size: 2 << 20, hva: machine.hva() + offset, read_only: false };
     machine.memory.insert(slot(4 << 20)).expect("no overlap");
     machine.write_u64(at::PD + (at::LARGE >> 21) * 8, gpa | pte::RIGHTS | pte::LARGE);
     machine.write_u64(4 << 20, 1);
@@ -209,11 +207,14 @@ fn non_canonical_addresses_are_general_protection() {
         a.mov(rax, qword_ptr(rbx))?;
         a.hlt()
     }));
-    machine.handle(13, &assemble(at::HANDLERS + 13 * 256, |a| {
-        a.pop(rdx)?;
-        a.mov(rcx, qword_ptr(rsp))?;
-        a.hlt()
-    }));
+    machine.handle(
+        13,
+        &assemble(at::HANDLERS + 13 * 256, |a| {
+            a.pop(rdx)?;
+            a.mov(rcx, qword_ptr(rsp))?;
+            a.hlt()
+        }),
+    );
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!((vcpu.gpr(gpr::RDX), vcpu.gpr(gpr::RCX)), (0, at::CODE + 10));
@@ -225,7 +226,7 @@ fn tables_outside_memory_come_out() {
         a.mov(rax, qword_ptr(at::LARGE))?;
         a.hlt()
     }));
-    machine.write_u64(at::PD + (at::LARGE >> 21) * 8, RAM + 0x5000 | pte::RIGHTS);
+    machine.write_u64(at::PD + (at::LARGE >> 21) * 8, (RAM + 0x5000) | pte::RIGHTS);
     let mut vcpu = machine.vcpu();
     assert_eq!(run(&mut vcpu), Intercept::NestedFault { gpa: RAM + 0x5000, write: false });
 }

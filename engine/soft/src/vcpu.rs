@@ -112,6 +112,8 @@ pub struct SoftVcpu {
     /// DR6 bits of the data breakpoints that the instruction met.
     pub(crate) data_hits: u64,
     pub(crate) exception: Exception,
+    /// What the slow way of a load read.
+    pub(crate) loaded: u64,
     pub(crate) intercept: Option<Intercept>,
     /// The entry's event, if an intercept kept it from being delivered.
     pub(crate) undelivered: Option<Event>,
@@ -166,6 +168,7 @@ impl SoftVcpu {
             undelivered: None,
             data_hits: 0,
             exception: Exception::ud(),
+            loaded: 0,
             intercept: None,
             statistics: Statistics::default(),
             shared,

@@ -1,0 +1,43 @@
+//! Capabilities that are switched on, devices and their attributes. Neighbours: [`crate::cap`].
+//!
+//! See: api.rst 4.37 (`KVM_ENABLE_CAP`), 4.79 (`KVM_CREATE_DEVICE`), 4.80 (`KVM_SET_DEVICE_ATTR`).
+
+/// Switches a capability on: `struct kvm_enable_cap`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnableCap {
+    /// Which: [`crate::cap`].
+    pub cap: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The capability's own.
+    pub args: [u64; 4],
+    /// Zero.
+    pub pad: [u8; 64],
+}
+
+/// Makes a device: `struct kvm_create_device`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CreateDevice {
+    /// In: its kind.
+    pub type_: u32,
+    /// Out: its descriptor.
+    pub fd: u32,
+    /// In: 1 only asks whether it could be made.
+    pub flags: u32,
+}
+
+/// An attribute of a device, a VM or a vCPU: `struct kvm_device_attr`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceAttr {
+    /// Zero.
+    pub flags: u32,
+    /// The group.
+    pub group: u32,
+    /// Which of the group.
+    pub attr: u64,
+    /// Address of its value in the caller's memory.
+    pub addr: u64,
+}

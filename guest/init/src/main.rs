@@ -1,0 +1,111 @@
+//! Init, the first process of a guest.
+//!
+//! It mounts what programs expect to find, sets up the serial lines to the host, waits for what to
+//! run, runs it, passes bytes between its streams and the lines, reports how it ended, and powers
+//! the guest off. The protocol and the use of the lines are described in `guest-protocol`.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`mounts`] | file systems, links in `/dev`, BusyBox's applets |
+//! | [`lines`] | the UARTs |
+//! | [`control`] | messages on COM4 |
+//! | [`command`] | starting the command, with pipes or with a terminal |
+//! | [`session`] | the loop that serves everything until the command has ended |
+//! | [`stream`] | one direction of bytes: from where, to where, how many |
+//! | [`sys`] | system calls that std doesn't offer; the only `unsafe` |
+//!
+//! It runs on an interpreter: no threads, no logging, no allocation in the loop.
+
+mod command;
+mod control;
+mod lines;
+mod mounts;
+mod session;
+mod stream;
+mod sys;
+
+#[cfg(test)]
+mod command_test;
+#[cfg(test)]
+mod stream_test;
+
+use std::fmt;
+use std::io;
+
+use guest_protocol::{DecodeError, FromGuest};
+
+use control::Control;
+use lines::Lines;
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("init: this is a guest's first process; it does nothing in another place");
+        std::process::exit(1);
+    }
+    if let Err(error) = boot() {
+        // The console is the only way out here: the host keeps it and quotes it.
+        eprintln!("init: {error}");
+    }
+    sys::power_off();
+}
+
+/// Runs from start to the end of the command. An error is one that the host could not be told.
+fn boot() -> Result<(), Error> {
+    mounts::mount_all()?;
+    let lines = Lines::open()?;
+    let mut control = Control::new(lines.control);
+    if let Err(error) = serve(&mut control, lines.data, lines.stderr) {
+        control.send(&FromGuest::Failed { message: error.to_string() });
+        control.finish()?;
+        return Err(error);
+    }
+    control.finish()
+}
+
+fn serve(control: &mut Control, data: lines::Line, stderr: lines::Line) -> Result<(), Error> {
+    control.send(&FromGuest::Ready);
+    let start = control.wait_for_start()?;
+    mounts::install_applets()?;
+    let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;
+    match command::spawn(&start) {
+        Ok(command) => session::run(control, &children, command, data, stderr),
+        Err(failure) => {
+            control.send(&failure);
+            Ok(())
+        }
+    }
+}
+
+/// Why init can't go on.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// An action failed.
+    System {
+        /// What was to be done.
+        action: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The host sent what can't be understood.
+    Protocol(DecodeError),
+    /// The host sent what makes no sense at this point.
+    Order(&'static str),
+}
+
+impl Error {
+    /// Makes the function that turns an I/O error into one that says what was to be done.
+    pub(crate) fn of(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::System { action, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System { action, source } => write!(f, "cannot {action}: {source}"),
+            Self::Protocol(error) => write!(f, "the host sent {error}"),
+            Self::Order(what) => write!(f, "the host sent {what}"),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The control protocol between the tool on the host and init, the first process of a guest.
+//!
+//! Until there is virtio, a machine has four UARTs ([`Line`] names those that take part):
+//!
+//! | UART | in the guest | carries |
+//! |---|---|---|
+//! | COM1 | `/dev/ttyS0` | the kernel's console; not this crate's subject |
+//! | COM2 | `/dev/ttyS1` | the command's terminal, or its stdin (to the guest) and stdout (from it) |
+//! | COM3 | `/dev/ttyS2` | the command's stderr, where it is apart |
+//! | COM4 | `/dev/ttyS3` | frames of this protocol, both ways |
+//!
+//! Data lines are raw bytes: nothing on them is parsed. All that is *about* them is said on COM4.
+//!
+//! # The course of a session
+//! 1. Init sets the lines up and says [`FromGuest::Ready`]. What the host sends before that is lost,
+//!    because a port that nobody has opened drops its input; so it sends nothing.
+//! 2. The host says [`ToGuest::Start`]; init answers [`FromGuest::Started`] or
+//!    [`FromGuest::ExecFailed`]. From `Started` on, stdin may flow.
+//! 3. While the command runs: [`ToGuest::WindowSize`], [`ToGuest::Signal`], [`ToGuest::StdinEnd`],
+//!    [`ToGuest::OutputClosed`] one way; [`FromGuest::Received`], [`FromGuest::StdinClosed`] the other.
+//! 4. [`FromGuest::Exited`] or [`FromGuest::Killed`], sent after the last byte of output has left the
+//!    guest's UARTs. Then init powers the guest off.
+//!
+//! # Flow control
+//! Linux keeps at most 64 KiB of a serial port's input that no process has read yet, and drops the
+//! rest: a UART that has input waiting can keep the interrupt handler reading for longer than that
+//! without the reader or even RTS getting a chance. So the sender on the host never has more than
+//! [`WINDOW`] bytes under way on a line beyond what [`FromGuest::Received`] has acknowledged.
+//! From the guest to the host there is no such limit: a UART's output waits for the host.
+//!
+//! Neighbours: `guest/init` is one end, `vmm::control` the other.
+#![forbid(unsafe_code)]
+
+mod frame;
+mod message;
+mod wire;
+
+#[cfg(test)]
+mod frame_test;
+#[cfg(test)]
+mod message_test;
+
+pub use frame::{DecodeError, Decoder, EncodeError, HEADER, MAX_PAYLOAD, Message, VERSION};
+pub use message::{
+    FromGuest, Line, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
+};
+
+/// The most bytes that the host has under way on a [`Line`] without acknowledgement.
+///
+/// Half of what Linux buffers, which counts whole buffers rather than bytes.
+pub const WINDOW: u64 = 32 * 1024;
+
+/// The number of unacknowledged bytes at which init sends [`FromGuest::Received`].
+///
+/// A part of [`WINDOW`], so that the sender goes on while the acknowledgement is under way.
+pub const ACKNOWLEDGE_AFTER: u64 = WINDOW / 4;

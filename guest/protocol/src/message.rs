@@ -1,0 +1,351 @@
+//! The messages of both directions and how they lie in a frame's payload.
+//!
+//! [`ToGuest`] is what the host says, [`FromGuest`] what init says.
+
+use crate::frame::{DecodeError, FieldReader, Fields, Message};
+use crate::wire::{Reader, Writer};
+
+/// A message from the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToGuest {
+    /// Start the command. Said once, after [`FromGuest::Ready`].
+    Start(Start),
+    /// The host's window has this size now.
+    WindowSize(WindowSize),
+    /// Send the command's process group this signal (1–64, by Linux's x86 numbers).
+    Signal(u8),
+    /// Stdin ends after this many bytes, counted from the session's start.
+    StdinEnd {
+        /// All bytes of stdin, those still under way included.
+        total: u64,
+    },
+    /// Nobody reads this stream on the host any more: the command is to get SIGPIPE when it writes.
+    OutputClosed(OutputStream),
+}
+
+/// A message from init.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromGuest {
+    /// The lines are set up; init waits for [`ToGuest::Start`].
+    Ready,
+    /// The command runs; stdin may flow.
+    Started,
+    /// The command could not be started; the guest powers off.
+    ExecFailed {
+        /// Linux's error number; ENOENT is what a shell calls "not found".
+        errno: i32,
+        /// What init was doing, and what went wrong.
+        message: String,
+    },
+    /// This many bytes have been taken off a line, counted from the session's start.
+    Received {
+        /// The line that the count is of.
+        line: Line,
+        /// All bytes so far.
+        total: u64,
+    },
+    /// The command has closed its stdin: what more comes is dropped.
+    StdinClosed,
+    /// The command ended by itself.
+    Exited {
+        /// Its exit status.
+        status: u8,
+        /// What it wrote.
+        written: Written,
+    },
+    /// A signal ended the command.
+    Killed {
+        /// The signal's number, 1–64.
+        signal: u8,
+        /// What it wrote.
+        written: Written,
+    },
+    /// Init itself can't go on; the guest powers off.
+    Failed {
+        /// What init was doing, and what went wrong.
+        message: String,
+    },
+}
+
+/// What to run and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// The program, looked up in `PATH` as a shell does, and its arguments. Empty: an interactive shell.
+    pub argv: Vec<Vec<u8>>,
+    /// Environment variables, names and values, on top of init's defaults.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The working directory; if not given, the user's home.
+    pub cwd: Option<Vec<u8>>,
+    /// Who runs it; if not given, root.
+    pub user: Option<User>,
+    /// Given if the command gets a terminal. Otherwise its stdin, stdout and stderr are pipes.
+    pub terminal: Option<Terminal>,
+    /// The guest's name.
+    pub hostname: Vec<u8>,
+}
+
+/// A user by numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+/// The command's terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// The window's size at the start.
+    pub size: WindowSize,
+    /// Whether stderr is a pipe all the same, because the host's stderr goes elsewhere.
+    pub stderr_apart: bool,
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub cols: u16,
+}
+
+/// A UART on which the host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// COM2, from the host: the command's stdin, or its terminal's keys.
+    Stdin,
+    /// COM4, from the host: this protocol.
+    Control,
+}
+
+/// A stream that the command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// COM2, from the guest.
+    Stdout,
+    /// COM3, from the guest.
+    Stderr,
+}
+
+/// How many bytes of output went out on the data lines, so that the host knows when it has them all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// On COM2.
+    pub stdout: u64,
+    /// On COM3.
+    pub stderr: u64,
+}
+
+impl Message for ToGuest {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Start(_) => 1,
+            Self::WindowSize(_) => 2,
+            Self::Signal(_) => 3,
+            Self::StdinEnd { .. } => 4,
+            Self::OutputClosed(_) => 5,
+        }
+    }
+
+    fn write(&self, Fields(out): &mut Fields<'_>) {
+        match self {
+            Self::Start(start) => start.write(out),
+            Self::WindowSize(size) => size.write(out),
+            Self::Signal(signal) => out.u8(*signal),
+            Self::StdinEnd { total } => out.u64(*total),
+            Self::OutputClosed(stream) => out.u8(match stream {
+                OutputStream::Stdout => 1,
+                OutputStream::Stderr => 2,
+            }),
+        }
+    }
+
+    fn read(kind: u8, FieldReader(fields): &mut FieldReader<'_>) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            1 => Self::Start(Start::read(fields)?),
+            2 => Self::WindowSize(WindowSize::read(fields)?),
+            3 => Self::Signal(fields.u8()?),
+            4 => Self::StdinEnd { total: fields.u64()? },
+            5 => Self::OutputClosed(match fields.u8()? {
+                1 => OutputStream::Stdout,
+                2 => OutputStream::Stderr,
+                _ => return Err(DecodeError::Field("stream")),
+            }),
+            _ => return Err(DecodeError::Kind(kind)),
+        })
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Start(start) => start.check(),
+            Self::Signal(signal) => check_signal(*signal),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Message for FromGuest {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Ready => 1,
+            Self::Started => 2,
+            Self::ExecFailed { .. } => 3,
+            Self::Received { .. } => 4,
+            Self::StdinClosed => 5,
+            Self::Exited { .. } => 6,
+            Self::Killed { .. } => 7,
+            Self::Failed { .. } => 8,
+        }
+    }
+
+    fn write(&self, Fields(out): &mut Fields<'_>) {
+        match self {
+            Self::Ready | Self::Started | Self::StdinClosed => {}
+            Self::ExecFailed { errno, message } => {
+                out.u32(errno.cast_unsigned());
+                out.bytes(message.as_bytes());
+            }
+            Self::Received { line, total } => {
+                out.u8(match line {
+                    Line::Stdin => 1,
+                    Line::Control => 2,
+                });
+                out.u64(*total);
+            }
+            Self::Exited { status, written } => {
+                out.u8(*status);
+                written.write(out);
+            }
+            Self::Killed { signal, written } => {
+                out.u8(*signal);
+                written.write(out);
+            }
+            Self::Failed { message } => out.bytes(message.as_bytes()),
+        }
+    }
+
+    fn read(kind: u8, FieldReader(fields): &mut FieldReader<'_>) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            1 => Self::Ready,
+            2 => Self::Started,
+            3 => Self::ExecFailed { errno: fields.u32()?.cast_signed(), message: text(fields)? },
+            4 => {
+                let line = match fields.u8()? {
+                    1 => Line::Stdin,
+                    2 => Line::Control,
+                    _ => return Err(DecodeError::Field("line")),
+                };
+                Self::Received { line, total: fields.u64()? }
+            }
+            5 => Self::StdinClosed,
+            6 => Self::Exited { status: fields.u8()?, written: Written::read(fields)? },
+            7 => Self::Killed { signal: fields.u8()?, written: Written::read(fields)? },
+            8 => Self::Failed { message: text(fields)? },
+            _ => return Err(DecodeError::Kind(kind)),
+        })
+    }
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Killed { signal, .. } => check_signal(*signal),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Start {
+    fn write(&self, out: &mut Writer<'_>) {
+        out.length(self.argv.len());
+        for argument in &self.argv {
+            out.bytes(argument);
+        }
+        out.length(self.env.len());
+        for (name, value) in &self.env {
+            out.bytes(name);
+            out.bytes(value);
+        }
+        out.option(self.cwd.as_deref(), |out, cwd| out.bytes(cwd));
+        out.option(self.user, |out, user| {
+            out.u32(user.uid);
+            out.u32(user.gid);
+        });
+        out.option(self.terminal, |out, terminal| {
+            terminal.size.write(out);
+            out.u8(u8::from(terminal.stderr_apart));
+        });
+        out.bytes(&self.hostname);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            argv: fields.list(|fields| fields.bytes().map(<[u8]>::to_vec))?,
+            env: fields.list(|fields| Ok((fields.bytes()?.to_vec(), fields.bytes()?.to_vec())))?,
+            cwd: fields.option(|fields| fields.bytes().map(<[u8]>::to_vec))?,
+            user: fields.option(|fields| Ok(User { uid: fields.u32()?, gid: fields.u32()? }))?,
+            terminal: fields.option(|fields| {
+                let size = WindowSize::read(fields)?;
+                let stderr_apart = match fields.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(DecodeError::Field("terminal")),
+                };
+                Ok(Terminal { size, stderr_apart })
+            })?,
+            hostname: fields.bytes()?.to_vec(),
+        })
+    }
+
+    /// Refuses what no process can be given.
+    fn check(&self) -> Result<(), DecodeError> {
+        let nul = |bytes: &[u8]| bytes.contains(&0);
+        if self.argv.iter().any(|argument| nul(argument)) {
+            return Err(DecodeError::Field("argument: it holds a NUL"));
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || nul(name) || name.contains(&b'=') || nul(value) {
+                return Err(DecodeError::Field("environment variable"));
+            }
+        }
+        if self.cwd.as_ref().is_some_and(|cwd| cwd.is_empty() || nul(cwd)) {
+            return Err(DecodeError::Field("working directory"));
+        }
+        // Linux's __NEW_UTS_LEN.
+        if self.hostname.len() > 64 || nul(&self.hostname) {
+            return Err(DecodeError::Field("host name"));
+        }
+        Ok(())
+    }
+}
+
+impl WindowSize {
+    fn write(self, out: &mut Writer<'_>) {
+        out.u16(self.rows);
+        out.u16(self.cols);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { rows: fields.u16()?, cols: fields.u16()? })
+    }
+}
+
+impl Written {
+    fn write(self, out: &mut Writer<'_>) {
+        out.u64(self.stdout);
+        out.u64(self.stderr);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { stdout: fields.u64()?, stderr: fields.u64()? })
+    }
+}
+
+/// Reads a text for people. It is shown, never interpreted, so bytes that are no UTF-8 are replaced.
+fn text(fields: &mut Reader<'_>) -> Result<String, DecodeError> {
+    fields.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn check_signal(signal: u8) -> Result<(), DecodeError> {
+    if (1..=64).contains(&signal) { Ok(()) } else { Err(DecodeError::Field("signal number")) }
+}

@@ -1,0 +1,123 @@
+//! Tests of messages: each comes out as it went in; what no process can be given is refused.
+
+use proptest::prelude::*;
+
+use crate::{
+    DecodeError, Decoder, EncodeError, FromGuest, Line, Message, OutputStream, Start, Terminal,
+    ToGuest, User, WindowSize, Written,
+};
+
+fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(1u8..=255, 0..40)
+}
+
+fn window_size() -> impl Strategy<Value = WindowSize> {
+    any::<(u16, u16)>().prop_map(|(rows, cols)| WindowSize { rows, cols })
+}
+
+fn start() -> impl Strategy<Value = Start> {
+    let name = prop::collection::vec(b'A'..=b'Z', 1..10);
+    (
+        prop::collection::vec(c_bytes(), 0..5),
+        prop::collection::vec((name, c_bytes()), 0..5),
+        prop::option::of(prop::collection::vec(1u8..=255, 1..40)),
+        prop::option::of(any::<(u32, u32)>().prop_map(|(uid, gid)| User { uid, gid })),
+        prop::option::of(
+            (window_size(), any::<bool>())
+                .prop_map(|(size, stderr_apart)| Terminal { size, stderr_apart }),
+        ),
+        prop::collection::vec(1u8..=255, 0..=64),
+    )
+        .prop_map(|(argv, env, cwd, user, terminal, hostname)| Start {
+            argv,
+            env,
+            cwd,
+            user,
+            terminal,
+            hostname,
+        })
+}
+
+fn to_guest() -> impl Strategy<Value = ToGuest> {
+    prop_oneof![
+        start().prop_map(ToGuest::Start),
+        window_size().prop_map(ToGuest::WindowSize),
+        (1u8..=64).prop_map(ToGuest::Signal),
+        any::<u64>().prop_map(|total| ToGuest::StdinEnd { total }),
+        prop_oneof![Just(OutputStream::Stdout), Just(OutputStream::Stderr)]
+            .prop_map(ToGuest::OutputClosed),
+    ]
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    any::<(u64, u64)>().prop_map(|(stdout, stderr)| Written { stdout, stderr })
+}
+
+fn from_guest() -> impl Strategy<Value = FromGuest> {
+    prop_oneof![
+        Just(FromGuest::Ready),
+        Just(FromGuest::Started),
+        Just(FromGuest::StdinClosed),
+        (any::<i32>(), ".*").prop_map(|(errno, message)| FromGuest::ExecFailed { errno, message }),
+        (prop_oneof![Just(Line::Stdin), Just(Line::Control)], any::<u64>())
+            .prop_map(|(line, total)| FromGuest::Received { line, total }),
+        (any::<u8>(), written())
+            .prop_map(|(status, written)| FromGuest::Exited { status, written }),
+        (1u8..=64, written()).prop_map(|(signal, written)| FromGuest::Killed { signal, written }),
+        ".*".prop_map(|message| FromGuest::Failed { message }),
+    ]
+}
+
+/// Sends all messages as one stream in pieces and compares what comes out.
+fn round_trip<M: Message + PartialEq + std::fmt::Debug>(messages: &[M], piece: usize) {
+    let mut stream = Vec::new();
+    for message in messages {
+        message.encode(&mut stream).unwrap();
+    }
+    let mut decoder = Decoder::<M>::default();
+    let mut received = Vec::new();
+    for mut input in stream.chunks(piece) {
+        while let Some(message) = decoder.decode(&mut input).unwrap() {
+            received.push(message);
+        }
+    }
+    assert_eq!(received, messages);
+}
+
+proptest! {
+    #[test]
+    fn to_guest_round_trip(messages in prop::collection::vec(to_guest(), 0..6), piece in 1usize..100) {
+        round_trip(&messages, piece);
+    }
+
+    #[test]
+    fn from_guest_round_trip(messages in prop::collection::vec(from_guest(), 0..6), piece in 1usize..100) {
+        round_trip(&messages, piece);
+    }
+}
+
+#[test]
+fn what_no_process_can_be_given_is_not_sent() {
+    let refused = [
+        Start { argv: vec![b"a\0b".to_vec()], ..Start::default() },
+        Start { env: vec![(b"A=B".to_vec(), vec![])], ..Start::default() },
+        Start { env: vec![(vec![], vec![])], ..Start::default() },
+        Start { env: vec![(b"A".to_vec(), b"\0".to_vec())], ..Start::default() },
+        Start { cwd: Some(vec![]), ..Start::default() },
+        Start { hostname: vec![b'h'; 65], ..Start::default() },
+    ];
+    for start in refused {
+        let mut out = Vec::new();
+        assert!(matches!(ToGuest::Start(start).encode(&mut out), Err(EncodeError::Field(_))));
+        assert!(out.is_empty());
+    }
+    assert!(matches!(ToGuest::Signal(0).encode(&mut Vec::new()), Err(EncodeError::Field(_))));
+    assert!(matches!(ToGuest::Signal(65).encode(&mut Vec::new()), Err(EncodeError::Field(_))));
+}
+
+#[test]
+fn what_no_process_can_be_given_is_not_accepted_either() {
+    let signal_65 = [0xab, b'U', 1, 3, 1, 0, 0, 0, 65];
+    let result = Decoder::<ToGuest>::default().decode(&mut &signal_65[..]);
+    assert_eq!(result, Err(DecodeError::Field("signal number")));
+}

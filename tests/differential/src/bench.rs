@@ -1,0 +1,233 @@
+//! [`Bench`]: both processors side by side; runs cases, and makes those that differ smaller.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use iced_x86::{Formatter, IntelFormatter};
+
+use crate::case::{Case, End, Outcome};
+use crate::compare::{NAMES, differences, undefined_flags};
+use crate::forms::Forms;
+use crate::generate;
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::layout::IMAGE;
+use crate::random::Random;
+
+/// What the cases did, in numbers.
+#[derive(Default)]
+pub struct Statistics {
+    /// Cases compared.
+    pub cases: u64,
+    /// Cases without a result: loops without an end.
+    pub discarded: u64,
+    /// How they ended, by vector.
+    pub vectors: BTreeMap<u8, u64>,
+    /// Cases of one instruction in which undefined flags were different, by mnemonic, and
+    /// the flags.
+    pub undefined: BTreeMap<String, (u64, u64)>,
+}
+
+/// Both processors.
+pub struct Bench {
+    host: Host,
+    guest: Guest,
+    forms: Forms,
+    image: Vec<u8>,
+    native: Outcome,
+    engine: Outcome,
+    /// What was done so far.
+    pub statistics: Statistics,
+}
+
+impl Bench {
+    /// Prepares both.
+    #[must_use]
+    pub fn new() -> Self {
+        let host = Host::new();
+        let forms = Forms::new(host.has_bases());
+        let mut random = Random::new(1);
+        let image = (0..IMAGE / 8).flat_map(|_| random.operand().to_le_bytes()).collect();
+        Self {
+            host,
+            guest: Guest::new(),
+            forms,
+            image,
+            native: Outcome::default(),
+            engine: Outcome::default(),
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// How many forms of instructions are tested.
+    #[must_use]
+    pub fn forms(&self) -> &Forms {
+        &self.forms
+    }
+
+    /// Runs the case that `seed` stands for; gives a report if the two differ.
+    pub fn check(&mut self, seed: u64) -> Option<String> {
+        let case = generate::case(seed, &self.forms, self.host.has_bases());
+        let differs = self.differences(&case);
+        self.count(&case);
+        differs?;
+        Some(self.report(&self.shrink_name(), case))
+    }
+
+    fn shrink_name(&self) -> String {
+        String::new()
+    }
+
+    /// What differs between the two; `None` if nothing does.
+    fn differences(&mut self, case: &Case) -> Option<String> {
+        self.host.run(case, &self.image, &mut self.native);
+        if matches!(self.native.end, End::Hang | End::Astray) {
+            return None;
+        }
+        let panic = PanicReport(case);
+        self.guest.run(case, &self.image, &mut self.engine);
+        std::mem::forget(panic);
+        if self.engine.end == End::Hang {
+            return None;
+        }
+        let text = differences(&self.native, &self.engine, undefined_flags(case));
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn count(&mut self, case: &Case) {
+        self.statistics.cases += 1;
+        let End::Exception { vector, .. } = self.native.end else {
+            self.statistics.discarded += 1;
+            return;
+        };
+        *self.statistics.vectors.entry(vector).or_default() += 1;
+        if case.code.len() == 1 && vector == 3 {
+            let flags = (self.native.rflags ^ self.engine.rflags) & undefined_flags(case);
+            if flags != 0
+                && let Some(instruction) = case.instructions().next()
+            {
+                let name = format!("{:?}", instruction.mnemonic());
+                let entry = self.statistics.undefined.entry(name).or_default();
+                entry.0 += 1;
+                entry.1 |= flags;
+            }
+        }
+    }
+
+    /// Makes the case smaller as long as the two still differ, and describes it.
+    fn report(&mut self, _: &str, case: Case) -> String {
+        let whole = describe(&case);
+        let small = self.shrink(case.clone());
+        let Some(differs) = self.differences(&small) else {
+            return format!("seed {:#x}: differs, but not again\n{whole}", case.seed);
+        };
+        let mut text = format!("seed {:#x}, made smaller:\n{}{differs}", case.seed, describe(&small));
+        if small.code.len() > 1 || small.code != case.code {
+            let _ = write!(text, "as it was:\n{}", disassembly(&case));
+        }
+        let _ = writeln!(
+            text,
+            "  native  {:x?} rip {:x} rflags {:x}\n  engine  {:x?} rip {:x} rflags {:x}",
+            self.native.end,
+            self.native.rip,
+            self.native.rflags,
+            self.engine.end,
+            self.engine.rip,
+            self.engine.rflags
+        );
+        text
+    }
+
+    fn shrink(&mut self, mut case: Case) -> Case {
+        // From the end: what is behind the difference does not matter.
+        for n in (0..case.code.len()).rev() {
+            let mut smaller = case.clone();
+            // The others stay where they are.
+            smaller.code[n].fill(0x90);
+            case = self.smaller(case, smaller);
+        }
+        let only_nops = |bytes: &Vec<u8>| bytes.iter().all(|byte| *byte == 0x90);
+        while case.code.len() > 1 && case.code.last().is_some_and(only_nops) {
+            let mut smaller = case.clone();
+            smaller.code.pop();
+            let length = smaller.code.len();
+            case = self.smaller(case, smaller);
+            if case.code.len() != length {
+                break;
+            }
+        }
+        for n in 0..case.gprs.len() {
+            for value in [0, 1] {
+                let mut smaller = case.clone();
+                smaller.gprs[n] = value;
+                case = self.smaller(case, smaller);
+                if case.gprs[n] == value {
+                    break;
+                }
+            }
+        }
+        let mut smaller = case.clone();
+        smaller.rflags = 0x202;
+        case = self.smaller(case, smaller);
+        let mut smaller = case.clone();
+        smaller.bases = [0; 2];
+        case = self.smaller(case, smaller);
+        for n in (0..case.patches.len()).rev() {
+            let mut smaller = case.clone();
+            smaller.patches.remove(n);
+            case = self.smaller(case, smaller);
+        }
+        case
+    }
+
+    /// `smaller` if it still differs, else `case`.
+    fn smaller(&mut self, case: Case, smaller: Case) -> Case {
+        if self.differences(&smaller).is_some() { smaller } else { case }
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Tells which case it was if the engine panics.
+struct PanicReport<'a>(&'a Case);
+
+impl Drop for PanicReport<'_> {
+    fn drop(&mut self) {
+        eprintln!("the engine panicked: seed {:#x}\n{}", self.0.seed, describe(self.0));
+    }
+}
+
+fn disassembly(case: &Case) -> String {
+    let mut text = String::new();
+    let mut formatter = IntelFormatter::new();
+    for (instruction, bytes) in case.instructions().zip(&case.code) {
+        let mut line = String::new();
+        formatter.format(&instruction, &mut line);
+        let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = writeln!(text, "  {:8x}  {bytes:<30}  {line}", instruction.ip());
+    }
+    text
+}
+
+/// Instructions and inputs.
+fn describe(case: &Case) -> String {
+    let mut text = disassembly(case);
+    for (n, (name, value)) in NAMES.iter().zip(case.gprs).enumerate() {
+        let end = if n % 4 == 3 { "\n" } else { "" };
+        let _ = write!(text, "  {name:<3} {value:016x}{end}");
+    }
+    let [fs, gs] = case.bases;
+    let _ = writeln!(text, "  rflags {:x}, bases of fs {fs:x}, gs {gs:x}", case.rflags);
+    if !case.patches.is_empty() {
+        let _ = write!(text, "  memory");
+        for (offset, bytes) in &case.patches {
+            let _ = write!(text, " {:x}:{bytes:02x?}", crate::layout::image_address(*offset));
+        }
+        text.push('\n');
+    }
+    text
+}

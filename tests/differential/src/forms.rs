@@ -1,0 +1,91 @@
+//! [`Forms`]: the instructions that are tested, from the decoder's own tables.
+//!
+//! All that is available in 64-bit mode and that `arch_x86::emulate` executes, but for what
+//! [`excluded`] lists.
+
+use std::collections::HashSet;
+
+use arch_x86::emulate::Mode;
+use arch_x86::emulate::decode::lower;
+use engine_soft::SoftVcpu;
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic};
+
+use crate::operands::Builder;
+use crate::random::Random;
+
+/// The instructions that are tested.
+pub struct Forms {
+    /// All of them.
+    pub codes: Vec<Code>,
+    known: HashSet<Code>,
+}
+
+impl Forms {
+    /// Looks for them. `bases`: FS and GS may have some.
+    #[must_use]
+    pub fn new(bases: bool) -> Self {
+        let codes: Vec<Code> =
+            Code::values().filter(|code| is_candidate(*code, bases) && is_executed(*code)).collect();
+        let known = codes.iter().copied().collect();
+        Self { codes, known }
+    }
+
+    /// Whether `instruction`, decoded from whatever bytes, may be executed on both sides.
+    #[must_use]
+    pub fn allows(&self, instruction: &Instruction) -> bool {
+        instruction.code() == Code::INVALID || self.known.contains(&instruction.code())
+    }
+}
+
+fn is_candidate(code: Code, bases: bool) -> bool {
+    let op_code = code.op_code();
+    op_code.is_instruction()
+        && op_code.mode64()
+        && matches!(op_code.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+        && excluded(code, bases).is_none()
+}
+
+/// Whether the emulator has semantics for any form of its operands.
+fn is_executed(code: Code) -> bool {
+    let mut random = Random::new(code as u64);
+    (0..64).any(|_| {
+        let mut builder = Builder::new(random.bits(), false);
+        builder
+            .instruction(code)
+            .is_some_and(|instruction| lower::<SoftVcpu>(&instruction, Mode::Bits64).is_some())
+    })
+}
+
+/// Why an instruction is not tested.
+#[must_use]
+pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
+    use Mnemonic as M;
+    Some(match code.mnemonic() {
+        M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => "calls a kernel or hypervisor",
+        M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Rdrand | M::Rdseed => "gives what it likes",
+        M::Cpuid | M::Xgetbv => "gives what the guest is told of its processor",
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "gives the host kernel's tables",
+        M::Lar | M::Lsl | M::Verr | M::Verw => "asks the host kernel's tables",
+        M::Lss | M::Lfs | M::Lgs | M::Retf | M::Iret | M::Iretd | M::Iretq | M::Sysret | M::Sysexit => {
+            "loads segments from the host kernel's tables"
+        }
+        M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
+        _ => match code {
+            Code::Mov_Sreg_rm16
+            | Code::Mov_Sreg_r32m16
+            | Code::Mov_Sreg_r64m16
+            | Code::Popw_FS
+            | Code::Popw_GS
+            | Code::Popq_FS
+            | Code::Popq_GS
+            | Code::Jmp_m1616
+            | Code::Jmp_m1632
+            | Code::Jmp_m1664
+            | Code::Call_m1616
+            | Code::Call_m1632
+            | Code::Call_m1664 => "loads segments from the host kernel's tables",
+            _ => return None,
+        },
+    })
+}

@@ -1,0 +1,259 @@
+//! [`case`]: a random case from a seed.
+
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, RflagsBits,
+};
+
+use crate::case::Case;
+use crate::forms::Forms;
+use crate::layout::{CODE, CODE_SIZE, PAGE};
+use crate::operands::Builder;
+use crate::random::Random;
+
+/// At most this many instructions in a block.
+const LONGEST: u64 = 8;
+
+/// The flags that PUSHF, LAHF and their kin read, whatever the tables say.
+const ALL_FLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+/// The case that `seed` stands for.
+#[must_use]
+pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
+    let mut builder = Builder::new(seed, has_bases);
+    let length = if builder.random.chance(55) { 1 } else { 2 + builder.random.below(LONGEST - 1) };
+    let rip = start(&mut builder.random);
+    let mut block = Block { rip, next: rip, code: Vec::new(), branches: Vec::new() };
+    let mut undefined = Undefined::default();
+    let mut tries = 0;
+    while (block.code.len() as u64) < length && tries < 64 {
+        tries += 1;
+        let Some((bytes, instruction, plain)) = instruction(&mut builder, forms, block.next) else {
+            continue;
+        };
+        if block.next + bytes.len() as u64 > CODE + CODE_SIZE && !builder.random.chance(2) {
+            continue;
+        }
+        if reads(&instruction) & undefined.flags != 0 {
+            continue;
+        }
+        undefined.execute(&instruction);
+        builder.execute(&instruction);
+        block.push(bytes, plain.then_some(instruction));
+    }
+    block.set_targets(&mut builder.random);
+    let mut rflags = builder.random.bits() & 0x0020_08d5 | 0x202;
+    if builder.random.chance(20) {
+        rflags |= 0x400;
+    }
+    Case {
+        seed,
+        rip,
+        code: block.code,
+        gprs: builder.gprs,
+        rflags,
+        bases: builder.bases,
+        patches: builder.patches,
+    }
+}
+
+/// Where a block starts: sometimes such that it crosses into the next page, or runs out of code.
+fn start(random: &mut Random) -> u64 {
+    match random.below(20) {
+        0 | 1 => CODE + PAGE - random.below(40),
+        2 => CODE + CODE_SIZE - 1 - random.below(15),
+        _ => CODE + random.below(PAGE / 2),
+    }
+}
+
+/// The bytes of an instruction at `rip`, as it is decoded, and whether it may be encoded again.
+fn instruction(
+    builder: &mut Builder,
+    forms: &Forms,
+    rip: u64,
+) -> Option<(Vec<u8>, Instruction, bool)> {
+    if builder.random.chance(2) {
+        let bytes = arbitrary(&mut builder.random);
+        return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
+    }
+    let code = builder.random.one_of(&forms.codes);
+    let mut instruction = builder.instruction(code)?;
+    if instruction.op_count() > 0 && instruction.near_branch_target() == 0 && is_relative(&instruction) {
+        instruction.set_near_branch64(rip + 2);
+    }
+    let bytes = encode(&instruction, rip)?;
+    if builder.random.chance(10) {
+        let bytes = with_prefixes(&mut builder.random, &bytes);
+        return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
+    }
+    let (bytes, instruction) = decoded(bytes, forms, rip)?;
+    Some((bytes, instruction, true))
+}
+
+fn is_relative(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
+    ) && instruction.op0_kind() == iced_x86::OpKind::NearBranch64
+}
+
+fn encode(instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
+    let mut encoder = Encoder::new(64);
+    encoder.encode(instruction, rip).ok()?;
+    Some(encoder.take_buffer())
+}
+
+/// `bytes` if the instruction at their start may be tested, without those behind it.
+fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<(Vec<u8>, Instruction)> {
+    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    if !forms.allows(&instruction) {
+        return None;
+    }
+    if instruction.code() != Code::INVALID {
+        bytes.truncate(instruction.len());
+    }
+    Some((bytes, instruction))
+}
+
+/// The instruction with some prefixes more, most of which mean nothing.
+fn with_prefixes(random: &mut Random, bytes: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for _ in 0..if random.chance(3) { 14 } else { 1 + random.below(3) } {
+        all.push(match random.below(10) {
+            0..=2 => 0x66,
+            3 => 0x67,
+            4 => 0xf0,
+            5 => 0xf2,
+            6 => 0xf3,
+            7 => random.one_of(&[0x26, 0x2e, 0x36, 0x3e]),
+            _ => 0x40 | random.below(16) as u8,
+        });
+    }
+    all.extend_from_slice(bytes);
+    all
+}
+
+/// Any opcode of the first two maps, and random bytes behind it.
+fn arbitrary(random: &mut Random) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if random.chance(30) {
+        bytes.push(random.one_of(&[0x66, 0xf2, 0xf3, 0x48, 0x40, 0xf0]));
+    }
+    if random.chance(60) {
+        bytes.push(0x0f);
+    }
+    bytes.extend_from_slice(&random.bits().to_le_bytes());
+    bytes
+}
+
+/// The flags that an instruction reads.
+fn reads(instruction: &Instruction) -> u32 {
+    match instruction.mnemonic() {
+        Mnemonic::Pushf | Mnemonic::Pushfq | Mnemonic::Lahf => ALL_FLAGS,
+        _ => instruction.rflags_read(),
+    }
+}
+
+/// The flags whose value is not defined at some point of a block.
+#[derive(Default)]
+pub struct Undefined {
+    /// As [`RflagsBits`].
+    pub flags: u32,
+    branched: bool,
+}
+
+impl Undefined {
+    /// Behind `instruction`.
+    pub fn execute(&mut self, instruction: &Instruction) {
+        self.branched |= instruction.flow_control() != FlowControl::Next;
+        // These may leave the flags as they are.
+        let conditional = self.branched
+            || instruction.is_string_instruction()
+            || matches!(
+                instruction.mnemonic(),
+                Mnemonic::Shl
+                    | Mnemonic::Sal
+                    | Mnemonic::Shr
+                    | Mnemonic::Sar
+                    | Mnemonic::Rol
+                    | Mnemonic::Ror
+                    | Mnemonic::Rcl
+                    | Mnemonic::Rcr
+                    | Mnemonic::Shld
+                    | Mnemonic::Shrd
+            );
+        if !conditional {
+            let defined = instruction.rflags_written()
+                | instruction.rflags_cleared()
+                | instruction.rflags_set();
+            self.flags &= !defined;
+        }
+        self.flags |= instruction.rflags_undefined();
+    }
+
+    /// As bits of RFLAGS.
+    #[must_use]
+    pub fn mask(&self) -> u64 {
+        [
+            (RflagsBits::CF, 0),
+            (RflagsBits::PF, 2),
+            (RflagsBits::AF, 4),
+            (RflagsBits::ZF, 6),
+            (RflagsBits::SF, 7),
+            (RflagsBits::OF, 11),
+        ]
+        .into_iter()
+        .filter(|(flag, _)| self.flags & flag != 0)
+        .fold(0, |mask, (_, bit)| mask | 1 << bit)
+    }
+}
+
+/// A block that is being made.
+struct Block {
+    rip: u64,
+    next: u64,
+    code: Vec<Vec<u8>>,
+    /// Which instructions are relative branches.
+    branches: Vec<(usize, Instruction)>,
+}
+
+impl Block {
+    fn push(&mut self, bytes: Vec<u8>, plain: Option<Instruction>) {
+        self.next += bytes.len() as u64;
+        if let Some(instruction) = plain.filter(is_relative) {
+            self.branches.push((self.code.len(), instruction));
+        }
+        self.code.push(bytes);
+    }
+
+    /// Lets the branches go to other instructions, mostly forwards.
+    fn set_targets(&mut self, random: &mut Random) {
+        let mut starts = vec![self.rip];
+        for bytes in &self.code {
+            starts.push(starts[starts.len() - 1] + bytes.len() as u64);
+        }
+        for (n, instruction) in &self.branches {
+            let loops = instruction.is_loop() || instruction.is_loopcc();
+            let backwards = random.chance(if loops { 40 } else { 1 });
+            let target = if backwards {
+                starts[random.below(*n as u64 + 1) as usize]
+            } else if random.chance(10) {
+                // Into nothing.
+                starts[*n].wrapping_add(u64::from(random.bits() as i32 as u32) & 0x7fff_ffff)
+            } else {
+                starts[n + 1 + random.below((starts.len() - n - 1) as u64) as usize]
+            };
+            let mut changed = *instruction;
+            changed.set_near_branch64(target);
+            match encode(&changed, starts[*n]) {
+                Some(bytes) if bytes.len() == self.code[*n].len() => self.code[*n] = bytes,
+                _ => {}
+            }
+        }
+    }
+}

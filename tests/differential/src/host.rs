@@ -1,0 +1,482 @@
+//! The processor that the test runs on: [`Host`] executes a case natively. All that is unsafe
+//! of this crate is here.
+//!
+//! A case is entered by IRETQ, which serializes and thus sees the code just written, and left
+//! through a signal: the INT3 behind it is one. The handler notes the registers and
+//! continues at the exit. What guards the process:
+//! - a random address hits nothing of it: it lies above 4 GiB, the regions below;
+//! - code that went astray makes no system call: a seccomp filter turns those made from the
+//!   code's addresses into signals;
+//! - a timer on the thread's processor time ends loops, here and in the engine.
+
+#![allow(unsafe_code, reason = "machine code, signals and mappings")]
+
+use std::arch::{asm, global_asm};
+use std::cell::UnsafeCell;
+use std::mem::{offset_of, zeroed};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine_soft::{Options, SoftEngine};
+use libc::{c_int, c_void, siginfo_t, ucontext_t};
+use virt::Memory;
+use virt::memory::Slot;
+
+use crate::case::{Case, End, Outcome};
+use crate::layout::{BACKING, CODE, CODE_SIZE, REGIONS, Rights};
+
+/// Memory of this process that others than Rust access as well.
+pub struct Mapping {
+    start: *mut u8,
+    size: usize,
+}
+
+impl Mapping {
+    /// Zeroed memory.
+    #[must_use]
+    pub fn anonymous(size: u64) -> Self {
+        Self::map(None, size, libc::PROT_READ | libc::PROT_WRITE, -1, 0)
+    }
+
+    fn map(at: Option<u64>, size: u64, protection: c_int, file: c_int, offset: u64) -> Self {
+        let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
+        let kind = if file < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
+        // SAFETY: a new mapping, that replaces none.
+        let start = unsafe {
+            libc::mmap(
+                at.map_or(null_mut(), |at| std::ptr::with_exposed_provenance_mut(at as usize)),
+                size as usize,
+                protection,
+                kind | fixed | libc::MAP_POPULATE,
+                file,
+                offset as i64,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        assert!(at.is_none_or(|at| at == start.expose_provenance() as u64));
+        Self { start: start.cast(), size: size as usize }
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let offset = offset as usize;
+        assert!(offset <= self.size && bytes.len() <= self.size - offset);
+        // SAFETY: within the mapping, which is never unmapped and to which there are no references.
+        unsafe { self.start.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Reads bytes at `offset`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) {
+        let offset = offset as usize;
+        assert!(offset <= self.size && buffer.len() <= self.size - offset);
+        // SAFETY: as in `write`.
+        unsafe { self.start.add(offset).copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len()) };
+    }
+
+    /// A software CPU whose memory this is.
+    #[must_use]
+    pub fn engine(&self) -> SoftEngine {
+        let memory = Arc::new(Memory::<spin::Mutex<()>>::default());
+        let slot = Slot {
+            id: 0,
+            gpa: 0,
+            size: self.size as u64,
+            hva: self.start.expose_provenance() as u64,
+            read_only: false,
+        };
+        memory.insert(slot).expect("the first slot");
+        // SAFETY: the mapping is never unmapped, and there are no references to it.
+        unsafe { SoftEngine::new(memory, Options::default()) }
+    }
+}
+
+/// What enter, handler and exit share. The handler runs on the thread that entered.
+#[repr(C)]
+struct Context {
+    /// R15 to RAX without RSP, in the order in which they are popped; behind them IRETQ's frame.
+    gprs: [u64; 15],
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+    host_rsp: u64,
+    host_fs: u64,
+    /// FS's and GS's.
+    bases: [u64; 2],
+    /// Not 0: the instructions for bases may be used.
+    has_bases: u64,
+    /// Not 0 while the case executes.
+    inside: AtomicU64,
+    /// In the order of the case.
+    left: [u64; 16],
+    left_rip: u64,
+    left_rflags: u64,
+    left_cr2: u64,
+    left_end: End,
+}
+
+struct Shared(UnsafeCell<Context>);
+
+// SAFETY: used by one thread at a time, the one that holds `HOST`, and its signal handlers.
+unsafe impl Sync for Shared {}
+
+static CONTEXT: Shared = Shared(UnsafeCell::new(Context {
+    gprs: [0; 15],
+    rip: 0,
+    cs: 0,
+    rflags: 0,
+    rsp: 0,
+    ss: 0,
+    host_rsp: 0,
+    host_fs: 0,
+    bases: [0; 2],
+    has_bases: 0,
+    inside: AtomicU64::new(0),
+    left: [0; 16],
+    left_rip: 0,
+    left_rflags: 0,
+    left_cr2: 0,
+    left_end: End::Hang,
+}));
+
+/// Which of the case's registers are popped, in this order.
+const POPPED: [usize; 15] = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 3, 2, 1, 0];
+
+/// The case that executes, natively or on the engine.
+static CASE: AtomicU64 = AtomicU64::new(0);
+/// The case that the timer saw last.
+static SEEN: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The request word of the vCPU that executes.
+static REQUEST: AtomicPtr<AtomicU32> = AtomicPtr::new(null_mut());
+
+unsafe extern "C" {
+    fn differential_enter();
+    fn differential_exit();
+    fn differential_handler(signal: c_int, info: *mut siginfo_t, context: *mut c_void);
+}
+
+// The handler is entered with the case's RFLAGS: AC would make Rust code fault.
+global_asm!(
+    "differential_enter:",
+    "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+    "lea rax, [rip + {context}]",
+    "mov [rax + {host_rsp}], rsp",
+    "cmp qword ptr [rax + {has_bases}], 0",
+    "je 2f",
+    "rdfsbase rcx",
+    "mov [rax + {host_fs}], rcx",
+    "mov rcx, [rax + {bases}]",
+    "wrfsbase rcx",
+    "mov rcx, [rax + {bases} + 8]",
+    "wrgsbase rcx",
+    "2:",
+    "mov qword ptr [rax + {inside}], 1",
+    "lea rsp, [rax + {gprs}]",
+    "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
+    "pop rdi", "pop rsi", "pop rbp", "pop rbx", "pop rdx", "pop rcx", "pop rax",
+    "iretq",
+    "differential_exit:",
+    "lea rax, [rip + {context}]",
+    "cmp qword ptr [rax + {has_bases}], 0",
+    "je 3f",
+    "rdfsbase rcx",
+    "mov [rax + {bases}], rcx",
+    "rdgsbase rcx",
+    "mov [rax + {bases} + 8], rcx",
+    "mov rcx, [rax + {host_fs}]",
+    "wrfsbase rcx",
+    "3:",
+    "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+    "ret",
+    "differential_handler:",
+    "pushfq",
+    "and qword ptr [rsp], {flags}",
+    "popfq",
+    "jmp {handle}",
+    context = sym CONTEXT,
+    handle = sym handle,
+    flags = const !0x44100_i32,
+    host_rsp = const offset_of!(Context, host_rsp),
+    host_fs = const offset_of!(Context, host_fs),
+    bases = const offset_of!(Context, bases),
+    has_bases = const offset_of!(Context, has_bases),
+    inside = const offset_of!(Context, inside),
+    gprs = const offset_of!(Context, gprs),
+);
+
+/// The registers of a signal's context, in the order of the case.
+const GREGS: [c_int; 16] = [
+    libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX, libc::REG_RSP, libc::REG_RBP,
+    libc::REG_RSI, libc::REG_RDI, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
+    libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
+];
+
+/// The timer's signal.
+const TICK: c_int = libc::SIGALRM;
+/// The signals that exceptions become, and a forbidden system call.
+const SIGNALS: [c_int; 7] = [
+    libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, TICK,
+];
+
+/// The signal handler. The case's FS may still be loaded: it uses nothing thread-local.
+extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
+    let shared = CONTEXT.0.get();
+    // SAFETY: the static, which lives for ever; `inside` is atomic.
+    let inside = unsafe { (*shared).inside.load(Ordering::SeqCst) != 0 };
+    if signal == TICK {
+        let case = CASE.load(Ordering::SeqCst);
+        if SEEN.swap(case, Ordering::SeqCst) != case {
+            return;
+        }
+        if !inside {
+            let request = REQUEST.load(Ordering::SeqCst);
+            if !request.is_null() {
+                // SAFETY: set by `Watched` for as long as the word lives.
+                unsafe { (*request).store(1, Ordering::SeqCst) };
+            }
+            return;
+        }
+    } else if !inside {
+        // The test's own fault: as if there were no handler.
+        // SAFETY: resetting a handler is always allowed.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        return;
+    }
+    // SAFETY: the kernel gives a valid context, and nobody else uses the shared one while the
+    // thread is inside.
+    unsafe {
+        let shared = &mut *shared;
+        let gregs = &mut (*context.cast::<ucontext_t>()).uc_mcontext.gregs;
+        let mut get = |n: c_int| gregs[n as usize] as u64;
+        for (to, from) in shared.left.iter_mut().zip(GREGS) {
+            *to = get(from);
+        }
+        shared.left_rip = get(libc::REG_RIP);
+        shared.left_rflags = get(libc::REG_EFL);
+        let vector = get(libc::REG_TRAPNO) as u8;
+        shared.left_cr2 = if vector == 14 { get(libc::REG_CR2) } else { 0 };
+        shared.left_end = match signal {
+            TICK => End::Hang,
+            libc::SIGSYS => End::Astray,
+            _ => End::Exception { vector, error: get(libc::REG_ERR) },
+        };
+        gregs[libc::REG_RIP as usize] = (differential_exit as *const ()).expose_provenance() as i64;
+        gregs[libc::REG_RSP as usize] = shared.host_rsp as i64;
+        gregs[libc::REG_EFL as usize] = 0x202;
+        shared.inside.store(0, Ordering::SeqCst);
+    }
+}
+
+/// One thread at a time has the host.
+static HOST: Mutex<()> = Mutex::new(());
+
+/// The host's processor, ready to execute cases on this thread.
+pub struct Host {
+    backing: Mapping,
+    regions: Vec<Mapping>,
+    timer: libc::timer_t,
+    old_stack: libc::stack_t,
+    stack: Vec<u8>,
+    old_actions: Vec<libc::sigaction>,
+    has_bases: bool,
+    /// A processor's state belongs to its thread.
+    _guard: MutexGuard<'static, ()>,
+}
+
+/// Flags in AT_HWCAP2: user space may use RDFSBASE and its kin.
+const HWCAP2_FSGSBASE: u64 = 1 << 1;
+
+impl Host {
+    /// Prepares this thread and the regions.
+    #[must_use]
+    pub fn new() -> Self {
+        let guard = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: plain system calls with valid arguments.
+        let file = unsafe { libc::memfd_create(c"differential".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(file >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::ftruncate(file, BACKING as i64) }, 0);
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        let backing = Mapping::map(None, BACKING, both, file, 0);
+        backing.write(0, &[0xcc; CODE_SIZE as usize]);
+        let regions = REGIONS.iter().map(|region| {
+            let protection = libc::PROT_READ
+                | match region.rights {
+                    Rights::Execute => libc::PROT_EXEC,
+                    Rights::Write => libc::PROT_WRITE,
+                    Rights::Read => 0,
+                };
+            let size = region.pages * crate::layout::PAGE;
+            Mapping::map(Some(region.start), size, protection, file, region.offset)
+        });
+        let regions = regions.collect();
+        // SAFETY: as above; the auxiliary vector is only read.
+        let has_bases = unsafe {
+            libc::close(file);
+            libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0
+        };
+        let mut stack = vec![0; 128 << 10];
+        let (old_stack, old_actions) = install_handlers(&mut stack);
+        forbid_system_calls();
+        let timer = start_timer();
+        let (cs, ss): (u64, u64);
+        // SAFETY: reads two registers; and the thread has the shared context.
+        unsafe {
+            asm!("mov {}, cs", "mov {}, ss", out(reg) cs, out(reg) ss, options(nomem, nostack));
+            let shared = &mut *CONTEXT.0.get();
+            (shared.cs, shared.ss) = (cs & 0xffff, ss & 0xffff);
+            shared.has_bases = has_bases.into();
+        }
+        Self {
+            backing,
+            regions,
+            timer,
+            old_stack,
+            stack,
+            old_actions,
+            has_bases,
+            _guard: guard,
+        }
+    }
+
+    /// Whether FS and GS may have bases.
+    #[must_use]
+    pub fn has_bases(&self) -> bool {
+        self.has_bases
+    }
+
+    /// Executes a case on data that is `image` at first.
+    pub fn run(&mut self, case: &Case, image: &[u8], outcome: &mut Outcome) {
+        let code = case.bytes();
+        let at = case.rip - CODE;
+        self.backing.write(at, &code);
+        self.backing.write(CODE_SIZE, image);
+        for (offset, bytes) in &case.patches {
+            self.backing.write(CODE_SIZE + *offset as u64, bytes);
+        }
+        CASE.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: this thread has the shared context. What the case's code can do is said in
+        // the module's description.
+        unsafe {
+            let shared = &mut *CONTEXT.0.get();
+            shared.gprs = POPPED.map(|n| case.gprs[n]);
+            (shared.rip, shared.rflags, shared.rsp) = (case.rip, case.rflags, case.gprs[4]);
+            shared.bases = case.bases;
+            differential_enter();
+            let shared = &*CONTEXT.0.get();
+            outcome.gprs = shared.left;
+            outcome.rip = shared.left_rip;
+            outcome.rflags = shared.left_rflags;
+            outcome.cr2 = shared.left_cr2;
+            outcome.end = shared.left_end;
+            outcome.bases = if self.has_bases { shared.bases } else { case.bases };
+        }
+        self.backing.read(CODE_SIZE, &mut outcome.image[..]);
+        self.backing.write(at, &vec![0xcc; code.len()]);
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: undoes what `new` has done; the regions are used by nobody any more.
+        unsafe {
+            libc::timer_delete(self.timer);
+            for (signal, action) in SIGNALS.iter().zip(&self.old_actions) {
+                libc::sigaction(*signal, action, null_mut());
+            }
+            libc::sigaltstack(&raw const self.old_stack, null_mut());
+            for region in self.regions.drain(..) {
+                libc::munmap(region.start.cast(), region.size);
+            }
+        }
+        self.stack.clear();
+    }
+}
+
+/// Makes the timer interrupt the vCPU with request word `request` as well while `run` executes.
+pub fn watched<T>(request: &AtomicU32, run: impl FnOnce() -> T) -> T {
+    CASE.fetch_add(1, Ordering::SeqCst);
+    request.store(0, Ordering::SeqCst);
+    REQUEST.store(std::ptr::from_ref(request).cast_mut(), Ordering::SeqCst);
+    let result = run();
+    REQUEST.store(null_mut(), Ordering::SeqCst);
+    result
+}
+
+fn install_handlers(stack: &mut [u8]) -> (libc::stack_t, Vec<libc::sigaction>) {
+    let new = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+    // SAFETY: plain data, for which zeros are valid; the stack lives as long as `Host`, and
+    // the handler is one of the right type.
+    unsafe {
+        let mut old_stack: libc::stack_t = zeroed();
+        assert_eq!(libc::sigaltstack(&raw const new, &raw mut old_stack), 0);
+        let mut action: libc::sigaction = zeroed();
+        action.sa_sigaction = (differential_handler as *const ()).expose_provenance();
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        libc::sigfillset(&raw mut action.sa_mask);
+        let old = SIGNALS.map(|signal| {
+            let mut old: libc::sigaction = zeroed();
+            assert_eq!(libc::sigaction(signal, &raw const action, &raw mut old), 0);
+            old
+        });
+        (old_stack, old.to_vec())
+    }
+}
+
+/// A tick after every 20 ms of this thread's processor time.
+fn start_timer() -> libc::timer_t {
+    // SAFETY: plain data, for which zeros are valid, and system calls with valid arguments.
+    unsafe {
+        let mut event: libc::sigevent = zeroed();
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = TICK;
+        event.sigev_notify_thread_id = libc::gettid();
+        let mut timer: libc::timer_t = null_mut();
+        let clock = libc::CLOCK_THREAD_CPUTIME_ID;
+        assert_eq!(libc::timer_create(clock, &raw mut event, &raw mut timer), 0);
+        let period = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        let setting = libc::itimerspec { it_interval: period, it_value: period };
+        assert_eq!(libc::timer_settime(timer, 0, &raw const setting, null_mut()), 0);
+        timer
+    }
+}
+
+/// Turns system calls of this thread that are made from the code's addresses into signals. Where
+/// the kernel does not allow it the test runs without: no case means to make one.
+fn forbid_system_calls() {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let jump = |code: u32, k: u64, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    let pointer = offset_of!(libc::seccomp_data, instruction_pointer) as u32;
+    let mut filter = [
+        statement(load, pointer + 4),
+        jump(equal, 0, 0, 4),
+        statement(load, pointer),
+        jump(at_least, CODE, 0, 2),
+        // A system call at the end leaves RIP behind it.
+        jump(at_least, CODE + CODE_SIZE + 1, 1, 0),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_TRAP),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program is valid, and copied.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+            null::<c_void>(),
+        );
+    }
+}

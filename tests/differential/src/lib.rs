@@ -1,0 +1,20 @@
+//! Integer instructions on the software CPU against the processor that it runs on.
+//!
+//! A seed stands for a [`case::Case`]: a block of one to eight instructions ([`forms`],
+//! [`operands`], [`mod@generate`]) and the registers and memory that it starts with. It is executed natively
+//! ([`host`]) and by the engine ([`guest`]), at the same addresses ([`layout`]), and what came of
+//! it is compared ([`mod@compare`]): registers, defined flags, memory, and the exception with
+//! its error code, RIP and CR2. What differs is made smaller and printed ([`bench`]).
+
+#![deny(unsafe_code)]
+
+pub mod bench;
+pub mod case;
+pub mod compare;
+pub mod forms;
+pub mod generate;
+pub mod guest;
+pub mod host;
+pub mod layout;
+pub mod operands;
+pub mod random;

@@ -1,0 +1,631 @@
+//! [`Builder`]: instructions with random operands, and registers and memory in which they
+//! mean something.
+//!
+//! Most memory operands are *solved*: an address at or near an edge of a page is chosen, and then
+//! the base register's initial value or the displacement such that the operand lies
+//! there.
+
+use iced_x86::{
+    Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind as Kind,
+    OpKind, Register,
+};
+
+use crate::layout::{CODE, CODE_SIZE, EDGES, image_offset};
+use crate::random::Random;
+
+/// What is known of a register at some point of the block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It has its initial value, which may still be chosen.
+    Free,
+    /// It has its initial value, on which something depends.
+    Fixed,
+    /// It was written.
+    Written,
+}
+
+/// Makes instructions, and the state that they start in.
+pub struct Builder {
+    /// The source of all choices.
+    pub random: Random,
+    /// Initial values of the general-purpose registers.
+    pub gprs: [u64; 16],
+    /// Initial bases of FS and GS.
+    pub bases: [u64; 2],
+    /// Initial data: an offset in the image, and bytes.
+    pub patches: Vec<(usize, Vec<u8>)>,
+    has_bases: bool,
+    known: [Known; 16],
+    /// Registers that are seldom chosen as operands, so that addresses stay solvable.
+    pointers: u16,
+    infos: InstructionInfoFactory,
+}
+
+const RAX: usize = 0;
+const RCX: usize = 1;
+const RDX: usize = 2;
+const RBX: usize = 3;
+const RSP: usize = 4;
+const RBP: usize = 5;
+const RSI: usize = 6;
+const RDI: usize = 7;
+
+const GPR64: [Register; 16] = [
+    Register::RAX, Register::RCX, Register::RDX, Register::RBX, Register::RSP, Register::RBP,
+    Register::RSI, Register::RDI, Register::R8, Register::R9, Register::R10, Register::R11,
+    Register::R12, Register::R13, Register::R14, Register::R15,
+];
+
+/// The general-purpose register `number` of `size` bytes.
+fn gpr(number: usize, size: usize) -> Register {
+    match size {
+        // Behind the first four come AH to BH, which have no number of their own.
+        1 if number < 4 => Register::AL + number as u32,
+        1 => Register::AL + number as u32 + 4,
+        2 => Register::AX + number as u32,
+        4 => Register::EAX + number as u32,
+        _ => GPR64[number],
+    }
+}
+
+impl Builder {
+    /// A builder whose choices follow from `seed`. `has_bases`: FS and GS may have bases.
+    #[must_use]
+    pub fn new(seed: u64, has_bases: bool) -> Self {
+        let mut random = Random::new(seed);
+        let gprs = std::array::from_fn(|_| random.operand());
+        let pointers = 1 << RSP | random.bits() as u16 & random.bits() as u16;
+        let mut builder = Self {
+            random,
+            gprs,
+            bases: [0; 2],
+            patches: Vec::new(),
+            has_bases,
+            known: [Known::Free; 16],
+            pointers,
+            infos: InstructionInfoFactory::new(),
+        };
+        if has_bases {
+            for n in 0..2 {
+                builder.bases[n] = match builder.random.below(4) {
+                    0 => 0,
+                    1 => builder.address(8),
+                    2 => builder.random.below(1 << 20),
+                    _ => (builder.random.bits() as i64 >> 17) as u64,
+                };
+            }
+        }
+        if builder.random.chance(80) {
+            builder.gprs[RSP] = builder.address(8);
+            builder.known[RSP] = Known::Fixed;
+        }
+        builder
+    }
+
+    /// An address for `size` bytes.
+    fn address(&mut self, size: u64) -> u64 {
+        let random = &mut self.random;
+        let edge = random.one_of(&EDGES);
+        let address = match random.below(100) {
+            // Across the edge.
+            0..=29 => edge.wrapping_sub(random.below(size.max(2) + 1)),
+            30..=49 => edge.wrapping_add(random.within(-40, 40) as u64),
+            50..=96 => edge.wrapping_add(random.within(-4096, 4095) as u64),
+            // Where addresses stop being canonical.
+            97 => (1_u64 << 47).wrapping_add(random.within(-12, 4) as u64),
+            98 => (!0 << 47_u64).wrapping_add(random.within(-12, 4) as u64),
+            _ => random.within(-12, 12) as u64,
+        };
+        if size >= 16 && random.chance(80) { address & !15 } else { address }
+    }
+
+    /// Sets the initial value of `register`, if nothing depends on it. Gives whether it has it.
+    fn set(&mut self, register: usize, value: u64) -> bool {
+        if self.known[register] != Known::Free {
+            return false;
+        }
+        self.gprs[register] = value;
+        self.known[register] = Known::Fixed;
+        true
+    }
+
+    /// The value that `register` has when the block comes here, if it is known; on which
+    /// something then depends.
+    fn get(&mut self, register: usize) -> Option<u64> {
+        if self.known[register] == Known::Written {
+            return None;
+        }
+        self.known[register] = Known::Fixed;
+        Some(self.gprs[register])
+    }
+
+    /// Makes memory at `linear` hold `bytes` at first.
+    pub fn patch(&mut self, linear: u64, bytes: &[u8]) {
+        for (n, byte) in (0..).zip(bytes) {
+            if let Some(offset) = image_offset(linear.wrapping_add(n)) {
+                self.patches.push((offset, vec![*byte]));
+            }
+        }
+    }
+
+    /// An address of code without instructions: all INT3.
+    fn pad(&mut self) -> u64 {
+        CODE + CODE_SIZE / 2 - 0x400 + self.random.below(0x300)
+    }
+
+    fn register(&mut self) -> usize {
+        loop {
+            let register = self.random.below(16) as usize;
+            if self.pointers >> register & 1 == 0 || self.random.chance(10) {
+                return register;
+            }
+        }
+    }
+
+    /// A register operand of `size` bytes.
+    fn register_operand(&mut self, size: usize) -> Register {
+        if size == 1 && self.random.chance(25) {
+            return self.random.one_of(&[Register::AH, Register::CH, Register::DH, Register::BH]);
+        }
+        gpr(self.register(), size)
+    }
+
+    /// The instruction `code` with random operands; `None` if it has operands of other kinds
+    /// than integer instructions have.
+    pub fn instruction(&mut self, code: Code) -> Option<Instruction> {
+        let mut instruction = Instruction::default();
+        instruction.set_code(code);
+        let op_code = code.op_code();
+        self.choose_prefixes(&mut instruction);
+        for (n, kind) in (0..).zip(op_code.op_kinds()) {
+            self.operand(&mut instruction, n, *kind)?;
+        }
+        if op_code.can_use_lock_prefix()
+            && instruction.op0_kind() == OpKind::Memory
+            && self.random.chance(30)
+        {
+            instruction.set_has_lock_prefix(true);
+        }
+        self.implied(&instruction);
+        Some(instruction)
+    }
+
+    /// Notes what `instruction`, which is part of the block now, does to what is known.
+    pub fn execute(&mut self, instruction: &Instruction) {
+        for used in self.infos.info(instruction).used_registers() {
+            let written = !matches!(
+                used.access(),
+                OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
+            );
+            let full = used.register().full_register();
+            if let Some(number) = GPR64.iter().position(|gpr| *gpr == full) {
+                if written {
+                    self.known[number] = Known::Written;
+                } else if self.known[number] == Known::Free {
+                    self.known[number] = Known::Fixed;
+                }
+            }
+        }
+    }
+
+    fn choose_prefixes(&mut self, instruction: &mut Instruction) {
+        let op_code = instruction.code().op_code();
+        if op_code.can_use_rep_prefix() && self.random.chance(40) {
+            instruction.set_has_rep_prefix(true);
+        } else if op_code.can_use_repne_prefix() && self.random.chance(40) {
+            instruction.set_has_repne_prefix(true);
+        }
+        if self.random.chance(10) {
+            let based = self.has_bases && self.random.chance(60);
+            let all = if based {
+                &[Register::FS, Register::GS][..]
+            } else {
+                &[Register::ES, Register::CS, Register::SS, Register::DS][..]
+            };
+            instruction.set_segment_prefix(self.random.one_of(all));
+        }
+    }
+
+    fn operand(&mut self, i: &mut Instruction, n: u32, kind: Kind) -> Option<()> {
+        let size = match kind {
+            Kind::r8_or_mem | Kind::r8_reg | Kind::r8_opcode => 1,
+            Kind::r16_or_mem
+            | Kind::r16_reg
+            | Kind::r16_reg_mem
+            | Kind::r16_rm
+            | Kind::r16_opcode => 2,
+            Kind::r32_or_mem
+            | Kind::r32_reg
+            | Kind::r32_reg_mem
+            | Kind::r32_rm
+            | Kind::r32_opcode
+            | Kind::r32_vvvv => 4,
+            _ => 8,
+        };
+        match kind {
+            Kind::r8_or_mem | Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem
+                if self.random.chance(50) =>
+            {
+                self.memory(i, n);
+            }
+            Kind::mem => self.memory(i, n),
+            Kind::mem_offs => self.absolute(i, n),
+            Kind::r8_or_mem
+            | Kind::r8_reg
+            | Kind::r8_opcode
+            | Kind::r16_or_mem
+            | Kind::r16_reg
+            | Kind::r16_reg_mem
+            | Kind::r16_rm
+            | Kind::r16_opcode
+            | Kind::r32_or_mem
+            | Kind::r32_reg
+            | Kind::r32_reg_mem
+            | Kind::r32_rm
+            | Kind::r32_opcode
+            | Kind::r32_vvvv
+            | Kind::r64_or_mem
+            | Kind::r64_reg
+            | Kind::r64_reg_mem
+            | Kind::r64_rm
+            | Kind::r64_opcode
+            | Kind::r64_vvvv => {
+                let register = self.register_operand(size);
+                set_register(i, n, register);
+            }
+            Kind::seg_reg => {
+                let all = [
+                    Register::ES, Register::CS, Register::SS, Register::DS, Register::FS,
+                    Register::GS,
+                ];
+                let register = self.random.one_of(&all);
+                set_register(i, n, register);
+            }
+            Kind::cr_reg => {
+                let number = self.random.one_of(&[0_u32, 2, 3, 4, 8]);
+                set_register(i, n, Register::CR0 + number);
+            }
+            Kind::dr_reg => {
+                let number = self.random.below(8) as u32;
+                set_register(i, n, Register::DR0 + number);
+            }
+            _ => return self.fixed_operand(i, n, kind),
+        }
+        Some(())
+    }
+
+    /// Operands without a choice of register.
+    fn fixed_operand(&mut self, i: &mut Instruction, n: u32, kind: Kind) -> Option<()> {
+        let value = self.random.operand();
+        match kind {
+            Kind::es => set_register(i, n, Register::ES),
+            Kind::cs => set_register(i, n, Register::CS),
+            Kind::ss => set_register(i, n, Register::SS),
+            Kind::ds => set_register(i, n, Register::DS),
+            Kind::fs => set_register(i, n, Register::FS),
+            Kind::gs => set_register(i, n, Register::GS),
+            Kind::al => set_register(i, n, Register::AL),
+            Kind::cl => set_register(i, n, Register::CL),
+            Kind::ax => set_register(i, n, Register::AX),
+            Kind::dx => set_register(i, n, Register::DX),
+            Kind::eax => set_register(i, n, Register::EAX),
+            Kind::rax => set_register(i, n, Register::RAX),
+            Kind::imm8 if n > 0 && i.op_kind(n - 1) == OpKind::Immediate16 => {
+                // ENTER's nesting level; the size of its frame is the other.
+                i.set_op_kind(n, OpKind::Immediate8_2nd);
+                i.set_immediate8_2nd(if self.random.chance(50) { 0 } else { value as u8 });
+            }
+            Kind::imm8 => {
+                i.set_op_kind(n, OpKind::Immediate8);
+                i.set_immediate8(value as u8);
+            }
+            Kind::imm8_const_1 => {
+                i.set_op_kind(n, OpKind::Immediate8);
+                i.set_immediate8(1);
+            }
+            Kind::imm8sex16 => {
+                i.set_op_kind(n, OpKind::Immediate8to16);
+                i.set_immediate8to16((value as i8).into());
+            }
+            Kind::imm8sex32 => {
+                i.set_op_kind(n, OpKind::Immediate8to32);
+                i.set_immediate8to32((value as i8).into());
+            }
+            Kind::imm8sex64 => {
+                i.set_op_kind(n, OpKind::Immediate8to64);
+                i.set_immediate8to64((value as i8).into());
+            }
+            Kind::imm16 => {
+                i.set_op_kind(n, OpKind::Immediate16);
+                i.set_immediate16(value as u16);
+            }
+            Kind::imm32 => {
+                i.set_op_kind(n, OpKind::Immediate32);
+                i.set_immediate32(value as u32);
+            }
+            Kind::imm32sex64 => {
+                i.set_op_kind(n, OpKind::Immediate32to64);
+                i.set_immediate32to64((value as i32).into());
+            }
+            Kind::imm64 => {
+                i.set_op_kind(n, OpKind::Immediate64);
+                i.set_immediate64(value);
+            }
+            // To the next instruction: the block corrects it when the others are there.
+            Kind::br64_1 | Kind::br64_4 => {
+                i.set_op_kind(n, OpKind::NearBranch64);
+                i.set_near_branch64(0);
+            }
+            Kind::seg_rSI | Kind::es_rDI => {
+                let short = if n > 0 {
+                    matches!(i.op_kind(n - 1), OpKind::MemorySegESI | OpKind::MemoryESEDI)
+                } else {
+                    self.random.chance(15)
+                };
+                i.set_op_kind(n, match (kind, short) {
+                    (Kind::seg_rSI, false) => OpKind::MemorySegRSI,
+                    (Kind::seg_rSI, true) => OpKind::MemorySegESI,
+                    (_, false) => OpKind::MemoryESRDI,
+                    (_, true) => OpKind::MemoryESEDI,
+                });
+            }
+            Kind::seg_rBX_al => {
+                let short = self.random.chance(15);
+                i.set_op_kind(n, OpKind::Memory);
+                i.set_memory_base(if short { Register::EBX } else { Register::RBX });
+                i.set_memory_index(Register::AL);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// How many bytes the memory operand has, roughly.
+    fn memory_size(i: &Instruction) -> u64 {
+        (i.code().op_code().memory_size().size() as u64).max(1)
+    }
+
+    /// The offset that leads to `address` in the operand's segment.
+    fn offset_in_segment(&self, i: &Instruction, address: u64) -> u64 {
+        match i.segment_prefix() {
+            Register::FS => address.wrapping_sub(self.bases[0]),
+            Register::GS => address.wrapping_sub(self.bases[1]),
+            _ => address,
+        }
+    }
+
+    fn absolute(&mut self, i: &mut Instruction, n: u32) {
+        let address = self.address(Self::memory_size(i));
+        let offset = self.offset_in_segment(i, address);
+        let short = offset >> 32 == 0 && self.random.chance(50);
+        i.set_op_kind(n, OpKind::Memory);
+        i.set_memory_displ_size(if short { 4 } else { 8 });
+        i.set_memory_displacement64(offset);
+        self.fill_memory(i, address);
+    }
+
+    fn memory(&mut self, i: &mut Instruction, n: u32) {
+        i.set_op_kind(n, OpKind::Memory);
+        let size = Self::memory_size(i);
+        let address = self.address(size);
+        let offset = self.offset_in_segment(i, address);
+        let short = offset >> 32 == 0 && self.random.chance(15);
+        match self.random.below(100) {
+            0..=9 => {
+                let distance = offset.wrapping_sub(CODE) as i64;
+                let reachable = distance.unsigned_abs() < 0x7000_0000;
+                i.set_memory_base(if short { Register::EIP } else { Register::RIP });
+                i.set_memory_displ_size(if short { 4 } else { 8 });
+                i.set_memory_displacement64(if reachable { offset } else { CODE });
+            }
+            10..=14 => {
+                i.set_memory_displ_size(if short { 4 } else { 8 });
+                let reachable = short || offset as i32 as u64 == offset;
+                i.set_memory_displacement64(if reachable { offset } else { 0 });
+            }
+            _ => self.based(i, offset, short),
+        }
+        self.fill_memory(i, address);
+    }
+
+    /// Base, index and displacement that lead to `offset`, if they can.
+    fn based(&mut self, i: &mut Instruction, offset: u64, short: bool) {
+        let size = if short { 4 } else { 8 };
+        let displacement = match self.random.below(4) {
+            0 => 0,
+            1 | 2 => self.random.within(-128, 127),
+            _ => i64::from(self.random.operand() as i32),
+        };
+        let base = if self.random.chance(92) {
+            // Best one whose value can be chosen, or is known.
+            let mut base = self.random.below(16) as usize;
+            for _ in 0..6 {
+                if self.known[base] == Known::Free {
+                    break;
+                }
+                base = self.random.below(16) as usize;
+            }
+            Some(base)
+        } else {
+            None
+        };
+        let index = if base.is_none() || self.random.chance(40) {
+            let index = self.random.below(16) as usize;
+            (index != RSP && Some(index) != base).then_some(index)
+        } else {
+            None
+        };
+        let scale = self.random.below(4);
+        let mut rest = offset;
+        if let Some(index) = index {
+            if base.is_none() && self.known[index] == Known::Free && self.random.chance(90) {
+                // Nothing else to choose; what the shift loses is in the displacement.
+                self.set(index, offset.wrapping_sub(displacement as u64) >> scale);
+            }
+            rest = rest.wrapping_sub(self.get(index).unwrap_or(0) << scale);
+            i.set_memory_index(gpr(index, size));
+            i.set_memory_index_scale(1 << scale);
+        }
+        let mut displacement = displacement as u64;
+        if let Some(base) = base {
+            let upper = if short { self.random.bits() << 32 } else { 0 };
+            let value = rest.wrapping_sub(displacement);
+            let value = if short { value & 0xffff_ffff | upper } else { value };
+            if self.random.chance(97) && !self.set(base, value) {
+                displacement = rest.wrapping_sub(self.get(base).unwrap_or(0));
+            }
+            i.set_memory_base(gpr(base, size));
+        } else {
+            displacement = rest;
+        }
+        if short {
+            displacement &= 0xffff_ffff;
+        } else if displacement as i32 as u64 != displacement {
+            displacement = self.random.within(-128, 127) as u64;
+        }
+        i.set_memory_displacement64(displacement);
+        i.set_memory_displ_size(match displacement {
+            0 if i.memory_base() != Register::None => 0,
+            d if d as i8 as u64 == d => 1,
+            _ if short => 4,
+            _ => 8,
+        });
+    }
+
+    /// What lies at the memory operand.
+    fn fill_memory(&mut self, i: &Instruction, address: u64) {
+        let accumulates = matches!(
+            i.mnemonic(),
+            Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b
+        );
+        if matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && self.random.chance(90) {
+            let pad = self.pad();
+            self.patch(address, &pad.to_le_bytes());
+        } else if accumulates && self.random.chance(50) {
+            let low = self.get(RAX).unwrap_or(0);
+            let high = self.get(RDX).unwrap_or(0);
+            match i.mnemonic() {
+                Mnemonic::Cmpxchg8b => {
+                    let both = low & 0xffff_ffff | high << 32;
+                    self.patch(address, &both.to_le_bytes());
+                }
+                _ => self.patch(address, &(u128::from(low) | u128::from(high) << 64).to_le_bytes()),
+            }
+        } else if self.random.chance(40) {
+            let value = self.random.operand();
+            self.patch(address, &value.to_le_bytes());
+        }
+    }
+
+    /// Chooses what the instruction uses without naming it.
+    fn implied(&mut self, i: &Instruction) {
+        let code = i.code();
+        if i.is_string_instruction() {
+            self.implied_by_string(i);
+        }
+        match i.mnemonic() {
+            Mnemonic::Xlatb => {
+                let address = self.address(1);
+                let offset = self.offset_in_segment(i, address);
+                let index = self.get(RAX).unwrap_or(0) & 0xff;
+                self.set(RBX, offset.wrapping_sub(index));
+            }
+            Mnemonic::Leave | Mnemonic::Enter => {
+                let address = self.address(8);
+                self.set(RBP, address);
+            }
+            Mnemonic::Div | Mnemonic::Idiv => {
+                // So that the quotient fits now and then.
+                let value = self.random.one_of(&[0, 0, 1, u64::MAX]);
+                if self.random.chance(70) {
+                    self.set(RDX, value);
+                }
+            }
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+                if i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register =>
+            {
+                let number = i.op1_register().full_register() as usize - Register::RAX as usize;
+                let offset = self.random.within(-2000, 2000);
+                if self.random.chance(85) {
+                    self.set(number, offset as u64);
+                }
+            }
+            Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne | Mnemonic::Jcxz
+            | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
+                let count = self.random.below(6) | self.random.one_of(&[0, 0, 0, 1 << 32]);
+                self.set(RCX, count);
+            }
+            Mnemonic::Jmp | Mnemonic::Call if i.op0_kind() == OpKind::Register => {
+                let number = i.op0_register().full_register() as usize - Register::RAX as usize;
+                let pad = self.pad();
+                if self.random.chance(90) {
+                    self.set(number, pad);
+                }
+            }
+            Mnemonic::Ret => {
+                let pad = self.pad();
+                if self.random.chance(90)
+                    && let Some(stack) = self.get(RSP)
+                {
+                    self.patch(stack, &pad.to_le_bytes());
+                }
+            }
+            Mnemonic::Popf | Mnemonic::Popfq => {
+                let odd = if self.random.chance(15) { 0x4_4100 } else { 0 };
+                let flags = self.random.bits() & (0x0020_0ed5 | odd) | self.random.bits() & !0x004_4100 << 32;
+                if let Some(stack) = self.get(RSP) {
+                    self.patch(stack, &flags.to_le_bytes());
+                }
+            }
+            Mnemonic::Wrfsbase | Mnemonic::Wrgsbase if code.op_code().operand_size() == 64 => {
+                let number = i.op0_register().full_register() as usize - Register::RAX as usize;
+                let value = (self.random.bits() as i64 >> 17) as u64;
+                if self.random.chance(80) {
+                    self.set(number, value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn implied_by_string(&mut self, i: &Instruction) {
+        for n in 0..i.op_count() {
+            let (register, short) = match i.op_kind(n) {
+                OpKind::MemorySegRSI => (RSI, false),
+                OpKind::MemorySegESI => (RSI, true),
+                OpKind::MemoryESRDI => (RDI, false),
+                OpKind::MemoryESEDI => (RDI, true),
+                _ => continue,
+            };
+            let address = self.address(8);
+            let mut offset = address;
+            if register == RSI {
+                offset = self.offset_in_segment(i, address);
+            }
+            if short {
+                offset = offset & 0xffff_ffff | self.random.bits() << 32;
+            }
+            if self.random.chance(97) {
+                self.set(register, offset);
+            }
+        }
+        // Near each other now and then, so that the two overlap.
+        if self.random.chance(20) && self.known[RDI] == Known::Fixed {
+            let near = self.gprs[RSI].wrapping_add(self.random.within(-16, 16) as u64);
+            self.gprs[RDI] = near;
+        }
+        let count = match self.random.below(10) {
+            0 => self.random.bits(),
+            1 => 0,
+            2 => self.random.below(6000),
+            _ => self.random.below(64),
+        };
+        let upper = if self.random.chance(10) { self.random.bits() << 32 } else { 0 };
+        self.set(RCX, count | upper);
+    }
+}
+
+fn set_register(i: &mut Instruction, n: u32, register: Register) {
+    i.set_op_kind(n, OpKind::Register);
+    i.set_op_register(n, register);
+}

@@ -1,0 +1,43 @@
+//! Small guest programs that nail down the architecture end to end.
+//!
+//! A test assembles a program, puts it into a [`Guest`], runs it through the public traits of `hv`
+//! and looks at what the program reported through ports. Its body is generic over
+//! [`Hypervisor`], and [`on_every_engine!`] makes a test of it for each back end there is.
+//!
+//! - [`guest`]: a machine with its vCPUs, and what it reported: [`Log`];
+//! - [`layout`]: where things lie in it, its ports and selectors;
+//! - [`paging`]: page tables in every format;
+//! - [`programs`]: the assembler, and the handlers that report exceptions;
+//! - [`states`]: registers to start with in each mode.
+//!
+//! The programs themselves are in `tests/architecture`.
+
+#![forbid(unsafe_code)]
+
+pub mod guest;
+pub mod layout;
+pub mod paging;
+pub mod programs;
+pub mod states;
+
+pub use guest::{Guest, Log, Trap};
+pub use hv::in_process::InProcess;
+pub use hv::{Hypervisor, Vcpu, Vm, x86};
+pub use iced_x86::IcedError;
+pub use iced_x86::code_asm;
+pub use layout::{at, port, selector};
+
+/// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
+/// `&impl Hypervisor`. Once in a module.
+///
+/// A new back end is one more module here.
+#[macro_export]
+macro_rules! on_every_engine {
+    ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
+        $($(#[$attribute])* fn $name<H: $crate::Hypervisor>($engine: &H) $body)*
+
+        mod soft {
+            $(#[test] fn $name() { super::$name(&$crate::InProcess) })*
+        }
+    };
+}

@@ -1,0 +1,5 @@
+//! Guest programs, by what they nail down.
+
+mod access_rights;
+mod exceptions;
+mod page_tables;

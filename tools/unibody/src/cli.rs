@@ -1,0 +1,119 @@
+//! The command line: [`Cli`].
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  unibody run                          a shell in a guest, on this terminal (Ctrl-a x quits)
+  unibody run -- uname -a              a command in a guest
+  echo hi | unibody run -- wc -c       in a pipe
+  unibody run --kernel bzImage         with a kernel that you have built
+  unibody pull                         get the distribution's current kernel
+
+Exit status: the guest command's own; 128 + N if signal N ended it; 125 if Unibody failed; 2 if it
+was called in a wrong way.";
+
+/// Runs virtual machines on any Linux machine: no root, no /dev/kvm, nothing to set up.
+#[derive(Debug, Parser)]
+#[command(name = "unibody", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Boot a guest and run a command in it
+    Run(Run),
+    /// Get the distribution's current kernel and BusyBox, for `run` to use
+    #[command(after_help = "They are kept in $XDG_CACHE_HOME/unibody (~/.cache/unibody).")]
+    Pull(Pull),
+}
+
+/// Options of `unibody run`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Run {
+    /// Boot this kernel (a bzImage or an ELF vmlinux) instead of the distribution's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// Use this initial file system (cpio, compressed or not) instead of BusyBox's.
+    ///
+    /// The command runs in it; Unibody puts its own /init in, unless --cmdline has rdinit= or init=:
+    /// then the guest's console is this terminal, or stdin and stdout, and COMMAND can't be given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Add this to the kernel's command line; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Vec<String>,
+
+    /// Memory of the guest, for example 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+
+    /// Number of the guest's processors
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) cpus: NonZeroU32,
+
+    /// What runs the guest
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) engine: Engine,
+
+    /// Show the kernel's messages, and what is done, on stderr
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    /// The command and its arguments; a shell if there is none
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Options of `unibody pull`.
+#[derive(Args, Debug)]
+pub(crate) struct Pull {
+    /// Show no progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// The fastest that works here
+    Auto,
+    /// The software CPU, which works everywhere
+    Soft,
+}
+
+/// Reads a size: bytes, or a number and one of K, M, G and T, which are powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| SIZE_FORM.to_string())?;
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(SIZE_FORM.to_string()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_string())
+}
+
+const SIZE_FORM: &str = "a size is a number of bytes, or a number with K, M or G, such as 512M";
+
+#[cfg(test)]
+#[path = "cli_test.rs"]
+mod cli_test;

@@ -1,0 +1,50 @@
+//! `unibody`: runs virtual machines on any Linux machine.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`run`] | `unibody run`: puts everything together |
+//! | [`initramfs`] | what the guest finds in its file system |
+//! | [`relay`], [`streams`] | bytes between the guest's serial lines and this process's streams |
+//! | [`console`] | the kernel's last messages |
+//! | [`ending`] | what a guest's end means to a person |
+//! | [`terminal`], [`escape`] | raw mode, signals; the keys that are Unibody's own |
+//! | [`pull`] | getting a kernel and a userland |
+//! | [`error`], [`panic`] | how failures are told |
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod console;
+mod ending;
+mod error;
+mod escape;
+mod initramfs;
+mod panic;
+mod pull;
+mod relay;
+mod run;
+mod streams;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Verb};
+use crate::error::{FAILURE, say};
+
+fn main() -> ExitCode {
+    panic::install();
+    let result = match Cli::parse().verb {
+        Verb::Run(options) => run::execute(&options),
+        Verb::Pull(options) => pull::command::execute(&options).map(|()| 0),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::from(FAILURE)
+        }
+    }
+}

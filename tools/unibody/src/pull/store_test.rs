@@ -1,0 +1,190 @@
+use std::io::Write;
+
+use super::deb::Destination;
+use super::*;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_path_buf();
+    let store = Store::of_user(|name| (name == "XDG_CACHE_HOME").then(|| path.clone())).unwrap();
+    (folder, store)
+}
+
+fn package(version: &str) -> Vec<Package> {
+    vec![Package { name: "linux".into(), version: version.into(), sha256: version.repeat(8) }]
+}
+
+fn fill(staging: &mut Staging<'_>) {
+    for (path, text) in [
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("usr/lib/modules/6.1/a.ko", "module"),
+        ("bin/busybox", "tools"),
+        ("usr/share/doc/x", "not kept"),
+    ] {
+        staging.file(path, path.contains("bin/"), &mut text.as_bytes()).unwrap();
+    }
+}
+
+fn put(store: &Store, version: &str) -> Guest {
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    let manifest = Manifest::new(package(version), staging.files().to_vec()).unwrap();
+    staging.commit(manifest).unwrap()
+}
+
+#[test]
+fn what_was_committed_is_found_again() {
+    let (_folder, store) = store();
+    assert!(store.current().is_none());
+    put(&store, "1");
+    let guest = store.current().unwrap();
+    assert_eq!(fs::read(guest.kernel()).unwrap(), b"kernel");
+    assert_eq!(fs::metadata(guest.busybox()).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(guest.manifest.release, "6.1");
+    let paths: Vec<_> = guest.manifest.files.iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(paths, ["bin/busybox", "boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
+    assert!(!store.root().join("staging").exists());
+}
+
+#[test]
+fn a_new_guest_replaces_the_old_and_the_one_before_goes() {
+    let (_folder, store) = store();
+    let first = put(&store, "1");
+    let second = put(&store, "2");
+    assert!(first.folder().exists(), "another process may be about to open it");
+    let third = put(&store, "3");
+    assert_eq!(store.current().unwrap().folder(), fs::canonicalize(third.folder()).unwrap());
+    assert!(!first.folder().exists() && second.folder().exists());
+}
+
+/// What a process leaves behind that is killed.
+fn leave(store: &Store, finish: impl FnOnce(&Path)) {
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    finish(&staging.folder);
+    std::mem::forget(staging);
+}
+
+#[test]
+fn what_an_interrupted_pull_leaves_is_not_taken_for_whole() {
+    let (_folder, store) = store();
+    leave(&store, |_| ());
+    assert!(store.current().is_none());
+    // Killed while it wrote the manifest, whose place is not its final one.
+    leave(&store, |folder| fs::write(folder.join("guest").join(MANIFEST), "{\"format\":1").unwrap());
+    assert!(store.current().is_none());
+    let guest = put(&store, "1");
+    assert!(guest.kernel().exists());
+    leave(&store, |_| ());
+    assert_eq!(store.current().unwrap().manifest, guest.manifest, "the old one stays in use");
+    put(&store, "2");
+    assert_eq!(store.current().unwrap().manifest.packages, package("2"));
+}
+
+#[test]
+fn a_failed_pull_leaves_nothing() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    let (_folder, store) = store();
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    assert!(staging.file("bin/busybox", true, &mut b"tools".chain(Broken)).is_err());
+    drop(staging);
+    assert!(!store.root().join("staging").exists());
+    assert!(store.current().is_none());
+}
+
+#[test]
+fn damage_is_seen() {
+    let damages: [fn(&Guest); 5] = [
+        |guest| fs::write(guest.kernel(), "kern").unwrap(),
+        |guest| fs::remove_file(guest.busybox()).unwrap(),
+        |guest| fs::remove_file(guest.folder().join("lib/modules/6.1/a.ko")).unwrap(),
+        |guest| fs::write(guest.folder().join(MANIFEST), "{}").unwrap(),
+        |guest| {
+            let path = guest.folder().join(MANIFEST);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+        },
+    ];
+    for damage in damages {
+        let (_folder, store) = store();
+        damage(&put(&store, "1"));
+        assert!(store.current().is_none());
+        // The same packages again: their folder is there already.
+        put(&store, "1");
+        assert!(store.current().is_some());
+    }
+}
+
+#[test]
+fn a_manifest_can_not_lead_out_of_its_folder() {
+    let (folder, store) = store();
+    fs::write(folder.path().join("secret"), "kernel").unwrap();
+    let guest = put(&store, "1");
+    let path = guest.folder().join(MANIFEST);
+    let text = fs::read_to_string(&path).unwrap();
+    let outside = "../../../secret";
+    assert_eq!(fs::read(guest.folder().join(outside)).unwrap(), b"kernel");
+    fs::write(path, text.replace("boot/vmlinuz-6.1", outside)).unwrap();
+    assert!(store.current().is_none());
+}
+
+#[test]
+fn one_pulls_at_a_time() {
+    let (_folder, store) = store();
+    let lock = store.lock(|| panic!("nobody else is here")).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let other = store.clone();
+    let thread = std::thread::spawn(move || {
+        let waiting = sender.clone();
+        let _lock = other.lock(|| waiting.send("waits").unwrap()).unwrap();
+        sender.send("has it").unwrap();
+    });
+    assert_eq!(receiver.recv().unwrap(), "waits");
+    assert!(receiver.try_recv().is_err());
+    drop(lock);
+    assert_eq!(receiver.recv().unwrap(), "has it");
+    thread.join().unwrap();
+}
+
+#[test]
+fn packages_of_an_older_and_a_newer_layout_are_understood() {
+    assert_eq!(kept("boot/vmlinuz-6.1"), Some("boot/vmlinuz-6.1"));
+    assert_eq!(kept("usr/bin/busybox"), Some("bin/busybox"));
+    assert_eq!(kept("usr/lib/modules/6.1/x.ko"), Some("lib/modules/6.1/x.ko"));
+    assert_eq!(kept("usr/share/bin/busybox"), None);
+    assert_eq!(kept("boot/config-6.1"), None);
+    assert_eq!(kernel_release("lib/modules/6.17.0/vmlinuz"), Some("6.17.0"));
+    assert_eq!(kernel_release("lib/modules/6.17.0/kernel/vmlinuz"), None);
+    let entry = |path: &str| Entry { path: path.into(), size: 1 };
+    assert_eq!(Manifest::new(vec![], vec![entry("bin/busybox")]), Err("a kernel"));
+    assert_eq!(Manifest::new(vec![], vec![entry("boot/vmlinuz-1")]), Err("BusyBox"));
+}
+
+#[test]
+fn the_store_is_where_caches_are() {
+    let of = |cache: &str, home: &str| {
+        let (cache, home) = (PathBuf::from(cache), PathBuf::from(home));
+        Store::of_user(|name| Some(if name == "HOME" { home.clone() } else { cache.clone() }))
+            .map(|store| store.root().display().to_string())
+    };
+    assert_eq!(of("/c", "/h").unwrap(), "/c/unibody");
+    assert_eq!(of("", "/h").unwrap(), "/h/.cache/unibody");
+    assert_eq!(of("relative", "/h").unwrap(), "/h/.cache/unibody");
+    assert!(matches!(of("", ""), Err(Error::NoHome)));
+}
+
+#[test]
+fn a_file_s_checksum_is_sha_256() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"abc").unwrap();
+    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(sha256(file.path()).unwrap(), expected);
+}

@@ -1,0 +1,305 @@
+//! `unibody run`: from the command line to the guest's end.
+//!
+//! What to boot is found (`pull`), put together ([`initramfs`](crate::initramfs)), made a machine
+//! (`vmm`) and run, with [`Relay`] between it and this process's streams.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use guest_protocol::{Start, Terminal, WindowSize};
+use hv::Hypervisor;
+use hv::in_process::InProcess;
+use indicatif::ProgressBar;
+use vmm::boot::kernel::{self, DEFAULT_LIMIT};
+use vmm::boot::unpack::Compression;
+use vmm::boot::{CommandLine, Kernel};
+use vmm::control::Session;
+use vmm::machine::{self, COMMAND_LINE, Config, Machine};
+
+use crate::cli::{self, Cli, Engine};
+use crate::ending::{self, Ended};
+use crate::error::{Error, quoted, reason, say};
+use crate::initramfs;
+use crate::pull::command::user_store;
+use crate::pull::ensure;
+use crate::pull::progress::Progress;
+use crate::pull::store::Guest;
+use crate::relay::{Lines, Manner, Relay};
+use crate::streams::Threads;
+use crate::terminal::{self, RawMode, Signal, SignalWatch};
+
+/// Carries the verb out and returns the exit status.
+pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
+    let own_init = has_own_init(options);
+    if own_init && !options.command.is_empty() {
+        usage_error("a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)");
+    }
+    let interactive = terminal::is_interactive();
+    let session = if own_init { None } else { Some(session(options, interactive)?) };
+    let parts = Parts::find(options, own_init)?;
+    match options.engine {
+        Engine::Auto | Engine::Soft => boot(&InProcess, options, &parts, session, interactive),
+    }
+}
+
+/// Whether the person wants another init than Unibody's, which only an initrd of their own can have.
+fn has_own_init(options: &cli::Run) -> bool {
+    let words = options.cmdline.iter().flat_map(|text| text.split_whitespace());
+    let names_init = |word: &str| word.starts_with("rdinit=") || word.starts_with("init=");
+    options.initrd.is_some() && words.into_iter().any(names_init)
+}
+
+fn usage_error(text: &str) -> ! {
+    Cli::command().error(ErrorKind::ArgumentConflict, text).exit()
+}
+
+/// The session in which init runs the command.
+fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
+    let size = terminal::window_size().unwrap_or(WindowSize { rows: 24, cols: 80 });
+    let stderr_apart = !std::io::stderr().is_terminal();
+    let argv = options.command.iter().map(|word| word.clone().into_vec());
+    let term = std::env::var_os("TERM").filter(|term| interactive && !term.is_empty());
+    Session::new(Start {
+        argv: argv.collect(),
+        env: term.map(|term| (b"TERM".to_vec(), term.into_vec())).into_iter().collect(),
+        terminal: interactive.then_some(Terminal { size, stderr_apart }),
+        hostname: initramfs::HOSTNAME.into(),
+        ..Start::default()
+    })
+    .map_err(|error| Error::new("cannot run the command", error))
+}
+
+/// What a guest is booted from.
+struct Parts {
+    kernel: Kernel,
+    archives: Vec<Vec<u8>>,
+    command_line: CommandLine,
+}
+
+impl Parts {
+    fn find(options: &cli::Run, own_init: bool) -> Result<Parts, Error> {
+        // What a person gives is looked at before anything is downloaded.
+        let own_kernel = options.kernel.as_deref().map(open_kernel).transpose()?;
+        let own_archive =
+            options.initrd.as_deref().map(|path| read_initrd(path, options.memory)).transpose()?;
+        let pulled = match (&own_kernel, &own_archive) {
+            (Some(_), Some(_)) => None,
+            _ => Some(pulled(options)?),
+        };
+        let kernel = match (own_kernel, &pulled) {
+            (Some(kernel), _) => kernel,
+            (None, Some(guest)) => open_kernel(&guest.kernel())?,
+            (None, None) => unreachable!("pulled if there is no kernel"),
+        };
+        let archives = match (own_archive, &pulled) {
+            (Some(archive), _) if own_init => vec![archive],
+            (Some(archive), _) => vec![archive, pack(initramfs::overlay())?],
+            (None, Some(guest)) => vec![userland(guest)?],
+            (None, None) => unreachable!("pulled if there is no initrd"),
+        };
+        let command_line = command_line(&kernel, options)?;
+        Ok(Parts { kernel, archives, command_line })
+    }
+}
+
+/// What was pulled before, or is pulled now.
+fn pulled(options: &cli::Run) -> Result<Guest, Error> {
+    let store = user_store()?;
+    ensure(&store, || Progress::new(options.quiet)).map_err(|error| error.explain(Some(&store)))
+}
+
+fn open_kernel(path: &Path) -> Result<Kernel, Error> {
+    const ADVICE: &str = "Build one, or leave --kernel out to use the distribution's";
+    Kernel::open(path, DEFAULT_LIMIT).map_err(|error| {
+        let (action, reason) = match &error {
+            kernel::Error::Open(error) => ("open", reason(error)),
+            kernel::Error::Read(error) => ("read", reason(error)),
+            error => ("use", error.to_string()),
+        };
+        Error::new(format!("cannot {action} kernel {}", quoted(path)), reason).advise(ADVICE)
+    })
+}
+
+/// Reads a person's own initial file system, if it can fit into `memory` and looks like one.
+fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Error> {
+    const ADVICE: &str = "Give a cpio archive, or leave --initrd out to use BusyBox";
+    let name = quoted(path);
+    let failed = |action: &str, why: String| {
+        Error::new(format!("cannot {action} initrd {name}"), why).advise(ADVICE)
+    };
+    let file = File::open(path).map_err(|error| failed("open", reason(&error)))?;
+    let mut bytes = Vec::new();
+    let result = file.take(memory).read_to_end(&mut bytes);
+    result.map_err(|error| failed("read", reason(&error)))?;
+    if bytes.len() as u64 >= memory {
+        let why = format!("it is larger than the guest's memory ({memory} bytes)");
+        return Err(Error::new(format!("cannot use initrd {name}"), why)
+            .advise("Give the guest more with --memory"));
+    }
+    let is_cpio = bytes.starts_with(b"070701") || bytes.starts_with(b"070702");
+    match bytes.as_slice() {
+        [] => Err(failed("use", "it is an empty file".into())),
+        _ if is_cpio || Compression::detect(&bytes).is_some() => Ok(bytes),
+        _ => Err(failed("use", "it is no cpio archive, compressed or not".into())),
+    }
+}
+
+/// The initial file system of BusyBox.
+fn userland(guest: &Guest) -> Result<Vec<u8>, Error> {
+    let path = guest.busybox();
+    let busybox = std::fs::read(&path).map_err(|error| {
+        Error::new(format!("cannot read {}", quoted(&path)), reason(&error))
+            .advise("Get it again with unibody pull")
+    })?;
+    pack(initramfs::userland(&busybox, &guest.manifest.applets))
+}
+
+fn pack(archive: Result<Vec<u8>, vmm::boot::cpio::Error>) -> Result<Vec<u8>, Error> {
+    archive.map_err(|error| Error::new("cannot pack the guest's file system", error))
+}
+
+fn command_line(kernel: &Kernel, options: &cli::Run) -> Result<CommandLine, Error> {
+    let mut line = CommandLine::new(kernel.command_line_limit());
+    std::iter::once(COMMAND_LINE)
+        .chain(options.cmdline.iter().map(String::as_str))
+        .try_for_each(|words| line.append(words))
+        .map_err(|error| {
+            Error::new("cannot use --cmdline", error).advise("Give the kernel fewer words")
+        })?;
+    Ok(line)
+}
+
+/// Runs a guest on `hypervisor` from its start to its end.
+fn boot<H: Hypervisor>(
+    hypervisor: &H,
+    options: &cli::Run,
+    parts: &Parts,
+    session: Option<Session>,
+    interactive: bool,
+) -> Result<u8, Error> {
+    if options.verbose {
+        tell(hypervisor.name(), options, parts);
+    }
+    let own_init = session.is_none();
+    let lines = Lines::new();
+    let archives: Vec<&[u8]> = parts.archives.iter().map(Vec::as_slice).collect();
+    let config = Config {
+        memory: options.memory,
+        cpus: options.cpus,
+        kernel: &parts.kernel,
+        initrd: &archives,
+        command_line: &parts.command_line,
+        rng_seed: Some(seed()?),
+        lines: lines.ends(),
+    };
+    let (machine, _) = Machine::new(hypervisor, config).map_err(start_error)?;
+
+    let waiting = Waiting::show(options, parts, own_init);
+    let booted = {
+        let waiting = waiting.clone();
+        Box::new(move || waiting.end())
+    };
+    let manner = Manner { interactive, verbose: options.verbose, booted };
+    let relay = Arc::new(Relay::new(lines, machine.handle(), session, manner));
+    let no_start = |error: &dyn std::fmt::Display| Error::new("cannot start the guest", error);
+    let signals = watch_signals(&relay).map_err(|error| no_start(&error))?;
+    let raw = match interactive {
+        true => Some(RawMode::enter().map_err(|error| no_start(&error))?),
+        false => None,
+    };
+    let threads = Threads::start(&relay).map_err(|error| no_start(&error))?;
+    let result = machine.run();
+    relay.set_over();
+    let received = threads.finish(&relay);
+    drop(raw);
+    waiting.end();
+    drop(signals);
+
+    let (ending, instructions) = result.map_err(start_error)?;
+    if let (true, Some(count)) = (options.verbose, instructions) {
+        say(&format!("unibody: the guest executed {count} instructions"));
+    }
+    ending::status(&Ended {
+        machine: ending,
+        session: relay.session_end(),
+        stop: relay.stopped(),
+        console: &relay.console(),
+        received,
+        own_init,
+    })
+}
+
+fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {
+    let relay = Arc::clone(relay);
+    SignalWatch::new(move |signal| match signal {
+        Signal::Resized(size) => relay.resize(size),
+        Signal::End(signal) => relay.signal(signal),
+    })
+}
+
+/// Says what is about to be run.
+fn tell(engine: &str, options: &cli::Run, parts: &Parts) {
+    let version = parts.kernel.version().unwrap_or("of unknown version");
+    let kaslr = if parts.kernel.kaslr() { "on" } else { "off" };
+    say(&format!("unibody: kernel {version}; KASLR is {kaslr}"));
+    say(&format!("unibody: command line: {}", parts.command_line.as_str()));
+    let mib = options.memory >> 20;
+    say(&format!("unibody: engine {engine}, {} processors, {mib} MiB of memory", options.cpus));
+}
+
+/// Randomness that the guest's kernel starts with.
+fn seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut seed))
+        .map_err(|error| Error::new("cannot read /dev/urandom", reason(&error)))?;
+    Ok(seed)
+}
+
+fn start_error(error: machine::Error) -> Error {
+    use vmm::memory::Error as Memory;
+    let advice = match &error {
+        machine::Error::Memory(Memory::TooLittle { .. }) => Some("Give it more with --memory"),
+        machine::Error::Memory(Memory::TooMuch { .. } | Memory::Host { .. }) => {
+            Some("Give it less with --memory")
+        }
+        _ => None,
+    };
+    let told = Error::new("cannot start the guest", error);
+    match advice {
+        Some(advice) => told.advise(advice),
+        None => told,
+    }
+}
+
+/// Tells the person at the terminal that the guest boots: a software CPU takes its time.
+#[derive(Clone)]
+struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    fn show(options: &cli::Run, parts: &Parts, own_init: bool) -> Waiting {
+        if options.quiet || options.verbose || own_init || !std::io::stderr().is_terminal() {
+            return Waiting(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        let version = parts.kernel.version().and_then(|text| text.split(' ').next());
+        bar.set_message(format!("Booting Linux {}", version.unwrap_or_default()));
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        Waiting(Some(bar))
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "run_test.rs"]
+mod run_test;

@@ -1,0 +1,18 @@
+//! `cargo xtask bench`: prints the numbers that the project is measured by.
+
+use crate::{Command, process, tree};
+use anyhow::Result;
+use std::process::Command as Process;
+
+/// The command.
+pub const COMMAND: Command =
+    Command { name: "bench", about: "measures: loops, boot beside QEMU, memory [ROUNDS]", run };
+
+fn run(arguments: &[String]) -> Result<()> {
+    let mut build = process::cargo();
+    build.args(["build", "--release", "--package", "unibody", "--package", "benches"]);
+    process::run(build.current_dir(tree::root()))?;
+    let release = tree::target().join("release");
+    let mut bench = Process::new(release.join("benches"));
+    process::run(bench.arg(release.join("unibody")).args(arguments))
+}

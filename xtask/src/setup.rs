@@ -1,0 +1,41 @@
+//! `cargo xtask setup`: installs what the gate needs, on Debian 12 or newer.
+//!
+//! - [`apt`]: the distribution's packages; only root can install those;
+//! - [`programs`]: cargo's own extensions, and the crates that the tree depends on.
+//!
+//! What is there stays as it is. As an ordinary user it installs what needs
+//! no root, and names the one command for the rest.
+
+mod apt;
+mod programs;
+
+use crate::Command;
+use crate::module::packages::{Package, required_packages};
+use anyhow::Result;
+
+/// The command.
+pub const COMMAND: Command = Command { name: "setup", about: "install what the gate needs", run };
+
+fn run(arguments: &[String]) -> Result<()> {
+    if !arguments.is_empty() {
+        println!("Usage: cargo xtask setup\n\nInstalls what `cargo xtask check` needs.");
+        return Ok(());
+    }
+    programs::install()?;
+    let missing = missing();
+    if missing.is_empty() {
+        println!("everything that the gate needs is installed");
+        return Ok(());
+    }
+    for package in &missing {
+        println!("missing: {:<26} {}", package.name, package.purpose);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    apt::install(&names)?;
+    // Installed is what is there, whatever the package manager says.
+    crate::module::packages::check(true, false)
+}
+
+fn missing() -> Vec<&'static Package> {
+    required_packages().iter().filter(|package| !(package.present)()).collect()
+}

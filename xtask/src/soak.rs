@@ -1,0 +1,28 @@
+//! `cargo xtask soak`: the long forms of tests whose short forms run in every gate.
+//!
+//! A test with a long form reads how long from the environment:
+//! - `UNIBODY_CASES`: how many cases a differential test makes;
+//! - `PROPTEST_CASES`: how many cases a property test makes.
+
+use crate::{Command, process, tree};
+use anyhow::Result;
+
+/// The command.
+pub const COMMAND: Command =
+    Command { name: "soak", about: "the long forms of tests, for hours [CASES]", run };
+
+/// Cases of a differential test, unless said otherwise.
+const CASES: &str = "10000000";
+/// Cases of each property test.
+const PROPERTIES: &str = "20000";
+
+fn run(arguments: &[String]) -> Result<()> {
+    let cases = arguments.first().map_or(CASES, String::as_str);
+    let mut differential = process::cargo();
+    differential.args(["test", "--release", "--package", "differential", "--", "--nocapture"]);
+    process::run(differential.env("UNIBODY_CASES", cases).current_dir(tree::root()))?;
+    let mut properties = process::cargo();
+    properties.args(["test", "--release", "--package", "vmm", "--package", "unibody"]);
+    properties.args(["--package", "guest-protocol"]);
+    process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))
+}
