@@ -37,7 +37,8 @@ impl Guest {
         let file = |name: &str| -> anyhow::Result<PathBuf> {
             Ok(folder.join(manifest[name].as_str().context("an entry of the manifest")?))
         };
-        let initrd = std::env::temp_dir().join(format!("unibody-bench-{}.cpio", std::process::id()));
+        let initrd =
+            std::env::temp_dir().join(format!("unibody-bench-{}.cpio", std::process::id()));
         std::fs::write(&initrd, archive(&std::fs::read(file("busybox")?)?)?)?;
         Ok(Self { kernel: file("kernel")?, initrd })
     }
@@ -71,8 +72,15 @@ pub fn measure(unibody: &Path, guest: &Guest, rounds: usize) -> anyhow::Result<(
         commands.push(whole_command(unibody)?);
     }
     let ratios = ours.iter().zip(&qemus).map(|(a, b)| a / b).collect();
-    println!("boot to the first line: unibody {:.2} s, qemu tcg {:.2} s", median(ours), median(qemus));
-    println!("boot to the first line: unibody / qemu {:.2} (median of {rounds} pairs)", median(ratios));
+    println!(
+        "boot to the first line: unibody {:.2} s, qemu tcg {:.2} s",
+        median(ours),
+        median(qemus)
+    );
+    println!(
+        "boot to the first line: unibody / qemu {:.2} (median of {rounds} pairs)",
+        median(ratios)
+    );
     println!("unibody run -- echo:    {:.2} s from start to exit", median(commands));
     Ok(())
 }

@@ -57,7 +57,11 @@ const LOOPS: [Loop; 3] = [
 pub fn measure(rounds: usize) -> anyhow::Result<()> {
     for guest in &LOOPS {
         let runs = (0..rounds).map(|_| run(guest)).collect::<anyhow::Result<Vec<_>>>()?;
-        println!("loop {:8} {:7.1} M instructions/s (median of {rounds})", guest.name, median(runs));
+        println!(
+            "loop {:8} {:7.1} M instructions/s (median of {rounds})",
+            guest.name,
+            median(runs)
+        );
     }
     Ok(())
 }

@@ -12,7 +12,13 @@ use anyhow::{Context, ensure};
 /// Prints the peak of what is resident and not the guest's.
 pub fn measure(unibody: &Path) -> anyhow::Result<()> {
     let mut child = Command::new(unibody)
-        .args(["run", "--", "sh", "-c", "dd if=/dev/urandom bs=64k count=64 | sha256sum; echo done"])
+        .args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "dd if=/dev/urandom bs=64k count=64 | sha256sum; echo done",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -95,13 +95,8 @@ impl Vm for InProcessVm {
             .get_host_address(MemoryRegionAddress(0))
             .map_err(|error| refused(io::Error::other(error)))?;
         let mut regions = self.0.regions.lock();
-        let slot = Slot {
-            id: regions.len() as u32,
-            gpa,
-            size,
-            hva: address as u64,
-            read_only: false,
-        };
+        let slot =
+            Slot { id: regions.len() as u32, gpa, size, hva: address as u64, read_only: false };
         regions.push(region);
         self.0.core.add_slot(slot).map_err(|errno| refused(os_error(errno)))
     }
@@ -109,7 +104,12 @@ impl Vm for InProcessVm {
     fn create_vcpu(&self, id: u32) -> Result<InProcessVcpu, Error> {
         let core = CoreVcpu::new(self.0.core.arch().machine(), id)
             .map_err(|errno| Error::Vcpu { id, error: os_error(errno) })?;
-        Ok(InProcessVcpu { core, vm: Arc::clone(&self.0), pass: Pass::default(), held: Answer::None })
+        Ok(InProcessVcpu {
+            core,
+            vm: Arc::clone(&self.0),
+            pass: Pass::default(),
+            held: Answer::None,
+        })
     }
 
     fn set_irq(&self, gsi: u32, level: bool) {

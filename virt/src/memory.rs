@@ -232,7 +232,6 @@ impl View {
         new: u128,
     ) -> Result<u128, Unreached> {
         let (hva, _) = self.host_address(gpa, true)?;
-        host.compare_exchange(hva, size, expected, new)
-            .map_err(|_| Unreached::BadAddress { gpa })
+        host.compare_exchange(hva, size, expected, new).map_err(|_| Unreached::BadAddress { gpa })
     }
 }

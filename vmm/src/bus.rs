@@ -106,7 +106,8 @@ mod tests {
     fn overlapping_ranges_are_refused() {
         let mut bus = Bus::default();
         bus.insert(0x60, 0x64, Arc::new(Echo(0))).unwrap();
-        for (first, last) in [(0x60, 0x60), (0x5f, 0x60), (0x64, 0x70), (0x50, 0x80), (0x62, 0x63)] {
+        for (first, last) in [(0x60, 0x60), (0x5f, 0x60), (0x64, 0x70), (0x50, 0x80), (0x62, 0x63)]
+        {
             let refused = bus.insert(first, last, Arc::new(Echo(0)));
             assert_eq!(refused, Err(Taken { first, last }));
         }

@@ -2,7 +2,7 @@
 //!
 //! [`Machine::new`] puts it together from a [`Config`]; [`Machine::run`] starts a thread for each
 //! vCPU and waits until the guest's life ends, as an [`Ending`]. What goes over the serial lines is
-//! handed in as [`Lines`]; neither standard streams nor terminals are known here.
+//! handed in as [`LineEnds`]; neither standard streams nor terminals are known here.
 //!
 //! Neighbours: [`crate::boot`] places the kernel, [`crate::acpi`] describes the machine to it, `hv` runs it.
 
@@ -300,9 +300,10 @@ impl<V: Vm> Shared<V> {
                     }
                 })
             };
-            let serials = lines.into_iter().zip(UARTS).map(|(ends, (_, irq))| {
-                Arc::new(Serial::new(line(irq), ends.sink, ends.input))
-            });
+            let serials = lines
+                .into_iter()
+                .zip(UARTS)
+                .map(|(ends, (_, irq))| Arc::new(Serial::new(line(irq), ends.sink, ends.input)));
             let serials: Vec<_> = serials.collect();
             let mut bus = Bus::default();
             result = populate(&mut bus, &serials, &switch);

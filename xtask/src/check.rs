@@ -140,6 +140,7 @@ fn clippy() -> Result<()> {
     process::run(&mut cargo(&[
         "clippy",
         "--locked",
+        "--keep-going",
         "--workspace",
         "--all-targets",
         "--",
@@ -161,8 +162,15 @@ fn clippy() -> Result<()> {
 
 fn rustdoc() -> Result<()> {
     process::run(
-        cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+        cargo(&[
+            "doc",
+            "--locked",
+            "--keep-going",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }
 
@@ -179,7 +187,7 @@ fn doctests() -> Result<()> {
 }
 
 fn kernel_module() -> Result<()> {
-    (module::COMMAND.run)(&["--test".to_owned()])
+    (module::COMMAND.run)(&["--test".to_owned(), "--workspace".to_owned()])
 }
 
 #[cfg(test)]

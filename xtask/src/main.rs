@@ -4,7 +4,7 @@
 //! - [`setup`]: installs what the gate needs;
 //! - [`check`]: the gate; [`layering`]: which crate may use which, one of its steps;
 //! - [`module`]: the kernel module, and its test in a stock kernel;
-//! - [`bench`]: the numbers; [`soak`]: the long forms of tests;
+//! - [`mod@bench`]: the numbers; [`soak`]: the long forms of tests;
 //! - [`tree`]: where things are; [`process`]: running other programs.
 
 #![forbid(unsafe_code)]

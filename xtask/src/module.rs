@@ -35,11 +35,13 @@ pub const COMMAND: Command = Command {
 };
 
 const USAGE: &str = "\
-Usage: cargo xtask module [--selftest] [--test] [--headers DIR]
+Usage: cargo xtask module [--selftest] [--test [--workspace]] [--headers DIR]
 
   --selftest     build the module with the core's test bodies, run when it is loaded
   --test         build that, run the same bodies in user space and in a stock kernel
                  under QEMU, and compare
+  --workspace    with --test: use user space's test programs as the whole workspace's
+                 tests have them; quicker if those are built already
   --headers DIR  the kernel to build against, as /lib/modules/VERSION/build;
                  default: the newest /usr/src/linux-headers-*-cloud-amd64
 ";
@@ -49,6 +51,7 @@ Usage: cargo xtask module [--selftest] [--test] [--headers DIR]
 struct Options {
     selftest: bool,
     test: bool,
+    workspace: bool,
     headers: Option<PathBuf>,
 }
 
@@ -59,11 +62,8 @@ fn run(arguments: &[String]) -> Result<()> {
     };
     packages::check(options.test, options.headers.is_some())?;
     let headers = Headers::find(options.headers)?;
-    let flavour = if options.selftest || options.test {
-        Flavour::Selftest
-    } else {
-        Flavour::Product
-    };
+    let flavour =
+        if options.selftest || options.test { Flavour::Selftest } else { Flavour::Product };
     let started = Instant::now();
     let module = build::build(&headers, flavour)?;
     println!(
@@ -74,21 +74,18 @@ fn run(arguments: &[String]) -> Result<()> {
         started.elapsed().as_secs_f32()
     );
     for frame in &module.large_frames {
-        println!(
-            "warning: {} bytes of stack: {}",
-            frame.bytes, frame.function
-        );
+        println!("warning: {} bytes of stack: {}", frame.bytes, frame.function);
     }
     if options.test {
-        test(&headers, &module)?;
+        test(&headers, &module, options.workspace)?;
     }
     Ok(())
 }
 
 /// Runs the bodies in user space and in the kernel, and compares.
-fn test(headers: &Headers, module: &build::Module) -> Result<()> {
+fn test(headers: &Headers, module: &build::Module, workspace: bool) -> Result<()> {
     let started = Instant::now();
-    let user = lists::in_user_space()?;
+    let user = lists::in_user_space(workspace)?;
     println!(
         "user space: {} run, 0 failed ({:.1} s)",
         user.bodies(),
@@ -115,6 +112,7 @@ fn parse(arguments: &[String]) -> Result<Option<Options>> {
         match argument.as_str() {
             "--selftest" => options.selftest = true,
             "--test" => options.test = true,
+            "--workspace" => options.workspace = true,
             "--headers" => match arguments.next() {
                 Some(directory) => options.headers = Some(directory.into()),
                 None => bail!("--headers wants a directory\n\n{USAGE}"),

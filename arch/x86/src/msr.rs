@@ -151,7 +151,8 @@ impl Stored {
             MICROCODE_REVISION => 0x0100_0065 << 32 | 0x0100_0065,
             // No machine-check banks.
             MCG_CAP | PLATFORM_INFO | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG
-            | AMD_DC_CFG | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
+            | AMD_DC_CFG | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS
+            | AMD_PSTATE_0 => 0,
             _ => self.mtrr_fixed[Self::fixed(number).ok_or(Refused)?],
         })
     }

@@ -7,7 +7,7 @@ use crate::pvclock::{TimeInfo, scale, wall_clock};
 /// What a guest computes. See: Linux, pvclock_scale_delta.
 fn nanoseconds(ticks: u64, (shift, multiplier): (i8, u32)) -> u64 {
     let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
-    (u128::from(shifted) * u128::from(multiplier) >> 32) as u64
+    ((u128::from(shifted) * u128::from(multiplier)) >> 32) as u64
 }
 
 cases! {

@@ -48,6 +48,24 @@ fn computes_in_a_loop() {
 }
 
 #[test]
+fn what_is_no_instruction_faults_with_rip_at_it() {
+    for code in [&[0x06][..], &[0x0f, 0x0b], &[0x0f, 0xff, 0xc0], &[0x66; 16]] {
+        let machine = machine(|a| {
+            a.inc(rdx)?;
+            a.db(code)
+        });
+        for vector in [exception::UD, exception::GP] {
+            handler(&machine, vector, |a| a.hlt());
+        }
+        let mut vcpu = machine.vcpu();
+        run_to_halt(&mut vcpu);
+        let error = if code.len() > 15 { 8 } else { 0 };
+        let frame = vcpu.gpr(gpr::RSP) + error;
+        assert_eq!(machine.read_u64(frame), at::CODE + 3, "{code:x?}");
+    }
+}
+
+#[test]
 fn faults_reach_their_handler_with_rip_at_the_instruction() {
     let machine = machine(|a| {
         a.mov(rbx, 0x1234_5000_u64)?;

@@ -80,12 +80,7 @@ pub fn write(hva: u64, bytes: &[u8]) -> Result<(), BadAddress> {
 ///
 /// # Errors
 /// When the address can't be one of guest memory, or is not aligned to `size`.
-pub fn compare_exchange(
-    hva: u64,
-    size: u8,
-    expected: u128,
-    new: u128,
-) -> Result<u128, BadAddress> {
+pub fn compare_exchange(hva: u64, size: u8, expected: u128, new: u128) -> Result<u128, BadAddress> {
     let at = check(hva, usize::from(size))?;
     if size == 0 || !hva.is_multiple_of(u64::from(size)) {
         return Err(BadAddress);

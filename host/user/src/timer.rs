@@ -27,8 +27,7 @@ struct Queue {
 impl Timers {
     /// Starts the thread. It ends when the last timer and the last handle are gone.
     pub(crate) fn start(start: Instant) -> io::Result<Arc<Self>> {
-        let timers =
-            Arc::new(Self { start, queue: Mutex::default(), changed: Condvar::new() });
+        let timers = Arc::new(Self { start, queue: Mutex::default(), changed: Condvar::new() });
         let weak = Arc::downgrade(&timers);
         std::thread::Builder::new().name("timers".into()).spawn(move || serve(&weak))?;
         Ok(timers)
@@ -56,8 +55,8 @@ fn serve(timers: &Weak<Timers>) {
                     queue.armed.pop_first().map(|(_, target)| target)
                 }
                 first => {
-                    let left =
-                        first.map_or(IDLE, |((at, _), _)| Duration::from_nanos(*at - now).min(IDLE));
+                    let left = first
+                        .map_or(IDLE, |((at, _), _)| Duration::from_nanos(*at - now).min(IDLE));
                     timers.changed.wait_for(&mut queue, left);
                     None
                 }

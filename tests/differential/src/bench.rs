@@ -71,11 +71,7 @@ impl Bench {
         let differs = self.differences(&case);
         self.count(&case);
         differs?;
-        Some(self.report(&self.shrink_name(), case))
-    }
-
-    fn shrink_name(&self) -> String {
-        String::new()
+        Some(self.report(&case))
     }
 
     /// What differs between the two; `None` if nothing does.
@@ -115,15 +111,16 @@ impl Bench {
     }
 
     /// Makes the case smaller as long as the two still differ, and describes it.
-    fn report(&mut self, _: &str, case: Case) -> String {
-        let whole = describe(&case);
+    fn report(&mut self, case: &Case) -> String {
+        let whole = describe(case);
         let small = self.shrink(case.clone());
         let Some(differs) = self.differences(&small) else {
             return format!("seed {:#x}: differs, but not again\n{whole}", case.seed);
         };
-        let mut text = format!("seed {:#x}, made smaller:\n{}{differs}", case.seed, describe(&small));
+        let mut text =
+            format!("seed {:#x}, made smaller:\n{}{differs}", case.seed, describe(&small));
         if small.code.len() > 1 || small.code != case.code {
-            let _ = write!(text, "as it was:\n{}", disassembly(&case));
+            let _ = write!(text, "as it was:\n{}", disassembly(case));
         }
         let _ = writeln!(
             text,

@@ -34,8 +34,7 @@ impl Case {
     pub fn instructions(&self) -> impl Iterator<Item = Instruction> {
         let mut rip = self.rip;
         self.code.iter().map(move |bytes| {
-            let instruction =
-                Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+            let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
             rip += bytes.len() as u64;
             instruction
         })

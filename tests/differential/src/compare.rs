@@ -57,8 +57,7 @@ pub fn differences(native: &Outcome, engine: &Outcome, undefined: u64) -> String
     word("fs base", native.bases[0], engine.bases[0]);
     word("gs base", native.bases[1], engine.bases[1]);
     if native.image != engine.image {
-        let different =
-            (0..native.image.len()).filter(|at| native.image[*at] != engine.image[*at]);
+        let different = (0..native.image.len()).filter(|at| native.image[*at] != engine.image[*at]);
         for at in different.take(16) {
             let (native, engine) = (native.image[at], engine.image[at]);
             let address = image_address(at);

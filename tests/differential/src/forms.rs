@@ -24,8 +24,9 @@ impl Forms {
     /// Looks for them. `bases`: FS and GS may have some.
     #[must_use]
     pub fn new(bases: bool) -> Self {
-        let codes: Vec<Code> =
-            Code::values().filter(|code| is_candidate(*code, bases) && is_executed(*code)).collect();
+        let codes: Vec<Code> = Code::values()
+            .filter(|code| is_candidate(*code, bases) && is_executed(*code))
+            .collect();
         let known = codes.iter().copied().collect();
         Self { codes, known }
     }
@@ -61,14 +62,26 @@ fn is_executed(code: Code) -> bool {
 pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
-        M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => "calls a kernel or hypervisor",
+        M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => {
+            "calls a kernel or hypervisor"
+        }
         M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Rdrand | M::Rdseed => "gives what it likes",
+        M::Vmrun | M::Vmload | M::Vmsave | M::Clgi | M::Stgi | M::Skinit | M::Invlpga => {
+            "the host's hypervisor has it, the guest has not"
+        }
+        M::Xsetbv => "depends on CR4, which the host's kernel has otherwise",
         M::Cpuid | M::Xgetbv => "gives what the guest is told of its processor",
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "gives the host kernel's tables",
         M::Lar | M::Lsl | M::Verr | M::Verw => "asks the host kernel's tables",
-        M::Lss | M::Lfs | M::Lgs | M::Retf | M::Iret | M::Iretd | M::Iretq | M::Sysret | M::Sysexit => {
-            "loads segments from the host kernel's tables"
-        }
+        M::Lss
+        | M::Lfs
+        | M::Lgs
+        | M::Retf
+        | M::Iret
+        | M::Iretd
+        | M::Iretq
+        | M::Sysret
+        | M::Sysexit => "loads segments from the host kernel's tables",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
         _ => match code {

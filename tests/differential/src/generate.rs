@@ -82,7 +82,10 @@ fn instruction(
     }
     let code = builder.random.one_of(&forms.codes);
     let mut instruction = builder.instruction(code)?;
-    if instruction.op_count() > 0 && instruction.near_branch_target() == 0 && is_relative(&instruction) {
+    if instruction.op_count() > 0
+        && instruction.near_branch_target() == 0
+        && is_relative(&instruction)
+    {
         instruction.set_near_branch64(rip + 2);
     }
     let bytes = encode(&instruction, rip)?;

@@ -12,7 +12,7 @@ use engine_soft::{SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
 use crate::host::{Mapping, watched};
-use crate::layout::{BACKING, CODE, CODE_SIZE, PAGE, REGIONS, Rights};
+use crate::layout::{CODE, CODE_SIZE, PAGE, REGIONS, Rights};
 
 /// Guest-physical addresses.
 mod at {

@@ -41,7 +41,8 @@ impl Mapping {
 
     fn map(at: Option<u64>, size: u64, protection: c_int, file: c_int, offset: u64) -> Self {
         let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
-        let kind = if file < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
+        let kind =
+            if file < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
         // SAFETY: a new mapping, that replaces none.
         let start = unsafe {
             libc::mmap(
@@ -208,17 +209,29 @@ global_asm!(
 
 /// The registers of a signal's context, in the order of the case.
 const GREGS: [c_int; 16] = [
-    libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX, libc::REG_RSP, libc::REG_RBP,
-    libc::REG_RSI, libc::REG_RDI, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
-    libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
 ];
 
 /// The timer's signal.
 const TICK: c_int = libc::SIGALRM;
 /// The signals that exceptions become, and a forbidden system call.
-const SIGNALS: [c_int; 7] = [
-    libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, TICK,
-];
+const SIGNALS: [c_int; 7] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, TICK];
 
 /// The signal handler. The case's FS may still be loaded: it uses nothing thread-local.
 extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
@@ -249,7 +262,7 @@ extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
     unsafe {
         let shared = &mut *shared;
         let gregs = &mut (*context.cast::<ucontext_t>()).uc_mcontext.gregs;
-        let mut get = |n: c_int| gregs[n as usize] as u64;
+        let get = |n: c_int| gregs[n as usize] as u64;
         for (to, from) in shared.left.iter_mut().zip(GREGS) {
             *to = get(from);
         }
@@ -329,16 +342,7 @@ impl Host {
             (shared.cs, shared.ss) = (cs & 0xffff, ss & 0xffff);
             shared.has_bases = has_bases.into();
         }
-        Self {
-            backing,
-            regions,
-            timer,
-            old_stack,
-            stack,
-            old_actions,
-            has_bases,
-            _guard: guard,
-        }
+        Self { backing, regions, timer, old_stack, stack, old_actions, has_bases, _guard: guard }
     }
 
     /// Whether FS and GS may have bases.
@@ -453,7 +457,8 @@ fn start_timer() -> libc::timer_t {
 /// the kernel does not allow it the test runs without: no case means to make one.
 fn forbid_system_calls() {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let jump = |code: u32, k: u64, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
+    let jump =
+        |code: u32, k: u64, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;

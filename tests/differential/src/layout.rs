@@ -50,7 +50,12 @@ pub const REGIONS: [Region; 5] = [
     Region { start: CODE, offset: 0, pages: 2, rights: Rights::Execute },
     Region { start: DATA, offset: CODE_SIZE, pages: 2, rights: Rights::Write },
     Region { start: DATA + 2 * PAGE, offset: CODE_SIZE + 2 * PAGE, pages: 1, rights: Rights::Read },
-    Region { start: DATA + 3 * PAGE, offset: CODE_SIZE + 3 * PAGE, pages: 1, rights: Rights::Write },
+    Region {
+        start: DATA + 3 * PAGE,
+        offset: CODE_SIZE + 3 * PAGE,
+        pages: 1,
+        rights: Rights::Write,
+    },
     Region { start: SEAM, offset: CODE_SIZE + DATA_SIZE, pages: 2, rights: Rights::Write },
 ];
 

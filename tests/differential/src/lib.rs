@@ -4,7 +4,7 @@
 //! [`operands`], [`mod@generate`]) and the registers and memory that it starts with. It is executed natively
 //! ([`host`]) and by the engine ([`guest`]), at the same addresses ([`layout`]), and what came of
 //! it is compared ([`mod@compare`]): registers, defined flags, memory, and the exception with
-//! its error code, RIP and CR2. What differs is made smaller and printed ([`bench`]).
+//! its error code, RIP and CR2. What differs is made smaller and printed ([`mod@bench`]).
 
 #![deny(unsafe_code)]
 

@@ -51,9 +51,22 @@ const RSI: usize = 6;
 const RDI: usize = 7;
 
 const GPR64: [Register; 16] = [
-    Register::RAX, Register::RCX, Register::RDX, Register::RBX, Register::RSP, Register::RBP,
-    Register::RSI, Register::RDI, Register::R8, Register::R9, Register::R10, Register::R11,
-    Register::R12, Register::R13, Register::R14, Register::R15,
+    Register::RAX,
+    Register::RCX,
+    Register::RDX,
+    Register::RBX,
+    Register::RSP,
+    Register::RBP,
+    Register::RSI,
+    Register::RDI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
 ];
 
 /// The general-purpose register `number` of `size` bytes.
@@ -87,12 +100,13 @@ impl Builder {
         };
         if has_bases {
             for n in 0..2 {
-                builder.bases[n] = match builder.random.below(4) {
+                let base = match builder.random.below(4) {
                     0 => 0,
                     1 => builder.address(8),
                     2 => builder.random.below(1 << 20),
-                    _ => (builder.random.bits() as i64 >> 17) as u64,
+                    _ => builder.random.bits(),
                 };
+                builder.bases[n] = canonical(base);
             }
         }
         if builder.random.chance(80) {
@@ -113,7 +127,7 @@ impl Builder {
             50..=96 => edge.wrapping_add(random.within(-4096, 4095) as u64),
             // Where addresses stop being canonical.
             97 => (1_u64 << 47).wrapping_add(random.within(-12, 4) as u64),
-            98 => (!0 << 47_u64).wrapping_add(random.within(-12, 4) as u64),
+            98 => (u64::MAX << 47).wrapping_add(random.within(-12, 4) as u64),
             _ => random.within(-12, 12) as u64,
         };
         if size >= 16 && random.chance(80) { address & !15 } else { address }
@@ -275,7 +289,11 @@ impl Builder {
             }
             Kind::seg_reg => {
                 let all = [
-                    Register::ES, Register::CS, Register::SS, Register::DS, Register::FS,
+                    Register::ES,
+                    Register::CS,
+                    Register::SS,
+                    Register::DS,
+                    Register::FS,
                     Register::GS,
                 ];
                 let register = self.random.one_of(&all);
@@ -362,12 +380,15 @@ impl Builder {
                 } else {
                     self.random.chance(15)
                 };
-                i.set_op_kind(n, match (kind, short) {
-                    (Kind::seg_rSI, false) => OpKind::MemorySegRSI,
-                    (Kind::seg_rSI, true) => OpKind::MemorySegESI,
-                    (_, false) => OpKind::MemoryESRDI,
-                    (_, true) => OpKind::MemoryESEDI,
-                });
+                i.set_op_kind(
+                    n,
+                    match (kind, short) {
+                        (Kind::seg_rSI, false) => OpKind::MemorySegRSI,
+                        (Kind::seg_rSI, true) => OpKind::MemorySegESI,
+                        (_, false) => OpKind::MemoryESRDI,
+                        (_, true) => OpKind::MemoryESEDI,
+                    },
+                );
             }
             Kind::seg_rBX_al => {
                 let short = self.random.chance(15);
@@ -494,10 +515,8 @@ impl Builder {
 
     /// What lies at the memory operand.
     fn fill_memory(&mut self, i: &Instruction, address: u64) {
-        let accumulates = matches!(
-            i.mnemonic(),
-            Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b
-        );
+        let accumulates =
+            matches!(i.mnemonic(), Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
         if matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && self.random.chance(90) {
             let pad = self.pad();
             self.patch(address, &pad.to_le_bytes());
@@ -550,8 +569,12 @@ impl Builder {
                     self.set(number, offset as u64);
                 }
             }
-            Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne | Mnemonic::Jcxz
-            | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
+            Mnemonic::Loop
+            | Mnemonic::Loope
+            | Mnemonic::Loopne
+            | Mnemonic::Jcxz
+            | Mnemonic::Jecxz
+            | Mnemonic::Jrcxz => {
                 let count = self.random.below(6) | self.random.one_of(&[0, 0, 0, 1 << 32]);
                 self.set(RCX, count);
             }
@@ -572,14 +595,15 @@ impl Builder {
             }
             Mnemonic::Popf | Mnemonic::Popfq => {
                 let odd = if self.random.chance(15) { 0x4_4100 } else { 0 };
-                let flags = self.random.bits() & (0x0020_0ed5 | odd) | self.random.bits() & !0x004_4100 << 32;
+                let flags = self.random.bits() & (0x0020_0ed5 | odd)
+                    | self.random.bits() & !0x004_4100 << 32;
                 if let Some(stack) = self.get(RSP) {
                     self.patch(stack, &flags.to_le_bytes());
                 }
             }
             Mnemonic::Wrfsbase | Mnemonic::Wrgsbase if code.op_code().operand_size() == 64 => {
                 let number = i.op0_register().full_register() as usize - Register::RAX as usize;
-                let value = (self.random.bits() as i64 >> 17) as u64;
+                let value = canonical(self.random.bits());
                 if self.random.chance(80) {
                     self.set(number, value);
                 }
@@ -623,6 +647,11 @@ impl Builder {
         let upper = if self.random.chance(10) { self.random.bits() << 32 } else { 0 };
         self.set(RCX, count | upper);
     }
+}
+
+/// The low 48 bits, sign-extended.
+const fn canonical(address: u64) -> u64 {
+    ((address << 16) as i64 >> 16) as u64
 }
 
 fn set_register(i: &mut Instruction, n: u32, register: Register) {

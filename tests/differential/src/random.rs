@@ -55,7 +55,9 @@ impl Random {
             12 => self.one_of(&[0x7f, 0x7fff, 0x7fff_ffff, i64::MAX as u64]),
             13 => self.one_of(&[0x80, 0x8000, 0x8000_0000, 1 << 63]),
             14 => self.one_of(&[0xff, 0xffff, 0xffff_ffff, u64::MAX]),
-            _ => self.one_of(&[0, 1 << 8, 1 << 16, 1 << 32]).wrapping_add(self.within(-9, 9) as u64),
+            _ => self
+                .one_of(&[0_u64, 1 << 8, 1 << 16, 1 << 32])
+                .wrapping_add(self.within(-9, 9) as u64),
         }
     }
 }

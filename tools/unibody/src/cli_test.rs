@@ -1,1 +1,64 @@
+use clap::error::ErrorKind;
 
+use super::*;
+
+fn run(arguments: &[&str]) -> Run {
+    match Cli::try_parse_from([&["unibody", "run"], arguments].concat()).unwrap().verb {
+        Verb::Run(options) => options,
+        Verb::Pull(_) => panic!("run was asked for"),
+    }
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    <Cli as clap::CommandFactory>::command().debug_assert();
+}
+
+#[test]
+fn sizes_are_read_as_people_write_them() {
+    for (text, size) in [
+        ("512M", 512 << 20),
+        ("1G", 1 << 30),
+        ("2g", 2 << 30),
+        ("64MiB", 64 << 20),
+        ("8mb", 8 << 20),
+        ("1024K", 1 << 20),
+        ("1T", 1 << 40),
+        ("1073741824", 1 << 30),
+        ("5b", 5),
+    ] {
+        assert_eq!(parse_size(text), Ok(size), "{text}");
+    }
+    for text in ["", "M", "-1", "1.5G", "1 G", "10X", "99999999999999999999", "20000000T", "1é"] {
+        assert!(parse_size(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_help() {
+    let options = run(&[]);
+    assert_eq!((options.memory, options.cpus.get()), (512 << 20, 1));
+    assert_eq!(options.engine, Engine::Auto);
+    assert!(options.command.is_empty() && options.cmdline.is_empty());
+}
+
+#[test]
+fn what_follows_the_dashes_is_the_command_s() {
+    let options = run(&["--memory", "1G", "--", "sh", "-c", "exit 7", "--verbose"]);
+    assert_eq!(options.command, ["sh", "-c", "exit 7", "--verbose"]);
+    assert!(!options.verbose);
+    let options = run(&["--cmdline", "a", "--cmdline", "b=c"]);
+    assert_eq!(options.cmdline, ["a", "b=c"]);
+}
+
+#[test]
+fn a_mistake_is_a_usage_error_with_a_suggestion() {
+    let error = Cli::try_parse_from(["unibody", "run", "--memroy", "1G"]).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::UnknownArgument, 2));
+    assert!(error.to_string().contains("--memory"), "{error}");
+    for arguments in [["--cpus", "0"], ["--memory", "much"], ["--engine", "hard"], ["-q", "-v"]] {
+        let error =
+            Cli::try_parse_from([&["unibody", "run"], &arguments[..]].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{arguments:?}");
+    }
+}

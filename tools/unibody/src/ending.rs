@@ -57,8 +57,9 @@ fn session_status(end: &SessionEnd, ended: &Ended<'_>) -> Result<u8, Error> {
             error::say(&format!("unibody: in the guest: {message}"));
         }
         SessionEnd::Failed { message } => {
-            return Err(Error::new("the guest's init failed", message)
-                .quote(ended.console.last_lines()));
+            return Err(
+                Error::new("the guest's init failed", message).quote(ended.console.last_lines())
+            );
         }
     }
     Ok(end.exit_status())
@@ -81,8 +82,9 @@ const BEFORE: &str = "the guest ended before its command did";
 
 fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
     if let Some(panic) = ended.console.panic() {
-        return Err(Error::new("the guest's kernel panicked", panic)
-            .quote(ended.console.last_lines()));
+        return Err(
+            Error::new("the guest's kernel panicked", panic).quote(ended.console.last_lines())
+        );
     }
     let error = match &ended.machine {
         Ending::PowerOff | Ending::Reset if ended.own_init => return Ok(0),

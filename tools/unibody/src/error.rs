@@ -86,3 +86,7 @@ pub(crate) fn quoted(path: &Path) -> String {
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
+
+#[cfg(test)]
+#[path = "error_test.rs"]
+mod error_test;

@@ -1,1 +1,28 @@
+use vmm::boot::cpio::Reader;
 
+use super::*;
+
+#[test]
+fn the_userland_has_init_busybox_and_its_links() {
+    let applets = ["bin/sh", "usr/bin/awk", "bin/sh", "odd/place"].map(str::to_string);
+    let archive = userland(b"tools", &applets).unwrap();
+    let entries: Vec<_> = Reader::new(&archive).collect::<Result<_, _>>().unwrap();
+    let find = |name: &str| entries.iter().find(|entry| entry.name == name.as_bytes());
+    assert_eq!(find("init").unwrap().data, INIT);
+    assert_eq!(find("bin/busybox").unwrap().data, b"tools");
+    assert_eq!(find("bin/sh").unwrap().data, b"/bin/busybox");
+    assert_eq!(find("usr/bin/awk").unwrap().data, b"/bin/busybox");
+    assert!(find("odd/place").is_none());
+    for name in ["dev/console", "dev/null", "etc/passwd", "etc/group", "tmp", "proc"] {
+        assert!(find(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn the_overlay_has_nothing_but_what_init_takes() {
+    let archive = overlay().unwrap();
+    let names: Vec<String> = Reader::new(&archive)
+        .map(|entry| String::from_utf8_lossy(entry.unwrap().name).into_owned())
+        .collect();
+    assert_eq!(names, ["dev", "init", "dev/console"]);
+}

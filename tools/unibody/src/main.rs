@@ -10,7 +10,7 @@
 //! | [`ending`] | what a guest's end means to a person |
 //! | [`terminal`], [`escape`] | raw mode, signals; the keys that are Unibody's own |
 //! | [`pull`] | getting a kernel and a userland |
-//! | [`error`], [`panic`] | how failures are told |
+//! | [`error`], [`mod@panic`] | how failures are told |
 
 #![forbid(unsafe_code)]
 

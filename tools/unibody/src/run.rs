@@ -1,6 +1,6 @@
 //! `unibody run`: from the command line to the guest's end.
 //!
-//! What to boot is found (`pull`), put together ([`initramfs`](crate::initramfs)), made a machine
+//! What to boot is found (`pull`), put together ([`initramfs`]), made a machine
 //! (`vmm`) and run, with [`Relay`] between it and this process's streams.
 
 use std::fs::File;
@@ -37,7 +37,9 @@ use crate::terminal::{self, RawMode, Signal, SignalWatch};
 pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     let own_init = has_own_init(options);
     if own_init && !options.command.is_empty() {
-        usage_error("a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)");
+        usage_error(
+            "a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)",
+        );
     }
     let interactive = terminal::is_interactive();
     let session = if own_init { None } else { Some(session(options, interactive)?) };

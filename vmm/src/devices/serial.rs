@@ -20,8 +20,17 @@ pub type Sink = Box<dyn FnMut(u8) + Send>;
 /// Ports of one UART.
 pub const PORTS: u16 = 8;
 
-const MODEM_CONTROL: u16 = 4;
 const DATA: u16 = 0;
+const INTERRUPT_ENABLE: u8 = 1;
+const INTERRUPT_IDENTIFICATION: u16 = 2;
+const LINE_CONTROL: u8 = 3;
+const MODEM_CONTROL: u16 = 4;
+/// Received data available, in the interrupt enable register.
+const RECEIVER_INTERRUPT: u8 = 1 << 0;
+/// In the line control register: the first two registers are the divisor's.
+const DIVISOR_LATCH: u8 = 1 << 7;
+/// How many bytes `vm-superio`'s FIFO holds.
+const FIFO_SIZE: usize = 64;
 /// Request to send, in the modem control register.
 const RTS: u8 = 1 << 1;
 
@@ -78,6 +87,23 @@ impl Serial {
         self.fill(&mut self.lock());
     }
 
+    /// Asserts the receiver's interrupt again if there is still something to receive.
+    ///
+    /// `vm-superio` takes it back with every byte that is read, where a UART holds it until its
+    /// FIFO is empty; and a driver that reads a batch at a time asks by the identification
+    /// register whether it may go. Writing the enable register back sets what is pending.
+    fn hold_interrupt(state: &mut State) {
+        let registers = &mut state.registers;
+        let divisor_latch = registers.read(LINE_CONTROL) & DIVISOR_LATCH != 0;
+        if registers.fifo_capacity() < FIFO_SIZE && !divisor_latch {
+            let enabled = registers.read(INTERRUPT_ENABLE);
+            if enabled & RECEIVER_INTERRUPT != 0 {
+                // The edge can't fail.
+                let _ = registers.write(INTERRUPT_ENABLE, enabled);
+            }
+        }
+    }
+
     fn fill(&self, state: &mut State) {
         let room = state.registers.fifo_capacity();
         if !state.ready_to_receive || room == 0 {
@@ -94,6 +120,9 @@ impl Device for Serial {
         data.fill(0xff);
         let Some(first) = data.first_mut() else { return };
         let mut state = self.lock();
+        if offset == INTERRUPT_IDENTIFICATION {
+            Self::hold_interrupt(&mut state);
+        }
         *first = state.registers.read(offset as u8);
         if offset == DATA {
             self.fill(&mut state);
@@ -172,6 +201,21 @@ mod tests {
             received.push(read(&f.serial, 0));
         }
         assert_eq!(received, sent);
+    }
+
+    #[test]
+    fn the_receivers_interrupt_holds_until_everything_is_read() {
+        let f = fixture();
+        f.serial.write(MODEM_CONTROL, &[RTS | 1 << 3]);
+        f.serial.write(1, &[RECEIVER_INTERRUPT]);
+        f.input.push(b"abc");
+        f.serial.receive();
+        let mut received = Vec::new();
+        // A driver that reads one byte for each time that it is told of some.
+        while read(&f.serial, INTERRUPT_IDENTIFICATION) & 1 == 0 {
+            received.push(read(&f.serial, DATA));
+        }
+        assert_eq!(received, b"abc");
     }
 
     #[test]

@@ -45,10 +45,7 @@ pub struct Report {
 
 /// A statically linked busybox: the initramfs has no libraries.
 pub fn busybox() -> Option<PathBuf> {
-    ["/usr/bin/busybox", "/bin/busybox"]
-        .iter()
-        .map(PathBuf::from)
-        .find(|file| is_static(file))
+    ["/usr/bin/busybox", "/bin/busybox"].iter().map(PathBuf::from).find(|file| is_static(file))
 }
 
 /// Whether an ELF file asks for no interpreter.
@@ -63,13 +60,9 @@ fn is_static(file: &Path) -> bool {
     let Ok(endian) = header.endian() else {
         return false;
     };
-    header
-        .program_headers(endian, &*bytes)
-        .is_ok_and(|segments| {
-            segments
-                .iter()
-                .all(|segment| segment.p_type(endian) != object::elf::PT_INTERP)
-        })
+    header.program_headers(endian, &*bytes).is_ok_and(|segments| {
+        segments.iter().all(|segment| segment.p_type(endian) != object::elf::PT_INTERP)
+    })
 }
 
 /// Boots the kernel that the headers are of, and loads the module in it.
@@ -120,12 +113,7 @@ fn run_machine(kernel: &Path, initramfs: &Path, console: &Path) -> Result<Option
             "-no-reboot",
             "-nodefaults",
         ])
-        .args([
-            "-serial",
-            "stdio",
-            "-append",
-            "console=ttyS0 panic=-1 oops=panic",
-        ])
+        .args(["-serial", "stdio", "-append", "console=ttyS0 panic=-1 oops=panic"])
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")
@@ -167,21 +155,14 @@ fn judge(console: &str, status: Option<ExitStatus>) -> Result<Report> {
 
 fn judge_module(console: &str, status: Option<ExitStatus>) -> Result<Report> {
     for line in console.lines() {
-        if let Some(complaint) = COMPLAINTS
-            .iter()
-            .find(|complaint| line.contains(**complaint))
-        {
+        if let Some(complaint) = COMPLAINTS.iter().find(|complaint| line.contains(**complaint)) {
             bail!("the kernel complains ({complaint}): {}", line.trim());
         }
     }
     let Some(status) = status else {
         bail!("the machine did not end within {} s", PATIENCE.as_secs());
     };
-    ensure!(
-        status.success(),
-        "QEMU failed ({status}): {}",
-        console.trim()
-    );
+    ensure!(status.success(), "QEMU failed ({status}): {}", console.trim());
     let said: Vec<&str> = console
         .lines()
         .filter_map(|line| line.split_once("unibody: selftest: "))
@@ -190,24 +171,15 @@ fn judge_module(console: &str, status: Option<ExitStatus>) -> Result<Report> {
     let Some((run, failed)) = said.iter().find_map(|line| tally(line)) else {
         bail!("the module did not say how its tests went");
     };
-    ensure!(
-        failed == 0,
-        "{failed} of {run} test bodies failed in the kernel"
-    );
-    let report = Report {
-        lists: lists(&said),
-        stack: stack(&said),
-    };
+    ensure!(failed == 0, "{failed} of {run} test bodies failed in the kernel");
+    let report = Report { lists: lists(&said), stack: stack(&said) };
     ensure!(
         run == report.lists.bodies(),
         "the kernel's log lost lines: it lists {} bodies of {run}",
         report.lists.bodies()
     );
     for step in ["insmod", "rmmod"] {
-        ensure!(
-            console.contains(&format!("test: {step} gave 0")),
-            "{step} failed"
-        );
+        ensure!(console.contains(&format!("test: {step} gave 0")), "{step} failed");
     }
     Ok(report)
 }
@@ -222,9 +194,8 @@ fn tally(line: &str) -> Option<(usize, usize)> {
 fn lists(said: &[&str]) -> Lists {
     let mut lists = Lists::default();
     for line in said {
-        let Some((file, count)) = line
-            .strip_suffix(" bodies")
-            .and_then(|line| line.rsplit_once(": "))
+        let Some((file, count)) =
+            line.strip_suffix(" bodies").and_then(|line| line.rsplit_once(": "))
         else {
             continue;
         };
@@ -273,11 +244,7 @@ mod tests {
         assert!(judge(&GOOD.replace("7 run", "8 run"), ended()).is_err());
         assert!(judge(&GOOD.replace("rmmod gave 0", "rmmod gave 1"), ended()).is_err());
         assert!(
-            judge(
-                &format!("{GOOD}[    2.3] BUG: unable to handle page fault"),
-                ended()
-            )
-            .is_err()
+            judge(&format!("{GOOD}[    2.3] BUG: unable to handle page fault"), ended()).is_err()
         );
     }
 }

@@ -109,33 +109,19 @@ pub fn build(headers: &Headers, flavour: Flavour) -> Result<Module> {
     kbuild(headers, &directory)?;
     let file = directory.join("unibody.ko");
     let loaded_bytes = loaded_bytes(&read(&file)?)?;
-    Ok(Module {
-        file,
-        loaded_bytes,
-        large_frames,
-    })
+    Ok(Module { file, loaded_bytes, large_frames })
 }
 
 /// The crates, compiled to a static library.
 fn compile(flavour: Flavour) -> Result<PathBuf> {
     let directory = tree::target().join("module/rust");
     let remaps = remapped_paths();
-    let rustflags: Vec<&str> = RUSTFLAGS
-        .iter()
-        .copied()
-        .chain(remaps.iter().map(String::as_str))
-        .collect();
+    let rustflags: Vec<&str> =
+        RUSTFLAGS.iter().copied().chain(remaps.iter().map(String::as_str)).collect();
     let mut cargo = process::cargo();
     cargo
         .current_dir(tree::root().join("host/kmod"))
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--target",
-            TARGET,
-            "-Zbuild-std=core,alloc",
-        ])
+        .args(["build", "--quiet", "--release", "--target", TARGET, "-Zbuild-std=core,alloc"])
         .env("RUSTC", RUSTC)
         // build-std and the -Z code generation options are unstable.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -159,10 +145,7 @@ fn remapped_paths() -> Vec<String> {
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
     if let Some(home) = cargo_home {
-        remaps.push(format!(
-            "--remap-path-prefix={}/=",
-            home.join("registry/src").display()
-        ));
+        remaps.push(format!("--remap-path-prefix={}/=", home.join("registry/src").display()));
     }
     remaps
 }
@@ -172,9 +155,7 @@ fn link(library: &Path, object: &Path) -> Result<()> {
     let builtins = object.with_file_name("builtins.o");
     let members = capture(Command::new("ar").arg("t").arg(library))?;
     let members = String::from_utf8(members).context("ar printed no text")?;
-    let Some(member) = members
-        .lines()
-        .find(|member| member.starts_with("compiler_builtins-"))
+    let Some(member) = members.lines().find(|member| member.starts_with("compiler_builtins-"))
     else {
         bail!("'{}' has no compiler_builtins", library.display());
     };
@@ -191,8 +172,7 @@ fn link(library: &Path, object: &Path) -> Result<()> {
     fs::copy(library, &rest).with_context(|| format!("cannot write '{}'", rest.display()))?;
     process::run(Command::new("ar").arg("d").arg(&rest).arg(member))?;
     let mut ld = Command::new("ld");
-    ld.args(["-r", "--gc-sections", "-T"])
-        .arg(tree::root().join("host/kmod/glue/core.lds"));
+    ld.args(["-r", "--gc-sections", "-T"]).arg(tree::root().join("host/kmod/glue/core.lds"));
     for entry in ENTRY_POINTS {
         ld.args(["-u", entry]);
     }
@@ -247,8 +227,7 @@ fn kbuild(headers: &Headers, directory: &Path) -> Result<()> {
     write(&directory.join(".core.o.cmd"), b"")?;
     let mut make = Command::new("make");
     make.arg("-s").arg("-C").arg(&headers.directory);
-    make.arg(format!("M={}", directory.display()))
-        .arg("modules");
+    make.arg(format!("M={}", directory.display())).arg("modules");
     // Cargo's own job server is not make's.
     make.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
     capture(&mut make).context("Kbuild cannot link the module")?;

@@ -26,10 +26,7 @@ pub fn check(object: &[u8]) -> Result<()> {
         .filter(|name| is_float(name))
         .collect();
     if !found.is_empty() {
-        bail!(
-            "what compiles into the kernel uses floating point: it calls {}",
-            found.join(", ")
-        );
+        bail!("what compiles into the kernel uses floating point: it calls {}", found.join(", "));
     }
     Ok(())
 }
@@ -51,22 +48,10 @@ mod tests {
 
     #[test]
     fn float_functions_are_known_by_name() {
-        for name in [
-            "__adddf3",
-            "__mulsf3",
-            "__floatundisf",
-            "__fixunsdfti",
-            "__extendsfdf2",
-        ] {
+        for name in ["__adddf3", "__mulsf3", "__floatundisf", "__fixunsdfti", "__extendsfdf2"] {
             assert!(is_float(name), "{name}");
         }
-        for name in [
-            "__udivti3",
-            "__multi3",
-            "__ashlti3",
-            "__x86_return_thunk",
-            "memcpy",
-        ] {
+        for name in ["__udivti3", "__multi3", "__ashlti3", "__x86_return_thunk", "memcpy"] {
             assert!(!is_float(name), "{name}");
         }
     }

@@ -29,19 +29,12 @@ pub fn large(object: &[u8]) -> Result<Vec<Frame>> {
         .into_iter()
         .filter(|(_, bytes)| *bytes > LARGE)
         .map(|(address, bytes)| Frame {
-            function: names
-                .get(&address)
-                .cloned()
-                .unwrap_or_else(|| format!(".text+{address:#x}")),
+            function: names.get(&address).cloned().unwrap_or_else(|| format!(".text+{address:#x}")),
             bytes,
         })
         .filter(|frame| !is_test(&frame.function))
         .collect();
-    frames.sort_by(|a, b| {
-        b.bytes
-            .cmp(&a.bytes)
-            .then_with(|| a.function.cmp(&b.function))
-    });
+    frames.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.function.cmp(&b.function)));
     Ok(frames)
 }
 
@@ -52,9 +45,7 @@ fn is_test(function: &str) -> bool {
 
 /// Functions by their offset in `.text`.
 fn functions(object: &object::File<'_>) -> Result<HashMap<u64, String>> {
-    let text = object
-        .section_by_name(".text")
-        .context("the linked object has no code")?;
+    let text = object.section_by_name(".text").context("the linked object has no code")?;
     Ok(object
         .symbols()
         .filter(|symbol| symbol.kind() == SymbolKind::Text)
@@ -70,9 +61,7 @@ fn demangle(name: &str) -> String {
 
 /// Frame sizes by the function's offset in `.text`.
 fn sizes(object: &object::File<'_>) -> Result<BTreeMap<u64, u64>> {
-    let section = object
-        .section_by_name(".stack_sizes")
-        .context("the compiler noted no frames")?;
+    let section = object.section_by_name(".stack_sizes").context("the compiler noted no frames")?;
     let mut data = section.data().context("unreadable .stack_sizes")?;
     let relocations: HashMap<u64, u64> = section
         .relocations()

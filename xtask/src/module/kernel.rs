@@ -31,17 +31,10 @@ impl Headers {
         let release = read("include/generated/utsrelease.h")?;
         let release = match release.split('"').nth(1) {
             Some(release) => release.to_owned(),
-            None => bail!(
-                "'{}' does not say which release it is of",
-                directory.display()
-            ),
+            None => bail!("'{}' does not say which release it is of", directory.display()),
         };
         let configuration = read("include/config/auto.conf")?;
-        Ok(Headers {
-            release,
-            configuration,
-            directory,
-        })
+        Ok(Headers { release, configuration, directory })
     }
 
     /// Whether an option is built in, named without its `CONFIG_`.
@@ -64,11 +57,7 @@ impl Headers {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create '{}'", directory.display()))?;
             self.download(&directory)?;
-            ensure!(
-                image.is_file(),
-                "the package of Linux {} has no boot/{name}",
-                self.release
-            );
+            ensure!(image.is_file(), "the package of Linux {} has no boot/{name}", self.release);
         }
         Ok(image)
     }
@@ -77,17 +66,14 @@ impl Headers {
     fn download(&self, directory: &Path) -> Result<()> {
         let package = format!("linux-image-{}", self.release);
         process::capture(
-            Command::new("apt-get")
-                .args(["download", &package])
-                .current_dir(directory),
+            Command::new("apt-get").args(["download", &package]).current_dir(directory),
         )
         .with_context(|| {
             format!("cannot download '{package}'; is its version still offered? Try apt-get update")
         })?;
-        let archive = newest(directory, |name| {
-            name.starts_with(&package) && name.ends_with(".deb")
-        })
-        .with_context(|| format!("apt-get left no '{package}' package"))?;
+        let archive =
+            newest(directory, |name| name.starts_with(&package) && name.ends_with(".deb"))
+                .with_context(|| format!("apt-get left no '{package}' package"))?;
         let mut unpack = Command::new("dpkg-deb")
             .arg("--fsys-tarfile")
             .arg(&archive)
@@ -97,10 +83,7 @@ impl Headers {
         let files = unpack.stdout.take().context("dpkg-deb has no output")?;
         let member = format!("./boot/vmlinuz-{}", self.release);
         process::run(
-            Command::new("tar")
-                .args(["-x", &member])
-                .current_dir(directory)
-                .stdin(files),
+            Command::new("tar").args(["-x", &member]).current_dir(directory).stdin(files),
         )?;
         // tar stops reading when it wants to: how dpkg-deb ended says nothing.
         unpack.wait().context("cannot wait for 'dpkg-deb'")?;
@@ -127,9 +110,7 @@ fn newest(directory: &Path, wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
 
 /// The numbers in a name, in order: `6.1.0-56` is newer than `6.1.0-9`.
 fn version(name: &str) -> Vec<u64> {
-    name.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|number| number.parse().ok())
-        .collect()
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -40,19 +40,14 @@ fn parse(text: &str) -> Locked {
         if let Some(name) = value(line, "name") {
             package = name;
         } else if let Some(version) = value(line, "version") {
-            locked
-                .entry(package.to_owned())
-                .or_default()
-                .insert(version.to_owned());
+            locked.entry(package.to_owned()).or_default().insert(version.to_owned());
         }
     }
     locked
 }
 
 fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    line.strip_prefix(key)?
-        .strip_prefix(" = \"")?
-        .strip_suffix('"')
+    line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"')
 }
 
 /// Packages of the kernel that user space has, but in other versions only.
@@ -62,11 +57,7 @@ fn differences(user: &Locked, kernel: &Locked) -> Vec<String> {
         .filter_map(|(package, versions)| {
             let in_user = user.get(package)?;
             let show = |versions: &BTreeSet<String>| {
-                versions
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                versions.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
             };
             (!versions.is_subset(in_user)).then(|| {
                 format!(
@@ -90,9 +81,6 @@ mod tests {
             "version = 4\n[[package]]\nname = \"a\"\nversion = \"1.3.0\"\n[[package]]\nname = \"kmod\"\nversion = \"0.1.0\"\n",
         );
         assert_eq!(differences(&user, &user), Vec::<String>::new());
-        assert_eq!(
-            differences(&user, &kernel),
-            ["a: 1.3.0 in the kernel, 1.2.0 in user space"]
-        );
+        assert_eq!(differences(&user, &kernel), ["a: 1.3.0 in the kernel, 1.2.0 in user space"]);
     }
 }

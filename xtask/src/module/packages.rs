@@ -48,9 +48,7 @@ const PACKAGES: &[Package] = &[
         purpose: "gcc, ld and make, which Kbuild runs",
         test_only: false,
         present: || {
-            ["gcc", "ld", "objcopy", "make"]
-                .iter()
-                .all(|tool| process::find(tool).is_some())
+            ["gcc", "ld", "objcopy", "make"].iter().all(|tool| process::find(tool).is_some())
         },
     },
     Package {

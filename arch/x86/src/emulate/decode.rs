@@ -80,7 +80,7 @@ pub fn decode<C: Cpu>(bytes: &[u8], rip: u64, mode: Mode) -> Result<Decoded<C>, 
         DecoderError::NoMoreBytes => return Err(Undecoded::Truncated),
         // What continues behind the 15th byte.
         DecoderError::InvalidInstruction if instruction.len() >= MAX_LENGTH => {
-            return Ok(fault(too_long));
+            return Ok(fault(too_long, &instruction));
         }
         _ => {}
     }
@@ -91,7 +91,7 @@ pub fn decode<C: Cpu>(bytes: &[u8], rip: u64, mode: Mode) -> Result<Decoded<C>, 
 /// integer nor a system instruction.
 pub fn lower<C: Cpu>(i: &Instruction, mode: Mode) -> Option<Decoded<C>> {
     if i.code() == Code::INVALID {
-        return Some(fault(undefined));
+        return Some(fault(undefined, i));
     }
     let mut insn = operands(i, mode);
     let exec = mov::lower(i)
@@ -115,9 +115,11 @@ pub fn lower<C: Cpu>(i: &Instruction, mode: Mode) -> Option<Decoded<C>> {
     Some(Decoded { op: Op { exec, insn }, ends_block: true })
 }
 
-/// An instruction that raises what `exec` raises.
-fn fault<C: Cpu>(exec: Exec<C>) -> Decoded<C> {
-    Decoded { op: Op { exec, insn: Insn::default() }, ends_block: true }
+/// An instruction that raises what `exec` raises. Its length is that of the bytes that say so: the
+/// run loop steps back by it, and a write to any of them changes what they mean.
+fn fault<C: Cpu>(exec: Exec<C>, i: &Instruction) -> Decoded<C> {
+    let insn = Insn { len: i.len().clamp(1, MAX_LENGTH) as u8, ..Insn::default() };
+    Decoded { op: Op { exec, insn }, ends_block: true }
 }
 
 /// The semantics of what is no instruction, or one that is not offered: #UD.

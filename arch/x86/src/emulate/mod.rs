@@ -17,40 +17,40 @@ use crate::mmu::Limits;
 use crate::regs::{Regs, Seg};
 
 mod alu;
+#[cfg(feature = "selftest")]
+pub mod alu_test;
 mod atomic;
 mod bcd;
 mod bits;
+#[cfg(feature = "selftest")]
+pub mod bits_test;
 mod branch;
 mod condition;
 pub mod decode;
+#[cfg(feature = "selftest")]
+pub mod decode_test;
 mod mov;
+#[cfg(feature = "selftest")]
+pub mod mov_test;
 mod muldiv;
 mod nop;
 pub mod operand;
 mod shift;
-pub mod stack;
-mod status;
-mod string;
-pub mod system;
-mod width;
-#[cfg(feature = "selftest")]
-pub mod alu_test;
-#[cfg(feature = "selftest")]
-pub mod bits_test;
-#[cfg(feature = "selftest")]
-pub mod decode_test;
-#[cfg(feature = "selftest")]
-pub mod mov_test;
 #[cfg(feature = "selftest")]
 pub mod shift_test;
+pub mod stack;
 #[cfg(feature = "selftest")]
 pub mod stack_test;
+mod status;
 #[cfg(feature = "selftest")]
 pub mod status_test;
+mod string;
 #[cfg(feature = "selftest")]
 pub mod string_test;
+pub mod system;
 #[cfg(feature = "selftest")]
 pub mod test_cpu;
+mod width;
 
 pub use decode::{Decoded, Mode, decode, lower};
 pub use status::Status;

@@ -116,10 +116,15 @@ enum Cause {
     Exception(Exception),
     Intercept(Intercept),
     /// A device must be read first.
-    Read { gpa: u64, size: u8 },
+    Read {
+        gpa: u64,
+        size: u8,
+    },
     /// Earlier rounds of a string instruction have writes to be carried out first.
     Writes,
-    BadMemory { gpa: u64 },
+    BadMemory {
+        gpa: u64,
+    },
 }
 
 /// A vCPU on which one instruction is executed with all of its accesses.
@@ -375,8 +380,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
         mut change: impl FnMut(T) -> T,
     ) -> Result<T, Stop> {
         let size = T::SIZE;
-        let [(gpa, len), _] =
-            self.pieces(linear, usize::from(size), true, Access::Operand)?;
+        let [(gpa, len), _] = self.pieces(linear, usize::from(size), true, Access::Operand)?;
         let atomic = lock && len == usize::from(size) && gpa % u64::from(size) == 0;
         loop {
             let old = self.load::<T>(linear, Access::Operand)?;

@@ -127,8 +127,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Chooses what is injected, and what to wait for.
     pub(super) fn next_entry(&mut self) -> Entry {
-        let mut entry =
-            Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
+        let mut entry = Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
         let shadow = self.engine.interrupt_shadow();
         entry.inject = self.pending.event.take();
         if self.pending.nmi {

@@ -24,9 +24,9 @@ pub mod scripted;
 
 use alloc::sync::Arc;
 
+use virt::Errno;
 use virt::host::{Expire, Host, Timer};
 use virt::memory::View;
-use virt::Errno;
 
 use crate::cpuid::{self, Table};
 use crate::engine::{Engine, EngineVcpu};

@@ -287,8 +287,7 @@ impl Fixture {
         }
         let host = TestHost::new(Self::MEMORY as usize);
         let memory = Arc::new(Memory::default());
-        let arch =
-            X86::new(host.clone(), Scripted::default(), Arc::clone(&memory), nothing, cpus)?;
+        let arch = X86::new(host.clone(), Scripted::default(), Arc::clone(&memory), nothing, cpus)?;
         let vm = Vm::new(memory, arch)?;
         vm.add_slot(Slot { id: 0, gpa: 0, size: Self::MEMORY, hva: 0, read_only: false })?;
         Ok(Self { host, vm })

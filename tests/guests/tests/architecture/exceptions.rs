@@ -166,7 +166,7 @@ guests::on_every_engine! {
             guest.memory.write_u64(at::STACK - 8, selector.into());
             let mut state = state.clone();
             state.gprs[usize::from(gpr::RSP)] = at::STACK - 16;
-            let seen = raised(&mut guest, &state, |a| a.retfq());
+            let seen = raised_by_bytes(&mut guest, &state, &[0x48, 0xcb]);
             assert_eq!(seen, (vector, selector.into()));
         }
     }
@@ -174,14 +174,14 @@ guests::on_every_engine! {
     fn system_segments_are_checked(engine) {
         let mut guest = Guest::new(engine);
         let mut state = guest.long_mode();
-        let rax = usize::from(gpr::RAX);
-        state.gprs[rax] = selector::TSS.into();
+        let accumulator = usize::from(gpr::RAX);
+        state.gprs[accumulator] = selector::TSS.into();
         assert_eq!(raised(&mut guest, &state, |a| a.lldt(ax)), (13, selector::TSS.into()));
         guest.memory.write(at::GDT + u64::from(selector::TSS) + 5, &[0x8b]);
         assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (13, selector::TSS.into()), "busy");
         guest.memory.write(at::GDT + u64::from(selector::TSS) + 5, &[0x09]);
         assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (11, selector::TSS.into()), "absent");
-        state.gprs[rax] = 0;
+        state.gprs[accumulator] = 0;
         assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (13, 0), "null");
     }
 
@@ -330,7 +330,7 @@ guests::on_every_engine! {
             end(a)
         });
         guest.memory.write(at::USER_CODE, &[0xcd, 0x80]);
-        assert_eq!(guest.run_from(&state).values, [selector::TSS.into()]);
+        assert_eq!(guest.run_from(&state).values, [u32::from(selector::TSS)]);
     }
 
     fn the_nested_task_flag_is_general_protection_in_long_mode(engine) {

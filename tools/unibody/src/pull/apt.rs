@@ -83,6 +83,8 @@ pub(crate) enum Error {
 /// apt with folders of its own.
 #[derive(Debug)]
 pub(crate) struct Apt {
+    /// Where there is nothing but what apt is told.
+    work: PathBuf,
     config: PathBuf,
     /// What went wrong with single sources in the last update.
     troubles: Vec<Trouble>,
@@ -109,7 +111,7 @@ impl Apt {
         let config = work.join("apt.conf");
         let text = configuration(state, &work.join("apt"), &status)?;
         fs::write(&config, text).map_err(write_error(&config))?;
-        Ok(Apt { config, troubles: Vec::new() })
+        Ok(Apt { work: work.to_path_buf(), config, troubles: Vec::new() })
     }
 
     /// Brings the package lists up to date, as far as sources can be reached and verified.
@@ -132,7 +134,8 @@ impl Apt {
         names.push(BUSYBOX.to_string());
         let mut arguments = vec!["-q", "--print-uris", "download"];
         arguments.extend(names.iter().map(String::as_str));
-        let printed = self.run("apt-get", &arguments, None, || ())?;
+        // Not where the person is: apt does not name what lies there already.
+        let printed = self.run("apt-get", &arguments, Some(&self.work), || ())?;
         let offers = apt_text::offers(&printed.stdout);
         for name in names {
             if !offers.iter().any(|offer| offer.name == name) {
@@ -150,8 +153,7 @@ impl Apt {
 
     /// A source of these packages that could not be asked in the last update.
     pub(crate) fn unreached(&self, offers: &[Offer]) -> Option<String> {
-        let concerns =
-            |trouble: &&Trouble| offers.iter().any(|offer| trouble.concerns(&offer.uri));
+        let concerns = |trouble: &&Trouble| offers.iter().any(|offer| trouble.concerns(&offer.uri));
         self.troubles.iter().find(concerns).map(|trouble| trouble.source.clone())
     }
 
@@ -326,7 +328,7 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Acquire::IndexTargets::deb::Contents-deb-legacy::DefaultEnabled "false";
 
 // Somebody is waiting: a dead source is to be found dead soon.
-Acquire::Retries "1";
+Acquire::Retries "3";
 Acquire::http::Timeout "15";
 Acquire::https::Timeout "15";
 Acquire::ftp::Timeout "15";

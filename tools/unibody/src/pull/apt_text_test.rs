@@ -51,13 +51,12 @@ fn an_unreachable_source_is_told_from_one_that_can_not_be_trusted() {
 
 #[test]
 fn a_trouble_concerns_the_files_of_its_source_only() {
-    let trouble = |source: &str| Trouble {
-        source: source.into(),
-        reason: String::new(),
-        is_signature: true,
-    };
+    let trouble =
+        |source: &str| Trouble { source: source.into(), reason: String::new(), is_signature: true };
     let uri = "http://deb.debian.org/debian-security/pool/l/linux.deb";
-    assert!(trouble("http://deb.debian.org/debian-security bookworm-security InRelease").concerns(uri));
+    assert!(
+        trouble("http://deb.debian.org/debian-security bookworm-security InRelease").concerns(uri)
+    );
     assert!(trouble("http://deb.debian.org/debian-security/dists/x/InRelease").concerns(uri));
     assert!(!trouble("http://deb.debian.org/debian bookworm InRelease").concerns(uri));
     assert!(!trouble("https://deb.nodesource.com/node_20.x nodistro InRelease").concerns(uri));

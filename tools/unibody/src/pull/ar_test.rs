@@ -9,7 +9,9 @@ pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     for (name, data) in members {
         let length = data.len();
-        bytes.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{length:<10}`\n", 0, 0, 0, 100644).bytes());
+        bytes.extend(
+            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{length:<10}`\n", 0, 0, 0, 100644).bytes(),
+        );
         bytes.extend_from_slice(data);
         if length % 2 == 1 {
             bytes.push(b'\n');

@@ -62,10 +62,7 @@ pub(crate) trait Destination {
 }
 
 /// Offers each regular file of the package to `destination`.
-pub(crate) fn unpack(
-    package: impl Read,
-    destination: &mut dyn Destination,
-) -> Result<(), Error> {
+pub(crate) fn unpack(package: impl Read, destination: &mut dyn Destination) -> Result<(), Error> {
     let mut archive = ar::Archive::new(package)?;
     check_version(&mut archive)?;
     while let Some(name) = archive.next_member()? {

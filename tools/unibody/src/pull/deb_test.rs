@@ -45,12 +45,19 @@ fn tar_with(name: &str, data: &[u8]) -> Vec<u8> {
 
 fn usual_tar() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    builder.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), "./bin/", [].as_slice()).unwrap();
-    for (name, mode, data) in [("./bin/tool", 0o755, b"run".as_slice()), ("./doc", 0o644, b"text")] {
-        builder.append_data(&mut header(tar::EntryType::Regular, mode, data.len()), name, data).unwrap();
+    builder
+        .append_data(&mut header(tar::EntryType::Directory, 0o755, 0), "./bin/", [].as_slice())
+        .unwrap();
+    for (name, mode, data) in [("./bin/tool", 0o755, b"run".as_slice()), ("./doc", 0o644, b"text")]
+    {
+        builder
+            .append_data(&mut header(tar::EntryType::Regular, mode, data.len()), name, data)
+            .unwrap();
     }
     let long = format!("./{}/file", "x".repeat(150));
-    builder.append_data(&mut header(tar::EntryType::Regular, 0o644, 1), long, b"l".as_slice()).unwrap();
+    builder
+        .append_data(&mut header(tar::EntryType::Regular, 0o644, 1), long, b"l".as_slice())
+        .unwrap();
     let mut link = header(tar::EntryType::Symlink, 0o777, 0);
     builder.append_link(&mut link, "./link", "/etc").unwrap();
     builder.into_inner().unwrap()
@@ -80,8 +87,12 @@ fn zstd(data: &[u8]) -> Vec<u8> {
 #[test]
 fn all_compressions_give_the_same_files() {
     let tar = usual_tar();
-    let packed =
-        [("data.tar", tar.clone()), ("data.tar.gz", gzip(&tar)), ("data.tar.xz", xz(&tar)), ("data.tar.zst", zstd(&tar))];
+    let packed = [
+        ("data.tar", tar.clone()),
+        ("data.tar.gz", gzip(&tar)),
+        ("data.tar.xz", xz(&tar)),
+        ("data.tar.zst", zstd(&tar)),
+    ];
     for (name, data) in packed {
         let mut memory = Memory::default();
         unpack(deb(name, &data).as_slice(), &mut memory).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -112,7 +123,9 @@ fn a_link_is_never_followed_because_it_is_never_made() {
         let mut link = header(kind, 0o777, 0);
         builder.append_link(&mut link, "lib", "/etc").unwrap();
     }
-    builder.append_data(&mut header(tar::EntryType::Regular, 0o644, 1), "lib/x", b"1".as_slice()).unwrap();
+    builder
+        .append_data(&mut header(tar::EntryType::Regular, 0o644, 1), "lib/x", b"1".as_slice())
+        .unwrap();
     let mut memory = Memory::default();
     unpack(deb("data.tar", &builder.into_inner().unwrap()).as_slice(), &mut memory).unwrap();
     assert_eq!(memory.files.keys().collect::<Vec<_>>(), ["lib/x"]);

@@ -206,8 +206,8 @@ fn unpack(offer: &Offer, staging: &mut Staging<'_>) -> Result<Package, Error> {
         return Err(Error::Checksum(offer.file.clone()));
     }
     let failure = |source| Error::Package { name: offer.file.clone(), source };
-    let file = File::open(&path)
-        .map_err(|error| failure(deb::Error::Archive(ar::Error::Read(error))))?;
+    let file =
+        File::open(&path).map_err(|error| failure(deb::Error::Archive(ar::Error::Read(error))))?;
     deb::unpack(io::BufReader::new(file), staging).map_err(failure)?;
     // It is not needed any more, and the disk may be small. If it stays, it goes with the folder.
     let _ = fs::remove_file(&path);

@@ -105,7 +105,15 @@ impl Manifest {
             .map(|(path, release)| (path.to_string(), release.to_string()))
             .ok_or("a kernel")?;
         let busybox = paths().find(|path| *path == BUSYBOX).ok_or("BusyBox")?.to_string();
-        Ok(Manifest { format: FORMAT, release, kernel, busybox, applets: Vec::new(), packages, files })
+        Ok(Manifest {
+            format: FORMAT,
+            release,
+            kernel,
+            busybox,
+            applets: Vec::new(),
+            packages,
+            files,
+        })
     }
 
     /// The name of the guest's folder: the same for the same packages.
@@ -201,7 +209,8 @@ impl Store {
         file.take(MAX_MANIFEST).read_to_string(&mut text).ok()?;
         let manifest: Manifest = serde_json::from_str(&text).ok()?;
         let whole = |entry: &Entry| {
-            let relative = deb::relative(entry.path.as_bytes()).is_ok_and(|path| path == entry.path);
+            let relative =
+                deb::relative(entry.path.as_bytes()).is_ok_and(|path| path == entry.path);
             let metadata = relative.then(|| fs::symlink_metadata(folder.join(&entry.path)).ok());
             metadata.flatten().is_some_and(|data| data.is_file() && data.len() == entry.size)
         };

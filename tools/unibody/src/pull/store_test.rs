@@ -73,7 +73,9 @@ fn what_an_interrupted_pull_leaves_is_not_taken_for_whole() {
     leave(&store, |_| ());
     assert!(store.current().is_none());
     // Killed while it wrote the manifest, whose place is not its final one.
-    leave(&store, |folder| fs::write(folder.join("guest").join(MANIFEST), "{\"format\":1").unwrap());
+    leave(&store, |folder| {
+        fs::write(folder.join("guest").join(MANIFEST), "{\"format\":1").unwrap()
+    });
     assert!(store.current().is_none());
     let guest = put(&store, "1");
     assert!(guest.kernel().exists());

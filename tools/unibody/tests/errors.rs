@@ -1,0 +1,275 @@
+//! Whatever goes wrong is one line that says what was being done, what went wrong and what to do; the
+//! exit status is 125, or 2 for a command line that makes no sense. Nothing panics, nothing hangs.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use support::{as_user, is_root, outcome, own_file, own_folder, shell, unibody};
+
+/// Runs `unibody run` with `arguments`, which must fail with one line that contains all of `said`.
+fn refuses(arguments: &[&str], said: &[&str]) {
+    let mut command = unibody();
+    command.arg("run").args(arguments).args(["--", "true"]);
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!((status, stdout.as_str()), (Some(125), ""), "{arguments:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("unibody: "), "{stderr}");
+    for part in said {
+        assert!(stderr.contains(part), "'{part}' is not in: {stderr}");
+    }
+}
+
+fn refuses_kernel(name: &str, bytes: &[u8], said: &str) {
+    let file = own_file(name, bytes);
+    let file = file.to_str().expect("a plain path");
+    refuses(&["--kernel", file], &[file, said]);
+}
+
+/// The pulled kernel.
+fn kernel() -> Vec<u8> {
+    let mut pull = unibody();
+    pull.arg("pull");
+    let (_, told, _) = outcome(pull);
+    let folder = told.lines().find_map(|line| line.strip_prefix("folder")).expect("it says where");
+    let boot = PathBuf::from(folder.trim()).join("boot");
+    let mut files = std::fs::read_dir(boot).expect("it is there");
+    std::fs::read(files.next().expect("a file").expect("readable").path()).expect("readable")
+}
+
+/// A 64-bit ELF kernel that consists of `code`, loaded at 1 MiB.
+fn tiny_kernel(code: &[u8]) -> Vec<u8> {
+    const ENTRY: u64 = 0x10_0000;
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // An executable for x86-64; one program header behind this header.
+    elf.extend(2_u16.to_le_bytes());
+    elf.extend(62_u16.to_le_bytes());
+    elf.extend(1_u32.to_le_bytes());
+    for word in [ENTRY, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 64, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    // A segment to be loaded, readable, writable and executable.
+    elf.extend(1_u32.to_le_bytes());
+    elf.extend(7_u32.to_le_bytes());
+    let size = code.len() as u64;
+    for word in [120, ENTRY, ENTRY, size, size, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
+/// Boots a kernel of `code`; gives the exit status and stderr.
+fn boot(name: &str, code: &[u8]) -> (Option<i32>, String) {
+    let kernel = own_file(name, &tiny_kernel(code));
+    let mut command = unibody();
+    command.args(["run", "--kernel"]).arg(kernel).args(["--", "true"]);
+    let (status, _, stderr) = outcome(command);
+    (status, stderr)
+}
+
+#[test]
+fn a_kernel_that_is_none_is_told_from_one() {
+    refuses(
+        &["--kernel", "/no/such/file"],
+        &["cannot open kernel '/no/such/file'", "no such file"],
+    );
+    refuses_kernel("empty", b"", "empty");
+    refuses_kernel("text", b"#!/bin/sh\necho hello\n", "text");
+    refuses_kernel("noise", &[0x5a; 100_000], "kernel");
+}
+
+#[test]
+fn a_kernel_for_another_architecture_is_named() {
+    let mut arm = tiny_kernel(&[0; 64]);
+    arm[18] = 183;
+    refuses_kernel("arm", &arm, "64");
+    let mut elf32 = tiny_kernel(&[0; 64]);
+    elf32[4] = 1;
+    refuses_kernel("elf32", &elf32, "32");
+}
+
+#[test]
+fn a_damaged_kernel_is_refused() {
+    let whole = kernel();
+    refuses_kernel("truncated-header", &whole[..600], "truncated");
+    refuses_kernel("truncated", &whole[..whole.len() / 2], "truncated");
+    let mut unknown = whole;
+    let header = |bytes: &[u8], at: usize| {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize
+    };
+    // The payload: setup sectors, then its offset from there.
+    let payload = (usize::from(unknown[0x1f1]) + 1) * 512 + header(&unknown, 0x248);
+    unknown[payload..payload + 8].copy_from_slice(b"\x01\x02\x03\x04abcd");
+    refuses_kernel("unknown-compression", &unknown, "compress");
+}
+
+#[test]
+fn memory_that_is_too_little_or_too_much_is_refused() {
+    refuses(&["--memory", "4M"], &["memory", "--memory"]);
+    refuses(&["--memory", "32M"], &["memory"]);
+    refuses(&["--memory", "900T"], &["memory", "--memory"]);
+}
+
+#[test]
+fn an_initrd_that_can_not_be_used_is_refused() {
+    refuses(&["--initrd", "/no/such/file"], &["initrd '/no/such/file'", "no such file"]);
+    let mut large = b"070701".to_vec();
+    large.resize(100 << 20, b'0');
+    let large = own_file("large", &large);
+    refuses(
+        &["--memory", "96M", "--initrd", large.to_str().expect("plain")],
+        &["larger", "--memory"],
+    );
+    let text = own_file("no-archive", b"hello");
+    refuses(&["--initrd", text.to_str().expect("plain")], &["cpio"]);
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_a_usage_error() {
+    for (arguments, said) in [
+        (["run", "--memroy", "1G"], "--memory"),
+        (["run", "--memory", "lots"], "--memory"),
+        (["run", "--cpus", "0"], "--cpus"),
+        (["run", "--engine", "warp"], "soft"),
+        (["pul", "--", "true"], "pull"),
+    ] {
+        let mut command = unibody();
+        command.args(arguments);
+        let (status, _, stderr) = outcome(command);
+        assert_eq!(status, Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "'{said}' is not in: {stderr}");
+    }
+}
+
+#[test]
+fn a_panic_is_told_with_its_line() {
+    let mut command = unibody();
+    command.args(["run", "--cmdline", "rdinit=/none", "--", "true"]);
+    let (status, _, stderr) = outcome(command);
+    assert_eq!(status, Some(125), "{stderr}");
+    let first = stderr.lines().next().unwrap_or_default();
+    assert!(first.contains("panicked: Kernel panic - not syncing: VFS"), "{stderr}");
+    assert!(stderr.lines().count() > 3, "the console's last lines are missing: {stderr}");
+}
+
+#[test]
+fn a_triple_fault_is_told_with_its_place() {
+    // ud2, with an IDT that has no entries.
+    let (status, stderr) = boot("triple-fault", &[0x0f, 0x0b]);
+    assert_eq!(status, Some(125), "{stderr}");
+    assert!(stderr.contains("triple fault at RIP 0x100000"), "{stderr}");
+    assert!(stderr.contains("CR2"), "{stderr}");
+}
+
+#[test]
+fn a_guest_that_halts_for_good_ends() {
+    // cli; hlt
+    let (status, stderr) = boot("halt", &[0xfa, 0xf4]);
+    assert_eq!(status, Some(125), "{stderr}");
+    assert!(stderr.contains("halted with interrupts off"), "{stderr}");
+}
+
+#[test]
+fn an_instruction_that_the_engine_lacks_is_told_with_its_bytes() {
+    // A hardware task switch, for which the guest has to leave long mode first.
+    let mut code = vec![
+        0x0f, 0x01, 0x15, 0x39, 0, 0, 0, // lgdt [rip + 0x39]
+        0x6a, 0x08, // push 8
+        0x48, 0x8d, 0x05, 0x03, 0, 0, 0,    // lea rax, [rip + 3]
+        0x50, // push rax
+        0x48, 0xcb, // lretq: to 32-bit code
+        0x0f, 0x20, 0xc0, // mov eax, cr0
+        0x25, 0xff, 0xff, 0xff, 0x7f, // and eax, 0x7fffffff
+        0x0f, 0x22, 0xc0, // mov cr0, eax: paging is off
+        0xea, 0, 0, 0, 0, 0x10, 0, // ljmp 0x10:0
+    ];
+    code.resize(0x40, 0x90);
+    // The GDT's limit and base; the table: null, 32-bit code, an available TSS.
+    code.extend([0x17, 0, 0x50, 0, 0x10, 0, 0, 0, 0, 0]);
+    code.resize(0x50, 0);
+    code.extend(0_u64.to_le_bytes());
+    code.extend(0x00cf_9b00_0000_ffff_u64.to_le_bytes());
+    code.extend(0x0000_8900_0000_0067_u64.to_le_bytes());
+    let (status, stderr) = boot("task-switch", &code);
+    assert_eq!(status, Some(125), "{stderr}");
+    for part in ["ea 00 00 00 00 10 00", "0x10001e", "jmp", "report"] {
+        assert!(stderr.contains(part), "'{part}' is not in: {stderr}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_guest() {
+    let mut command = shell("echo up; sleep 1000");
+    command.stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("it can be started");
+    let mut first = [0; 3];
+    let mut stdout = child.stdout.take().expect("piped");
+    std::io::Read::read_exact(&mut stdout, &mut first).expect("it says up");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("it runs").success());
+    let status = support::wait(&mut child, &command);
+    assert_eq!(status.code(), Some(128 + 15));
+}
+
+#[test]
+fn without_network_the_first_run_says_what_is_missing() {
+    if !is_root() {
+        eprintln!("only root can take the network away: not tested");
+        return;
+    }
+    let cache = own_folder(&format!("empty-cache-{}", std::process::id()));
+    let mut command = as_user(&cache, &["unshare", "--net"]);
+    command.args(["run", "--", "true"]);
+    let (status, _, stderr) = outcome(command);
+    std::fs::remove_dir_all(&cache).expect("it is ours");
+    assert_eq!(status, Some(125), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("network") && last.contains("--kernel"), "{stderr}");
+}
+
+#[test]
+fn without_network_a_later_run_works() {
+    if !is_root() {
+        eprintln!("only root can take the network away: not tested");
+        return;
+    }
+    assert_eq!(outcome(shell("true")).0, Some(0));
+    let mut command = as_user(&own_folder("cache"), &["unshare", "--net"]);
+    command.args(["run", "--", "echo", "still here"]);
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "still here\n", ""));
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_nothing_that_is_taken_for_whole() {
+    if !is_root() {
+        eprintln!("only root can mount a small disk: not tested");
+        return;
+    }
+    let disk = own_folder(&format!("small-disk-{}", std::process::id()));
+    let path = disk.to_str().expect("plain");
+    let program = support::program();
+    let script = format!(
+        "mount -t tmpfs -o size=30m,mode=777 none {path}; \
+         run() {{ setpriv --reuid=65534 --regid=65534 --clear-groups \
+                  env HOME={path} XDG_CACHE_HOME={path} {} \"$@\"; }}; \
+         run pull; echo first $?; mount -o remount,size=400m {path}; \
+         unshare --net setpriv --reuid=65534 --regid=65534 --clear-groups \
+             env HOME={path} XDG_CACHE_HOME={path} {} run -- true; echo second $?; \
+         run run -- echo whole; echo third $?",
+        program.display(),
+        program.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).current_dir("/");
+    let (_, stdout, stderr) = outcome(command);
+    std::fs::remove_dir(&disk).expect("the mount went with its namespace");
+    assert!(stderr.contains("No space left") || stderr.contains("Make some room"), "{stderr}");
+    assert_eq!(stdout, "first 125\nsecond 125\nwhole\nthird 0\n", "{stderr}");
+}

@@ -1,0 +1,235 @@
+//! What the end-to-end tests share: the program, run as an unprivileged user with a cache of its own.
+//!
+//! Whoever tests as root runs the program as `nobody`, because ordinary users are who runs it. The
+//! cache outlives the tests, so that only the first of them downloads anything.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Nobody's number.
+const NOBODY: u32 = 65534;
+/// How long one run may take: many times what it does on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(150);
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// A folder for the tests of this user, which anyone may enter.
+fn folder() -> PathBuf {
+    let user = fs::metadata("/proc/self").expect("/proc is there").uid();
+    let folder = std::env::temp_dir().join(format!("unibody-tests-{user}"));
+    fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    folder
+}
+
+/// The program, where an unprivileged user can reach it.
+pub fn program() -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_unibody"));
+    let facts = built.metadata().expect("cargo has built it");
+    let folder = folder().join(format!("program-{}-{}", facts.mtime(), facts.len()));
+    fs::create_dir_all(&folder).expect("it can be made");
+    let copy = folder.join("unibody");
+    if !copy.exists() {
+        // Tests run at the same time: whoever is first names the finished copy.
+        let partial = folder.join(std::process::id().to_string());
+        fs::copy(built, &partial).expect("it can be copied");
+        fs::rename(&partial, &copy).expect("it can be renamed");
+    }
+    copy
+}
+
+/// A new empty folder that the unprivileged user owns.
+pub fn own_folder(name: &str) -> PathBuf {
+    let folder = folder().join(name);
+    fs::create_dir_all(&folder).expect("it can be made");
+    if is_root() {
+        chown(&folder, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    folder
+}
+
+/// A file with `bytes` that the unprivileged user can read.
+pub fn own_file(name: &str, bytes: &[u8]) -> PathBuf {
+    let file = own_folder("files").join(name);
+    let partial = file.with_extension(std::process::id().to_string());
+    fs::write(&partial, bytes).expect("it can be written");
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o644)).expect("it is ours");
+    fs::rename(&partial, &file).expect("it can be renamed");
+    file
+}
+
+/// A command line that runs the program as an unprivileged user, its caches under `cache`.
+pub fn as_user(cache: &Path, prefix: &[&str]) -> Command {
+    let mut words: Vec<&OsStr> = prefix.iter().map(OsStr::new).collect();
+    if is_root() {
+        let drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        words.extend(drop.map(OsStr::new));
+    }
+    let program = program();
+    words.push(program.as_os_str());
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("XDG_CACHE_HOME", cache).env("HOME", cache);
+    command.env("TERM", "xterm").current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// `unibody`, with the tests' own cache.
+pub fn unibody() -> Command {
+    as_user(&own_folder("cache"), &[])
+}
+
+/// `unibody run -- sh -c SCRIPT`.
+pub fn shell(script: &str) -> Command {
+    let mut command = unibody();
+    command.args(["run", "--", "sh", "-c", script]);
+    command
+}
+
+/// Runs a command to its end, with `input` as its stdin. Fails after [`LIMIT`].
+pub fn finish(mut command: Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it can be started");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    // Whoever does not read all of it closes the pipe.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let stdout = collect(child.stdout.take().expect("piped"));
+    let stderr = collect(child.stderr.take().expect("piped"));
+    let status = wait(&mut child, &command);
+    let output = Output {
+        status,
+        stdout: stdout.join().expect("read"),
+        stderr: stderr.join().expect("read"),
+    };
+    writer.join().expect("written");
+    output
+}
+
+/// Waits for the end of a process. Fails after [`LIMIT`].
+pub fn wait(child: &mut Child, command: &Command) -> std::process::ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status;
+        }
+        if start.elapsed() > LIMIT {
+            let _ = child.kill();
+            panic!("{command:?} did not end within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// Runs a command without input and gives its exit status, stdout and stderr.
+pub fn outcome(command: Command) -> (Option<i32>, String, String) {
+    let output = finish(command, b"");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Bytes as text, whatever they are.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A process on a terminal of its own.
+pub struct OnTerminal {
+    child: Child,
+    command: Command,
+    keys: std::process::ChildStdin,
+    screen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl OnTerminal {
+    /// Runs a shell script on a new terminal. `$UNIBODY` is the program, run as an unprivileged user.
+    pub fn start(script: &str) -> Self {
+        let inner = as_user(&own_folder("cache"), &[]);
+        let words = std::iter::once(inner.get_program()).chain(inner.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", script, "/dev/null"]);
+        command.env("UNIBODY", words.join(" ")).env("TERM", "xterm");
+        command.env("XDG_CACHE_HOME", own_folder("cache")).env("SHELL", "/bin/sh");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("script is part of every Debian");
+        let keys = child.stdin.take().expect("piped");
+        let screen = Arc::new(Mutex::new(Vec::new()));
+        let mut shown = child.stdout.take().expect("piped");
+        let copy = Arc::clone(&screen);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = shown.read(&mut buffer) {
+                copy.lock().expect("no panic").extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self { child, command, keys, screen }
+    }
+
+    /// What was shown so far.
+    pub fn shown(&self) -> String {
+        text(&self.screen.lock().expect("no panic"))
+    }
+
+    /// Waits until `what` was shown. Fails after [`LIMIT`].
+    pub fn wait_for(&self, what: &str) {
+        let start = Instant::now();
+        while !self.shown().contains(what) {
+            let shown = self.shown();
+            assert!(start.elapsed() < LIMIT, "'{what}' was not shown, but:\n{shown}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Types.
+    pub fn type_keys(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("the terminal is there");
+        self.keys.flush().expect("the terminal is there");
+    }
+
+    /// Sends SIGTERM to the program that runs on the terminal.
+    pub fn terminate_program(&self) {
+        let program = program();
+        let below = descendants(self.child.id());
+        let ours =
+            |pid: &&u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+        let pid = below.iter().find(ours).expect("it runs on the terminal");
+        let status = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+        assert!(status.expect("kill is part of every Debian").success());
+    }
+
+    /// Waits for the end and gives the exit status.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let status = wait(&mut self.child, &self.command);
+        (status.code(), self.shown())
+    }
+}
+
+/// The processes below `pid`.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let children = children.unwrap_or_default();
+        found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        next += 1;
+    }
+    found
+}
