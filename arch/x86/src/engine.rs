@@ -83,7 +83,7 @@ pub struct Entry {
     /// Come out with [`Intercept::NmiWindow`] as soon as IRET has ended the blocking of NMIs.
     pub nmi_window: bool,
     /// The VMM was in control, or an interrupt was posted from outside, since the last
-    /// entry: decoded code may be stale (DESIGN: writes from the host's side).
+    /// entry: decoded code may be stale (ARCHITECTURE.md: writes from the host's side).
     pub fresh: bool,
 }
 

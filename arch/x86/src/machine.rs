@@ -154,6 +154,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
 
     /// Delivers a message to the local APICs that it is for. `sender` is the APIC ID of an
     /// interprocessor interrupt's. Atomic context.
+    #[inline(never)]
     pub fn deliver(&self, message: &Message, sender: Option<u32>) {
         let targets = || {
             let all = self.vcpus.iter().enumerate();
@@ -199,6 +200,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         result
     }
 
+    #[inline(never)]
     fn carry_out(&self, effects: &Effects) {
         for message in &effects.messages {
             self.deliver(message, None);

@@ -64,11 +64,7 @@ impl Write for Record {
 
 /// Writes formatted text to the log: what [`print!`] becomes.
 pub fn write(level: Level, text: fmt::Arguments<'_>) {
-    let mut record = Record {
-        level,
-        text: [0; RECORD],
-        length: 0,
-    };
+    let mut record = Record { level, text: [0; RECORD], length: 0 };
     // A `Display` that fails leaves the text cut short: better than nothing.
     let _ = record.write_fmt(text);
     record.flush();

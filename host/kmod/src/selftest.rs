@@ -32,10 +32,7 @@ struct Deepest {
 /// Runs every body and prints how it went. Fails if one failed or used too much stack.
 pub fn run() -> Result<(), ()> {
     let mut tally = Tally::default();
-    let mut deepest = Deepest {
-        case: None,
-        bytes: 0,
-    };
+    let mut deepest = Deepest { case: None, bytes: 0 };
     for cases in OWN.iter().chain(virt::SELFTESTS).chain(arch_x86::SELFTESTS) {
         run_list(cases, &mut tally, &mut deepest);
     }
@@ -45,10 +42,7 @@ pub fn run() -> Result<(), ()> {
             "selftest: stack {} bytes at most, by {}::{}", deepest.bytes, case.module, case.name
         );
     }
-    print!(
-        Level::Info,
-        "selftest: {} run, {} failed", tally.run, tally.failed
-    );
+    print!(Level::Info, "selftest: {} run, {} failed", tally.run, tally.failed);
     if tally.failed == 0 { Ok(()) } else { Err(()) }
 }
 
@@ -60,32 +54,21 @@ fn run_list(cases: &[Case], tally: &mut Tally, deepest: &mut Deepest) {
         let outcome = (case.body)();
         let bytes = unibody_stack_depth();
         if bytes > deepest.bytes {
-            *deepest = Deepest {
-                case: Some(*case),
-                bytes,
-            };
+            *deepest = Deepest { case: Some(*case), bytes };
         }
         if !passed(case, outcome, bytes) {
             tally.failed += 1;
         }
     }
     if let Some(case) = cases.first() {
-        print!(
-            Level::Info,
-            "selftest: {}: {} bodies",
-            case.module,
-            cases.len()
-        );
+        print!(Level::Info, "selftest: {}: {} bodies", case.module, cases.len());
     }
 }
 
 /// Judges one body, and says what is wrong with it.
 fn passed(case: &Case, outcome: Outcome, stack: usize) -> bool {
     if let Err(failure) = &outcome {
-        print!(
-            Level::Error,
-            "selftest: FAILED {}::{}: {failure}", case.module, case.name
-        );
+        print!(Level::Error, "selftest: FAILED {}::{}: {failure}", case.module, case.name);
     }
     if stack > STACK_LIMIT {
         print!(

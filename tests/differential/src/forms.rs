@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use arch_x86::emulate::Mode;
 use arch_x86::emulate::decode::lower;
 use engine_soft::SoftVcpu;
-use iced_x86::{Code, EncodingKind, Instruction, Mnemonic};
+use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic};
 
 use crate::operands::Builder;
 use crate::random::Random;
@@ -31,11 +31,23 @@ impl Forms {
         Self { codes, known }
     }
 
-    /// Whether `instruction`, decoded from whatever bytes, may be executed on both sides.
+    /// Whether `instruction`, decoded from `bytes`, may be executed on both sides.
     #[must_use]
-    pub fn allows(&self, instruction: &Instruction) -> bool {
-        instruction.code() == Code::INVALID || self.known.contains(&instruction.code())
+    pub fn allows(&self, instruction: &Instruction, bytes: &[u8]) -> bool {
+        (instruction.code() == Code::INVALID || self.known.contains(&instruction.code()))
+            && !depends_on_vendor(instruction, bytes)
     }
+}
+
+/// Whether AMD's processors execute `instruction` otherwise than Intel's, whose way the
+/// decoder knows: near branches with an operand-size prefix, which have 16 bits on the
+/// former, and 0F 0D with a register.
+fn depends_on_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
+    let opcode = bytes.iter().position(|byte| !matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3));
+    let (prefixes, opcode) = bytes.split_at(opcode.unwrap_or(bytes.len()));
+    let branch = instruction.flow_control() != FlowControl::Next;
+    branch && prefixes.contains(&0x66)
+        || opcode.starts_with(&[0x0f, 0x0d]) && instruction.mnemonic() == Mnemonic::Reservednop
 }
 
 fn is_candidate(code: Code, bases: bool) -> bool {
@@ -62,6 +74,7 @@ fn is_executed(code: Code) -> bool {
 pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
+        M::Int1 => "is seen by the host's hypervisor, which may restart it",
         M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => {
             "calls a kernel or hypervisor"
         }

@@ -114,7 +114,7 @@ fn encode(instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
 fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<(Vec<u8>, Instruction)> {
     let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
-    if !forms.allows(&instruction) {
+    if !forms.allows(&instruction, &bytes) {
         return None;
     }
     if instruction.code() != Code::INVALID {

@@ -23,7 +23,7 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
         // The high half of the product: without a division.
-        (u128::from(self.bits()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
     /// A number from `low` to `high`, both included.

@@ -77,6 +77,10 @@ pub fn write_tables(memory: &Memory) {
         memory.write_u64(at::TSS + 36 + n * 8, at::IST + n * 0x1000);
     }
     memory.write(at::TSS32, &[0; 0x68]);
+    for tss in [at::TSS, at::TSS32] {
+        // No permission map: it would lie behind the limit.
+        memory.write(tss + 0x66, &0x68_u16.to_le_bytes());
+    }
     memory.write(at::TSS32 + 4, &(at::STACK0 as u32).to_le_bytes());
     memory.write(at::TSS32 + 8, &u32::from(selector::DATA).to_le_bytes());
 }

@@ -34,11 +34,8 @@ impl Console {
         let mut news = News::None;
         for &byte in bytes {
             match byte {
-                b'\n' => {
-                    if self.end_line() == News::Dead {
-                        news = News::Dead;
-                    }
-                }
+                b'\n' if self.end_line() == News::Dead => news = News::Dead,
+                b'\n' => {}
                 // A line of a kernel has less than 1 KiB.
                 _ if self.line.len() < 1024 => self.line.push(byte),
                 _ => {}

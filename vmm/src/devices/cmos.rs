@@ -65,7 +65,7 @@ impl Cmos {
             CENTURY => (year / 100) as u8,
             _ => return Self::other(index, memory),
         };
-        number / 10 << 4 | number % 10
+        (number / 10) << 4 | (number % 10)
     }
 
     /// Registers that do not show the time.

@@ -1,6 +1,6 @@
 //! CPUID: what the guest is told about its processor.
 //!
-//! [`Table`] is what a vCPU answers from; [`policy`] makes the default one from the host's
+//! [`Table`] is what a vCPU answers from; [`default_table`] makes the default one from the host's
 //! own processor and what the engine runs.
 
 mod policy;

@@ -6,7 +6,7 @@
 //! `LOCK` prefix). An instruction `fn add<C, T, D: Destination<T>, S: Source<T>>`
 //! thus has no decision left to make when it runs.
 //!
-//! Neighbours: [`super::decode`] fills in [`Insn`], [`super::stack`] has the stack.
+//! Neighbours: [`mod@super::decode`] fills in [`Insn`], [`super::stack`] has the stack.
 
 use iced_x86::{Instruction, OpKind};
 

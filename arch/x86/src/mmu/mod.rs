@@ -1,7 +1,7 @@
 //! The walk of the guest's page tables: linear to guest-physical addresses.
 //!
 //! [`Paging`] is what the control registers say about translation, [`Query`]
-//! an access, [`walk`] does what the processor's table walker does: it reads
+//! an access, [`walk()`] does what the processor's table walker does: it reads
 //! the entries, checks rights and reserved bits, and sets accessed and dirty
 //! bits. The [`Translation`] that it returns has what a TLB needs to decide
 //! later accesses to the page without another walk ([`Translation::permits`]).

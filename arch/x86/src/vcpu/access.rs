@@ -136,6 +136,7 @@ pub(super) struct Emulator<'a, E: Engine, H: Host> {
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Executes the instruction at RIP here.
+    #[inline(never)]
     pub(super) fn emulate(&mut self) -> Option<Exit> {
         let mut bytes = [0; MAX_LENGTH];
         let mut emulator = Emulator::new(self);
@@ -164,6 +165,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Carries out the device writes of instructions that have completed. Gives an exit
     /// for one that is the VMM's.
+    #[inline(never)]
     pub(super) fn finish_writes(&mut self) -> Option<Exit> {
         while let Some((gpa, size, value)) = self.replay.next_write() {
             let bytes = value.to_le_bytes();
@@ -181,6 +183,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// What the local APIC or the I/O APIC reads as, if it is one of them.
+    #[inline(never)]
     fn read_chip(&mut self, gpa: u64, size: u8) -> Option<u64> {
         let mut bytes = [0; 8];
         let part = &mut bytes[..usize::from(size.min(8))];

@@ -35,6 +35,7 @@ pub(super) struct Pending {
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Takes what is in the mailbox. Gives true when `run` is to return.
+    #[inline(never)]
     pub(super) fn drain(&mut self, inbox: &Inbox) -> bool {
         let mail = inbox.take(0);
         let has = |bits| mail.request & bits != 0;
@@ -73,6 +74,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// INIT: the state after reset but for the FPU, the caches, the MSRs and the local APIC's mode.
     /// See: AMD APM vol. 2, 14.1.3.
+    #[inline(never)]
     fn init(&mut self) {
         let mut state = State::at_reset();
         state.fx = *self.engine.fxsave();
@@ -126,6 +128,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// Chooses what is injected, and what to wait for.
+    #[inline(never)]
     pub(super) fn next_entry(&mut self) -> Entry {
         let mut entry = Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
         let shadow = self.engine.interrupt_shadow();
@@ -151,6 +154,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// The processor's acknowledgement of an external interrupt. The 8259s come first, as
     /// their interrupts do not take part in the local APIC's priorities.
+    #[inline(never)]
     fn acknowledge(&mut self) -> Option<Event> {
         if self.extint_waits() {
             let vector = self.machine.with_chips(|chips, _| chips.acknowledge());

@@ -106,6 +106,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
     }
 
+    #[inline(never)]
     fn cpuid_instruction(&mut self, len: u8) {
         let function = self.engine.gpr(gpr::RAX) as u32;
         let index = self.engine.gpr(gpr::RCX) as u32;
@@ -186,10 +187,12 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         Some(Exit::Out { port, size, data: Data::new(&bytes[..usize::from(size.min(4))]) })
     }
 
+    #[inline(never)]
     pub(super) fn chip_in(&mut self, port: u16) -> u8 {
         self.machine.with_chips(|chips, now| chips.read_port(port, now))
     }
 
+    #[inline(never)]
     pub(super) fn chip_out(&mut self, port: u16, value: u8) {
         self.machine.with_chips(|chips, now| ((), chips.write_port(port, value, now)));
     }

@@ -4,7 +4,7 @@
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
 //! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `string_io`.
 //!
-//! See: DESIGN, "Life of an exit".
+//! See: ARCHITECTURE.md, the life of an exit.
 
 mod access;
 mod clock;
@@ -210,6 +210,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// Carries out what a write to the local APIC set off.
+    #[inline(never)]
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}

@@ -39,6 +39,7 @@ fn is_canonical(value: u64, five_level: bool) -> bool {
 }
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
+    #[inline(never)]
     pub(super) fn read_msr_instruction(&mut self, len: u8) {
         let number = self.engine.gpr(gpr::RCX) as u32;
         match self.read_msr(number) {
@@ -51,6 +52,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn write_msr_instruction(&mut self, len: u8) {
         let number = self.engine.gpr(gpr::RCX) as u32;
         let low = self.engine.gpr(gpr::RAX) & 0xffff_ffff;

@@ -53,6 +53,15 @@ fn set_low(regs: &mut impl Regs, register: u8, size: u8, value: u64) {
 }
 
 impl Transfer {
+    /// The instruction that `code` begins with. A function of its own for the decoder's stack.
+    #[inline(never)]
+    fn decode(code: &[u8], regs: &impl Regs) -> Option<Self> {
+        let bits = Mode::of(regs) as u32 * 8;
+        let instruction = Decoder::new(bits, code, DecoderOptions::NONE).decode();
+        Self::new(&instruction, regs)
+    }
+
+    #[inline(never)]
     fn new(instruction: &Instruction, regs: &impl Regs) -> Option<Self> {
         let (out, size) = match instruction.mnemonic() {
             Mnemonic::Insb => (false, 1),
@@ -141,6 +150,7 @@ impl Transfer {
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Handles the string instruction at RIP.
+    #[inline(never)]
     pub(super) fn string_io(&mut self) -> Option<Exit> {
         let transfer = match self.decode_string() {
             Ok(transfer) => transfer,
@@ -160,13 +170,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Ok(fetched) => fetched,
             Err(_) => return Err(emulator.give_up()),
         };
-        let bits = Mode::of(&self.engine) as u32 * 8;
-        let code = &bytes[..fetched];
-        let instruction = Decoder::new(bits, code, DecoderOptions::NONE).decode();
-        Transfer::new(&instruction, &self.engine)
+        Transfer::decode(&bytes[..fetched], &self.engine)
             .ok_or(Some(Exit::Unsupported { bytes, len: fetched as u8 }))
     }
 
+    #[inline(never)]
     fn string_out(&mut self, transfer: &Transfer) -> Option<Exit> {
         let size = usize::from(transfer.size);
         let mut data = Data::zeroed(size * usize::from(transfer.count));
@@ -186,6 +194,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         Some(Exit::Out { port: transfer.port, size: transfer.size, data })
     }
 
+    #[inline(never)]
     fn string_in(&mut self, transfer: &Transfer) -> Option<Exit> {
         let mut emulator = Emulator::new(self);
         for n in 0..transfer.count {
@@ -205,6 +214,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// Puts the bytes that were read into memory.
+    #[inline(never)]
     pub(super) fn complete_string_in(&mut self, data: &Data) {
         let Ok(transfer) = self.decode_string() else { return };
         let size = usize::from(transfer.size);

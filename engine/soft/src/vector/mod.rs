@@ -1,15 +1,15 @@
 //! x87, MMX and SSE instructions (all of x86-64-v2's, AES, PCLMULQDQ and SHA),
 //! executed by the host's own instruction on the guest's register file.
 //!
-//! [`lower`] picks the function for a decoded instruction. Those that compute call a stub
-//! ([`stub`], [`table`]) which the build script assembled, so that no executable memory is made at
+//! `lower` picks the function for a decoded instruction. Those that compute call a stub
+//! (`stub`, `table`) which the build script assembled, so that no executable memory is made at
 //! run time; moves, control and state instructions are plain code:
 //!
-//! - [`simd`]: MMX and SSE through the stubs; [`x87`]: the same for the x87;
-//! - [`moves`]: moves, and the simplest operations;
-//! - [`x87_control`]: control and status words, environment;
-//! - [`state`]: FXSAVE, FXRSTOR, MXCSR, EMMS;
-//! - [`check`]: #UD, #NM and #MF by CR0 and CR4; [`memory`]: operands; [`image`]: the
+//! - `simd`: MMX and SSE through the stubs; `x87`: the same for the x87;
+//! - `moves`: moves, and the simplest operations;
+//! - `x87_control`: control and status words, environment;
+//! - `state`: FXSAVE, FXRSTOR, MXCSR, EMMS;
+//! - `check`: #UD, #NM and #MF by CR0 and CR4; `memory`: operands; `image`: the
 //!   fields of the register file.
 //!
 //! Not implemented: 3DNow!, XSAVE, AVX and what is newer. `arch_x86::emulate`

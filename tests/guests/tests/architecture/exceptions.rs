@@ -7,12 +7,15 @@ use guests::x86::{Answer, Exit, Seg, State, cr0, cr4, gpr, rflags};
 use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, port, selector, states};
 
 /// Nothing is mapped here.
-const UNMAPPED: u64 = at::NOWHERE - 0x1000;
+const UNMAPPED: u64 = 0x7000_0000;
 /// Bit 1 of an error code: it is about an entry of the IDT.
 const IDT: u32 = 2;
 
 /// Runs one instruction (in user mode if `state` says so); gives vector and error code of what it
 /// raises, which must be raised at it.
+/// Assembles an instruction.
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 fn raised<H: Hypervisor>(
     guest: &mut Guest<H>,
     state: &State,
@@ -252,7 +255,7 @@ guests::on_every_engine! {
         for bytes in privileged {
             assert_eq!(raised_by_bytes(&mut guest, &state, bytes), (13, 0), "{bytes:x?}");
         }
-        let tables: [fn(&mut CodeAssembler) -> Result<(), IcedError>; 5] = [
+        let tables: [Program; 5] = [
             |a| a.lgdt(qword_ptr(UNMAPPED)),
             |a| a.lidt(qword_ptr(UNMAPPED)),
             |a| a.lldt(word_ptr(UNMAPPED)),
@@ -269,7 +272,6 @@ guests::on_every_engine! {
         let mut state = confined(&guest);
         // A map behind the TSS that lets through the port that ends the guest.
         state.segments[Seg::Tr as usize].limit = 0x67 + 0x40;
-        guest.memory.write(at::TSS + 0x66, &0x68_u16.to_le_bytes());
         guest.memory.write(at::TSS + 0x68, &[0xff; 0x40]);
         guest.memory.write(at::TSS + 0x68 + u64::from(port::END / 8), &[!1]);
         guest.code(at::USER_CODE, end);
@@ -423,7 +425,7 @@ guests::on_every_engine! {
             gate[0] &= !(1 << 47);
             guest.gate(vector, gate);
         };
-        let programs: [(u8, fn(&mut CodeAssembler) -> Result<(), IcedError>); 4] = [
+        let programs: [(u8, Program); 4] = [
             (0, |a| a.div(ecx)),
             (13, |a| a.int(0x40)),
             (14, |a| a.mov(eax, dword_ptr(UNMAPPED))),
