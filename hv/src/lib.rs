@@ -18,7 +18,9 @@ use vm_memory::GuestRegionMmap;
 pub mod x86 {
     pub use arch_x86::cpuid::Table as Cpuid;
     pub use arch_x86::msr::index as msr;
-    pub use arch_x86::regs::{Attr, Seg, Segment, State, Table, cr0, cr4, efer, gpr, rflags};
+    pub use arch_x86::regs::{
+        Attr, Seg, Segment, State, SysReg, Table, cr0, cr4, efer, gpr, rflags,
+    };
     pub use arch_x86::vcpu::{Answer, Data, Exit};
 }
 

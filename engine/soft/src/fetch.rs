@@ -18,7 +18,7 @@ impl SoftVcpu {
     /// leaves from there on.
     pub(crate) fn code_address(&mut self) -> Result<(u64, u64), Stop> {
         if self.mode64 {
-            if !operand::canonical(self.rip) {
+            if !operand::canonical(self, self.rip) {
                 return Err(self.raise(Exception::gp(0)));
             }
             return Ok((self.rip, u64::MAX));
@@ -140,7 +140,7 @@ impl SoftVcpu {
         let first = (ram::SIZE - offset) as usize;
         let next = linear.wrapping_add(first as u64);
         let next = if self.mode64 { next } else { next & 0xffff_ffff };
-        if self.mode64 && !operand::canonical(next) {
+        if self.mode64 && !operand::canonical(self, next) {
             return Err(self.raise(Exception::gp(0)));
         }
         let tail = self.fetch_page(blocks, next)?;

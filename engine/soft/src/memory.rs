@@ -3,7 +3,7 @@
 //! An access that hits the TLB is made in place; everything else goes to the slow
 //! functions, and through `SoftVcpu::locate`.
 
-use arch_x86::emulate::{Access, Cpu, Feature, Int, Stop};
+use arch_x86::emulate::{Access, Cpu, Feature, Int, Stop, operand};
 use arch_x86::engine::Intercept;
 use arch_x86::exception::Exception;
 use arch_x86::mmu::Limits;
@@ -73,6 +73,7 @@ impl SoftVcpu {
     }
 
     fn read_bytes(&mut self, linear: u64, buffer: &mut [u8], access: Access) -> Result<(), Stop> {
+        self.check_canonical(linear, buffer.len())?;
         let mut done = 0;
         while done < buffer.len() {
             let at = self.advance(linear, done);
@@ -88,6 +89,7 @@ impl SoftVcpu {
 
     /// Writes up to 4096 bytes; both pages are there before anything is written.
     fn write_bytes(&mut self, linear: u64, bytes: &[u8], access: Access) -> Result<(), Stop> {
+        self.check_canonical(linear, bytes.len())?;
         let first = in_page(linear, bytes.len() as u64);
         let (head, tail) = bytes.split_at(first as usize);
         let at = self.locate(linear, first, true, access)?;
@@ -99,6 +101,16 @@ impl SoftVcpu {
         }
         let _ = at.page.write(linear % ram::SIZE, head);
         self.wrote(at, linear, first, access);
+        Ok(())
+    }
+
+    /// An access that leaves canonical addresses half-way is #GP before any of its pages is
+    /// looked at.
+    fn check_canonical(&mut self, linear: u64, bytes: usize) -> Result<(), Stop> {
+        let last = linear.wrapping_add(bytes as u64).wrapping_sub(1);
+        if self.mode64 && bytes > 0 && !operand::canonical(self, last) {
+            return Err(self.raise(Exception::gp(0)));
+        }
         Ok(())
     }
 
@@ -162,6 +174,7 @@ impl SoftVcpu {
         let guard = lock.then(|| shared.split_lock.lock());
         let size = usize::from(T::SIZE);
         let first = in_page(linear, size as u64);
+        self.check_canonical(linear, size)?;
         // The write's faults come before the read.
         self.locate(linear, first, true, Access::Operand)?;
         let next = self.advance(linear, first as usize);

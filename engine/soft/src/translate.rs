@@ -127,7 +127,7 @@ impl SoftVcpu {
         if linear.wrapping_sub(entry.read) < ram::SIZE && (!write || entry.writable()) {
             return Ok(Located { page: entry.page, gpa: entry.gpa() });
         }
-        if self.long_mode() && !operand::canonical(linear) {
+        if self.long_mode() && !operand::canonical(self, linear) {
             return Err(self.raise(Exception::gp(0)));
         }
         let system = access == Access::System;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use iced_x86::Instruction;
+
 use crate::case::{Case, End, Outcome};
 use crate::generate::Undefined;
 use crate::layout::image_address;
@@ -14,15 +16,38 @@ pub const NAMES: [&str; 16] = [
 
 /// The flags that a case leaves undefined, as bits of RFLAGS.
 #[must_use]
-pub fn undefined_flags(case: &Case) -> u64 {
+pub fn undefined_flags(case: &Case, native: &Outcome) -> u64 {
     let mut undefined = Undefined::default();
     let mut mask = 0;
     for instruction in case.instructions() {
         undefined.execute(&instruction);
         // A fault may have ended the block before what defines them again.
         mask |= undefined.mask();
+        if is_repeated_comparison(&instruction) && !ended(native) {
+            // If a later round faults: Intel's processors then show the flags from before the
+            // instruction, as the engine does, AMD's those of some round.
+            mask |= STATUS;
+        }
     }
     mask
+}
+
+/// CF, PF, AF, ZF, SF and OF.
+const STATUS: u64 = 0x8d5;
+
+/// Whether the block came to its end, a breakpoint.
+fn ended(outcome: &Outcome) -> bool {
+    matches!(outcome.end, End::Exception { vector: 3, .. })
+}
+
+fn is_repeated_comparison(instruction: &Instruction) -> bool {
+    use iced_x86::Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Scasb, Scasd, Scasq, Scasw};
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    let comparison = matches!(
+        instruction.mnemonic(),
+        Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq
+    );
+    repeated && comparison
 }
 
 /// The end, without what the host's kernel hides: that upper addresses are not mapped.

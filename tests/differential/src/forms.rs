@@ -95,9 +95,13 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         | M::Iretq
         | M::Sysret
         | M::Sysexit => "loads segments from the host kernel's tables",
+        M::Ud0 => "is as long as the processor likes",
+        M::Vmread | M::Vmwrite => "is another instruction with some prefixes, not offered",
+        M::Pause => "with REX.B is an exchange, which the decoder does not tell apart",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
         _ => match code {
+            Code::Movsxd_r16_rm16 => "reads two bytes or four, as the processor likes",
             Code::Mov_Sreg_rm16
             | Code::Mov_Sreg_r32m16
             | Code::Mov_Sreg_r64m16

@@ -270,10 +270,14 @@ extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
         shared.left_rflags = get(libc::REG_EFL);
         let vector = get(libc::REG_TRAPNO) as u8;
         shared.left_cr2 = if vector == 14 { get(libc::REG_CR2) } else { 0 };
+        // Linux says of any address that is the kernel's that it is protected, so as not to tell
+        // which are mapped; to the processor it is not present.
+        let hidden = vector == 14 && get(libc::REG_CR2) >= TASK_SIZE_MAX;
+        let error = get(libc::REG_ERR) & !u64::from(hidden);
         shared.left_end = match signal {
             TICK => End::Hang,
             libc::SIGSYS => End::Astray,
-            _ => End::Exception { vector, error: get(libc::REG_ERR) },
+            _ => End::Exception { vector, error },
         };
         gregs[libc::REG_RIP as usize] = (differential_exit as *const ()).expose_provenance() as i64;
         gregs[libc::REG_RSP as usize] = shared.host_rsp as i64;
@@ -281,6 +285,9 @@ extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
         shared.inside.store(0, Ordering::SeqCst);
     }
 }
+
+/// First address that is not a process's. See: Linux, arch/x86/include/asm/page_64_types.h.
+const TASK_SIZE_MAX: u64 = (1 << 47) - 0x1000;
 
 /// One thread at a time has the host.
 static HOST: Mutex<()> = Mutex::new(());

@@ -45,7 +45,7 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     let session = if own_init { None } else { Some(session(options, interactive)?) };
     let parts = Parts::find(options, own_init)?;
     match options.engine {
-        Engine::Auto | Engine::Soft => boot(&InProcess, options, &parts, session, interactive),
+        Engine::Auto | Engine::Soft => boot(&InProcess, options, parts, session, interactive),
     }
 }
 
@@ -180,12 +180,12 @@ fn command_line(kernel: &Kernel, options: &cli::Run) -> Result<CommandLine, Erro
 fn boot<H: Hypervisor>(
     hypervisor: &H,
     options: &cli::Run,
-    parts: &Parts,
+    parts: Parts,
     session: Option<Session>,
     interactive: bool,
 ) -> Result<u8, Error> {
     if options.verbose {
-        tell(hypervisor.name(), options, parts);
+        tell(hypervisor.name(), options, &parts);
     }
     let own_init = session.is_none();
     let lines = Lines::new();
@@ -201,7 +201,10 @@ fn boot<H: Hypervisor>(
     };
     let (machine, _) = Machine::new(hypervisor, config).map_err(start_error)?;
 
-    let waiting = Waiting::show(options, parts, own_init);
+    let waiting = Waiting::show(options, &parts, own_init);
+    // It is in the guest's memory now.
+    drop(archives);
+    drop(parts);
     let booted = {
         let waiting = waiting.clone();
         Box::new(move || waiting.end())

@@ -77,7 +77,8 @@ pub fn decode<C: Cpu>(bytes: &[u8], rip: u64, mode: Mode) -> Result<Decoded<C>, 
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
     match decoder.last_error() {
-        DecoderError::NoMoreBytes => return Err(Undecoded::Truncated),
+        DecoderError::NoMoreBytes if bytes.len() < MAX_LENGTH => return Err(Undecoded::Truncated),
+        DecoderError::NoMoreBytes => return Ok(fault(too_long, &instruction)),
         // What continues behind the 15th byte.
         DecoderError::InvalidInstruction if instruction.len() >= MAX_LENGTH => {
             return Ok(fault(too_long, &instruction));
@@ -189,19 +190,19 @@ fn operand(i: &Instruction, n: u32, mode: Mode, insn: &mut Insn) {
         | OpKind::Immediate8to32
         | OpKind::Immediate8to64
         | OpKind::Immediate32to64 => insn.imm = i.immediate(n) as i32,
-        kind => string_operand(i, kind, insn),
+        kind => string_operand(i, kind, mode, insn),
     }
 }
 
 /// The implied memory operands of string instructions.
-fn string_operand(i: &Instruction, kind: OpKind, insn: &mut Insn) {
+fn string_operand(i: &Instruction, kind: OpKind, mode: Mode, insn: &mut Insn) {
     insn.address_size = match kind {
         OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => 2,
         OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => 4,
         _ => 8,
     };
     if !matches!(kind, OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI) {
-        insn.seg = register_number(i.memory_segment());
+        insn.seg = register_number(segment(i, mode));
     }
 }
 
@@ -217,7 +218,7 @@ fn memory(i: &Instruction, mode: Mode, insn: &mut Insn) {
     }
     insn.scale = i.memory_index_scale().trailing_zeros() as u8;
     insn.disp = i.memory_displacement64();
-    insn.seg = register_number(i.memory_segment());
+    insn.seg = register_number(segment(i, mode));
     insn.address_size = match (base, index) {
         (Register::None, Register::None) => match i.memory_displ_size() {
             2 => 2,
@@ -233,6 +234,21 @@ fn memory(i: &Instruction, mode: Mode, insn: &mut Insn) {
     if mode == Mode::Bits64 && insn.address_size == 8 && !based {
         insn.prefixes |= Insn::FLAT;
     }
+}
+
+/// The segment of the memory operand. In 64-bit mode the overrides of four of them are ignored.
+/// See: AMD APM vol. 3, 1.2.4.
+fn segment(i: &Instruction, mode: Mode) -> Register {
+    let ignored =
+        matches!(i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
+    if mode == Mode::Bits64 && ignored {
+        let on_stack = matches!(
+            i.memory_base(),
+            Register::RSP | Register::ESP | Register::RBP | Register::EBP
+        );
+        return if on_stack { Register::SS } else { Register::DS };
+    }
+    i.memory_segment()
 }
 
 /// The number of any register, byte registers as [`Insn`] wants them.

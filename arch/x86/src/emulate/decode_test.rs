@@ -43,7 +43,7 @@ selftest::cases! {
 
     fn no_instructions_have_a_length() {
         // RIP is found again by it; and a write to any byte of it is one to the instruction.
-        for (code, len) in [(&[0x06, 0, 0][..], 1), (&[0x0f, 0xff, 0xc0], 3), (&[0xf0, 0x90, 0], 2), (&[0x66; 16], 15)] {
+        for (code, len) in [(&[0x06, 0, 0][..], 2), (&[0x0f, 0xff, 0xc0], 3), (&[0xf0, 0x90, 0], 2), (&[0x66; 16], 15)] {
             let mut bytes = [0; 16];
             bytes[..code.len()].copy_from_slice(code);
             let decoded = decode::<TestCpu>(&bytes, 0, Mode::Bits64);

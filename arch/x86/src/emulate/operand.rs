@@ -12,7 +12,7 @@ use iced_x86::{Instruction, OpKind};
 
 use super::{Access, Cpu, Insn, Int, Stop};
 use crate::exception::Exception;
-use crate::regs::{Attr, Seg};
+use crate::regs::{Attr, Regs, Seg, cr4};
 
 /// Bit of a byte register's number that says it is AH, CH, DH or BH.
 pub const HIGH_BYTE: u8 = 1 << 4;
@@ -73,11 +73,18 @@ pub fn write_sized<C: Cpu>(cpu: &mut C, n: u8, size: u8, value: u64) {
     }
 }
 
-/// Whether a linear address has 48 significant bits, sign-extended.
+/// Whether a linear address is canonical: sign-extended from 48 bits, or from 57 with
+/// five levels of paging. See: AMD APM vol. 2, 1.1.3.
 #[inline(always)]
 #[must_use]
-pub const fn canonical(linear: u64) -> bool {
-    (linear << 16) as i64 >> 16 == linear as i64
+pub fn canonical(regs: &impl Regs, linear: u64) -> bool {
+    (linear << 16) as i64 >> 16 == linear as i64 || canonical_of_five_levels(regs, linear)
+}
+
+#[cold]
+#[inline(never)]
+fn canonical_of_five_levels(regs: &impl Regs, linear: u64) -> bool {
+    regs.cr4() & cr4::LA57 != 0 && (linear << 7) as i64 >> 7 == linear as i64
 }
 
 /// The sum of an address's parts, not yet truncated to the address size.
@@ -201,7 +208,7 @@ pub const fn segment_fault(seg: Seg) -> Exception {
 #[inline(never)]
 pub fn access_fault<C: Cpu>(cpu: &mut C, seg: Seg, linear: u64, size: u8, stop: Stop) -> Stop {
     let last = linear.wrapping_add(u64::from(size)).wrapping_sub(1);
-    if stop == Stop::Fault && seg == Seg::Ss && !(canonical(linear) && canonical(last)) {
+    if stop == Stop::Fault && seg == Seg::Ss && !(canonical(cpu, linear) && canonical(cpu, last)) {
         return cpu.fault(Exception::ss(0));
     }
     stop

@@ -243,7 +243,11 @@ fn call_indirect<C: Cpu, T: Int, S: Source<T>, W: Width>(
 
 #[inline(always)]
 fn call_to<C: Cpu, T: Int, W: Width>(cpu: &mut C, target: u64) -> Result<(), Stop> {
-    W::check_target(cpu, target)?;
+    if W::check_target(cpu, target).is_err() {
+        // The faults of the push come first, but nothing is written.
+        W::probe_push(cpu, T::SIZE)?;
+        return W::check_target(cpu, target);
+    }
     let back = cpu.rip();
     W::push(cpu, T::truncate(back))?;
     cpu.set_rip(target);

@@ -52,7 +52,7 @@ mod test_tables;
 use iced_x86::{Code, Instruction, OpKind};
 
 use super::decode::{Mode, undefined};
-use super::operand::{Mem, Reg, Rm, linear_address};
+use super::operand::{Mem, Reg, Rm, canonical, linear_address};
 use super::{Access, Cpu, Exec, Insn, Stop};
 use crate::engine::Intercept;
 use crate::exception::{Exception, NP};
@@ -423,13 +423,6 @@ fn segment_operand(insn: &Insn) -> Seg {
 /// All ones of a control register's size: it moves 64 bits in 64-bit mode, 32 otherwise.
 fn cr_gpr_size(cpu: &impl Regs) -> u64 {
     if cpu.mode64() { u64::MAX } else { 0xffff_ffff }
-}
-
-/// Whether a linear address is canonical: sign-extended from 48 bits, or 57 with
-/// five levels of paging.
-fn canonical(cpu: &impl Regs, linear: u64) -> bool {
-    let unused = if cpu.cr4() & cr4::LA57 != 0 { 7 } else { 16 };
-    (linear << unused) as i64 >> unused == linear as i64
 }
 
 fn check_privileged<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {

@@ -136,7 +136,7 @@ impl TestCpu {
     /// A page fault if they are not all there, or may not be written.
     fn range(&mut self, linear: u64, size: usize, write: bool) -> Result<Range<usize>, Stop> {
         let last = linear.wrapping_add(size as u64).wrapping_sub(1);
-        if !super::operand::canonical(linear) || !super::operand::canonical(last) {
+        if !super::operand::canonical(self, linear) || !super::operand::canonical(self, last) {
             return Err(self.fault(Exception::gp(0)));
         }
         let mut error = if write { page_fault::WRITE } else { 0 };

@@ -13,6 +13,10 @@ pub(super) trait Width {
     fn push<C: Cpu, T: Int>(cpu: &mut C, value: T) -> Result<(), Stop>;
     /// Pops a value; on a fault nothing has changed.
     fn pop<C: Cpu, T: Int>(cpu: &mut C) -> Result<T, Stop>;
+    /// Faults as a push of `size` bytes would. (Without 64-bit mode the target is checked first.)
+    fn probe_push<C: Cpu>(_cpu: &mut C, _size: u8) -> Result<(), Stop> {
+        Ok(())
+    }
     /// Whether RIP may become `target`: #GP if not. See: AMD APM vol. 2, 8.2.14.
     fn check_target<C: Cpu>(cpu: &mut C, target: u64) -> Result<(), Stop>;
 }
@@ -45,9 +49,15 @@ impl Width for Long {
         }
     }
 
+    fn probe_push<C: Cpu>(cpu: &mut C, size: u8) -> Result<(), Stop> {
+        let pointer = cpu.gpr(RSP).wrapping_sub(size.into());
+        cpu.probe_write(pointer, size.into(), Access::Operand)
+            .map_err(|stop| access_fault(cpu, Seg::Ss, pointer, size, stop))
+    }
+
     #[inline(always)]
     fn check_target<C: Cpu>(cpu: &mut C, target: u64) -> Result<(), Stop> {
-        if canonical(target) { Ok(()) } else { Err(cpu.fault(Exception::gp(0))) }
+        if canonical(cpu, target) { Ok(()) } else { Err(cpu.fault(Exception::gp(0))) }
     }
 }
 

@@ -1,5 +1,9 @@
 //! Guest programs, by what they nail down.
 
 mod access_rights;
+mod apic;
+mod code;
+mod debug;
 mod exceptions;
+mod modes;
 mod page_tables;

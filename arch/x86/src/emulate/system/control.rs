@@ -5,9 +5,8 @@
 //! The page-directory-pointer entries of PAE paging are not checked here but when they are used
 //! (see [`crate::mmu`]). See: AMD APM vol. 2, 3.1, 14.6; vol. 3, MOV CRn.
 
-use super::{
-    canonical, check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud, unsupported,
-};
+use super::{check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud, unsupported};
+use crate::emulate::operand::canonical;
 use crate::emulate::operand::{Destination, Source, effective_address, linear_address};
 use crate::emulate::{Access, Cpu, Feature, Insn, Int, Stop};
 use crate::engine::Intercept;

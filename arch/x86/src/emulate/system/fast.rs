@@ -5,7 +5,8 @@
 //! SYSRET does not look at its target, as on AMD: a non-canonical one faults at level 3.
 //! See: AMD APM vol. 2, 6.1; vol. 3, SYSCALL, SYSRET; Intel SDM vol. 2, SYSENTER, SYSEXIT.
 
-use super::{canonical, gp, ud};
+use super::{gp, ud};
+use crate::emulate::operand::canonical;
 use crate::emulate::operand::{read_register, write_register};
 use crate::emulate::{Cpu, Feature, Insn, Int, Stop};
 use crate::regs::{Attr, Regs, Seg, Segment, SysReg, cr0, cr4, efer, gpr, rflags};

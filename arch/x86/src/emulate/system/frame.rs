@@ -4,7 +4,8 @@
 //! does not name yet, and may fault at each of them. A frame changes memory
 //! only; the registers change when it is committed.
 
-use super::{canonical, load_sized, store_sized};
+use super::{load_sized, store_sized};
+use crate::emulate::operand::canonical;
 use crate::emulate::{Access, Cpu, Stop};
 use crate::exception::Exception;
 use crate::regs::{Attr, Regs, Seg, Segment, gpr};

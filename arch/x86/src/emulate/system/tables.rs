@@ -3,7 +3,8 @@
 //! See: AMD APM vol. 2, 4.6; vol. 3, the instructions.
 
 use super::segment::{self, Descriptor, fetch_any, is_null, kind};
-use super::{canonical, check_privileged, check_umip, gp, load_sized, np, selector_error, ud};
+use super::{check_privileged, check_umip, gp, load_sized, np, selector_error, ud};
+use crate::emulate::operand::canonical;
 use crate::emulate::operand::{Destination, Source, linear_address};
 use crate::emulate::{Access, Cpu, Insn, Int, Stop};
 use crate::regs::{Attr, Seg, Table};
