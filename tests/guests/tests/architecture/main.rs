@@ -1,7 +1,6 @@
 //! Guest programs, by what they nail down.
 
 mod access_rights;
-mod apic;
 mod code;
 mod debug;
 mod exceptions;
