@@ -69,55 +69,6 @@ guests::on_every_engine! {
         assert_eq!(stepped(&mut guest, &state), [one, two, three]);
     }
 
-    /// What leaves the guest for the hypervisor is stepped like anything else.
-    fn single_step_traps_after_instructions_that_are_emulated(engine) {
-        let mut guest = Guest::new(engine);
-        let labels = guest.labelled(at::CODE, |a| {
-            let mut labels: [_; 9] = std::array::from_fn(|_| a.create_label());
-            a.cpuid()?;
-            a.set_label(&mut labels[0])?;
-            a.out(port::VALUE, eax)?;
-            a.set_label(&mut labels[1])?;
-            a.in_(al, 0x61)?;
-            a.set_label(&mut labels[2])?;
-            a.mov(ecx, 0x1b)?;
-            a.set_label(&mut labels[3])?;
-            a.rdmsr()?;
-            a.set_label(&mut labels[4])?;
-            a.mov(rax, cr8)?;
-            a.set_label(&mut labels[5])?;
-            a.mov(eax, dword_ptr(rbx))?;
-            a.set_label(&mut labels[6])?;
-            a.mov(edx, 0x61)?;
-            a.set_label(&mut labels[7])?;
-            a.outsb()?;
-            a.set_label(&mut labels[8])?;
-            end(a)?;
-            Ok(labels)
-        });
-        let mut state = guest.long_mode();
-        state.gprs[usize::from(gpr::RBX)] = at::IOAPIC;
-        state.gprs[usize::from(gpr::RSI)] = at::DATA;
-        let traps = stepped(&mut guest, &state);
-        assert_eq!(traps, labels);
-    }
-
-    fn single_step_traps_after_each_iteration_of_a_repeated_string(engine) {
-        let mut guest = Guest::new(engine);
-        let [string, after] = guest.labelled(at::CODE, |a| {
-            let mut labels = [a.create_label(), a.create_label()];
-            a.set_label(&mut labels[0])?;
-            a.rep().stosb()?;
-            a.set_label(&mut labels[1])?;
-            end(a)?;
-            Ok(labels)
-        });
-        let mut state = guest.long_mode();
-        state.gprs[usize::from(gpr::RDI)] = at::DATA;
-        state.gprs[usize::from(gpr::RCX)] = 3;
-        assert_eq!(stepped(&mut guest, &state), [string, string, after]);
-    }
-
     fn the_trap_flag_counts_before_the_instruction(engine) {
         let mut guest = Guest::new(engine);
         guest.resume(resume::SAME);
@@ -291,25 +242,6 @@ guests::on_every_engine! {
         let mut state = with_breakpoint(&guest, at::DATA, 1, 1);
         state.rflags |= rflags::TF;
         assert_eq!(debug_traps(&guest.run_from(&state)), [(after, BS | 1)]);
-    }
-
-    fn port_breakpoints_trap_after_the_access(engine) {
-        let mut guest = Guest::new(engine);
-        guest.resume(resume::SAME);
-        let [out, input] = guest.labelled(at::CODE, |a| {
-            let mut labels = [a.create_label(), a.create_label()];
-            a.out(port::VALUE, eax)?;
-            a.set_label(&mut labels[0])?;
-            a.in_(al, 0x61)?;
-            a.set_label(&mut labels[1])?;
-            end(a)?;
-            Ok(labels)
-        });
-        let mut state = with_breakpoint(&guest, port::VALUE.into(), 2, 1);
-        state.debug[1] = 0x61;
-        state.debug[5] |= enable(1, 2, 1);
-        assert_ne!(state.cr4 & cr4::DE, 0);
-        assert_eq!(debug_traps(&guest.run_from(&state)), [(out, 1), (input, 2)]);
     }
 
     fn general_detect_guards_the_debug_registers(engine) {
