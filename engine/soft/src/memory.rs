@@ -73,7 +73,7 @@ impl SoftVcpu {
     }
 
     fn read_bytes(&mut self, linear: u64, buffer: &mut [u8], access: Access) -> Result<(), Stop> {
-        self.check_canonical(linear, buffer.len())?;
+        self.check_whole(linear, buffer.len(), access)?;
         let mut done = 0;
         while done < buffer.len() {
             let at = self.advance(linear, done);
@@ -89,7 +89,7 @@ impl SoftVcpu {
 
     /// Writes up to 4096 bytes; both pages are there before anything is written.
     fn write_bytes(&mut self, linear: u64, bytes: &[u8], access: Access) -> Result<(), Stop> {
-        self.check_canonical(linear, bytes.len())?;
+        self.check_whole(linear, bytes.len(), access)?;
         let first = in_page(linear, bytes.len() as u64);
         let (head, tail) = bytes.split_at(first as usize);
         let at = self.locate(linear, first, true, access)?;
@@ -104,14 +104,15 @@ impl SoftVcpu {
         Ok(())
     }
 
-    /// An access that leaves canonical addresses half-way is #GP before any of its pages is
-    /// looked at.
-    fn check_canonical(&mut self, linear: u64, bytes: usize) -> Result<(), Stop> {
+    /// What is checked of an access as a whole, before any of its pages is looked at: that it does
+    /// not leave canonical addresses half-way, and its alignment.
+    fn check_whole(&mut self, linear: u64, bytes: usize, access: Access) -> Result<(), Stop> {
         let last = linear.wrapping_add(bytes as u64).wrapping_sub(1);
-        if self.mode64 && bytes > 0 && !operand::canonical(self, last) {
+        let canonical = operand::canonical(self, linear) && operand::canonical(self, last);
+        if self.mode64 && bytes > 0 && !canonical {
             return Err(self.raise(Exception::gp(0)));
         }
-        Ok(())
+        self.check_alignment_of(linear, bytes as u64, access)
     }
 
     /// `bytes` behind `linear`; outside 64-bit mode addresses wrap around at 4 GiB.
@@ -174,7 +175,7 @@ impl SoftVcpu {
         let guard = lock.then(|| shared.split_lock.lock());
         let size = usize::from(T::SIZE);
         let first = in_page(linear, size as u64);
-        self.check_canonical(linear, size)?;
+        self.check_whole(linear, size, Access::Operand)?;
         // The write's faults come before the read.
         self.locate(linear, first, true, Access::Operand)?;
         let next = self.advance(linear, first as usize);
@@ -268,6 +269,7 @@ impl Cpu for SoftVcpu {
     }
 
     fn probe_write(&mut self, linear: u64, size: usize, access: Access) -> Result<(), Stop> {
+        self.check_whole(linear, size, access)?;
         let mut done = 0;
         while done < size {
             let at = self.advance(linear, done);
@@ -332,6 +334,11 @@ impl Cpu for SoftVcpu {
             2 => self.flush_translations(),
             _ => self.flush_non_global(),
         }
+    }
+
+    fn serialize(&mut self) {
+        self.itlb.flush_all();
+        self.leave_block = true;
     }
 
     fn tsc(&mut self) -> u64 {

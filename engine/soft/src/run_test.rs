@@ -375,6 +375,17 @@ fn instruction_breakpoints_fault_before_it_and_rf_lets_it_pass() {
     assert_eq!(vcpu.rflags() & rflags::RF, 0, "for one instruction only");
 }
 
+/// Makes `vcpu` execute in user mode, with alignment checked.
+fn check_alignment(vcpu: &mut SoftVcpu) {
+    let user =
+        |selector, attr| arch_x86::regs::Segment { base: 0, limit: !0, selector, attr: Attr(attr) };
+    vcpu.set_segment(Seg::Cs, user(selector::USER_CODE, 0xafb));
+    vcpu.set_segment(Seg::Ss, user(selector::USER_DATA, 0xcf3));
+    vcpu.set_cpl(3);
+    vcpu.set_cr0(vcpu.cr0() | cr0::AM);
+    vcpu.set_rflags(rflags::FIXED | rflags::AC);
+}
+
 #[test]
 fn alignment_is_checked_when_asked_for() {
     let machine = machine(|a| {
@@ -388,15 +399,42 @@ fn alignment_is_checked_when_asked_for() {
         a.hlt()
     });
     let mut vcpu = machine.vcpu();
-    let user =
-        |selector, attr| arch_x86::regs::Segment { base: 0, limit: !0, selector, attr: Attr(attr) };
-    vcpu.set_segment(Seg::Cs, user(selector::USER_CODE, 0xafb));
-    vcpu.set_segment(Seg::Ss, user(selector::USER_DATA, 0xcf3));
-    vcpu.set_cpl(3);
-    vcpu.set_cr0(vcpu.cr0() | cr0::AM);
-    vcpu.set_rflags(rflags::FIXED | rflags::AC);
+    check_alignment(&mut vcpu);
     run_to_halt(&mut vcpu);
     assert_eq!((vcpu.gpr(gpr::RDX), vcpu.gpr(gpr::RCX)), (0, at::CODE + 10));
+}
+
+#[test]
+fn alignment_is_checked_across_pages_and_before_them() {
+    type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let edge = at::DATA + 0x1000;
+    let programs: [Program; 5] = [
+        |a| a.mov(rax, qword_ptr(rbx)),
+        |a| a.mov(qword_ptr(rbx), rax),
+        |a| a.add(qword_ptr(rbx), rax),
+        |a| a.lock().add(qword_ptr(rbx), rax),
+        // Its last step is to look whether RSP can be written to.
+        |a| a.enter(3, 0),
+    ];
+    for present in [false, true] {
+        for program in programs {
+            let machine = machine(program);
+            if !present {
+                machine.write_u64(at::PT + (edge >> 12) * 8, 0);
+            }
+            for vector in [exception::AC, exception::PF] {
+                handler(&machine, vector, move |a| {
+                    a.mov(ecx, u32::from(vector))?;
+                    a.hlt()
+                });
+            }
+            let mut vcpu = machine.vcpu();
+            vcpu.set_gpr(gpr::RBX, edge - 3);
+            check_alignment(&mut vcpu);
+            run_to_halt(&mut vcpu);
+            assert_eq!(vcpu.gpr(gpr::RCX), exception::AC.into());
+        }
+    }
 }
 
 #[test]

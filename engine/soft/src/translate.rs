@@ -130,6 +130,7 @@ impl SoftVcpu {
         if self.long_mode() && !operand::canonical(self, linear) {
             return Err(self.raise(Exception::gp(0)));
         }
+        self.check_alignment_of(linear, size, access)?;
         let system = access == Access::System;
         let query = Query {
             linear,
@@ -143,7 +144,10 @@ impl SoftVcpu {
         let translation = self.walk(query)?;
         let page = self.page_of(translation.gpa, write)?;
         let gpa = translation.gpa & !(ram::SIZE - 1);
-        self.watch(linear, size, write, access)?;
+        // No access that meets a breakpoint hits the TLB. See: AMD APM vol. 2, 13.1.
+        if self.watch_data && size != 0 {
+            self.data_hits |= debug::data(self, linear, size, write).unwrap_or(0);
+        }
         let probe = Query { write: true, ..query };
         let writable = translation.permits(&self.paging, &probe)
             && (write || Page::of(&self.view, gpa, true).is_ok());
@@ -162,12 +166,14 @@ impl SoftVcpu {
         Ok(Located { page, gpa })
     }
 
-    /// What no access does that hits the TLB: checks alignment, and meets data breakpoints.
-    /// See: AMD APM vol. 2, 8.2.17, 13.1.
-    fn watch(&mut self, linear: u64, size: u64, write: bool, access: Access) -> Result<(), Stop> {
-        if self.watch_data && size != 0 {
-            self.data_hits |= debug::data(self, linear, size, write).unwrap_or(0);
-        }
+    /// #AC for a misaligned operand, where that is checked: no such access hits the TLB.
+    /// It comes before what the page raises. See: AMD APM vol. 2, 8.2.17.
+    pub(crate) fn check_alignment_of(
+        &mut self,
+        linear: u64,
+        size: u64,
+        access: Access,
+    ) -> Result<(), Stop> {
         let natural = matches!(size, 2 | 4 | 8);
         if self.check_alignment
             && access == Access::Operand

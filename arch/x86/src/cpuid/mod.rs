@@ -127,6 +127,7 @@ impl Table {
             (Feature::Smap, 7, EBX, 20),
             (Feature::Clflushopt, 7, EBX, 23),
             (Feature::Clwb, 7, EBX, 24),
+            (Feature::Umip, 7, ECX, 2),
             (Feature::Rdpid, 7, ECX, 22),
             (Feature::Serialize, 7, EDX, 14),
             (Feature::Lzcnt, 0x8000_0001, ECX, 5),

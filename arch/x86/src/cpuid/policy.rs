@@ -60,8 +60,8 @@ const ALWAYS: Instructions = Instructions {
     leaf1_edx: bits(&[2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19]),
     // FSGSBASE, SMEP, ERMS, INVPCID, SMAP.
     leaf7_ebx: bits(&[0, 7, 9, 10, 20]),
-    // LA57, RDPID.
-    leaf7_ecx: bits(&[16, 22]),
+    // UMIP, LA57, RDPID.
+    leaf7_ecx: bits(&[2, 16, 22]),
     // FSRM, SERIALIZE.
     leaf7_edx: bits(&[4, 14]),
     // LAHF in 64-bit mode.

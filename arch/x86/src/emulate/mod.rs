@@ -176,6 +176,8 @@ pub trait Cpu: Regs {
     /// INVPCID, and MOV to CR3's like: drops translations. `kind` is INVPCID's type.
     /// An engine may drop more than it is asked to.
     fn invalidate_pcid(&mut self, kind: u64, pcid: u64, linear: u64);
+    /// A serialising instruction: what follows is fetched anew. Only for engines that keep decoded code.
+    fn serialize(&mut self) {}
     /// The guest's time stamp counter.
     fn tsc(&mut self) -> u64;
     /// Whether the guest's CPUID offers `feature`: the instruction is #UD if not.
@@ -229,6 +231,7 @@ pub enum Feature {
     Sse42,
     Monitor,
     Xsave,
+    Umip,
 }
 
 /// A decoded instruction, ready to be executed on a `C`.

@@ -264,14 +264,24 @@ fn single<C: Cpu, T: Int, O: Element>(cpu: &mut C, insn: &Insn) -> Result<(), St
     Ok(())
 }
 
-/// Flags are set at the end of the execution only: a fault leaves them as they
-/// were. See: Intel SDM vol. 2, REP.
+/// Sets the flags of the last element, if there was one and they count.
+#[inline(always)]
+fn set_compared<C: Cpu, O: Element>(cpu: &mut C, compared: Option<Status>) {
+    if let (true, Some(status)) = (O::COMPARES, compared) {
+        cpu.set_status(status);
+    }
+}
+
+/// A fault leaves the flags of the element before, as AMD's processors do. (Intel's have those from
+/// before the instruction, which the guest cannot tell from an interrupt's work in between.)
 fn repeated<C: Cpu, T: Int, O: Element>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     let size = u64::from(T::SIZE);
-    let down = cpu.rflags() & rflags::DF != 0;
+    let flags = cpu.rflags();
+    let down = flags & rflags::DF != 0;
     let step = if down { size.wrapping_neg() } else { size };
     let mut count = read_sized(cpu, RCX, insn.address_size);
-    let mut budget = BATCH / size;
+    // A step is one element. See: AMD APM vol. 2, 13.1.4.
+    let mut budget = if flags & rflags::TF != 0 { 1 } else { BATCH / size };
     let mut compared = None;
     while count != 0 && budget != 0 {
         let at = Offsets::new(cpu, insn);
@@ -281,8 +291,13 @@ fn repeated<C: Cpu, T: Int, O: Element>(cpu: &mut C, insn: &Insn) -> Result<(), 
             done = O::bulk::<C, T>(cpu, insn, at, part)?;
         }
         if done == 0 {
-            let status = O::once::<C, T>(cpu, insn, at)?;
-            compared = Some(status);
+            match O::once::<C, T>(cpu, insn, at) {
+                Ok(status) => compared = Some(status),
+                Err(stop) => {
+                    set_compared::<C, O>(cpu, compared);
+                    return Err(stop);
+                }
+            }
             done = 1;
         }
         advance::<C, O>(cpu, insn, at, step.wrapping_mul(done));
@@ -293,9 +308,7 @@ fn repeated<C: Cpu, T: Int, O: Element>(cpu: &mut C, insn: &Insn) -> Result<(), 
             count = 0;
         }
     }
-    if let (true, Some(status)) = (O::COMPARES, compared) {
-        cpu.set_status(status);
-    }
+    set_compared::<C, O>(cpu, compared);
     if count != 0 {
         let start = cpu.rip().wrapping_sub(insn.len.into());
         cpu.set_rip(truncate_to(if cpu.mode64() { 8 } else { 4 }, start));

@@ -82,6 +82,20 @@ selftest::cases! {
         check_eq!(cpu.bulk, Some(2));
     }
 
+    fn a_single_step_is_one_element() {
+        for bulk in [false, true] {
+            let mut cpu = cpu(bulk, 0x4000, 0x8000, 100);
+            cpu.set_rflags(rflags::FIXED | rflags::TF);
+            cpu.memory[0x1000..0x1002].copy_from_slice(&REP_MOVSB);
+            check_eq!(cpu.step(), Ok(()));
+            check_eq!(cpu.gpr(RCX), 99);
+            check_eq!(cpu.rip(), TestCpu::CODE);
+            cpu.set_gpr(RCX, 1);
+            check_eq!(cpu.step(), Ok(()));
+            check_eq!(cpu.rip(), TestCpu::CODE + 2);
+        }
+    }
+
     fn fills() {
         for bulk in [false, true] {
             let mut cpu = cpu(bulk, 0, 0x5002, 1500);
@@ -104,6 +118,19 @@ selftest::cases! {
             check_eq!(cpu.rip(), TestCpu::CODE);
             check!(cpu.memory[0x8800..0x9000] == cpu.memory[0x4000..0x4800]);
         }
+    }
+
+    fn a_fault_leaves_the_flags_of_the_element_before() {
+        let mut cpu = cpu(true, 0, TestCpu::MEMORY as u64 - 3, 10);
+        cpu.set_gpr(RAX, 5);
+        cpu.memory[TestCpu::MEMORY - 3..].copy_from_slice(&[0, 0, 6]);
+        check_eq!(cpu.run(&REPNE_SCASB), Err(Stop::Fault));
+        check_eq!(cpu.gpr(RCX), 7);
+        check!(cpu.status().cf() && cpu.status().sf());
+        // Those of before if it is the first that faults.
+        cpu.set_rflags(rflags::FIXED | rflags::ZF);
+        check_eq!(cpu.run(&REPNE_SCASB), Err(Stop::Fault));
+        check_eq!(cpu.rflags(), rflags::FIXED | rflags::ZF);
     }
 
     fn downwards() {

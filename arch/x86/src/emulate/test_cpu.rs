@@ -166,7 +166,7 @@ fn flat_segments(state: &mut State, code: Attr) {
 }
 
 /// All of [`Feature`].
-const FEATURES: [Feature; 20] = [
+const FEATURES: [Feature; 21] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,
     Feature::Movbe,
@@ -187,6 +187,7 @@ const FEATURES: [Feature; 20] = [
     Feature::Sse42,
     Feature::Monitor,
     Feature::Xsave,
+    Feature::Umip,
 ];
 
 impl Regs for TestCpu {

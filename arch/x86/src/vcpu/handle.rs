@@ -5,10 +5,11 @@ use virt::host::Host;
 
 use super::events::Activity;
 use super::{Answer, Data, Exit, Vcpu};
+use crate::emulate::debug;
 use crate::engine::{Engine, Intercept};
 use crate::exception::Exception;
 use crate::machine::has_port;
-use crate::regs::{Regs, gpr, rflags};
+use crate::regs::{Regs, cr4, gpr, rflags};
 
 /// What the answer to the last exit completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum Completion {
     None,
     /// IN: the value goes to AL, AX or EAX, and RIP moves on.
     In {
+        /// The port.
+        port: u16,
         /// 1, 2 or 4.
         size: u8,
         /// Length of the instruction.
@@ -32,9 +35,6 @@ pub(super) enum Completion {
         size: u8,
     },
 }
-
-/// DR6.BS: single step. See: AMD APM vol. 2, 13.1.1.3.
-const SINGLE_STEP: u64 = 1 << 14;
 
 /// The answer to a hypercall that is not offered, as Linux's KVM gives it.
 const KVM_ENOSYS: u64 = (-1000_i64) as u64;
@@ -85,9 +85,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         };
         match completion {
             Completion::None => {}
-            Completion::In { size, len } => {
+            Completion::In { port, size, len } => {
                 self.set_accumulator(size, data.word());
-                self.advance(len);
+                self.advance_past(len, self.port_breakpoints(port, size));
             }
             Completion::StringIn => self.complete_string_in(&data),
             Completion::Mmio { gpa, size } => self.replay.answer(gpa, size, data.word()),
@@ -96,14 +96,34 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Moves RIP behind an instruction that was handled here.
     pub(super) fn advance(&mut self, len: u8) {
+        self.advance_past(len, 0);
+    }
+
+    /// [`advance`](Self::advance), after the instruction met the breakpoints `met`: bits of DR6.
+    pub(super) fn advance_past(&mut self, len: u8, met: u64) {
         let next = self.engine.rip().wrapping_add(len.into());
         self.engine.set_rip(if self.engine.mode64() { next } else { next & 0xffff_ffff });
         self.engine.set_interrupt_shadow(false);
         let flags = self.engine.rflags();
         self.engine.set_rflags(flags & !rflags::RF);
-        if flags & rflags::TF != 0 {
-            self.raise(Exception::db(SINGLE_STEP));
+        self.trap(met, flags & rflags::TF != 0);
+    }
+
+    /// Raises the debug exception of an instruction, or an iteration of one, if there is one.
+    pub(super) fn trap(&mut self, met: u64, stepped: bool) {
+        if let Some(exception) = debug::trap(met, stepped) {
+            self.raise(exception);
         }
+    }
+
+    /// The breakpoints that watch a port: bits of DR6. See: AMD APM vol. 2, 13.1.1.4.
+    pub(super) fn port_breakpoints(&self, port: u16, size: u8) -> u64 {
+        if self.engine.cr4() & cr4::DE == 0 || !debug::armed(self.engine.dr(7)) {
+            return 0;
+        }
+        let (addresses, control) = (debug::addresses(&self.engine), self.engine.dr(7));
+        debug::matches(&addresses, control, port.into(), size.into(), debug::Kind::Port)
+            .unwrap_or(0)
     }
 
     #[inline(never)]
@@ -135,6 +155,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         {
             self.engine.set_gpr(register, value.into());
         }
+        // It serialises: code that another processor changed is seen. See: Intel SDM vol. 3, 9.1.3.
+        self.fresh = true;
         self.advance(len);
     }
 
@@ -169,16 +191,16 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             let value = self.chip_in(port);
             // A chip has 8 data lines; the others float.
             self.set_accumulator(size, u64::from(value) | 0xffff_ff00);
-            self.advance(len);
+            self.advance_past(len, self.port_breakpoints(port, size));
             return None;
         }
-        self.completion = Completion::In { size, len };
+        self.completion = Completion::In { port, size, len };
         Some(Exit::In { port, size, count: 1 })
     }
 
     fn port_out(&mut self, port: u16, size: u8, len: u8) -> Option<Exit> {
         let value = self.engine.gpr(gpr::RAX);
-        self.advance(len);
+        self.advance_past(len, self.port_breakpoints(port, size));
         if has_port(port) {
             self.chip_out(port, value as u8);
             return None;

@@ -401,6 +401,28 @@ cases! {
         check_eq!(vcpu.engine().injected(), [Event::Exception(Exception::db(1 << 14))]);
     }
 
+    fn port_breakpoints_trap_after_the_access() {
+        let (_fixture, mut vcpu) = machine(1)?;
+        engine(&mut vcpu).then(|state, _| {
+            state.cr4 |= cr4::DE;
+            // Breakpoint 1 watches ports 0x1080 to 0x1083.
+            state.debug = [0, 0x1080, 0, 0, 0xffff_0ff0, 0x400 | 1 << 2 | 0b1110 << 20];
+            Intercept::In { port: 0x1082, size: 1, len: 2 }
+        });
+        engine(&mut vcpu).then(out);
+        engine(&mut vcpu).then(|state, _| {
+            state.cr4 &= !cr4::DE;
+            Intercept::Out { port: 0x1080, size: 1, len: 2 }
+        });
+        vcpu.run(Answer::None);
+        check_eq!(vcpu.engine().injected(), []);
+        for _ in 0..2 {
+            vcpu.run(Answer::None);
+        }
+        let hit = Event::Exception(Exception::db(1 << 1));
+        check_eq!(vcpu.engine().injected(), [hit, hit]);
+    }
+
     fn a_request_to_return_is_seen_before_the_guest_runs() {
         let (fixture, mut vcpu) = machine(1)?;
         fixture.vm.arch().machine().post(0, super::inbox::request::EXIT);

@@ -170,8 +170,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Ok(fetched) => fetched,
             Err(_) => return Err(emulator.give_up()),
         };
-        Transfer::decode(&bytes[..fetched], &self.engine)
-            .ok_or(Some(Exit::Unsupported { bytes, len: fetched as u8 }))
+        let mut transfer = Transfer::decode(&bytes[..fetched], &self.engine)
+            .ok_or(Some(Exit::Unsupported { bytes, len: fetched as u8 }))?;
+        // Each iteration traps.
+        if self.is_stepped() || self.port_breakpoints(transfer.port, transfer.size) != 0 {
+            transfer.count = transfer.count.min(1);
+        }
+        Ok(transfer)
     }
 
     #[inline(never)]
@@ -232,8 +237,15 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     fn finish_round(&mut self, transfer: &Transfer) {
+        let met = self.port_breakpoints(transfer.port, transfer.size);
         if transfer.step(&mut self.engine) {
-            self.advance(transfer.len);
+            self.advance_past(transfer.len, met);
+        } else {
+            self.trap(met, self.is_stepped());
         }
+    }
+
+    fn is_stepped(&self) -> bool {
+        self.engine.rflags() & rflags::TF != 0
     }
 }

@@ -39,7 +39,7 @@ fn debug_traps(log: &Log) -> Vec<(u64, u32)> {
         .collect()
 }
 
-/// Every instruction of a program is stepped over: its length, in order, and whether its step is repeated.
+/// Steps through a program: the RIP of each trap.
 fn stepped<H: Hypervisor>(guest: &mut Guest<H>, state: &State) -> Vec<u64> {
     guest.resume(resume::SAME);
     let mut state = state.clone();
@@ -67,6 +67,77 @@ guests::on_every_engine! {
         });
         let state = guest.long_mode();
         assert_eq!(stepped(&mut guest, &state), [one, two, three]);
+    }
+
+    /// What leaves the guest for the hypervisor is stepped like anything else.
+    fn single_step_traps_after_instructions_that_are_emulated(engine) {
+        let mut guest = Guest::new(engine);
+        let labels = guest.labelled(at::CODE, |a| {
+            let mut labels: [_; 9] = std::array::from_fn(|_| a.create_label());
+            a.cpuid()?;
+            a.set_label(&mut labels[0])?;
+            a.out(port::VALUE, eax)?;
+            a.set_label(&mut labels[1])?;
+            a.in_(al, 0x61)?;
+            a.set_label(&mut labels[2])?;
+            a.mov(ecx, 0x1b)?;
+            a.set_label(&mut labels[3])?;
+            a.rdmsr()?;
+            a.set_label(&mut labels[4])?;
+            a.mov(rax, cr8)?;
+            a.set_label(&mut labels[5])?;
+            a.mov(eax, dword_ptr(r8))?;
+            a.set_label(&mut labels[6])?;
+            a.mov(edx, 0x61)?;
+            a.set_label(&mut labels[7])?;
+            a.outsb()?;
+            a.set_label(&mut labels[8])?;
+            end(a)?;
+            Ok(labels)
+        });
+        let mut state = guest.long_mode();
+        state.gprs[usize::from(gpr::R8)] = at::IOAPIC;
+        state.gprs[usize::from(gpr::RSI)] = at::DATA;
+        let traps = stepped(&mut guest, &state);
+        assert_eq!(traps, labels);
+    }
+
+    fn single_step_traps_after_each_iteration_of_a_repeated_string(engine) {
+        let mut guest = Guest::new(engine);
+        let [string, after] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label(), a.create_label()];
+            a.set_label(&mut labels[0])?;
+            a.rep().stosb()?;
+            a.set_label(&mut labels[1])?;
+            end(a)?;
+            Ok(labels)
+        });
+        let mut state = guest.long_mode();
+        state.gprs[usize::from(gpr::RDI)] = at::DATA;
+        state.gprs[usize::from(gpr::RCX)] = 3;
+        assert_eq!(stepped(&mut guest, &state), [string, string, after]);
+    }
+
+    fn each_iteration_of_a_repeated_port_instruction_traps(engine) {
+        let mut guest = Guest::new(engine);
+        guest.resume(resume::SAME);
+        let [string, after] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label(), a.create_label()];
+            a.set_label(&mut labels[0])?;
+            a.rep().outsd()?;
+            a.set_label(&mut labels[1])?;
+            end(a)?;
+            Ok(labels)
+        });
+        let mut state = with_breakpoint(&guest, port::VALUE.into(), 2, 1);
+        state.gprs[usize::from(gpr::RSI)] = at::DATA;
+        state.gprs[usize::from(gpr::RCX)] = 2;
+        state.gprs[usize::from(gpr::RDX)] = port::VALUE.into();
+        guest.memory.write_u64(at::DATA, 2 << 32 | 1);
+        let log = guest.run_from(&state);
+        assert_eq!((debug_traps(&log), log.values), (vec![(string, 1), (after, 1)], vec![1, 2]));
+        state.debug[5] = 0x400;
+        assert_eq!(stepped(&mut guest, &state), [string, after]);
     }
 
     fn the_trap_flag_counts_before_the_instruction(engine) {
@@ -242,6 +313,25 @@ guests::on_every_engine! {
         let mut state = with_breakpoint(&guest, at::DATA, 1, 1);
         state.rflags |= rflags::TF;
         assert_eq!(debug_traps(&guest.run_from(&state)), [(after, BS | 1)]);
+    }
+
+    fn port_breakpoints_trap_after_the_access(engine) {
+        let mut guest = Guest::new(engine);
+        guest.resume(resume::SAME);
+        let [out, input] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label(), a.create_label()];
+            a.out(port::VALUE, eax)?;
+            a.set_label(&mut labels[0])?;
+            a.in_(al, 0x61)?;
+            a.set_label(&mut labels[1])?;
+            end(a)?;
+            Ok(labels)
+        });
+        let mut state = with_breakpoint(&guest, port::VALUE.into(), 2, 1);
+        state.debug[1] = 0x61;
+        state.debug[5] |= enable(1, 2, 1);
+        assert_ne!(state.cr4 & cr4::DE, 0);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(out, 1), (input, 2)]);
     }
 
     fn general_detect_guards_the_debug_registers(engine) {

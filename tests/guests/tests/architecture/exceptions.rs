@@ -154,6 +154,28 @@ guests::on_every_engine! {
         refused(selector::DATA | 3);
     }
 
+    fn segments_come_from_a_local_table_too(engine) {
+        let mut guest = Guest::new(engine);
+        guest.memory.write_u64(at::LDT + 8, states::descriptor(0xf_ffff, 0xc93));
+        let mut state = guest.long_mode();
+        state.gprs[usize::from(gpr::RBX)] = 0x0c;
+        state.gprs[usize::from(gpr::RCX)] = 0x14;
+        let [beyond] = guest.labelled(at::CODE, |a| {
+            let mut beyond = a.create_label();
+            a.mov(eax, u32::from(selector::LDT))?;
+            a.lldt(ax)?;
+            a.mov(ds, bx)?;
+            a.mov(eax, ds)?;
+            report(a)?;
+            a.set_label(&mut beyond)?;
+            a.mov(ds, cx)?;
+            Ok([beyond])
+        });
+        let log = guest.run_from(&state);
+        assert_eq!((log.values.as_slice(), log.faults()), ([0x0c].as_slice(), vec![(13, 0x14)]));
+        assert_eq!(log.traps[0].rip, beyond);
+    }
+
     fn far_returns_check_the_code_segment(engine) {
         let mut guest = Guest::new(engine);
         let state = guest.long_mode();

@@ -1,8 +1,17 @@
 //! Guest programs, by what they nail down.
 
 mod access_rights;
+mod apic;
 mod code;
+mod control;
 mod debug;
+mod devices;
 mod exceptions;
+mod features;
+mod interrupts;
+mod ioapic;
+mod lapic;
+mod legacy_chips;
 mod modes;
 mod page_tables;
+mod smp;

@@ -118,7 +118,6 @@ fn cr4_allowed<C: Cpu>(cpu: &C) -> u64 {
         | cr4::PCE
         | cr4::OSFXSR
         | cr4::OSXMMEXCPT
-        | cr4::UMIP
         | cr4::LA57
         | cr4::PCIDE
         | cr4::SMEP;
@@ -126,6 +125,7 @@ fn cr4_allowed<C: Cpu>(cpu: &C) -> u64 {
         (Feature::Fsgsbase, cr4::FSGSBASE),
         (Feature::Xsave, cr4::OSXSAVE),
         (Feature::Smap, cr4::SMAP),
+        (Feature::Umip, cr4::UMIP),
     ] {
         if cpu.offers(feature) {
             bits |= bit;

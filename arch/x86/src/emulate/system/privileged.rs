@@ -78,7 +78,11 @@ pub(super) fn rdpmc<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
 }
 
 pub(super) fn serialize<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
-    if cpu.offers(Feature::Serialize) { Ok(()) } else { Err(ud(cpu)) }
+    if !cpu.offers(Feature::Serialize) {
+        return Err(ud(cpu));
+    }
+    cpu.serialize();
+    Ok(())
 }
 
 fn check_monitor<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
