@@ -1,11 +1,13 @@
 //! `cargo xtask soak`: the long forms of tests whose short forms run in every gate.
 //!
 //! A test with a long form reads how long from the environment:
-//! - `UNIBODY_CASES`: how many cases a differential test makes;
+//! - `UNIBODY_CASES`: how many cases a differential test makes, from `UNIBODY_SEED`, which is
+//!   another one each time unless it is set;
 //! - `PROPTEST_CASES`: how many cases a property test makes.
 
 use crate::{Command, process, tree};
 use anyhow::Result;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The command.
 pub const COMMAND: Command =
@@ -20,6 +22,10 @@ fn run(arguments: &[String]) -> Result<()> {
     let cases = arguments.first().map_or(CASES, String::as_str);
     let mut differential = process::cargo();
     differential.args(["test", "--release", "--package", "differential", "--", "--nocapture"]);
+    if std::env::var_os("UNIBODY_SEED").is_none() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        differential.env("UNIBODY_SEED", now.as_secs().to_string());
+    }
     process::run(differential.env("UNIBODY_CASES", cases).current_dir(tree::root()))?;
     let mut properties = process::cargo();
     properties.args(["test", "--release", "--package", "vmm", "--package", "unibody"]);

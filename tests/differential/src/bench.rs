@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use iced_x86::{Formatter, IntelFormatter, Register};
+use iced_x86::{Formatter, IntelFormatter};
 
 use crate::case::{Case, End, Outcome};
-use crate::compare::{NAMES, differences, undefined_flags};
+use crate::compare::{NAMES, differences};
 use crate::forms::Forms;
 use crate::generate;
 use crate::guest::Guest;
 use crate::host::Host;
+use crate::latitude::{Free, is_loose, other_fault_first};
 use crate::layout::IMAGE;
 use crate::random::Random;
 
@@ -23,9 +24,9 @@ pub struct Statistics {
     pub discarded: u64,
     /// How they ended, by vector.
     pub vectors: BTreeMap<u8, u64>,
-    /// Cases of one instruction in which undefined flags were different, by mnemonic, and
-    /// the flags.
-    pub undefined: BTreeMap<String, (u64, u64)>,
+    /// Cases of one instruction in which undefined flags were different, by mnemonic: how
+    /// many, the flags, and the seed of one.
+    pub undefined: BTreeMap<String, (u64, u64, u64)>,
 }
 
 /// Both processors.
@@ -74,6 +75,23 @@ impl Bench {
         Some(self.report(&case))
     }
 
+    /// The case that `seed` stands for, and what came of it.
+    pub fn describe(&mut self, seed: u64) -> String {
+        let case = generate::case(seed, &self.forms, self.host.has_bases());
+        let differs = self.differences(&case).unwrap_or_default();
+        format!("{}{differs}{}", describe(&case), self.ends())
+    }
+
+    /// How the last case ended on both sides.
+    fn ends(&self) -> String {
+        let mut text = String::new();
+        for (name, outcome) in [("native", &self.native), ("engine", &self.engine)] {
+            let (end, rip, rflags) = (outcome.end, outcome.rip, outcome.rflags);
+            let _ = writeln!(text, "  {name}  {end:x?} rip {rip:x} rflags {rflags:x}");
+        }
+        text
+    }
+
     /// What differs between the two; `None` if nothing does.
     fn differences(&mut self, case: &Case) -> Option<String> {
         self.host.run(case, &self.image, &mut self.native);
@@ -86,7 +104,7 @@ impl Bench {
         if self.engine.end == End::Hang || other_fault_first(&self.native, &self.engine, case) {
             return None;
         }
-        let text = differences(&self.native, &self.engine, undefined_flags(case, &self.native));
+        let text = differences(&self.native, &self.engine, &Free::of(case, &self.native));
         (!text.is_empty()).then_some(text)
     }
 
@@ -99,7 +117,7 @@ impl Bench {
         *self.statistics.vectors.entry(vector).or_default() += 1;
         if case.code.len() == 1 && vector == 3 {
             let flags =
-                (self.native.rflags ^ self.engine.rflags) & undefined_flags(case, &self.native);
+                (self.native.rflags ^ self.engine.rflags) & Free::of(case, &self.native).rflags;
             if flags != 0
                 && let Some(instruction) = case.instructions().next()
             {
@@ -107,6 +125,7 @@ impl Bench {
                 let entry = self.statistics.undefined.entry(name).or_default();
                 entry.0 += 1;
                 entry.1 |= flags;
+                entry.2 = case.seed;
             }
         }
     }
@@ -123,16 +142,7 @@ impl Bench {
         if small.code.len() > 1 || small.code != case.code {
             let _ = write!(text, "as it was:\n{}", disassembly(case));
         }
-        let _ = writeln!(
-            text,
-            "  native  {:x?} rip {:x} rflags {:x}\n  engine  {:x?} rip {:x} rflags {:x}",
-            self.native.end,
-            self.native.rip,
-            self.native.rflags,
-            self.engine.end,
-            self.engine.rip,
-            self.engine.rflags
-        );
+        text.push_str(&self.ends());
         text
     }
 
@@ -228,47 +238,4 @@ fn describe(case: &Case) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Whether the same access has two faults, and host and engine see different ones. A misaligned
-/// access to an absent page: #AC or #PF is the processor's choice. An address that is canonical only
-/// with the base of FS or GS added, and absent: some AMD processors raise #GP.
-fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
-    let vector = |outcome: &Outcome| match outcome.end {
-        End::Exception { vector, .. } => Some(vector),
-        _ => None,
-    };
-    let based = case
-        .instructions()
-        .any(|instruction| matches!(instruction.segment_prefix(), Register::FS | Register::GS));
-    match (vector(native), vector(engine)) {
-        (Some(17), Some(14)) => true,
-        (Some(13), Some(14)) => based,
-        _ => false,
-    }
-}
-
-/// Whether what a case does is not defined: prefixes that make no instruction of a form, a repeat
-/// prefix on LOOP, or a jump to between bytes.
-fn is_loose(case: &Case) -> bool {
-    use iced_x86::Mnemonic::{Loop, Loope, Loopne};
-    let repeated_loop = case.instructions().zip(&case.code).any(|(instruction, bytes)| {
-        // Before the opcode and the distance: prefixes.
-        matches!(instruction.mnemonic(), Loop | Loope | Loopne)
-            && bytes.iter().rev().skip(2).any(|byte| matches!(byte, 0xf2 | 0xf3))
-    });
-    let invalid = case.instructions().any(|instruction| instruction.is_invalid());
-    invalid || repeated_loop || jumps_between(case)
-}
-
-/// Whether a branch leads to between the bytes of an instruction: what is there then is not
-/// what was meant to be tested.
-fn jumps_between(case: &Case) -> bool {
-    let starts: Vec<u64> = case.instructions().map(|instruction| instruction.ip()).collect();
-    let Some(last) = case.instructions().last() else { return false };
-    let block = case.instructions().next().map_or(0, |first| first.ip())..last.next_ip();
-    case.instructions().any(|instruction| {
-        let target = instruction.near_branch_target();
-        block.contains(&target) && !starts.contains(&target)
-    })
 }

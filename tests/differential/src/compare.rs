@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 
-use iced_x86::Instruction;
-
-use crate::case::{Case, End, Outcome};
-use crate::generate::Undefined;
+use crate::case::{End, Outcome};
+use crate::latitude::Free;
 use crate::layout::image_address;
 
 /// Names of the general-purpose registers.
@@ -13,42 +11,6 @@ pub const NAMES: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15",
 ];
-
-/// The flags that a case leaves undefined, as bits of RFLAGS.
-#[must_use]
-pub fn undefined_flags(case: &Case, native: &Outcome) -> u64 {
-    let mut undefined = Undefined::default();
-    let mut mask = 0;
-    for instruction in case.instructions() {
-        undefined.execute(&instruction);
-        // A fault may have ended the block before what defines them again.
-        mask |= undefined.mask();
-        if is_repeated_comparison(&instruction) && !ended(native) {
-            // If a later round faults: Intel's processors then show the flags from before the
-            // instruction, as the engine does, AMD's those of some round.
-            mask |= STATUS;
-        }
-    }
-    mask
-}
-
-/// CF, PF, AF, ZF, SF and OF.
-const STATUS: u64 = 0x8d5;
-
-/// Whether the block came to its end, a breakpoint.
-fn ended(outcome: &Outcome) -> bool {
-    matches!(outcome.end, End::Exception { vector: 3, .. })
-}
-
-fn is_repeated_comparison(instruction: &Instruction) -> bool {
-    use iced_x86::Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Scasb, Scasd, Scasq, Scasw};
-    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    let comparison = matches!(
-        instruction.mnemonic(),
-        Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq
-    );
-    repeated && comparison
-}
 
 /// The end, without what the host's kernel hides: that upper addresses are not mapped.
 fn visible(outcome: &Outcome) -> End {
@@ -60,9 +22,9 @@ fn visible(outcome: &Outcome) -> End {
     }
 }
 
-/// A line for each difference.
+/// A line for each difference in what is not `free`.
 #[must_use]
-pub fn differences(native: &Outcome, engine: &Outcome, undefined: u64) -> String {
+pub fn differences(native: &Outcome, engine: &Outcome, free: &Free) -> String {
     let mut text = String::new();
     let (end, other) = (visible(native), visible(engine));
     if end != other {
@@ -73,11 +35,12 @@ pub fn differences(native: &Outcome, engine: &Outcome, undefined: u64) -> String
             let _ = writeln!(text, "  {name:<7} native {native:016x}, engine {engine:016x}");
         }
     };
-    for (name, (native, engine)) in NAMES.iter().zip(native.gprs.iter().zip(engine.gprs)) {
-        word(name, *native, engine);
+    for (n, name) in NAMES.iter().enumerate() {
+        let compared = !free.gprs[n];
+        word(name, native.gprs[n] & compared, engine.gprs[n] & compared);
     }
     word("rip", native.rip, engine.rip);
-    word("rflags", native.rflags & !undefined, engine.rflags & !undefined);
+    word("rflags", native.rflags & !free.rflags, engine.rflags & !free.rflags);
     word("cr2", native.cr2, engine.cr2);
     word("fs base", native.bases[0], engine.bases[0]);
     word("gs base", native.bases[1], engine.bases[1]);

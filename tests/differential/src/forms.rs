@@ -39,21 +39,28 @@ impl Forms {
     }
 }
 
-/// Whether AMD's processors execute `instruction` otherwise than Intel's, whose way the
-/// decoder knows: near branches with an operand-size prefix, which have 16 bits on the
-/// former, and 0F 0D with a register.
+/// Whether AMD's processors execute `instruction` otherwise than Intel's, whose way the decoder
+/// knows: near branches with an operand-size prefix have 16 bits on the former; 0F 0D with a
+/// register is none; LOCK MOV CR0 is MOV CR8, and LOCK VERW is VERW.
 fn depends_on_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let opcode = bytes.iter().position(|byte| !matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3));
-    let (prefixes, opcode) = bytes.split_at(opcode.unwrap_or(bytes.len()));
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let opcode = bytes.iter().position(|byte| !is_prefix(byte)).unwrap_or(bytes.len());
+    let (prefixes, opcode) = bytes.split_at(opcode);
     let branch = instruction.flow_control() != FlowControl::Next;
+    let lock = prefixes.contains(&0xf0);
     branch && prefixes.contains(&0x66)
         || opcode.starts_with(&[0x0f, 0x0d]) && instruction.mnemonic() == Mnemonic::Reservednop
+        || lock && matches!(opcode, [0x0f, 0x00 | 0x20 | 0x22, ..])
+        // Prefixes of vector instructions: the host may have ones that the decoder does not know.
+        || instruction.is_invalid() && matches!(opcode, [0x62 | 0x8f | 0xc4 | 0xc5, ..])
 }
 
 fn is_candidate(code: Code, bases: bool) -> bool {
     let op_code = code.op_code();
     op_code.is_instruction()
         && op_code.mode64()
+        // Not one that the decoder has to be asked for.
+        && op_code.decoder_option() == 0
         && matches!(op_code.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
         && excluded(code, bases).is_none()
 }
@@ -82,6 +89,7 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         M::Vmrun | M::Vmload | M::Vmsave | M::Clgi | M::Stgi | M::Skinit | M::Invlpga => {
             "the host's hypervisor has it, the guest has not"
         }
+        M::Xbegin | M::Xend | M::Xabort | M::Xtest => "the host may have it, the guest has not",
         M::Xsetbv => "depends on CR4, which the host's kernel has otherwise",
         M::Cpuid | M::Xgetbv => "gives what the guest is told of its processor",
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "gives the host kernel's tables",
@@ -95,13 +103,19 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         | M::Iretq
         | M::Sysret
         | M::Sysexit => "loads segments from the host kernel's tables",
-        M::Ud0 => "is as long as the processor likes",
+        M::Ud0 | M::Ud1 => "is as long as the processor likes",
         M::Vmread | M::Vmwrite => "is another instruction with some prefixes, not offered",
         M::Pause => "with REX.B is an exchange, which the decoder does not tell apart",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
         _ => match code {
             Code::Movsxd_r16_rm16 => "reads two bytes or four, as the processor likes",
+            Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16 => {
+                "has 64 bits on Intel's processors"
+            }
+            Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D => "is no instruction on AMD's processors",
             Code::Mov_Sreg_rm16
             | Code::Mov_Sreg_r32m16
             | Code::Mov_Sreg_r64m16

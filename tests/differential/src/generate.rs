@@ -1,25 +1,18 @@
 //! [`case`]: a random case from a seed.
 
-use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, RflagsBits,
-};
+use arch_x86::emulate::decode::MAX_LENGTH;
+use arch_x86::regs::rflags;
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Encoder, FlowControl, Instruction};
 
 use crate::case::Case;
 use crate::forms::Forms;
+use crate::latitude::{Undefined, reads};
 use crate::layout::{CODE, CODE_SIZE, PAGE};
 use crate::operands::Builder;
 use crate::random::Random;
 
 /// At most this many instructions in a block.
 const LONGEST: u64 = 8;
-
-/// The flags that PUSHF, LAHF and their kin read, whatever the tables say.
-const ALL_FLAGS: u32 = RflagsBits::OF
-    | RflagsBits::SF
-    | RflagsBits::ZF
-    | RflagsBits::AF
-    | RflagsBits::CF
-    | RflagsBits::PF;
 
 /// The case that `seed` stands for.
 #[must_use]
@@ -46,16 +39,19 @@ pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
         block.push(bytes, plain.then_some(instruction));
     }
     block.set_targets(&mut builder.random);
-    let mut rflags = builder.random.bits() & 0x0020_08d5 | 0x202;
-    if builder.random.chance(20) {
-        rflags |= 0x400;
+    let mut flags =
+        builder.random.bits() & (rflags::STATUS | rflags::ID) | rflags::IF | rflags::FIXED;
+    for (flag, percent) in [(rflags::DF, 20), (rflags::AC, 4), (rflags::TF, 1), (rflags::NT, 1)] {
+        if builder.random.chance(percent) {
+            flags |= flag;
+        }
     }
     Case {
         seed,
         rip,
         code: block.code,
         gprs: builder.gprs,
-        rflags,
+        rflags: flags,
         bases: builder.bases,
         patches: builder.patches,
     }
@@ -114,7 +110,8 @@ fn encode(instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
 fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<(Vec<u8>, Instruction)> {
     let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
-    if !forms.allows(&instruction, &bytes) {
+    let cut_off = decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() < MAX_LENGTH;
+    if cut_off || !forms.allows(&instruction, &bytes) {
         return None;
     }
     if instruction.code() != Code::INVALID {
@@ -154,68 +151,6 @@ fn arbitrary(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// The flags that an instruction reads.
-fn reads(instruction: &Instruction) -> u32 {
-    match instruction.mnemonic() {
-        Mnemonic::Pushf | Mnemonic::Pushfq | Mnemonic::Lahf => ALL_FLAGS,
-        _ => instruction.rflags_read(),
-    }
-}
-
-/// The flags whose value is not defined at some point of a block.
-#[derive(Default)]
-pub struct Undefined {
-    /// As [`RflagsBits`].
-    pub flags: u32,
-    branched: bool,
-}
-
-impl Undefined {
-    /// Behind `instruction`.
-    pub fn execute(&mut self, instruction: &Instruction) {
-        self.branched |= instruction.flow_control() != FlowControl::Next;
-        // These may leave the flags as they are.
-        let conditional = self.branched
-            || instruction.is_string_instruction()
-            || matches!(
-                instruction.mnemonic(),
-                Mnemonic::Shl
-                    | Mnemonic::Sal
-                    | Mnemonic::Shr
-                    | Mnemonic::Sar
-                    | Mnemonic::Rol
-                    | Mnemonic::Ror
-                    | Mnemonic::Rcl
-                    | Mnemonic::Rcr
-                    | Mnemonic::Shld
-                    | Mnemonic::Shrd
-            );
-        if !conditional {
-            let defined = instruction.rflags_written()
-                | instruction.rflags_cleared()
-                | instruction.rflags_set();
-            self.flags &= !defined;
-        }
-        self.flags |= instruction.rflags_undefined();
-    }
-
-    /// As bits of RFLAGS.
-    #[must_use]
-    pub fn mask(&self) -> u64 {
-        [
-            (RflagsBits::CF, 0),
-            (RflagsBits::PF, 2),
-            (RflagsBits::AF, 4),
-            (RflagsBits::ZF, 6),
-            (RflagsBits::SF, 7),
-            (RflagsBits::OF, 11),
-        ]
-        .into_iter()
-        .filter(|(flag, _)| self.flags & flag != 0)
-        .fold(0, |mask, (_, bit)| mask | 1 << bit)
-    }
-}
-
 /// A block that is being made.
 struct Block {
     rip: u64,
@@ -242,7 +177,8 @@ impl Block {
         }
         for (n, instruction) in &self.branches {
             let loops = instruction.is_loop() || instruction.is_loopcc();
-            let backwards = random.chance(if loops { 40 } else { 1 });
+            // Seldom without an end: that takes a tick of the timer.
+            let backwards = if loops { random.chance(20) } else { random.below(500) == 0 };
             let target = if backwards {
                 starts[random.below(*n as u64 + 1) as usize]
             } else if random.chance(10) {

@@ -252,16 +252,16 @@ fn host_features() -> Features {
         (Feature::Adx, is_x86_feature_detected!("adx")),
         (Feature::Fsgsbase, true),
         (Feature::Sse42, is_x86_feature_detected!("sse4.2")),
-        (Feature::Clflushopt, leaf7_ebx() >> 23 & 1 != 0),
-        (Feature::Clwb, leaf7_ebx() >> 24 & 1 != 0),
+        (Feature::Clflushopt, leaf7().ebx >> 23 & 1 != 0),
+        (Feature::Clwb, leaf7().ebx >> 24 & 1 != 0),
         (Feature::Invpcid, true),
         (Feature::Smap, true),
-        (Feature::Serialize, false),
+        (Feature::Serialize, leaf7().edx >> 14 & 1 != 0),
     ]
     .into_iter()
     .fold(Features::default(), |all, (feature, on)| all.with(feature, on))
 }
 
-fn leaf7_ebx() -> u32 {
-    std::arch::x86_64::__cpuid_count(7, 0).ebx
+fn leaf7() -> std::arch::x86_64::CpuidResult {
+    std::arch::x86_64::__cpuid_count(7, 0)
 }

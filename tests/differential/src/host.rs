@@ -11,86 +11,21 @@
 
 #![allow(unsafe_code, reason = "machine code, signals and mappings")]
 
+mod mapping;
+
 use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::mem::{offset_of, zeroed};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use engine_soft::{Options, SoftEngine};
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
-use virt::Memory;
-use virt::memory::Slot;
+
+pub use mapping::Mapping;
 
 use crate::case::{Case, End, Outcome};
 use crate::layout::{BACKING, CODE, CODE_SIZE, REGIONS, Rights};
-
-/// Memory of this process that others than Rust access as well.
-pub struct Mapping {
-    start: *mut u8,
-    size: usize,
-}
-
-impl Mapping {
-    /// Zeroed memory.
-    #[must_use]
-    pub fn anonymous(size: u64) -> Self {
-        Self::map(None, size, libc::PROT_READ | libc::PROT_WRITE, -1, 0)
-    }
-
-    fn map(at: Option<u64>, size: u64, protection: c_int, file: c_int, offset: u64) -> Self {
-        let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
-        let kind =
-            if file < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
-        // SAFETY: a new mapping, that replaces none.
-        let start = unsafe {
-            libc::mmap(
-                at.map_or(null_mut(), |at| std::ptr::with_exposed_provenance_mut(at as usize)),
-                size as usize,
-                protection,
-                kind | fixed | libc::MAP_POPULATE,
-                file,
-                offset as i64,
-            )
-        };
-        assert_ne!(start, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
-        assert!(at.is_none_or(|at| at == start.expose_provenance() as u64));
-        Self { start: start.cast(), size: size as usize }
-    }
-
-    /// Writes `bytes` at `offset`.
-    pub fn write(&self, offset: u64, bytes: &[u8]) {
-        let offset = offset as usize;
-        assert!(offset <= self.size && bytes.len() <= self.size - offset);
-        // SAFETY: within the mapping, which is never unmapped and to which there are no references.
-        unsafe { self.start.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-    }
-
-    /// Reads bytes at `offset`.
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) {
-        let offset = offset as usize;
-        assert!(offset <= self.size && buffer.len() <= self.size - offset);
-        // SAFETY: as in `write`.
-        unsafe { self.start.add(offset).copy_to_nonoverlapping(buffer.as_mut_ptr(), buffer.len()) };
-    }
-
-    /// A software CPU whose memory this is.
-    #[must_use]
-    pub fn engine(&self) -> SoftEngine {
-        let memory = Arc::new(Memory::<spin::Mutex<()>>::default());
-        let slot = Slot {
-            id: 0,
-            gpa: 0,
-            size: self.size as u64,
-            hva: self.start.expose_provenance() as u64,
-            read_only: false,
-        };
-        memory.insert(slot).expect("the first slot");
-        // SAFETY: the mapping is never unmapped, and there are no references to it.
-        unsafe { SoftEngine::new(memory, Options::default()) }
-    }
-}
 
 /// What enter, handler and exit share. The handler runs on the thread that entered.
 #[repr(C)]
@@ -149,6 +84,9 @@ const POPPED: [usize; 15] = [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 3, 2, 1, 0];
 static CASE: AtomicU64 = AtomicU64::new(0);
 /// The case that the timer saw last.
 static SEEN: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The timer has interrupted the case that executes natively: the return from the signal keeps
+/// not all of RFLAGS.
+static DISTURBED: AtomicBool = AtomicBool::new(false);
 /// The request word of the vCPU that executes.
 static REQUEST: AtomicPtr<AtomicU32> = AtomicPtr::new(null_mut());
 
@@ -241,6 +179,7 @@ extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
     if signal == TICK {
         let case = CASE.load(Ordering::SeqCst);
         if SEEN.swap(case, Ordering::SeqCst) != case {
+            DISTURBED.store(inside, Ordering::SeqCst);
             return;
         }
         if !inside {
@@ -360,6 +299,16 @@ impl Host {
 
     /// Executes a case on data that is `image` at first.
     pub fn run(&mut self, case: &Case, image: &[u8], outcome: &mut Outcome) {
+        loop {
+            DISTURBED.store(false, Ordering::SeqCst);
+            self.run_once(case, image, outcome);
+            if outcome.end == End::Hang || !DISTURBED.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    fn run_once(&mut self, case: &Case, image: &[u8], outcome: &mut Outcome) {
         let code = case.bytes();
         let at = case.rip - CODE;
         self.backing.write(at, &code);
@@ -404,10 +353,8 @@ impl Drop for Host {
                 libc::sigaction(*signal, action, null_mut());
             }
             libc::sigaltstack(&raw const self.old_stack, null_mut());
-            for region in self.regions.drain(..) {
-                libc::munmap(region.start.cast(), region.size);
-            }
         }
+        self.regions.drain(..).for_each(Mapping::unmap);
         self.stack.clear();
     }
 }
@@ -442,7 +389,7 @@ fn install_handlers(stack: &mut [u8]) -> (libc::stack_t, Vec<libc::sigaction>) {
     }
 }
 
-/// A tick after every 20 ms of this thread's processor time.
+/// A tick after every 8 ms of this thread's processor time.
 fn start_timer() -> libc::timer_t {
     // SAFETY: plain data, for which zeros are valid, and system calls with valid arguments.
     unsafe {
@@ -453,7 +400,7 @@ fn start_timer() -> libc::timer_t {
         let mut timer: libc::timer_t = null_mut();
         let clock = libc::CLOCK_THREAD_CPUTIME_ID;
         assert_eq!(libc::timer_create(clock, &raw mut event, &raw mut timer), 0);
-        let period = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        let period = libc::timespec { tv_sec: 0, tv_nsec: 8_000_000 };
         let setting = libc::itimerspec { it_interval: period, it_value: period };
         assert_eq!(libc::timer_settime(timer, 0, &raw const setting, null_mut()), 0);
         timer

@@ -80,7 +80,7 @@ pub const EDGES: [u64; 7] = [
 pub fn image_offset(linear: u64) -> Option<usize> {
     let of = |start: u64, size: u64, offset: u64| {
         let at = linear.wrapping_sub(start);
-        (at < size).then_some((offset + at) as usize)
+        (at < size).then_some(offset.wrapping_add(at) as usize)
     };
     of(DATA, DATA_SIZE, 0).or_else(|| of(SEAM, 2 * PAGE, DATA_SIZE))
 }

@@ -3,7 +3,7 @@
 //! A seed stands for a [`case::Case`]: a block of one to eight instructions ([`forms`],
 //! [`operands`], [`mod@generate`]) and the registers and memory that it starts with. It is executed natively
 //! ([`host`]) and by the engine ([`guest`]), at the same addresses ([`layout`]), and what came of
-//! it is compared ([`mod@compare`]): registers, defined flags, memory, and the exception with
+//! it is compared ([`mod@compare`]), as far as it is not left to the processor ([`latitude`]): registers, defined flags, memory, and the exception with
 //! its error code, RIP and CR2. What differs is made smaller and printed ([`mod@bench`]).
 
 #![deny(unsafe_code)]
@@ -15,6 +15,7 @@ pub mod forms;
 pub mod generate;
 pub mod guest;
 pub mod host;
+pub mod latitude;
 pub mod layout;
 pub mod operands;
 pub mod random;

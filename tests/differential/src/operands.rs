@@ -5,9 +5,12 @@
 //! the base register's initial value or the displacement such that the operand lies
 //! there.
 
+mod implied;
+mod memory;
+
 use iced_x86::{
-    Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind as Kind,
-    OpKind, Register,
+    Code, Instruction, InstructionInfoFactory, OpAccess, OpCodeOperandKind as Kind, OpKind,
+    Register,
 };
 
 use crate::layout::{CODE, CODE_SIZE, EDGES, image_offset};
@@ -124,9 +127,10 @@ impl Builder {
             // Across the edge.
             0..=29 => edge.wrapping_sub(random.below(size.max(2) + 1)),
             30..=49 => edge.wrapping_add(random.within(-40, 40) as u64),
-            // Not where addresses stop being canonical: which of several faults is seen there is
-            // the host kernel's to say as well. The guest programs test it.
-            50..=98 => edge.wrapping_add(random.within(-4096, 4095) as u64),
+            50..=97 => edge.wrapping_add(random.within(-4096, 4095) as u64),
+            98 => {
+                random.one_of(&[1 << 47, u64::MAX << 47]).wrapping_add(random.within(-12, 4) as u64)
+            }
             _ => random.within(-12, 12) as u64,
         };
         if size >= 16 && random.chance(80) { address & !15 } else { address }
@@ -199,7 +203,7 @@ impl Builder {
         {
             instruction.set_has_lock_prefix(true);
         }
-        self.implied(&instruction);
+        self.implied(&mut instruction);
         Some(instruction)
     }
 
@@ -398,253 +402,6 @@ impl Builder {
             _ => return None,
         }
         Some(())
-    }
-
-    /// How many bytes the memory operand has, roughly.
-    fn memory_size(i: &Instruction) -> u64 {
-        (i.code().op_code().memory_size().size() as u64).max(1)
-    }
-
-    /// The offset that leads to `address` in the operand's segment.
-    fn offset_in_segment(&self, i: &Instruction, address: u64) -> u64 {
-        match i.segment_prefix() {
-            Register::FS => address.wrapping_sub(self.bases[0]),
-            Register::GS => address.wrapping_sub(self.bases[1]),
-            _ => address,
-        }
-    }
-
-    fn absolute(&mut self, i: &mut Instruction, n: u32) {
-        let address = self.address(Self::memory_size(i));
-        let offset = self.offset_in_segment(i, address);
-        let short = offset >> 32 == 0 && self.random.chance(50);
-        i.set_op_kind(n, OpKind::Memory);
-        i.set_memory_displ_size(if short { 4 } else { 8 });
-        i.set_memory_displacement64(offset);
-        self.fill_memory(i, address);
-    }
-
-    fn memory(&mut self, i: &mut Instruction, n: u32) {
-        i.set_op_kind(n, OpKind::Memory);
-        let size = Self::memory_size(i);
-        let address = self.address(size);
-        let offset = self.offset_in_segment(i, address);
-        let short = offset >> 32 == 0 && self.random.chance(15);
-        match self.random.below(100) {
-            0..=9 => {
-                let distance = offset.wrapping_sub(CODE) as i64;
-                let reachable = distance.unsigned_abs() < 0x7000_0000;
-                i.set_memory_base(if short { Register::EIP } else { Register::RIP });
-                i.set_memory_displ_size(if short { 4 } else { 8 });
-                i.set_memory_displacement64(if reachable { offset } else { CODE });
-            }
-            10..=14 => {
-                i.set_memory_displ_size(if short { 4 } else { 8 });
-                let reachable = short || offset as i32 as u64 == offset;
-                i.set_memory_displacement64(if reachable { offset } else { 0 });
-            }
-            _ => self.based(i, offset, short),
-        }
-        self.fill_memory(i, address);
-    }
-
-    /// Base, index and displacement that lead to `offset`, if they can.
-    fn based(&mut self, i: &mut Instruction, offset: u64, short: bool) {
-        let size = if short { 4 } else { 8 };
-        let displacement = match self.random.below(4) {
-            0 => 0,
-            1 | 2 => self.random.within(-128, 127),
-            _ => i64::from(self.random.operand() as i32),
-        };
-        let base = if self.random.chance(92) {
-            // Best one whose value can be chosen, or is known.
-            let mut base = self.random.below(16) as usize;
-            for _ in 0..6 {
-                if self.known[base] == Known::Free {
-                    break;
-                }
-                base = self.random.below(16) as usize;
-            }
-            Some(base)
-        } else {
-            None
-        };
-        let index = if base.is_none() || self.random.chance(40) {
-            let index = self.random.below(16) as usize;
-            (index != RSP && Some(index) != base).then_some(index)
-        } else {
-            None
-        };
-        let scale = self.random.below(4);
-        let mut rest = offset;
-        if let Some(index) = index {
-            if base.is_none() && self.known[index] == Known::Free && self.random.chance(90) {
-                // Nothing else to choose; what the shift loses is in the displacement.
-                self.set(index, offset.wrapping_sub(displacement as u64) >> scale);
-            }
-            rest = rest.wrapping_sub(self.get(index).unwrap_or(0) << scale);
-            i.set_memory_index(gpr(index, size));
-            i.set_memory_index_scale(1 << scale);
-        }
-        let mut displacement = displacement as u64;
-        if let Some(base) = base {
-            let upper = if short { self.random.bits() << 32 } else { 0 };
-            let value = rest.wrapping_sub(displacement);
-            let value = if short { value & 0xffff_ffff | upper } else { value };
-            if self.random.chance(97) && !self.set(base, value) {
-                displacement = rest.wrapping_sub(self.get(base).unwrap_or(0));
-            }
-            i.set_memory_base(gpr(base, size));
-        } else {
-            displacement = rest;
-        }
-        if short {
-            displacement &= 0xffff_ffff;
-        } else if displacement as i32 as u64 != displacement {
-            displacement = self.random.within(-128, 127) as u64;
-        }
-        i.set_memory_displacement64(displacement);
-        i.set_memory_displ_size(match displacement {
-            0 if i.memory_base() != Register::None => 0,
-            d if d as i8 as u64 == d => 1,
-            _ if short => 4,
-            _ => 8,
-        });
-    }
-
-    /// What lies at the memory operand.
-    fn fill_memory(&mut self, i: &Instruction, address: u64) {
-        let accumulates =
-            matches!(i.mnemonic(), Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
-        if matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && self.random.chance(90) {
-            let pad = self.pad();
-            self.patch(address, &pad.to_le_bytes());
-        } else if accumulates && self.random.chance(50) {
-            let low = self.get(RAX).unwrap_or(0);
-            let high = self.get(RDX).unwrap_or(0);
-            match i.mnemonic() {
-                Mnemonic::Cmpxchg8b => {
-                    let both = low & 0xffff_ffff | high << 32;
-                    self.patch(address, &both.to_le_bytes());
-                }
-                _ => self.patch(address, &(u128::from(low) | u128::from(high) << 64).to_le_bytes()),
-            }
-        } else if self.random.chance(40) {
-            let value = self.random.operand();
-            self.patch(address, &value.to_le_bytes());
-        }
-    }
-
-    /// Chooses what the instruction uses without naming it.
-    fn implied(&mut self, i: &Instruction) {
-        let code = i.code();
-        if i.is_string_instruction() {
-            self.implied_by_string(i);
-        }
-        match i.mnemonic() {
-            Mnemonic::Xlatb => {
-                let address = self.address(1);
-                let offset = self.offset_in_segment(i, address);
-                let index = self.get(RAX).unwrap_or(0) & 0xff;
-                self.set(RBX, offset.wrapping_sub(index));
-            }
-            Mnemonic::Leave | Mnemonic::Enter => {
-                let address = self.address(8);
-                self.set(RBP, address);
-            }
-            Mnemonic::Div | Mnemonic::Idiv => {
-                // So that the quotient fits now and then.
-                let value = self.random.one_of(&[0, 0, 1, u64::MAX]);
-                if self.random.chance(70) {
-                    self.set(RDX, value);
-                }
-            }
-            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
-                if i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register =>
-            {
-                let number = i.op1_register().full_register() as usize - Register::RAX as usize;
-                let offset = self.random.within(-2000, 2000);
-                if self.random.chance(85) {
-                    self.set(number, offset as u64);
-                }
-            }
-            Mnemonic::Loop
-            | Mnemonic::Loope
-            | Mnemonic::Loopne
-            | Mnemonic::Jcxz
-            | Mnemonic::Jecxz
-            | Mnemonic::Jrcxz => {
-                let count = self.random.below(6) | self.random.one_of(&[0, 0, 0, 1 << 32]);
-                self.set(RCX, count);
-            }
-            Mnemonic::Jmp | Mnemonic::Call if i.op0_kind() == OpKind::Register => {
-                let number = i.op0_register().full_register() as usize - Register::RAX as usize;
-                let pad = self.pad();
-                if self.random.chance(90) {
-                    self.set(number, pad);
-                }
-            }
-            Mnemonic::Ret => {
-                let pad = self.pad();
-                if self.random.chance(90)
-                    && let Some(stack) = self.get(RSP)
-                {
-                    self.patch(stack, &pad.to_le_bytes());
-                }
-            }
-            Mnemonic::Popf | Mnemonic::Popfq => {
-                let odd = if self.random.chance(15) { 0x4_4100 } else { 0 };
-                let flags = self.random.bits() & (0x0020_0ed5 | odd)
-                    | self.random.bits() & !0x004_4100 << 32;
-                if let Some(stack) = self.get(RSP) {
-                    self.patch(stack, &flags.to_le_bytes());
-                }
-            }
-            Mnemonic::Wrfsbase | Mnemonic::Wrgsbase if code.op_code().operand_size() == 64 => {
-                let number = i.op0_register().full_register() as usize - Register::RAX as usize;
-                let value = canonical(self.random.bits());
-                if self.random.chance(80) {
-                    self.set(number, value);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn implied_by_string(&mut self, i: &Instruction) {
-        for n in 0..i.op_count() {
-            let (register, short) = match i.op_kind(n) {
-                OpKind::MemorySegRSI => (RSI, false),
-                OpKind::MemorySegESI => (RSI, true),
-                OpKind::MemoryESRDI => (RDI, false),
-                OpKind::MemoryESEDI => (RDI, true),
-                _ => continue,
-            };
-            let address = self.address(8);
-            let mut offset = address;
-            if register == RSI {
-                offset = self.offset_in_segment(i, address);
-            }
-            if short {
-                offset = offset & 0xffff_ffff | self.random.bits() << 32;
-            }
-            if self.random.chance(97) {
-                self.set(register, offset);
-            }
-        }
-        // Near each other now and then, so that the two overlap.
-        if self.random.chance(20) && self.known[RDI] == Known::Fixed {
-            let near = self.gprs[RSI].wrapping_add(self.random.within(-16, 16) as u64);
-            self.gprs[RDI] = near;
-        }
-        let count = match self.random.below(10) {
-            0 => self.random.bits(),
-            1 => 0,
-            2 => self.random.below(6000),
-            _ => self.random.below(64),
-        };
-        let upper = if self.random.chance(10) { self.random.bits() << 32 } else { 0 };
-        self.set(RCX, count | upper);
     }
 }
 

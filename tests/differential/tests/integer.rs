@@ -31,6 +31,9 @@ fn cases_end_as_on_the_host() {
     for n in 0..cases {
         // The seed of one case is the case's own.
         let case = if cases == 1 { seed } else { random.bits() };
+        if cases == 1 {
+            println!("{}", bench.describe(seed));
+        }
         reports.extend(bench.check(case));
         // A slow machine does fewer, unless told how many.
         let late = asked.is_none() && n % 1024 == 0 && start.elapsed() > Duration::from_secs(20);
