@@ -72,9 +72,9 @@ pub struct Config<'a> {
     /// How many vCPUs.
     pub cpus: NonZeroU32,
     /// The kernel.
-    pub kernel: &'a Kernel,
+    pub kernel: Kernel,
     /// The initial file system: archives one after the other.
-    pub initrd: &'a [&'a [u8]],
+    pub initrd: Vec<Vec<u8>>,
     /// The kernel's command line, whole.
     pub command_line: &'a CommandLine,
     /// Entropy for the guest's start.
@@ -182,7 +182,8 @@ impl<V: Vm> Shared<V> {
 }
 
 impl<V: Vm> Machine<V> {
-    /// Puts a machine together and places its kernel.
+    /// Puts a machine together and places its kernel and its initial file system, which leave
+    /// nothing behind on the host.
     ///
     /// # Errors
     /// When the host lacks what it takes, or what is to be booted does not fit.
@@ -200,12 +201,12 @@ impl<V: Vm> Machine<V> {
         let rsdp = acpi::place(&memory, &platform(cpus))?;
         let placed = boot::place(
             &memory,
+            config.kernel,
+            config.initrd,
             &boot::Boot {
                 ram: config.memory,
-                kernel: config.kernel,
                 protocol: Protocol::default(),
                 command_line: config.command_line,
-                initrd: config.initrd,
                 rsdp: Some(rsdp),
                 rng_seed: config.rng_seed,
             },

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::CommandFactory;
@@ -57,7 +57,10 @@ fn has_own_init(options: &cli::Run) -> bool {
 }
 
 fn usage_error(text: &str) -> ! {
-    Cli::command().error(ErrorKind::ArgumentConflict, text).exit()
+    let mut command = Cli::command();
+    command.build();
+    let run = command.find_subcommand_mut("run").expect("it is this verb");
+    run.error(ErrorKind::ArgumentConflict, text).exit()
 }
 
 /// The session in which init runs the command.
@@ -79,6 +82,7 @@ fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
 /// What a guest is booted from.
 struct Parts {
     kernel: Kernel,
+    kernel_path: PathBuf,
     archives: Vec<Vec<u8>>,
     command_line: CommandLine,
 }
@@ -93,11 +97,12 @@ impl Parts {
             (Some(_), Some(_)) => None,
             _ => Some(pulled(options)?),
         };
-        let kernel = match (own_kernel, &pulled) {
-            (Some(kernel), _) => kernel,
-            (None, Some(guest)) => open_kernel(&guest.kernel())?,
+        let kernel_path = match (&options.kernel, &pulled) {
+            (Some(path), _) => path.clone(),
+            (None, Some(guest)) => guest.kernel(),
             (None, None) => unreachable!("pulled if there is no kernel"),
         };
+        let kernel = own_kernel.map_or_else(|| open_kernel(&kernel_path), Ok)?;
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
             (Some(archive), _) => vec![archive, pack(initramfs::overlay())?],
@@ -105,7 +110,7 @@ impl Parts {
             (None, None) => unreachable!("pulled if there is no initrd"),
         };
         let command_line = command_line(&kernel, options)?;
-        Ok(Parts { kernel, archives, command_line })
+        Ok(Parts { kernel, kernel_path, archives, command_line })
     }
 }
 
@@ -116,15 +121,17 @@ fn pulled(options: &cli::Run) -> Result<Guest, Error> {
 }
 
 fn open_kernel(path: &Path) -> Result<Kernel, Error> {
+    Kernel::open(path, DEFAULT_LIMIT).map_err(|error| kernel_error(path, &error))
+}
+
+fn kernel_error(path: &Path, error: &kernel::Error) -> Error {
     const ADVICE: &str = "Build one, or leave --kernel out to use the distribution's";
-    Kernel::open(path, DEFAULT_LIMIT).map_err(|error| {
-        let (action, reason) = match &error {
-            kernel::Error::Open(error) => ("open", reason(error)),
-            kernel::Error::Read(error) => ("read", reason(error)),
-            error => ("use", error.to_string()),
-        };
-        Error::new(format!("cannot {action} kernel {}", quoted(path)), reason).advise(ADVICE)
-    })
+    let (action, reason) = match error {
+        kernel::Error::Open(error) => ("open", reason(error)),
+        kernel::Error::Read(error) => ("read", reason(error)),
+        error => ("use", error.to_string()),
+    };
+    Error::new(format!("cannot {action} kernel {}", quoted(path)), reason).advise(ADVICE)
 }
 
 /// Reads a person's own initial file system, if it can fit into `memory` and looks like one.
@@ -189,22 +196,20 @@ fn boot<H: Hypervisor>(
     }
     let own_init = session.is_none();
     let lines = Lines::new();
-    let archives: Vec<&[u8]> = parts.archives.iter().map(Vec::as_slice).collect();
+    let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
-        kernel: &parts.kernel,
-        initrd: &archives,
+        kernel: parts.kernel,
+        initrd: parts.archives,
         command_line: &parts.command_line,
         rng_seed: Some(seed()?),
         lines: lines.ends(),
     };
-    let (machine, _) = Machine::new(hypervisor, config).map_err(start_error)?;
+    let (machine, _) =
+        Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
 
-    let waiting = Waiting::show(options, &parts, own_init);
-    // It is in the guest's memory now.
-    drop(archives);
-    drop(parts);
+    let waiting = Waiting::show(options, &release, own_init);
     let booted = {
         let waiting = waiting.clone();
         Box::new(move || waiting.end())
@@ -223,9 +228,13 @@ fn boot<H: Hypervisor>(
     let received = threads.finish(&relay);
     drop(raw);
     waiting.end();
+    if interactive && relay.stopped().is_some() {
+        // The cursor stands behind the guest's prompt.
+        say("");
+    }
     drop(signals);
 
-    let (ending, instructions) = result.map_err(start_error)?;
+    let (ending, instructions) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(count)) = (options.verbose, instructions) {
         say(&format!("unibody: the guest executed {count} instructions"));
     }
@@ -266,8 +275,15 @@ fn seed() -> Result<[u8; 32], Error> {
     Ok(seed)
 }
 
-fn start_error(error: machine::Error) -> Error {
+fn start_error(error: machine::Error, kernel: &Path) -> Error {
+    use vmm::boot::linux::Error as Boot;
     use vmm::memory::Error as Memory;
+    // A packed kernel's damage shows only while it is placed. One without room is whole.
+    if let machine::Error::Boot(Boot::Kernel(error)) = &error
+        && !matches!(error, kernel::Error::NoRoom { .. } | kernel::Error::Write(_))
+    {
+        return kernel_error(kernel, error);
+    }
     let advice = match &error {
         machine::Error::Memory(Memory::TooLittle { .. }) => Some("Give it more with --memory"),
         machine::Error::Memory(Memory::TooMuch { .. } | Memory::Host { .. }) => {
@@ -287,13 +303,12 @@ fn start_error(error: machine::Error) -> Error {
 struct Waiting(Option<ProgressBar>);
 
 impl Waiting {
-    fn show(options: &cli::Run, parts: &Parts, own_init: bool) -> Waiting {
+    fn show(options: &cli::Run, release: &str, own_init: bool) -> Waiting {
         if options.quiet || options.verbose || own_init || !std::io::stderr().is_terminal() {
             return Waiting(None);
         }
         let bar = ProgressBar::new_spinner();
-        let version = parts.kernel.version().and_then(|text| text.split(' ').next());
-        bar.set_message(format!("Booting Linux {}", version.unwrap_or_default()));
+        bar.set_message(format!("Booting Linux {release}"));
         bar.enable_steady_tick(std::time::Duration::from_millis(100));
         Waiting(Some(bar))
     }

@@ -99,6 +99,10 @@ fn a_damaged_kernel_is_refused() {
     let whole = kernel();
     refuses_kernel("truncated-header", &whole[..600], "truncated");
     refuses_kernel("truncated", &whole[..whole.len() / 2], "truncated");
+    // Wide enough for LZ4, which has no checksum.
+    let mut scratched = whole.clone();
+    scratched[whole.len() / 2..][..1 << 16].fill(0xff);
+    refuses_kernel("scratched", &scratched, "cannot unpack");
     let mut unknown = whole;
     let header = |bytes: &[u8], at: usize| {
         u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize

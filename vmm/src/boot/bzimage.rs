@@ -1,7 +1,9 @@
 //! The `bzImage`: real-mode code, the setup header, and the packed kernel.
 //!
-//! [`parse`] finds the header and the payload; it unpacks nothing.
+//! [`parse`] finds the header and the payload in the file's first bytes; it unpacks nothing.
 //! See: Linux, Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+
+use std::ops::Range;
 
 use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
 use thiserror::Error;
@@ -20,6 +22,8 @@ const SECTOR: usize = 512;
 /// Protocol 2.12 (Linux 3.8) brought `xloadflags`, which tell a 64-bit
 /// kernel from a 32-bit one.
 const OLDEST_VERSION: u16 = 0x20c;
+/// As much of the file as [`parse`] wants to see: the most that the setup code can be.
+pub const HEAD: usize = 256 * SECTOR;
 /// The version string is far shorter; what has no NUL by then is no string.
 const VERSION_LIMIT: usize = 256;
 
@@ -50,11 +54,11 @@ pub enum Error {
 
 /// A `bzImage`'s parts.
 #[derive(Debug)]
-pub struct BzImage<'a> {
+pub struct BzImage {
     /// The setup header; fields that this kernel does not have yet are zero.
     pub header: setup_header,
-    /// The packed kernel, with what follows it up to `payload_length`.
-    pub payload: &'a [u8],
+    /// Where in the file the packed kernel is, with what follows it up to `payload_length`.
+    pub payload: Range<u64>,
     /// The kernel's version, as in "6.1.0-56-cloud-amd64 (debian-kernel@…) #1 …".
     pub version: Option<String>,
 }
@@ -65,28 +69,20 @@ pub fn detect(file: &[u8]) -> bool {
     file.get(HEADER_MAGIC..).is_some_and(|rest| rest.starts_with(b"HdrS"))
 }
 
-/// Finds the parts of a `bzImage`.
-pub fn parse(file: &[u8]) -> Result<BzImage<'_>, Error> {
-    if !detect(file) {
+/// Finds the parts of a `bzImage` of `length` bytes that begins with `head`: [`HEAD`] bytes, or all
+/// that it has.
+pub fn parse(head: &[u8], length: u64) -> Result<BzImage, Error> {
+    if !detect(head) {
         return Err(Error::NoHeader);
     }
-    let header = header(file)?;
+    let header = header(head)?;
     if header.version < OLDEST_VERSION {
         return Err(Error::TooOld(header.version));
     }
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(Error::ThirtyTwoBit);
     }
-    Ok(BzImage { header, payload: payload(file, &header)?, version: version(file, &header) })
-}
-
-impl BzImage<'_> {
-    /// How big the kernel becomes: the payload's last four bytes, in every
-    /// format. See: Linux, arch/x86/boot/compressed/mkpiggy.c.
-    #[must_use]
-    pub fn unpacked_size(&self) -> Option<u64> {
-        self.payload.last_chunk().map(|size| u64::from(u32::from_le_bytes(*size)))
-    }
+    Ok(BzImage { header, payload: payload(length, &header)?, version: version(head, &header) })
 }
 
 fn header(file: &[u8]) -> Result<setup_header, Error> {
@@ -101,17 +97,16 @@ fn header(file: &[u8]) -> Result<setup_header, Error> {
     Ok(header)
 }
 
-fn payload<'a>(file: &'a [u8], header: &setup_header) -> Result<&'a [u8], Error> {
-    let start = setup_size(header) as u64 + u64::from(header.payload_offset);
-    let end = start + u64::from(header.payload_length);
+fn payload(length: u64, header: &setup_header) -> Result<Range<u64>, Error> {
     if header.payload_length == 0 {
         return Err(Error::NoPayload);
     }
-    usize::try_from(start)
-        .ok()
-        .zip(usize::try_from(end).ok())
-        .and_then(|(start, end)| file.get(start..end))
-        .ok_or(Error::Truncated { length: file.len() as u64, needed: end })
+    let start = setup_size(header) as u64 + u64::from(header.payload_offset);
+    let needed = start + u64::from(header.payload_length);
+    if needed > length {
+        return Err(Error::Truncated { length, needed });
+    }
+    Ok(start..needed)
 }
 
 /// The boot sector and the setup code: what precedes the protected-mode part.

@@ -3,12 +3,20 @@ use proptest::prelude::*;
 use super::super::fixture;
 use super::*;
 
+/// Parses a file that is there as a whole.
+fn parse(file: &[u8]) -> Result<BzImage, Error> {
+    super::parse(file, file.len() as u64)
+}
+
+fn payload<'a>(file: &'a [u8], image: &BzImage) -> &'a [u8] {
+    &file[image.payload.start as usize..image.payload.end as usize]
+}
+
 #[test]
 fn header_payload_and_version_are_found() {
     let file = fixture::bzimage(b"payload\x34\x12\0\0");
     let image = parse(&file).unwrap();
-    assert_eq!(image.payload, b"payload\x34\x12\0\0");
-    assert_eq!(image.unpacked_size(), Some(0x1234));
+    assert_eq!(payload(&file, &image), b"payload\x34\x12\0\0");
     assert_eq!(image.version.as_deref(), Some("6.1.0-test (x) #1"));
     assert_eq!({ image.header.version }, 0x20f);
     assert_eq!({ image.header.cmdline_size }, 2047);
@@ -32,7 +40,8 @@ fn no_setup_sectors_mean_four() {
     let needed = 5 * 512 + 0x10 + 7;
     assert_eq!(parse(&file).unwrap_err(), Error::Truncated { length: file.len() as u64, needed });
     file.splice(1024..1024, [0; 3 * 512]);
-    assert_eq!(parse(&file).unwrap().payload, b"payload");
+    let image = parse(&file).unwrap();
+    assert_eq!(payload(&file, &image), b"payload");
 }
 
 #[test]
@@ -41,6 +50,9 @@ fn what_is_unusable_is_named() {
     assert_eq!(parse(b"MZ").unwrap_err(), Error::NoHeader);
     assert!(matches!(parse(&file[..0x240]), Err(Error::Truncated { length: 0x240, .. })));
     assert!(matches!(parse(&file[..file.len() - 1]), Err(Error::Truncated { .. })));
+    // What lies beyond the head is not looked at, but has to be there.
+    assert!(super::parse(&file[..1024], file.len() as u64).is_ok());
+    assert!(super::parse(&file[..1024], file.len() as u64 - 1).is_err());
 
     let with = |offset: usize, bytes: &[u8]| {
         let mut file = file.clone();
@@ -81,7 +93,8 @@ proptest! {
         let mut file = fixture::bzimage(b"payload");
         file[offset] = value;
         if let Ok(image) = parse(&file) {
-            prop_assert!(image.payload.len() <= file.len());
+            prop_assert!(image.payload.start < image.payload.end);
+            prop_assert!(image.payload.end <= file.len() as u64);
         }
     }
 }

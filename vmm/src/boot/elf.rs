@@ -1,21 +1,22 @@
 //! The kernel's ELF file, `vmlinux`: inside a `bzImage`, or as it was linked.
 //!
-//! [`Elf::parse`] reads headers only, so that a `vmlinux` with a gigabyte of
-//! debugging information costs no more than its segments.
+//! [`Elf::parse`] reads headers only, at the file's beginning: a `vmlinux` with
+//! a gigabyte of debugging information costs no more than its segments, and one
+//! that is being unpacked is understood before its segments have come out.
 //! See: System V ABI, chapters 4 and 5; Linux, arch/x86/kernel/vmlinux.lds.S.
 
 use std::ops::Range;
 
+use object::LittleEndian;
 use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_X86_64, FileHeader64, PT_LOAD, PT_NOTE};
-use object::read::elf::{FileHeader, ProgramHeader};
-use object::{LittleEndian, ReadRef};
+use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 use thiserror::Error;
 
 use super::layout;
 
 /// The note that carries PVH's entry. See: Linux, include/xen/interface/elfnote.h.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
-/// A kernel's notes are a few hundred bytes; more than this is not read.
+/// A kernel's notes are a few hundred bytes; more than this, all together, is not read.
 const NOTES_LIMIT: u64 = 1 << 20;
 
 /// Why an ELF file is no usable kernel.
@@ -59,6 +60,17 @@ pub struct Segment {
     pub memory_size: u64,
 }
 
+/// Bytes of the file that are notes: the kernel says something about itself in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notes {
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// How many bytes they are.
+    pub size: u64,
+    /// To how many bytes each is aligned.
+    pub align: u64,
+}
+
 /// What has to be known of a kernel's ELF file to load and start it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
@@ -66,8 +78,8 @@ pub struct Elf {
     pub segments: Vec<Segment>,
     /// Physical address of the 64-bit entry, `startup_64`.
     pub entry: u64,
-    /// Physical address of the 32-bit entry, if the kernel has PVH's note.
-    pub pvh_entry: Option<u64>,
+    /// Its notes, in the file's order. Damaged ones are no notes: they matter to PVH alone.
+    pub notes: Vec<Notes>,
 }
 
 /// Whether `file` begins like an ELF file.
@@ -77,17 +89,18 @@ pub fn detect(file: &[u8]) -> bool {
 }
 
 impl Elf {
-    /// Reads the headers of `file`.
-    pub fn parse<'d>(file: impl ReadRef<'d>) -> Result<Elf, Error> {
-        check_architecture(file)?;
-        let header = FileHeader64::<LittleEndian>::parse(file).map_err(damaged)?;
-        let headers = header.program_headers(LittleEndian, file).map_err(damaged)?;
-        let length = file.len().unwrap_or(0);
+    /// Reads the headers of a file of `length` bytes, if that is known, which begins with `head`:
+    /// all headers have to be in there, as linkers place them.
+    pub fn parse(head: &[u8], length: Option<u64>) -> Result<Elf, Error> {
+        check_architecture(head)?;
+        let header = FileHeader64::<LittleEndian>::parse(head).map_err(damaged)?;
+        let headers = header.program_headers(LittleEndian, head).map_err(damaged)?;
 
         let mut segments = Vec::new();
+        let mut notes = Vec::new();
+        let mut notes_left = NOTES_LIMIT;
         let mut entry = header.e_entry.get(LittleEndian);
         let mut entry_is_code = false;
-        let mut pvh_entry = None;
         for ph in headers {
             match ph.p_type(LittleEndian) {
                 PT_LOAD => {
@@ -100,7 +113,13 @@ impl Elf {
                     }
                     segments.push(segment);
                 }
-                PT_NOTE => pvh_entry = pvh_entry.or_else(|| pvh_note(ph, file)),
+                PT_NOTE => {
+                    let part = notes_of(ph);
+                    if let Some(left) = notes_left.checked_sub(part.size) {
+                        notes_left = left;
+                        notes.push(part);
+                    }
+                }
                 _ => {}
             }
         }
@@ -110,7 +129,13 @@ impl Elf {
         if !entry_is_code {
             return Err(Error::Entry(entry));
         }
-        Ok(Elf { segments, entry, pvh_entry })
+        Ok(Elf { segments, entry, notes })
+    }
+
+    /// Where in the file the last segment ends: so much of it is needed.
+    #[must_use]
+    pub fn file_end(&self) -> u64 {
+        self.segments.iter().map(|s| s.offset + s.file_size).max().unwrap_or(0)
     }
 
     /// The physical addresses that the kernel takes, from its first byte to
@@ -125,10 +150,9 @@ impl Elf {
 
 /// Looks at the bytes that mean the same in all ELF files, whatever their
 /// class and byte order: a foreign kernel is named, not called damaged.
-fn check_architecture<'d>(file: impl ReadRef<'d>) -> Result<(), Error> {
-    let ident: &[u8] = file
-        .read_bytes_at(0, 20)
-        .map_err(|()| Error::Truncated { length: file.len().unwrap_or(0), needed: 64 })?;
+fn check_architecture(head: &[u8]) -> Result<(), Error> {
+    let ident: &[u8; 20] =
+        head.first_chunk().ok_or(Error::Truncated { length: head.len() as u64, needed: 64 })?;
     let little = ident[5] == ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];
     let machine = if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };
@@ -162,7 +186,10 @@ fn damaged(error: object::Error) -> Error {
     Error::Headers(error.to_string())
 }
 
-fn segment(ph: &object::elf::ProgramHeader64<LittleEndian>, length: u64) -> Result<Segment, Error> {
+fn segment(
+    ph: &object::elf::ProgramHeader64<LittleEndian>,
+    length: Option<u64>,
+) -> Result<Segment, Error> {
     let segment = Segment {
         offset: ph.p_offset(LittleEndian),
         file_size: ph.p_filesz(LittleEndian),
@@ -170,8 +197,11 @@ fn segment(ph: &object::elf::ProgramHeader64<LittleEndian>, length: u64) -> Resu
         memory_size: ph.p_memsz(LittleEndian),
     };
     let needed = segment.offset.saturating_add(segment.file_size);
-    if needed > length {
+    if let Some(length) = length.filter(|length| needed > *length) {
         return Err(Error::Truncated { length, needed });
+    }
+    if segment.offset.checked_add(segment.file_size).is_none() {
+        return Err(Error::Headers("a segment goes around the end of the file".into()));
     }
     if segment.file_size > segment.memory_size {
         return Err(Error::Headers("a segment is bigger in the file than in memory".into()));
@@ -199,16 +229,19 @@ fn entry_in(
     }
 }
 
-/// Finds PVH's entry in a note segment. Damaged notes are no notes: they
-/// matter to nothing else here.
-fn pvh_note<'d>(
-    ph: &object::elf::ProgramHeader64<LittleEndian>,
-    file: impl ReadRef<'d>,
-) -> Option<u64> {
-    if ph.p_filesz(LittleEndian) > NOTES_LIMIT {
-        return None;
+fn notes_of(ph: &object::elf::ProgramHeader64<LittleEndian>) -> Notes {
+    Notes {
+        offset: ph.p_offset(LittleEndian),
+        size: ph.p_filesz(LittleEndian),
+        align: ph.p_align(LittleEndian),
     }
-    let mut notes = ph.notes(LittleEndian, file).ok()??;
+}
+
+/// Finds the physical address of PVH's 32-bit entry in the bytes of `notes`.
+#[must_use]
+pub fn pvh_entry(notes: &Notes, bytes: &[u8]) -> Option<u64> {
+    type Header = FileHeader64<LittleEndian>;
+    let mut notes = NoteIterator::<Header>::new(LittleEndian, notes.align, bytes).ok()?;
     while let Ok(Some(note)) = notes.next() {
         if note.name() == b"Xen" && note.n_type(LittleEndian).0 == XEN_ELFNOTE_PHYS32_ENTRY {
             // Four bytes by the note's definition; a 64-bit kernel writes eight.

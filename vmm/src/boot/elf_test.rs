@@ -3,6 +3,17 @@ use proptest::prelude::*;
 use super::super::fixture;
 use super::*;
 
+/// Parses a file that is there as a whole.
+fn parse(file: &[u8]) -> Result<Elf, Error> {
+    Elf::parse(file, Some(file.len() as u64))
+}
+
+/// The PVH entry that the file's notes give.
+fn pvh_entry_of(file: &[u8], elf: &Elf) -> Option<u64> {
+    let bytes = |notes: &Notes| &file[notes.offset as usize..][..notes.size as usize];
+    elf.notes.iter().find_map(|notes| pvh_entry(notes, bytes(notes)))
+}
+
 #[test]
 fn segments_entries_and_range_are_found() {
     let file = fixture::elf(
@@ -10,8 +21,9 @@ fn segments_entries_and_range_are_found() {
         &[(0x100_0000, b"text", 4), (0x200_0000, b"data", 0x1000), (0x300_0000, b"", 0x2000)],
         Some(0x100_0001),
     );
-    let elf = Elf::parse(file.as_slice()).unwrap();
-    assert_eq!((elf.entry, elf.pvh_entry), (0x100_0002, Some(0x100_0001)));
+    let elf = parse(&file).unwrap();
+    assert_eq!((elf.entry, pvh_entry_of(&file, &elf)), (0x100_0002, Some(0x100_0001)));
+    assert_eq!(elf.file_end(), elf.segments[2].offset);
     assert_eq!(elf.range(), 0x100_0000..0x300_2000);
     assert_eq!(elf.segments.len(), 3);
     let data = elf.segments[1];
@@ -24,30 +36,30 @@ fn a_virtual_entry_is_translated() {
     let address = 0x100_0000u64;
     let virtual_address = address.wrapping_sub(0x8000_0000);
     let file = fixture::elf(virtual_address + 2, &[(address, b"text", 4)], None);
-    let elf = Elf::parse(file.as_slice()).unwrap();
-    assert_eq!((elf.entry, elf.pvh_entry), (address + 2, None));
+    let elf = parse(&file).unwrap();
+    assert_eq!((elf.entry, elf.notes.as_slice()), (address + 2, &[][..]));
 }
 
 #[test]
 fn another_architecture_is_named() {
     let mut file = fixture::vmlinux();
     file[18] = 183;
-    let error = Elf::parse(file.as_slice()).unwrap_err();
+    let error = parse(&file).unwrap_err();
     assert!(error.to_string().contains("AArch64"), "{error}");
     // s390x is big-endian.
     file[5] = 2;
     (file[18], file[19]) = (0, 22);
-    let error = Elf::parse(file.as_slice()).unwrap_err();
+    let error = parse(&file).unwrap_err();
     assert!(error.to_string().contains("s390x"), "{error}");
     let mut file = fixture::vmlinux();
     (file[4], file[18]) = (1, 3);
-    let error = Elf::parse(file.as_slice()).unwrap_err();
+    let error = parse(&file).unwrap_err();
     assert!(error.to_string().contains("32-bit x86"), "{error}");
 }
 
 #[test]
 fn what_is_no_kernel_is_named() {
-    let parse = |file: Vec<u8>| Elf::parse(file.as_slice()).unwrap_err();
+    let parse = |file: Vec<u8>| parse(&file).unwrap_err();
     assert_eq!(parse(fixture::elf(0, &[], None)), Error::NoSegments);
     assert_eq!(
         parse(fixture::elf(0x1000, &[(0x1000, b"text", 4)], None)),
@@ -73,7 +85,7 @@ proptest! {
         if file.len() > 20 {
             (file[18], file[19]) = (62, 0);
         }
-        let _ = Elf::parse(file.as_slice());
+        let _ = parse(&file);
     }
 
     #[test]
@@ -84,7 +96,7 @@ proptest! {
         for (offset, value) in damage {
             file[offset] = value;
         }
-        if let Ok(elf) = Elf::parse(file.as_slice()) {
+        if let Ok(elf) = parse(&file) {
             for segment in elf.segments {
                 prop_assert!(segment.offset + segment.file_size <= file.len() as u64);
                 prop_assert!(segment.address.checked_add(segment.memory_size).is_some());

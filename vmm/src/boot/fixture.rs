@@ -1,8 +1,11 @@
 //! Small kernel images for tests, made up byte by byte.
 
+use std::io::Write;
+
 use vm_memory::{GuestMemory as _, GuestMemoryMmap};
 
 use super::layout;
+use super::unpack::Compression;
 
 /// A loadable segment of a made-up ELF file: address, bytes, size in memory.
 pub type Load<'a> = (u64, &'a [u8], u64);
@@ -106,6 +109,53 @@ pub fn lz4_with_size(bytes: &[u8]) -> Vec<u8> {
     packed.extend((bytes.len() as u32).to_le_bytes());
     packed
 }
+
+/// Packs in a format, without the unpacked size.
+pub fn pack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+    match compression {
+        Compression::Gzip => {
+            let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            w.write_all(bytes).unwrap();
+            w.finish().unwrap()
+        }
+        Compression::Bzip2 => {
+            let mut w = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            w.write_all(bytes).unwrap();
+            w.finish().unwrap()
+        }
+        Compression::Lzma => {
+            let options = lzma_rust2::LzmaOptions::with_preset(1);
+            let mut w = lzma_rust2::LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
+            w.write_all(bytes).unwrap();
+            w.finish().unwrap()
+        }
+        Compression::Xz => {
+            let options = lzma_rust2::XzOptions::with_preset(1);
+            let mut w = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+            w.write_all(bytes).unwrap();
+            w.finish().unwrap()
+        }
+        Compression::Lz4 => {
+            let mut packed = lz4_with_size(bytes);
+            packed.truncate(packed.len() - 4);
+            packed
+        }
+        Compression::Zstd => {
+            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        }
+        Compression::Lzo => unreachable!("there is no encoder"),
+    }
+}
+
+/// What can be unpacked.
+pub const FORMATS: [Compression; 6] = [
+    Compression::Gzip,
+    Compression::Bzip2,
+    Compression::Lzma,
+    Compression::Xz,
+    Compression::Lz4,
+    Compression::Zstd,
+];
 
 /// Guest memory of `ram` bytes.
 pub fn memory(ram: u64) -> GuestMemoryMmap {

@@ -31,14 +31,14 @@ pub enum Error {
     Write(#[source] GuestMemoryError),
 }
 
-/// Writes `archives` as high as possible in `room`, page aligned. Returns
-/// where they are, or `None` if there are none.
+/// Writes `archives` as high as possible in `room`, page aligned, and gives
+/// their own memory free. Returns where they are, or `None` if there are none.
 pub fn place<M: GuestMemoryBackend>(
     memory: &M,
-    archives: &[&[u8]],
+    archives: Vec<Vec<u8>>,
     room: Range<u64>,
 ) -> Result<Option<Range<u64>>, Error> {
-    let offsets = offsets(archives);
+    let offsets = offsets(&archives);
     let size = archives.iter().zip(&offsets).map(|(a, o)| o + a.len() as u64).max().unwrap_or(0);
     if size == 0 {
         return Ok(None);
@@ -50,14 +50,14 @@ pub fn place<M: GuestMemoryBackend>(
         .map(|start| start - start % layout::PAGE)
         .filter(|start| *start >= lowest)
         .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
-    for (archive, offset) in archives.iter().zip(offsets) {
-        memory.write_slice(archive, GuestAddress(start + offset)).map_err(Error::Write)?;
+    for (archive, offset) in archives.into_iter().zip(offsets) {
+        memory.write_slice(&archive, GuestAddress(start + offset)).map_err(Error::Write)?;
     }
     Ok(Some(start..start + size))
 }
 
 /// Where each archive begins, from the first one's start.
-fn offsets(archives: &[&[u8]]) -> Vec<u64> {
+fn offsets(archives: &[Vec<u8>]) -> Vec<u64> {
     let mut end = 0u64;
     archives
         .iter()

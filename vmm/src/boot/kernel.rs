@@ -1,26 +1,30 @@
-//! A kernel as a person gives it, read and understood, not yet in memory.
+//! A kernel as a person gives it, understood, but not yet in memory.
 //!
 //! [`Kernel::open`] takes a `bzImage` (unpacked on the host), a `vmlinux`,
 //! or either of them compressed as a whole. Everything else is an error that
-//! says what the file is instead.
+//! says what the file is instead. A packed kernel is unpacked only as far as
+//! that takes; the rest of it comes out while it is placed (`load`), and may
+//! turn out to be damaged then.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use linux_loader::loader::bootparam::setup_header;
-use object::ReadCache;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestMemoryBackend, GuestMemoryError};
 
-use super::unpack::{self, Compression, unpack};
-use super::{bzimage, command_line, elf, layout};
+use super::input::Input;
+use super::unpack::{self, Compression, Unpacker};
+use super::{bzimage, command_line, elf, foreign, layout, load};
 
 /// Default for the `limit` of [`Kernel::open`]: more than any kernel that
 /// boots, little enough not to fill the host's memory.
 pub const DEFAULT_LIMIT: u64 = 1 << 30;
+
+/// How much of a file is looked at to tell what it is.
+const HEAD: usize = bzimage::HEAD;
 
 /// Linux's `initrd_addr_max` where no setup header gives one.
 const DEFAULT_INITRD_MAX: u32 = 0x7fff_ffff;
@@ -82,14 +86,14 @@ fn reason(error: &io::Error) -> String {
 /// Where the segments' bytes are.
 #[derive(Debug)]
 enum Source {
-    /// Unpacked, in memory.
-    Bytes(Vec<u8>),
-    /// Still in the file: a `vmlinux` may carry a gigabyte of debugging
-    /// information that nobody wants to read.
-    File(File),
+    /// In the file, or a part of it: a `vmlinux` may carry a gigabyte of
+    /// debugging information that nobody wants to read.
+    Stored(Input),
+    /// Still packed, but for the beginning.
+    Packed(Unpacker),
 }
 
-/// A kernel that can be placed in guest memory.
+/// A kernel that can be placed in guest memory, once.
 #[derive(Debug)]
 pub struct Kernel {
     source: Source,
@@ -109,15 +113,11 @@ impl Kernel {
         if metadata.is_dir() {
             return Err(Error::Directory);
         }
-        let mut magic = [0; 4];
-        if metadata.is_file() && file.read_exact_at(&mut magic, 0).is_ok() && elf::detect(&magic) {
-            let cache = ReadCache::new(file);
-            let elf = elf::Elf::parse(&cache)?;
-            return Ok(Kernel::from_elf(Source::File(cache.into_inner()), elf));
+        // The system's own files (/proc) have bytes, but no length.
+        if metadata.is_file() && metadata.len() > 0 {
+            return Kernel::read(Input::file(file, metadata.len()), limit);
         }
         let mut bytes = Vec::new();
-        let room = usize::try_from(metadata.len().min(limit)).unwrap_or(0);
-        bytes.try_reserve_exact(room + 1).map_err(|_| Error::TooBig(limit))?;
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::Read)?;
         if bytes.len() as u64 > limit {
             return Err(Error::TooBig(limit));
@@ -125,54 +125,83 @@ impl Kernel {
         Kernel::from_bytes(bytes, limit)
     }
 
-    /// Reads the kernel that `bytes` are, unpacking to at most `limit` bytes.
+    /// Reads the kernel that `bytes` are, as [`Kernel::open`] does a file's.
     pub fn from_bytes(bytes: Vec<u8>, limit: u64) -> Result<Kernel, Error> {
         if bytes.is_empty() {
             return Err(Error::Empty);
         }
-        let whole = match Compression::detect(&bytes) {
-            Some(compression) if !bzimage::detect(&bytes) => Some(compression),
-            _ => None,
-        };
-        let bytes = if whole.is_some() { unpack(&bytes, None, limit)? } else { bytes };
-        let mut kernel = Kernel::from_image(bytes, limit)?;
-        kernel.compression = kernel.compression.or(whole);
+        Kernel::read(Input::bytes(bytes), limit)
+    }
+
+    fn read(input: Input, limit: u64) -> Result<Kernel, Error> {
+        let head = input.head(HEAD).map_err(Error::Read)?;
+        if input.length() > limit && !elf::detect(&head) {
+            return Err(Error::TooBig(limit));
+        }
+        match Compression::detect(&head) {
+            Some(_) if !bzimage::detect(&head) => Kernel::from_packed(input, limit),
+            _ => Kernel::from_image(input, &head, limit),
+        }
+    }
+
+    /// Reads a file that is compressed as a whole.
+    fn from_packed(input: Input, limit: u64) -> Result<Kernel, Error> {
+        let unpacker = Unpacker::new(input, limit)?;
+        if elf::detect(unpacker.chunk()) {
+            return Kernel::from_packed_elf(unpacker);
+        }
+        if !bzimage::detect(unpacker.chunk()) {
+            return Err(Error::NotAKernel(foreign::describe(unpacker.chunk())));
+        }
+        // Twice packed: nobody does that but by mistake, and it is small.
+        let compression = unpacker.compression();
+        let input = Input::bytes(unpacker.into_bytes()?);
+        let head = input.head(HEAD).map_err(Error::Read)?;
+        let mut kernel = Kernel::from_image(input, &head, limit)?;
+        kernel.compression = kernel.compression.or(Some(compression));
         Ok(kernel)
     }
 
-    /// Reads a file that is not compressed as a whole.
-    fn from_image(bytes: Vec<u8>, limit: u64) -> Result<Kernel, Error> {
-        if elf::detect(&bytes) {
-            let elf = elf::Elf::parse(bytes.as_slice())?;
-            return Ok(Kernel::from_elf(Source::Bytes(bytes), elf));
+    /// Reads a file that is not compressed as a whole and begins with `head`.
+    fn from_image(input: Input, head: &[u8], limit: u64) -> Result<Kernel, Error> {
+        if elf::detect(head) {
+            return Kernel::from_stored_elf(input, head);
         }
-        if !bzimage::detect(&bytes) {
-            return Err(Error::NotAKernel(super::foreign::describe(&bytes)));
+        if !bzimage::detect(head) {
+            return Err(Error::NotAKernel(foreign::describe(head)));
         }
-        let image = bzimage::parse(&bytes)?;
-        let (vmlinux, compression) = if elf::detect(image.payload) {
-            (image.payload.to_vec(), None)
+        let image = bzimage::parse(head, input.length())?;
+        let payload = input.part(image.payload);
+        let head = payload.head(HEAD).map_err(Error::Read)?;
+        let kernel = if elf::detect(&head) {
+            Kernel::from_stored_elf(payload, &head)?
         } else {
-            let vmlinux = unpack(image.payload, image.unpacked_size(), limit)?;
-            (vmlinux, Compression::detect(image.payload))
+            let unpacker = Unpacker::new(payload, limit)?;
+            if !elf::detect(unpacker.chunk()) {
+                return Err(elf::Error::Headers("the bzImage contains no ELF file".into()).into());
+            }
+            Kernel::from_packed_elf(unpacker)?
         };
-        if !elf::detect(&vmlinux) {
-            return Err(elf::Error::Headers("the bzImage contains no ELF file".into()).into());
+        Ok(Kernel { header: Some(image.header), version: image.version, ..kernel })
+    }
+
+    fn from_stored_elf(input: Input, head: &[u8]) -> Result<Kernel, Error> {
+        let elf = elf::Elf::parse(head, Some(input.length()))?;
+        let source = Source::Stored(input);
+        Ok(Kernel { source, elf, header: None, compression: None, version: None })
+    }
+
+    fn from_packed_elf(unpacker: Unpacker) -> Result<Kernel, Error> {
+        let elf = elf::Elf::parse(unpacker.chunk(), None)?;
+        if elf.file_end() > unpacker.limit() {
+            return Err(unpacker.too_big().into());
         }
-        let elf = elf::Elf::parse(vmlinux.as_slice())?;
-        Ok(Kernel {
-            header: Some(image.header),
-            version: image.version,
-            compression,
-            ..Kernel::from_elf(Source::Bytes(vmlinux), elf)
-        })
+        let compression = Some(unpacker.compression());
+        let source = Source::Packed(unpacker);
+        Ok(Kernel { source, elf, header: None, compression, version: None })
     }
 
-    fn from_elf(source: Source, elf: elf::Elf) -> Kernel {
-        Kernel { source, elf, header: None, compression: None, version: None }
-    }
-
-    /// Its segments and entries.
+    /// Its segments and entry.
     #[must_use]
     pub fn elf(&self) -> &elf::Elf {
         &self.elf
@@ -194,6 +223,12 @@ impl Kernel {
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+
+    /// The version's first word, as `uname -r` says it.
+    #[must_use]
+    pub fn release(&self) -> Option<&str> {
+        self.version().and_then(|version| version.split(' ').next())
     }
 
     /// Whether the kernel will run at a random address: never. Its own
@@ -221,49 +256,30 @@ impl Kernel {
         u64::from(max)
     }
 
-    /// Copies the segments to their physical addresses in `memory`, whose
-    /// lower part ends at `memory_end`. Returns the range that they take.
-    ///
-    /// Memory that the segments have beyond their bytes is not written: it
-    /// must be zero, as a new guest's memory is.
-    pub(crate) fn load<M: GuestMemoryBackend>(
-        &self,
-        memory: &M,
-        memory_end: u64,
-    ) -> Result<Range<u64>, Error> {
+    /// The range of guest memory that it takes, if that ends before
+    /// `memory_end`.
+    pub(crate) fn range(&self, memory_end: u64) -> Result<Range<u64>, Error> {
         let range = self.elf.range();
         if range.end > memory_end {
             return Err(Error::NoRoom { needed: range.end, memory: memory_end });
         }
-        for segment in &self.elf.segments {
-            self.load_segment(memory, segment)?;
-        }
         Ok(range)
     }
 
-    fn load_segment<M: GuestMemoryBackend>(
-        &self,
-        memory: &M,
-        segment: &elf::Segment,
-    ) -> Result<(), Error> {
-        let address = GuestAddress(segment.address);
-        // Both fit: `Elf::parse` has checked them against the source's length.
-        let size = segment.file_size as usize;
-        match &self.source {
-            Source::Bytes(bytes) => {
-                let start = segment.offset as usize;
-                let bytes = bytes.get(start..start + size).ok_or(elf::Error::Truncated {
-                    length: bytes.len() as u64,
-                    needed: segment.offset + segment.file_size,
-                })?;
-                memory.write_slice(bytes, address).map_err(Error::Write)
-            }
-            Source::File(file) => {
-                let mut file = file;
-                file.seek(SeekFrom::Start(segment.offset)).map_err(Error::Read)?;
-                memory.read_exact_volatile_from(address, &mut file, size).map_err(Error::Write)
-            }
-        }
+    /// Copies the segments to their physical addresses in `memory`; that
+    /// they have room there is [`Kernel::range`]'s to tell. Returns the
+    /// physical address of PVH's entry, if the kernel's notes give one.
+    pub(crate) fn load<M: GuestMemoryBackend>(self, memory: &M) -> Result<Option<u64>, Error> {
+        let notes = match self.source {
+            Source::Stored(input) => load::stored(&input, &self.elf, memory)?,
+            Source::Packed(unpacker) => load::packed(unpacker, &self.elf, memory)?,
+        };
+        Ok(self
+            .elf
+            .notes
+            .iter()
+            .zip(notes)
+            .find_map(|(notes, bytes)| elf::pvh_entry(notes, &bytes)))
     }
 }
 

@@ -1,6 +1,8 @@
 use std::io::Write;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::fixture;
 use super::*;
@@ -11,6 +13,20 @@ fn temporary(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     file
+}
+
+/// Loads `kernel` and checks that its segments are those of `vmlinux`.
+fn check_loaded(kernel: Kernel, vmlinux: &[u8]) {
+    let memory = fixture::memory(32 << 20);
+    let segments = kernel.elf().segments.clone();
+    assert_eq!(kernel.range(32 << 20).unwrap(), 0x100_0000..0x100_5000);
+    assert_eq!(kernel.load(&memory).unwrap(), Some(0x100_0850));
+    assert!(!segments.is_empty());
+    for segment in segments {
+        let mut loaded = vec![0; segment.file_size as usize];
+        memory.read_slice(&mut loaded, GuestAddress(segment.address)).unwrap();
+        assert!(loaded == vmlinux[segment.offset as usize..][..loaded.len()]);
+    }
 }
 
 fn message(bytes: &[u8]) -> String {
@@ -24,15 +40,11 @@ fn a_bzimage_is_unpacked_and_loaded() {
     let kernel = Kernel::open(file.path(), LIMIT).unwrap();
     assert_eq!(kernel.compression(), Some(Compression::Lz4));
     assert_eq!(kernel.version(), Some("6.1.0-test (x) #1"));
+    assert_eq!(kernel.release(), Some("6.1.0-test"));
     assert_eq!(kernel.command_line_limit(), 2047);
     assert!(!kernel.kaslr());
 
-    let memory = fixture::memory(32 << 20);
-    assert_eq!(kernel.load(&memory, 32 << 20).unwrap(), 0x100_0000..0x100_5000);
-    let segment = kernel.elf().segments[0];
-    let mut loaded = vec![0; 0x3000];
-    memory.read_slice(&mut loaded, GuestAddress(0x100_0000)).unwrap();
-    assert!(loaded == vmlinux[segment.offset as usize..][..0x3000]);
+    check_loaded(kernel, &vmlinux);
 }
 
 #[test]
@@ -42,21 +54,31 @@ fn a_vmlinux_is_read_from_its_file() {
     let kernel = Kernel::open(file.path(), 10).unwrap();
     assert_eq!((kernel.compression(), kernel.version()), (None, None));
     assert!(kernel.setup_header().is_none());
-    let memory = fixture::memory(32 << 20);
-    kernel.load(&memory, 32 << 20).unwrap();
-    let segment = kernel.elf().segments[0];
-    let mut loaded = vec![0; 0x3000];
-    memory.read_slice(&mut loaded, GuestAddress(0x100_0000)).unwrap();
-    assert!(loaded == vmlinux[segment.offset as usize..][..0x3000]);
+    check_loaded(kernel, &vmlinux);
 }
 
 #[test]
-fn a_kernel_may_be_compressed_as_a_whole() {
-    for inner in [fixture::vmlinux(), fixture::bzimage(&fixture::vmlinux())] {
-        let kernel = Kernel::from_bytes(fixture::lz4_with_size(&inner), LIMIT).unwrap();
-        assert_eq!(kernel.compression(), Some(Compression::Lz4));
-        assert_eq!(kernel.elf().entry, 0x100_1000);
+fn a_kernel_may_be_packed_in_each_format_inside_and_as_a_whole() {
+    let vmlinux = fixture::vmlinux();
+    let bzimage = fixture::bzimage(&vmlinux);
+    for format in fixture::FORMATS {
+        let inside = fixture::bzimage(&fixture::pack(format, &vmlinux));
+        for file in [inside, fixture::pack(format, &vmlinux), fixture::pack(format, &bzimage)] {
+            let kernel = Kernel::open(temporary(&file).path(), LIMIT).unwrap();
+            assert_eq!(kernel.compression(), Some(format));
+            assert_eq!(kernel.elf().entry, 0x100_1000);
+            check_loaded(kernel, &vmlinux);
+            check_loaded(Kernel::from_bytes(file, LIMIT).unwrap(), &vmlinux);
+        }
     }
+}
+
+#[test]
+fn a_kernel_may_be_stored_in_a_bzimage() {
+    let vmlinux = fixture::vmlinux();
+    let file = fixture::bzimage(&vmlinux);
+    check_loaded(Kernel::open(temporary(&file).path(), LIMIT).unwrap(), &vmlinux);
+    check_loaded(Kernel::from_bytes(file, LIMIT).unwrap(), &vmlinux);
 }
 
 #[test]
@@ -93,17 +115,24 @@ fn damage_inside_is_named() {
     assert!(unknown.contains("unknown compression (it begins with [de, ad, be, ef"), "{unknown}");
     let file = fixture::bzimage(&fixture::lz4_with_size(&fixture::vmlinux()));
     assert!(message(&file[..file.len() - 1]).contains("cut off"));
-    let too_big = Kernel::from_bytes(file, 1000).unwrap_err();
-    assert!(matches!(too_big, Error::Unpack(unpack::Error::TooBig { limit: 1000, .. })));
+    let too_big = Kernel::from_bytes(file, 10_000).unwrap_err();
+    assert!(matches!(too_big, Error::Unpack(unpack::Error::TooBig { limit: 10_000, .. })));
 }
 
 #[test]
 fn a_kernel_bigger_than_memory_is_refused() {
     let kernel = Kernel::from_bytes(fixture::vmlinux(), LIMIT).unwrap();
-    let memory = fixture::memory(16 << 20);
-    let result = kernel.load(&memory, 16 << 20);
+    let result = kernel.range(16 << 20);
     assert!(matches!(result, Err(Error::NoRoom { needed: 0x100_5000, memory: 0x100_0000 })));
 }
+
+/// A `vmlinux` of many chunks, packed in each format.
+static LONG: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let text: Vec<u8> =
+        (0..700_000u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let vmlinux = fixture::elf(0x100_0000, &[(0x100_0000, &text, 700_000)], None);
+    fixture::FORMATS.into_iter().map(|format| fixture::pack(format, &vmlinux)).collect()
+});
 
 proptest! {
     #[test]
@@ -113,15 +142,32 @@ proptest! {
 
     #[test]
     fn damaged_kernels_do_no_harm(
+        format in 0..fixture::FORMATS.len(),
+        inside: bool,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let mut file = fixture::bzimage(&fixture::lz4_with_size(&fixture::vmlinux()));
+        let packed = fixture::pack(fixture::FORMATS[format], &fixture::vmlinux());
+        let mut file = if inside { fixture::bzimage(&packed) } else { packed };
         for (index, value) in damage {
             let index = index.index(file.len());
             file[index] = value;
         }
-        if let Ok(kernel) = Kernel::from_bytes(file, LIMIT) {
-            let _ = kernel.load(&fixture::memory(32 << 20), 32 << 20);
+        if let Ok(kernel) = Kernel::from_bytes(file, LIMIT) && kernel.range(32 << 20).is_ok() {
+            let _ = kernel.load(&fixture::memory(32 << 20));
         }
+    }
+
+    #[test]
+    fn kernels_cut_off_behind_their_headers_are_errors_when_they_are_loaded(
+        format in 0..fixture::FORMATS.len(),
+        kept in 0.4f64..0.99,
+    ) {
+        let packed = &LONG[format];
+        let file = fixture::bzimage(&packed[..(packed.len() as f64 * kept) as usize]);
+        let error = match Kernel::from_bytes(file, LIMIT) {
+            Ok(kernel) => kernel.load(&fixture::memory(32 << 20)).unwrap_err(),
+            Err(error) => error,
+        };
+        prop_assert!(matches!(error, Error::Unpack(_)), "{}", error);
     }
 }

@@ -61,19 +61,15 @@ pub enum Protocol {
     Pvh,
 }
 
-/// All that a guest is started with.
+/// What a guest is started with, besides its kernel and its initial file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot<'a> {
     /// Size of the guest's memory; its regions are [`layout::ram_regions`].
     pub ram: u64,
-    /// The kernel.
-    pub kernel: &'a Kernel,
-    /// How it is entered.
+    /// How the kernel is entered.
     pub protocol: Protocol,
     /// Its command line.
     pub command_line: &'a CommandLine,
-    /// Archives that make its initial file system, in order; may be none.
-    pub initrd: &'a [&'a [u8]],
     /// The RSDP's address, if there are ACPI tables.
     pub rsdp: Option<u64>,
     /// Random bytes for the kernel's generator, which then need not wait for
@@ -92,37 +88,55 @@ pub struct Placed {
     pub initrd: Option<Range<u64>>,
 }
 
-/// Writes the kernel, its initial file system, its command line and the boot
-/// structures to `memory`, which is zero where nothing was written yet.
-pub fn place<M: GuestMemoryBackend>(memory: &M, boot: &Boot<'_>) -> Result<Placed, Error> {
+/// Writes the kernel, its initial file system (archives, in order; may be
+/// none), its command line and the boot structures to `memory`, which is zero
+/// where nothing was written yet.
+///
+/// Kernel and archives are used up: they are big, and nothing of them stays
+/// outside of the guest's memory. What cannot go is found before the kernel
+/// is unpacked, except for damage to the packed kernel itself.
+pub fn place<M: GuestMemoryBackend>(
+    memory: &M,
+    kernel: Kernel,
+    initrd: Vec<Vec<u8>>,
+    boot: &Boot<'_>,
+) -> Result<Placed, Error> {
     if boot.ram <= layout::HIGH_RAM {
         return Err(Error::NoMemory(boot.ram));
     }
-    let start = match boot.protocol {
-        Protocol::Linux64 => Start::long(boot.kernel.elf().entry),
-        Protocol::Pvh => Start::protected(boot.kernel.elf().pvh_entry.ok_or(Error::NoPvhEntry)?),
-    };
     let end = layout::low_ram_end(boot.ram);
-    let kernel = boot.kernel.load(memory, end)?;
-    let room = kernel.end..end.min(boot.kernel.initrd_address_max() + 1);
-    let initrd = initrd::place(memory, boot.initrd, room)?;
+    let range = kernel.range(end)?;
+    let room = range.end..end.min(kernel.initrd_address_max() + 1);
+    let initrd = initrd::place(memory, initrd, room)?;
+    write_command_line(memory, boot.command_line, kernel.command_line_limit())?;
 
-    write_command_line(memory, boot)?;
-    start.write_gdt(memory)?;
+    let entry = kernel.elf().entry;
+    let header = kernel.setup_header().copied();
+    let pvh_entry = kernel.load(memory)?;
     let map = memory_map(boot.ram);
-    match boot.protocol {
+    let start = match boot.protocol {
         Protocol::Linux64 => {
             start::write_page_tables(memory)?;
-            write_boot_params(memory, boot, initrd.as_ref(), &map)?;
+            let header = header.unwrap_or_else(header_of_vmlinux);
+            write_boot_params(memory, boot, header, initrd.as_ref(), &map)?;
+            Start::long(entry)
         }
-        Protocol::Pvh => pvh::write_start_info(memory, boot, initrd.as_ref(), &map)?,
-    }
-    Ok(Placed { start, kernel, initrd })
+        Protocol::Pvh => {
+            let entry = pvh_entry.ok_or(Error::NoPvhEntry)?;
+            pvh::write_start_info(memory, boot, initrd.as_ref(), &map)?;
+            Start::protected(entry)
+        }
+    };
+    start.write_gdt(memory)?;
+    Ok(Placed { start, kernel: range, initrd })
 }
 
-fn write_command_line<M: GuestMemoryBackend>(memory: &M, boot: &Boot<'_>) -> Result<(), Error> {
-    let text = boot.command_line.as_str();
-    let limit = boot.kernel.command_line_limit();
+fn write_command_line<M: GuestMemoryBackend>(
+    memory: &M,
+    line: &CommandLine,
+    limit: usize,
+) -> Result<(), Error> {
+    let text = line.as_str();
     if text.len() > limit {
         return Err(command_line::Error::TooLong { length: text.len(), limit }.into());
     }
@@ -135,10 +149,10 @@ fn write_command_line<M: GuestMemoryBackend>(memory: &M, boot: &Boot<'_>) -> Res
 fn write_boot_params<M: GuestMemoryBackend>(
     memory: &M,
     boot: &Boot<'_>,
+    mut hdr: setup_header,
     initrd: Option<&Range<u64>>,
     map: &[Entry],
 ) -> Result<(), Error> {
-    let mut hdr = boot.kernel.setup_header().copied().unwrap_or_else(header_of_vmlinux);
     hdr.type_of_loader = LOADER_UNDEFINED;
     // The decompressor's note to the kernel that it has relocated it.
     hdr.loadflags = (hdr.loadflags | LOADED_HIGH) & !KASLR_FLAG;

@@ -5,6 +5,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::super::fixture;
 use super::super::start::Mode;
+use super::super::unpack::Compression;
 use super::*;
 
 const RAM: u64 = 64 << 20;
@@ -14,13 +15,11 @@ fn bzimage() -> Kernel {
     Kernel::from_bytes(file, RAM).unwrap()
 }
 
-fn boot<'a>(kernel: &'a Kernel, line: &'a CommandLine, initrd: &'a [&'a [u8]]) -> Boot<'a> {
+fn boot(line: &CommandLine) -> Boot<'_> {
     Boot {
         ram: RAM,
-        kernel,
         protocol: Protocol::Linux64,
         command_line: line,
-        initrd,
         rsdp: Some(0xe_0000),
         rng_seed: Some([0xa5; 32]),
     }
@@ -39,8 +38,9 @@ fn text(memory: &GuestMemoryMmap, address: u64) -> String {
 
 #[test]
 fn boot_params_say_where_everything_is() {
-    let (memory, kernel, line) = (fixture::memory(RAM), bzimage(), line("console=ttyS0 quiet"));
-    let placed = place(&memory, &boot(&kernel, &line, &[b"archive", b"more"])).unwrap();
+    let (memory, line) = (fixture::memory(RAM), line("console=ttyS0 quiet"));
+    let archives = vec![b"archive".to_vec(), b"more".to_vec()];
+    let placed = place(&memory, bzimage(), archives, &boot(&line)).unwrap();
     assert_eq!(placed.start, Start::long(0x100_1000));
     assert_eq!(placed.kernel, 0x100_0000..0x100_5000);
     assert_eq!(placed.initrd, Some(RAM - 0x1000..RAM - 0x1000 + 12));
@@ -74,8 +74,8 @@ fn boot_params_say_where_everything_is() {
 fn a_vmlinux_gets_a_header() {
     let kernel = Kernel::from_bytes(fixture::vmlinux(), RAM).unwrap();
     let (memory, line) = (fixture::memory(RAM), CommandLine::default());
-    let boot = Boot { rng_seed: None, rsdp: None, ..boot(&kernel, &line, &[]) };
-    assert_eq!(place(&memory, &boot).unwrap().initrd, None);
+    let boot = Boot { rng_seed: None, rsdp: None, ..boot(&line) };
+    assert_eq!(place(&memory, kernel, Vec::new(), &boot).unwrap().initrd, None);
     let params: boot_params = memory.read_obj(GuestAddress(layout::BOOT_PARAMS)).unwrap();
     assert_eq!(({ params.hdr.header }, { params.hdr.version }), (HEADER_MAGIC, 0x20c));
     assert_eq!(({ params.hdr.ramdisk_size }, { params.hdr.setup_data }), (0, 0));
@@ -84,9 +84,9 @@ fn a_vmlinux_gets_a_header() {
 
 #[test]
 fn pvh_finds_its_start_info() {
-    let (memory, kernel, line) = (fixture::memory(RAM), bzimage(), line("panic=-1"));
-    let boot = Boot { protocol: Protocol::Pvh, ..boot(&kernel, &line, &[b"archive"]) };
-    let placed = place(&memory, &boot).unwrap();
+    let (memory, line) = (fixture::memory(RAM), line("panic=-1"));
+    let boot = Boot { protocol: Protocol::Pvh, ..boot(&line) };
+    let placed = place(&memory, bzimage(), vec![b"archive".to_vec()], &boot).unwrap();
     assert_eq!((placed.start.mode, placed.start.rip), (Mode::Protected, 0x100_0850));
 
     let info: hvm_start_info = memory.read_obj(GuestAddress(placed.start.rbx)).unwrap();
@@ -109,24 +109,45 @@ fn pvh_finds_its_start_info() {
 
 #[test]
 fn what_does_not_go_is_refused() {
-    let (memory, kernel, line) = (fixture::memory(RAM), bzimage(), line("quiet"));
-    let archive = vec![0u8; RAM as usize];
-    let archives = [archive.as_slice()];
-    let result = place(&memory, &boot(&kernel, &line, &archives));
+    let (memory, line) = (fixture::memory(RAM), line("quiet"));
+    let place = |boot: &Boot<'_>| place(&memory, bzimage(), Vec::new(), boot);
+    let result = super::place(&memory, bzimage(), vec![vec![0; RAM as usize]], &boot(&line));
     assert!(matches!(result, Err(Error::Initrd(initrd::Error::TooBig { .. }))));
 
-    let tiny = Boot { ram: 1 << 20, ..boot(&kernel, &line, &[]) };
-    assert!(matches!(place(&memory, &tiny), Err(Error::NoMemory(0x10_0000))));
-    let small = Boot { ram: 16 << 20, ..boot(&kernel, &line, &[]) };
-    assert!(matches!(place(&memory, &small), Err(Error::Kernel(kernel::Error::NoRoom { .. }))));
+    let result = place(&Boot { ram: 1 << 20, ..boot(&line) });
+    assert!(matches!(result, Err(Error::NoMemory(0x10_0000))));
+    let result = place(&Boot { ram: 16 << 20, ..boot(&line) });
+    assert!(matches!(result, Err(Error::Kernel(kernel::Error::NoRoom { .. }))));
 
     let mut long = CommandLine::new(4000);
     long.append(&"x".repeat(2048)).unwrap();
-    let result = place(&memory, &boot(&kernel, &long, &[]));
-    assert!(matches!(result, Err(Error::CommandLine(_))));
+    assert!(matches!(place(&boot(&long)), Err(Error::CommandLine(_))));
 
     let plain = fixture::elf(0x100_0000, &[(0x100_0000, b"text", 4)], None);
     let plain = Kernel::from_bytes(plain, RAM).unwrap();
-    let pvh = Boot { protocol: Protocol::Pvh, ..boot(&plain, &line, &[]) };
-    assert!(matches!(place(&memory, &pvh), Err(Error::NoPvhEntry)));
+    let pvh = Boot { protocol: Protocol::Pvh, ..boot(&line) };
+    let result = super::place(&memory, plain, Vec::new(), &pvh);
+    assert!(matches!(result, Err(Error::NoPvhEntry)));
+}
+
+#[test]
+fn a_packed_kernel_that_is_damaged_is_told_when_it_is_placed() {
+    let text: Vec<u8> =
+        (0..1_000_000u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let vmlinux = fixture::elf(0x100_0000, &[(0x100_0000, &text, 1_000_000)], None);
+    let mut packed = fixture::pack(Compression::Gzip, &vmlinux);
+    let (memory, line) = (fixture::memory(RAM), line("quiet"));
+    let place = |packed: &[u8]| {
+        let kernel = Kernel::from_bytes(fixture::bzimage(packed), RAM).unwrap();
+        place(&memory, kernel, Vec::new(), &boot(&line)).map_err(|error| error.to_string())
+    };
+    let half = packed.len() / 2;
+    assert_eq!(
+        place(&packed[..half]).unwrap_err(),
+        "cannot unpack the kernel: the gzip stream is cut off"
+    );
+    assert!(place(&packed).is_ok());
+    let checksum = packed.len() - 8;
+    packed[checksum] ^= 1;
+    assert_eq!(place(&packed).unwrap_err(), "cannot unpack the kernel: the gzip stream is damaged");
 }

@@ -1,19 +1,32 @@
 //! Unpacks what a kernel build can pack: all of its formats but LZO.
 //!
-//! Output is bounded by the caller, memory by the output plus a window of at
-//! most [`MAX_WINDOW`]. Bytes after the compressed stream are ignored: a
-//! kernel build appends the unpacked size as four bytes.
-//! See: Linux, scripts/Makefile.lib, `size_append`.
+//! An [`Unpacker`] gives its output chunk by chunk, and never has all of it in memory. What it
+//! takes is a chunk (256 KiB; 8 MiB for LZ4) and what the format itself needs: next to nothing for
+//! gzip, 4 MiB for bzip2, and for LZMA, XZ and zstd the window (dictionary) that the stream asks
+//! for, at most [`MAX_WINDOW`], as far as the output fills it. A kernel packed with `zstd -22
+//! --ultra` has a window bigger than itself: to unpack it takes as much memory as it has bytes.
+//!
+//! Bytes after the compressed stream are ignored: a kernel build appends the unpacked size as four
+//! bytes. See: Linux, scripts/Makefile.lib, `size_append`.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind, Read};
 
-use lz4_flex::block::{DecompressError, decompress_into};
 use thiserror::Error;
+
+use super::input::Input;
+use super::lz4;
 
 /// Largest window (dictionary) that a stream may ask for: a kernel is packed
 /// with up to 128 MiB (`zstd -22 --ultra`).
 pub const MAX_WINDOW: u64 = 128 << 20;
+
+/// How much comes out at a time, but for LZ4: small enough to stay in a processor's cache on its
+/// way to the guest, big enough to begin with all headers of a kernel.
+const CHUNK: usize = 256 << 10;
+
+/// How much is read of a file at a time.
+const READ_AHEAD: usize = 64 << 10;
 
 /// How something is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +54,16 @@ const MAGIC: [(&[u8], Compression); 7] = [
     (&[0x5d, 0x00, 0x00], Compression::Lzma),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], Compression::Xz),
     (&[0x89, b'L', b'Z', b'O'], Compression::Lzo),
-    (&LZ4_LEGACY, Compression::Lz4),
+    (&lz4::MAGIC, Compression::Lz4),
     (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
 ];
-
-/// See: lz4, doc/lz4_Frame_format.md, "Legacy frame".
-const LZ4_LEGACY: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
-/// Each block but the last unpacks to exactly this.
-const LZ4_LEGACY_BLOCK: usize = 8 << 20;
 
 /// Why something cannot be unpacked.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// The packed bytes cannot be read.
+    #[error("cannot read it: {0}")]
+    Read(#[source] io::Error),
     /// No known format begins like this.
     #[error("unknown compression (it begins with {magic:02x?})")]
     Unknown {
@@ -82,9 +93,6 @@ pub enum Error {
         /// The caller's limit.
         limit: u64,
     },
-    /// The host has no memory for it.
-    #[error("no memory to unpack {0} bytes")]
-    NoMemory(u64),
 }
 
 impl Compression {
@@ -107,6 +115,19 @@ impl Compression {
             Compression::Zstd => "zstd",
         }
     }
+
+    fn error(self, error: io::Error) -> Error {
+        match error.kind() {
+            // Decompressors make no errors with the system's numbers.
+            _ if error.raw_os_error().is_some() => Error::Read(error),
+            ErrorKind::UnexpectedEof => Error::Truncated(self),
+            _ => self.corrupt(error),
+        }
+    }
+
+    fn corrupt(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Corrupt { compression: self, source: error.into() }
+    }
 }
 
 impl fmt::Display for Compression {
@@ -115,137 +136,150 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Unpacks `packed` to at most `limit` bytes. `expected` is how many will
-/// come out, if that is known: a hint that saves copying, nothing more.
-pub fn unpack(packed: &[u8], expected: Option<u64>, limit: u64) -> Result<Vec<u8>, Error> {
-    let Some(compression) = Compression::detect(packed) else {
-        return Err(Error::Unknown { magic: packed[..packed.len().min(6)].to_vec() });
-    };
-    let output = Output { compression, expected, limit };
-    match compression {
-        Compression::Gzip => output.read(flate2::bufread::GzDecoder::new(packed)),
-        Compression::Bzip2 => output.read(bzip2::bufread::BzDecoder::new(packed)),
-        Compression::Lzma => output.read(
-            lzma_rust2::LzmaReader::new_mem_limit(packed, MAX_WINDOW_KIB, None)
-                .map_err(|e| output.error(e))?,
-        ),
-        Compression::Xz => {
-            output.read(lzma_rust2::XzReader::new_mem_limit(packed, false, MAX_WINDOW_KIB))
-        }
-        Compression::Lz4 => output.lz4_legacy(packed),
-        Compression::Zstd => output.read(
-            ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, MAX_WINDOW)
-                .map_err(|e| output.corrupt(e))?,
-        ),
-        Compression::Lzo => Err(Error::Unsupported(compression)),
-    }
-}
-
 /// Room for a dictionary of [`MAX_WINDOW`] and what an LZMA decoder has besides.
 const MAX_WINDOW_KIB: u32 = (MAX_WINDOW >> 10) as u32 + 1024;
 
-/// What may come out.
-#[derive(Clone, Copy)]
-struct Output {
+/// Unpacks one stream, once: see [`Unpacker::chunk`] and [`Unpacker::advance`].
+pub struct Unpacker {
     compression: Compression,
-    expected: Option<u64>,
     limit: u64,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    /// How much of the buffer is the chunk.
+    filled: usize,
+    /// Where the chunk lies in the whole output.
+    offset: u64,
 }
 
-impl Output {
-    fn read(self, stream: impl Read) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        let room = self.expected.unwrap_or(0).min(self.limit);
-        reserve(&mut bytes, room)?;
-        // One more than allowed tells "as much" from "more".
-        stream
-            .take(self.limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|e| self.error(e))?;
-        if bytes.len() as u64 > self.limit {
+enum Decoder {
+    Stream(Box<dyn Read + Send>),
+    Lz4(lz4::Decoder<BufReader<Input>>),
+}
+
+impl fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unpacker { compression, limit, offset, filled, .. } = self;
+        f.debug_struct("Unpacker")
+            .field("compression", compression)
+            .field("limit", limit)
+            .field("offset", offset)
+            .field("filled", filled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Unpacker {
+    /// Begins to unpack `packed`, which may become `limit` bytes, and gets the first chunk.
+    pub fn new(packed: Input, limit: u64) -> Result<Unpacker, Error> {
+        let magic = packed.head(6).map_err(Error::Read)?;
+        let Some(compression) = Compression::detect(&magic) else {
+            return Err(Error::Unknown { magic });
+        };
+        let decoder = Decoder::new(compression, packed)?;
+        let chunk = match decoder {
+            Decoder::Stream(_) => CHUNK,
+            Decoder::Lz4(_) => lz4::BLOCK,
+        };
+        let buffer = vec![0; chunk];
+        let mut this = Unpacker { compression, limit, decoder, buffer, filled: 0, offset: 0 };
+        this.advance()?;
+        Ok(this)
+    }
+
+    /// How it is packed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// How much may come out.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// What has come out last, after the output's first [`Unpacker::offset`] bytes. Empty when
+    /// everything has come out.
+    #[must_use]
+    pub fn chunk(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
+    /// How much came out before the chunk.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on to the next chunk.
+    pub fn advance(&mut self) -> Result<(), Error> {
+        self.offset += self.filled as u64;
+        self.filled = match &mut self.decoder {
+            Decoder::Stream(stream) => fill(stream, &mut self.buffer),
+            Decoder::Lz4(decoder) => decoder.block(&mut self.buffer),
+        }
+        .map_err(|error| self.compression.error(error))?;
+        if self.offset + self.filled as u64 > self.limit {
             return Err(self.too_big());
         }
+        Ok(())
+    }
+
+    /// The whole output from the current chunk on, in memory after all.
+    pub fn into_bytes(mut self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        while !self.chunk().is_empty() {
+            bytes.extend_from_slice(self.chunk());
+            self.advance()?;
+        }
         Ok(bytes)
     }
 
-    /// Blocks, each with its length in front. There is no end mark: after
-    /// the last block a kernel image has the unpacked size, four bytes that
-    /// would read as a length with nothing behind it.
-    fn lz4_legacy(self, packed: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut rest = &packed[LZ4_LEGACY.len()..];
-        // Zeroed as a whole, and by the system: pages cost when they are used.
-        let mut bytes = vec![0; self.room(self.expected.unwrap_or(0))];
-        let mut filled = 0;
-        while let Some((length, data)) = rest.split_first_chunk::<4>() {
-            if data.is_empty() {
-                break;
-            }
-            if *length == LZ4_LEGACY {
-                rest = data; // Another frame: `cat a.lz4 b.lz4`.
-                continue;
-            }
-            let length = u32::from_le_bytes(*length) as usize;
-            let Some((block, after)) = data.split_at_checked(length) else {
-                return Err(Error::Truncated(self.compression));
-            };
-            filled += self.lz4_block(block, &mut bytes, filled)?;
-            rest = after;
-        }
-        if filled == 0 {
-            return Err(Error::Truncated(self.compression));
-        }
-        bytes.truncate(filled);
-        Ok(bytes)
-    }
-
-    /// Unpacks a block to `bytes[filled..]`; makes room if the size hint has
-    /// left too little.
-    fn lz4_block(self, block: &[u8], bytes: &mut Vec<u8>, filled: usize) -> Result<usize, Error> {
-        let room = self.room((filled + LZ4_LEGACY_BLOCK) as u64);
-        let hinted = room.min(bytes.len());
-        match decompress_into(block, &mut bytes[filled..hinted]) {
-            Err(DecompressError::OutputTooSmall { .. }) if hinted < room => {
-                bytes.resize(room, 0);
-                decompress_into(block, &mut bytes[filled..room])
-            }
-            result => result,
-        }
-        .map_err(|e| self.lz4_error(e, room - filled))
-    }
-
-    fn room(self, wanted: u64) -> usize {
-        usize::try_from(wanted.min(self.limit)).unwrap_or(usize::MAX)
-    }
-
-    fn lz4_error(self, error: DecompressError, room: usize) -> Error {
-        match error {
-            // A full block is the format's own bound, not the caller's.
-            DecompressError::OutputTooSmall { .. } if room < LZ4_LEGACY_BLOCK => self.too_big(),
-            error => self.corrupt(error),
-        }
-    }
-
-    fn error(self, error: io::Error) -> Error {
-        match error.kind() {
-            ErrorKind::UnexpectedEof => Error::Truncated(self.compression),
-            _ => self.corrupt(error),
-        }
-    }
-
-    fn corrupt(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::Corrupt { compression: self.compression, source: error.into() }
-    }
-
-    fn too_big(self) -> Error {
+    /// What there is to say when more comes out than is allowed.
+    pub(super) fn too_big(&self) -> Error {
         Error::TooBig { compression: self.compression, limit: self.limit }
     }
 }
 
-fn reserve(bytes: &mut Vec<u8>, room: u64) -> Result<(), Error> {
-    usize::try_from(room)
-        .ok()
-        .and_then(|room| bytes.try_reserve_exact(room).ok())
-        .ok_or(Error::NoMemory(room))
+impl Decoder {
+    fn new(compression: Compression, packed: Input) -> Result<Decoder, Error> {
+        let packed = BufReader::with_capacity(READ_AHEAD, packed);
+        let stream: Box<dyn Read + Send> = match compression {
+            Compression::Gzip => Box::new(flate2::bufread::GzDecoder::new(packed)),
+            Compression::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(packed)),
+            Compression::Lzma => Box::new(
+                lzma_rust2::LzmaReader::new_mem_limit(packed, MAX_WINDOW_KIB, None)
+                    .map_err(|error| compression.error(error))?,
+            ),
+            Compression::Xz => {
+                Box::new(lzma_rust2::XzReader::new_mem_limit(packed, false, MAX_WINDOW_KIB))
+            }
+            Compression::Zstd => Box::new(
+                ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, MAX_WINDOW)
+                    .map_err(|error| compression.corrupt(error))?,
+            ),
+            Compression::Lz4 => {
+                let decoder = lz4::Decoder::new(packed).map_err(|error| compression.error(error));
+                return decoder.map(Decoder::Lz4);
+            }
+            Compression::Lzo => return Err(Error::Unsupported(compression)),
+        };
+        Ok(Decoder::Stream(stream))
+    }
+}
+
+/// Fills `buffer` as far as the stream goes.
+fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(test)]

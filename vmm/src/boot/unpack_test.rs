@@ -1,8 +1,6 @@
-use std::io::Write;
-
 use proptest::prelude::*;
 
-use super::super::fixture::lz4_with_size;
+use super::super::fixture::{FORMATS, pack};
 use super::*;
 
 /// Bytes that compress, but not to nothing.
@@ -16,50 +14,10 @@ fn sample(length: usize) -> Vec<u8> {
         .collect()
 }
 
-fn pack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
-    match compression {
-        Compression::Gzip => {
-            let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            w.write_all(bytes).unwrap();
-            w.finish().unwrap()
-        }
-        Compression::Bzip2 => {
-            let mut w = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-            w.write_all(bytes).unwrap();
-            w.finish().unwrap()
-        }
-        Compression::Lzma => {
-            let options = lzma_rust2::LzmaOptions::with_preset(1);
-            let mut w = lzma_rust2::LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
-            w.write_all(bytes).unwrap();
-            w.finish().unwrap()
-        }
-        Compression::Xz => {
-            let options = lzma_rust2::XzOptions::with_preset(1);
-            let mut w = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
-            w.write_all(bytes).unwrap();
-            w.finish().unwrap()
-        }
-        Compression::Lz4 => {
-            let mut packed = lz4_with_size(bytes);
-            packed.truncate(packed.len() - 4);
-            packed
-        }
-        Compression::Zstd => {
-            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
-        }
-        Compression::Lzo => unreachable!("there is no encoder"),
-    }
+/// The whole output of `packed`.
+fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    Unpacker::new(Input::bytes(packed.to_vec()), limit)?.into_bytes()
 }
-
-const FORMATS: [Compression; 6] = [
-    Compression::Gzip,
-    Compression::Bzip2,
-    Compression::Lzma,
-    Compression::Xz,
-    Compression::Lz4,
-    Compression::Zstd,
-];
 
 #[test]
 fn every_format_comes_back_whole_and_ignores_the_appended_size() {
@@ -68,13 +26,11 @@ fn every_format_comes_back_whole_and_ignores_the_appended_size() {
         let mut packed = pack(format, &bytes);
         assert_eq!(Compression::detect(&packed), Some(format));
         assert!(packed.len() < bytes.len(), "{format}");
-        for expected in [None, Some(300_000), Some(7), Some(u64::MAX)] {
-            assert!(unpack(&packed, expected, 1 << 20).unwrap() == bytes, "{format}");
-        }
+        assert!(unpack(&packed, 1 << 20).unwrap() == bytes, "{format}");
         packed.extend(300_000u32.to_le_bytes());
-        assert!(unpack(&packed, Some(300_000), 300_000).unwrap() == bytes, "{format}, size");
+        assert!(unpack(&packed, 300_000).unwrap() == bytes, "{format}, size");
         packed.truncate(packed.len() - 3);
-        assert!(unpack(&packed, None, 1 << 20).unwrap() == bytes, "{format}, 1 byte more");
+        assert!(unpack(&packed, 1 << 20).unwrap() == bytes, "{format}, 1 byte more");
     }
 }
 
@@ -83,7 +39,7 @@ fn output_is_bounded() {
     let bytes = sample(300_000);
     for format in FORMATS {
         let packed = pack(format, &bytes);
-        let result = unpack(&packed, Some(300_000), 299_999);
+        let result = unpack(&packed, 299_999);
         assert!(
             matches!(result, Err(Error::TooBig { limit: 299_999, .. })),
             "{format}: {:?}",
@@ -96,9 +52,57 @@ fn output_is_bounded() {
 fn lz4_has_several_blocks_and_frames() {
     let bytes = sample((8 << 20) + 5);
     let packed = pack(Compression::Lz4, &bytes);
-    assert!(unpack(&packed, None, 1 << 30).unwrap() == bytes);
+    assert!(unpack(&packed, 1 << 30).unwrap() == bytes);
     let twice = [packed.clone(), packed].concat();
-    assert!(unpack(&twice, None, 1 << 30).unwrap() == [bytes.clone(), bytes].concat());
+    assert!(unpack(&twice, 1 << 30).unwrap() == [bytes.clone(), bytes].concat());
+}
+
+#[test]
+fn output_comes_in_chunks_that_follow_each_other() {
+    let bytes = sample((8 << 20) + 700_000);
+    for format in FORMATS {
+        let input = Input::bytes(pack(format, &bytes));
+        let mut unpacker = Unpacker::new(input, 1 << 30).unwrap();
+        assert_eq!(unpacker.compression(), format);
+        let mut end = 0;
+        while !unpacker.chunk().is_empty() {
+            assert_eq!(unpacker.offset(), end as u64);
+            assert!(unpacker.chunk().len() <= lz4::BLOCK);
+            assert!(bytes[end..].starts_with(unpacker.chunk()), "{format}");
+            end += unpacker.chunk().len();
+            unpacker.advance().unwrap();
+        }
+        assert_eq!((end, unpacker.offset()), (bytes.len(), bytes.len() as u64));
+        unpacker.advance().unwrap();
+        assert!(unpacker.chunk().is_empty(), "{format} has ended");
+    }
+}
+
+#[test]
+fn an_lz4_block_cannot_be_longer_than_one_can_be() {
+    let mut packed = lz4::MAGIC.to_vec();
+    packed.extend([0xff, 0xff, 0xff, 0x7f, 0]);
+    assert!(matches!(unpack(&packed, 100), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn an_lz4_block_is_short_at_the_end_of_a_frame_only() {
+    let block = |packed: &mut Vec<u8>| {
+        let block = lz4_flex::block::compress(b"a short block");
+        packed.extend((block.len() as u32).to_le_bytes());
+        packed.extend(block);
+    };
+    let mut packed = lz4::MAGIC.to_vec();
+    block(&mut packed);
+    assert_eq!(unpack(&packed, 100).unwrap(), b"a short block");
+    block(&mut packed);
+    assert!(matches!(unpack(&packed, 100), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn what_the_system_fails_to_read_is_no_damage() {
+    let error = Compression::Xz.error(io::Error::from_raw_os_error(5));
+    assert!(error.to_string().starts_with("cannot read it: "), "{error}");
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn a_stream_that_is_cut_off_is_an_error() {
     for format in FORMATS {
         let packed = pack(format, &bytes);
         for length in [packed.len() / 2, packed.len() - 9, 8] {
-            let result = unpack(&packed[..length], Some(300_000), 1 << 20);
+            let result = unpack(&packed[..length], 1 << 20);
             assert!(
                 matches!(result, Err(Error::Truncated(_) | Error::Corrupt { .. })),
                 "{format} at {length}: {:?}",
@@ -119,11 +123,11 @@ fn a_stream_that_is_cut_off_is_an_error() {
 
 #[test]
 fn what_cannot_be_unpacked_is_named() {
-    let error = unpack(b"hello, world", None, 100).unwrap_err();
+    let error = unpack(b"hello, world", 100).unwrap_err();
     assert!(error.to_string().contains("68, 65, 6c"), "{error}");
-    let error = unpack(b"\x89LZO\0\x0d\x0a\x1a\x0a", None, 100).unwrap_err();
+    let error = unpack(b"\x89LZO\0\x0d\x0a\x1a\x0a", 100).unwrap_err();
     assert_eq!(error.to_string(), "LZO compression is not supported");
-    assert!(matches!(unpack(b"", None, 100), Err(Error::Unknown { .. })));
+    assert!(matches!(unpack(b"", 100), Err(Error::Unknown { .. })));
 }
 
 proptest! {
@@ -134,7 +138,7 @@ proptest! {
     ) {
         let mut packed = MAGIC[format].0.to_vec();
         packed.extend(tail);
-        if let Ok(bytes) = unpack(&packed, Some(1000), 10_000) {
+        if let Ok(bytes) = unpack(&packed, 10_000) {
             prop_assert!(bytes.len() <= 10_000);
         }
     }
@@ -149,7 +153,7 @@ proptest! {
             let index = index.index(packed.len());
             packed[index] = value;
         }
-        if let Ok(bytes) = unpack(&packed, Some(5_000), 10_000) {
+        if let Ok(bytes) = unpack(&packed, 10_000) {
             prop_assert!(bytes.len() <= 10_000);
         }
     }

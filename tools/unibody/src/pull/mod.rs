@@ -84,7 +84,9 @@ impl Error {
                 "Set XDG_CACHE_HOME to a folder that you can write to".into()
             }
             (Error::Store(store::Error::NoHome), _) => "Set one of them".into(),
-            (Error::Apt(apt::Error::NoApt(_)), _) => format!("{}{}", "G", &OWN[1..]),
+            (Error::Apt(apt::Error::NoApt(_)), _) => {
+                "Give your own with --kernel FILE and --initrd FILE".into()
+            }
             (Error::Apt(apt::Error::Unreachable { .. }), _) => {
                 format!("Connect this machine to the network and try again, or {OWN}")
             }

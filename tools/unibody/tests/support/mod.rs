@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Nobody's number.
@@ -34,13 +34,19 @@ fn folder() -> PathBuf {
 
 /// The program, where an unprivileged user can reach it.
 pub fn program() -> PathBuf {
+    // One copy a process: its tests may be threads.
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(copy_program).clone()
+}
+
+fn copy_program() -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_unibody"));
     let facts = built.metadata().expect("cargo has built it");
     let folder = folder().join(format!("program-{}-{}", facts.mtime(), facts.len()));
     fs::create_dir_all(&folder).expect("it can be made");
     let copy = folder.join("unibody");
     if !copy.exists() {
-        // Tests run at the same time: whoever is first names the finished copy.
+        // Processes run at the same time: whoever is first names the finished copy.
         let partial = folder.join(std::process::id().to_string());
         fs::copy(built, &partial).expect("it can be copied");
         fs::rename(&partial, &copy).expect("it can be renamed");

@@ -1,0 +1,50 @@
+use std::io::Write;
+
+use super::super::fixture;
+use super::*;
+
+/// The digits from 0 to 9, as a file and as bytes.
+fn inputs() -> [Input; 2] {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    [Input::file(file, 10), Input::bytes(b"0123456789".to_vec())]
+}
+
+#[test]
+fn parts_lie_within_their_whole() {
+    for input in inputs() {
+        assert_eq!(input.copy(8, 5).unwrap(), b"89");
+        assert_eq!(input.copy(u64::MAX, 5).unwrap(), b"");
+        let mut part = input.part(2..7).part(1..4);
+        assert_eq!((part.length(), part.head(9).unwrap()), (3, b"345".to_vec()));
+        let mut read = Vec::new();
+        part.read_to_end(&mut read).unwrap();
+        assert_eq!((part.length(), read), (0, b"345".to_vec()));
+    }
+    for input in inputs() {
+        let mut rest = input.part(7..u64::MAX);
+        assert_eq!(rest.length(), 3);
+        rest = rest.part(5..9);
+        assert_eq!((rest.length(), rest.head(1).unwrap()), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn guest_memory_gets_what_is_asked_for_or_an_error() {
+    for input in inputs() {
+        let memory = fixture::memory(4 << 20);
+        let input = input.part(3..10);
+        input.load(2, 4, &memory, GuestAddress(0x1000)).unwrap();
+        assert_eq!(&memory.read_obj::<[u8; 5]>(GuestAddress(0x1000)).unwrap(), b"5678\0");
+        assert!(input.load(2, 6, &memory, GuestAddress(0x1000)).is_err());
+        assert!(input.load(u64::MAX, 1, &memory, GuestAddress(0x1000)).is_err());
+    }
+}
+
+#[test]
+fn a_file_that_has_become_shorter_ends_early() {
+    let file = tempfile::tempfile().unwrap();
+    let mut input = Input::file(file, 100);
+    assert_eq!(input.head(10).unwrap(), b"");
+    assert_eq!(input.read(&mut [0; 10]).unwrap(), 0);
+}

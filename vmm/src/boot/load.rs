@@ -1,0 +1,81 @@
+//! Copies a kernel's segments from where they are to guest memory.
+//!
+//! [`stored`] takes them from a file, and touches nothing else of it; [`packed`] takes them from
+//! what an [`Unpacker`] gives, as it comes, and keeps nothing. Memory that segments have beyond
+//! their bytes is not written: it must be zero, as a new guest's memory is.
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::elf::{self, Elf};
+use super::input::Input;
+use super::kernel::Error;
+use super::unpack::Unpacker;
+
+/// Loads an ELF file that is not packed. Returns the bytes of its notes, one after the other.
+pub(super) fn stored<M: GuestMemoryBackend>(
+    input: &Input,
+    elf: &Elf,
+    memory: &M,
+) -> Result<Vec<Vec<u8>>, Error> {
+    for segment in &elf.segments {
+        let size = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
+        input
+            .load(segment.offset, size, memory, GuestAddress(segment.address))
+            .map_err(Error::Write)?;
+    }
+    let bytes = |notes: &elf::Notes| input.copy(notes.offset, notes.size as usize);
+    elf.notes.iter().map(bytes).collect::<Result<_, _>>().map_err(Error::Read)
+}
+
+/// Loads an ELF file while it is unpacked, to its end: what is behind the segments may still tell
+/// that the stream is damaged. Returns the bytes of its notes, one after the other.
+pub(super) fn packed<M: GuestMemoryBackend>(
+    mut unpacker: Unpacker,
+    elf: &Elf,
+    memory: &M,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut notes = vec![Vec::new(); elf.notes.len()];
+    while !unpacker.chunk().is_empty() {
+        let chunk = Chunk { offset: unpacker.offset(), bytes: unpacker.chunk() };
+        for segment in &elf.segments {
+            if let Some((skipped, part)) = chunk.overlap(segment.offset, segment.file_size) {
+                let address = GuestAddress(segment.address + skipped);
+                memory.write_slice(part, address).map_err(Error::Write)?;
+            }
+        }
+        for (wanted, bytes) in elf.notes.iter().zip(&mut notes) {
+            if let Some((_, part)) = chunk.overlap(wanted.offset, wanted.size) {
+                bytes.extend_from_slice(part);
+            }
+        }
+        unpacker.advance()?;
+    }
+    let (length, needed) = (unpacker.offset(), elf.file_end());
+    if length < needed {
+        return Err(elf::Error::Truncated { length, needed }.into());
+    }
+    Ok(notes)
+}
+
+/// Some bytes of a file.
+struct Chunk<'a> {
+    offset: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> Chunk<'a> {
+    /// What the chunk has of the `size` bytes at `offset`, and how many of them precede that.
+    fn overlap(&self, offset: u64, size: u64) -> Option<(u64, &'a [u8])> {
+        let start = offset.max(self.offset);
+        let end = offset.saturating_add(size).min(self.offset + self.bytes.len() as u64);
+        // Within the chunk if in order, and so are the sums.
+        let part = (start < end)
+            .then(|| (start - self.offset) as usize..(end - self.offset) as usize)
+            .and_then(|range| self.bytes.get(range))?;
+        Some((start - offset, part))
+    }
+}
+
+#[cfg(test)]
+#[path = "load_test.rs"]
+mod load_test;
