@@ -87,7 +87,7 @@ pub fn measure(unibody: &Path, guest: &Guest, rounds: usize) -> anyhow::Result<(
 
 fn unibody_command(unibody: &Path, guest: &Guest) -> Command {
     let mut command = Command::new(unibody);
-    command.args(["run", "--verbose", "--memory", "512M", "--cmdline", "rdinit=/first"]);
+    command.args(["run", "--memory", "512M", "--cmdline", "rdinit=/first"]);
     command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
     command
 }

@@ -103,7 +103,7 @@ pub(crate) struct Relay {
     machine: Box<dyn Reach>,
     /// Whether stdin and stdout are a terminal in raw mode.
     pub(crate) interactive: bool,
-    /// Whether the kernel's messages are shown.
+    /// Whether the kernel's messages are shown on stderr.
     verbose: bool,
     state: Mutex<State>,
     /// `state` has changed in a way that the reader of stdin may be waiting for.
@@ -146,6 +146,8 @@ impl Relay {
         session: Option<Session>,
         manner: Manner,
     ) -> Relay {
+        // The console is shown already if it is stdout.
+        let verbose = manner.verbose && session.is_some();
         let state = State {
             session,
             started: false,
@@ -158,7 +160,7 @@ impl Relay {
             lines,
             machine: Box::new(machine),
             interactive: manner.interactive,
-            verbose: manner.verbose,
+            verbose,
             state: Mutex::new(state),
             changed: Condvar::new(),
             console: Mutex::default(),

@@ -5,7 +5,8 @@ mod support;
 use std::process::Stdio;
 use std::time::Instant;
 
-use support::{finish, outcome, shell, text, unibody, wait};
+use support::{finish, outcome, own_file, pulled, shell, text, unibody, wait};
+use vmm::boot::cpio::Writer;
 
 #[test]
 fn the_guest_answers_uname() {
@@ -90,6 +91,29 @@ fn a_reader_that_goes_away_ends_the_command() {
     std::io::Read::read_exact(&mut reader, &mut first).expect("it says y");
     drop(reader);
     assert_eq!(wait(&mut child, &command).code(), Some(128 + 13));
+}
+
+/// Its console is the program's stdout, and not shown again among the messages.
+#[test]
+fn an_init_of_ones_own_has_the_console() {
+    let busybox = std::fs::read(pulled().join("bin/busybox")).expect("it is pulled");
+    let script = b"#!/bin/busybox sh\necho the first line\nexec /bin/busybox poweroff -f\n";
+    let mut archive = Writer::new();
+    let made = archive
+        .directory("bin", 0o755)
+        .and_then(|()| archive.directory("dev", 0o755))
+        .and_then(|()| archive.character_device("dev/console", 0o600, 5, 1))
+        .and_then(|()| archive.file("bin/busybox", 0o755, &busybox))
+        .and_then(|()| archive.file("first", 0o755, script));
+    made.expect("it can be packed");
+    let initrd = own_file("own.cpio", &archive.finish());
+    let mut command = unibody();
+    command.args(["run", "--verbose", "--cmdline", "quiet rdinit=/first", "--initrd"]).arg(initrd);
+    let output = finish(command, b"");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+    assert_eq!(stdout.matches("the first line").count(), 1, "{stdout}");
+    assert_eq!(stderr.matches("the first line").count(), 0, "{stderr}");
 }
 
 #[test]

@@ -3,10 +3,9 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use support::{as_user, is_root, outcome, own_file, own_folder, shell, unibody};
+use support::{as_user, is_root, outcome, own_file, own_folder, pulled, shell, unibody};
 
 /// Runs `unibody run` with `arguments`, which must fail with one line that contains all of `said`.
 fn refuses(arguments: &[&str], said: &[&str]) {
@@ -29,12 +28,7 @@ fn refuses_kernel(name: &str, bytes: &[u8], said: &str) {
 
 /// The pulled kernel.
 fn kernel() -> Vec<u8> {
-    let mut pull = unibody();
-    pull.arg("pull");
-    let (_, told, _) = outcome(pull);
-    let folder = told.lines().find_map(|line| line.strip_prefix("folder")).expect("it says where");
-    let boot = PathBuf::from(folder.trim()).join("boot");
-    let mut files = std::fs::read_dir(boot).expect("it is there");
+    let mut files = std::fs::read_dir(pulled().join("boot")).expect("it is there");
     std::fs::read(files.next().expect("a file").expect("readable").path()).expect("readable")
 }
 

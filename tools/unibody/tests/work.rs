@@ -2,10 +2,9 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use support::{finish, own_folder, shell, text, unibody};
+use support::{finish, own_folder, pulled, shell, text};
 
 /// What the script starts from.
 fn input() -> Vec<u8> {
@@ -40,18 +39,9 @@ dd if=input bs=777 skip=3 count=50 2>/dev/null | sha1sum
 sed -n 's/\([0-9]\)\([0-9]\)/\2\1/gp' numbers | head -5000 | md5sum
 "#;
 
-/// The BusyBox that the guest has.
-fn busybox() -> PathBuf {
-    let mut pull = unibody();
-    pull.arg("pull");
-    let told = text(&finish(pull, b"").stdout);
-    let folder = told.lines().find_map(|line| line.strip_prefix("folder")).expect("it says where");
-    PathBuf::from(folder.trim()).join("bin/busybox")
-}
-
 #[test]
 fn a_script_of_real_work_gives_the_same_output_as_on_the_host() {
-    let busybox = busybox();
+    let busybox = pulled().join("bin/busybox");
     // Applets come first in BusyBox's own shell, so the host runs what the guest runs.
     let mut host = Command::new(&busybox);
     host.args(["sh", "-c", SCRIPT]).env("TMPDIR", own_folder("work")).env("PATH", "");

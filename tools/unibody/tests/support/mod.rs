@@ -94,6 +94,15 @@ pub fn unibody() -> Command {
     as_user(&own_folder("cache"), &[])
 }
 
+/// The folder of what was pulled: the kernel in `boot`, BusyBox in `bin`.
+pub fn pulled() -> PathBuf {
+    let mut pull = unibody();
+    pull.arg("pull");
+    let told = text(&finish(pull, b"").stdout);
+    let folder = told.lines().find_map(|line| line.strip_prefix("folder")).expect("it says where");
+    PathBuf::from(folder.trim())
+}
+
 /// `unibody run -- sh -c SCRIPT`.
 pub fn shell(script: &str) -> Command {
     let mut command = unibody();
