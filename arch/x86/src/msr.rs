@@ -70,11 +70,11 @@ pub mod index {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-/// Intel's word on what the processor is not vulnerable to: RDCL, L1D at VM entry, MDS,
-/// page-size change, TAA, stale MMIO data, branch history and the register files need no
-/// work-around, and IBRS stays on once it is set.
+/// Intel's word on what the processor is not vulnerable to: RDCL, L1D at VM entry, store bypass, MDS,
+/// page-size change, TAA, stale MMIO data, branch history, barriers after exits, the register files
+/// and selection of indirect targets need no work-around, and IBRS stays on once it is set.
 const ARCH_CAPABILITIES: u64 = {
-    let bits = [0, 1, 3, 5, 6, 8, 13, 14, 15, 20, 26, 27];
+    let bits = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62];
     let mut word = 0;
     let mut at = 0;
     while at < bits.len() {
@@ -83,6 +83,9 @@ const ARCH_CAPABILITIES: u64 = {
     }
     word
 };
+
+/// IBRS, STIBP, SSBD, and BHI_DIS_S. See: Intel SDM vol. 4, IA32_SPEC_CTRL.
+const SPEC_CTRL_BITS: u64 = 1 << 10 | 0b111;
 
 /// The MSRs that only hold what was written, with the checks that the manuals ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +179,7 @@ impl Stored {
             }
             MISC_ENABLE => self.misc_enable = value,
             // IBRS, STIBP and SSBD.
-            SPEC_CTRL if value & !0b111 == 0 => self.spec_ctrl = value,
+            SPEC_CTRL if value & !SPEC_CTRL_BITS == 0 => self.spec_ctrl = value,
             // IBPB: the engine shares no branch history worth a barrier.
             PRED_CMD if value & !1 == 0 => {}
             MCG_STATUS if value == 0 => self.mcg_status = 0,

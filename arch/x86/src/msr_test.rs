@@ -46,6 +46,7 @@ cases! {
         check_eq!(msrs.write(index::PRED_CMD, 2), Err(Refused));
         check_eq!(msrs.write(index::SPEC_CTRL, 5), Ok(()));
         check_eq!(msrs.read(index::SPEC_CTRL), Ok(5));
+        check_eq!(msrs.write(index::SPEC_CTRL, 1 << 10), Ok(()));
         check_eq!(msrs.write(index::SPEC_CTRL, 1 << 20), Err(Refused));
     }
 }

@@ -93,6 +93,19 @@ fn a_reader_that_goes_away_ends_the_command() {
     assert_eq!(wait(&mut child, &command).code(), Some(128 + 13));
 }
 
+/// They would cost a guest of a software CPU much, and protect nothing.
+#[test]
+fn the_guest_needs_no_work_arounds_for_leaks_of_processors() {
+    let output = finish(shell("cd /sys/devices/system/cpu/vulnerabilities && grep . *"), b"");
+    let told = text(&output.stdout);
+    for safe in ["meltdown", "mds", "l1tf", "spec_store_bypass"] {
+        assert!(told.contains(&format!("{safe}:Not affected")), "{told}");
+    }
+    for costly in ["Retpoline", "SW loop", "SW sequence", "return thunks"] {
+        assert!(!told.contains(costly), "{told}");
+    }
+}
+
 /// Its console is the program's stdout, and not shown again among the messages.
 #[test]
 fn an_init_of_ones_own_has_the_console() {

@@ -109,7 +109,8 @@ fn basic_leaves(
 ) -> Result<(), Errno> {
     let host0 = hardware.cpuid(0, 0);
     let vendor = Vendor::of(host0);
-    let highest = if vendor == Vendor::Intel { 0x16 } else { 0xd };
+    let intel = vendor == Vendor::Intel;
+    let highest = if intel { 0x16 } else { 0xd };
     table.set(0, None, [highest, host0[1], host0[2], host0[3]])?;
 
     let host = hardware.cpuid(1, 0);
@@ -125,7 +126,7 @@ fn basic_leaves(
             host[3] & engine.leaf1_edx | ALWAYS.leaf1_edx | multi,
         ],
     )?;
-    if vendor == Vendor::Intel {
+    if intel {
         // 0xff: the caches are in leaf 4, which lists none.
         table.set(2, None, [0x00ff_0001, 0, 0, 0])?;
     }
@@ -135,18 +136,20 @@ fn basic_leaves(
     // The APIC timer never stops (ARAT).
     table.set(6, None, [1 << 2, 0, 0, 0])?;
     let host = hardware.cpuid(7, 0);
-    let arch_capabilities = u32::from(vendor == Vendor::Intel) << 29;
-    let speculation_control = u32::from(vendor == Vendor::Intel) << 26;
+    let arch_capabilities = u32::from(intel) << 29;
+    let speculation_control = u32::from(intel) << 26;
     table.set(
         7,
         Some(0),
         [
-            0,
+            if intel { 2 } else { 0 },
             host[1] & engine.leaf7_ebx | ALWAYS.leaf7_ebx,
             host[2] & engine.leaf7_ecx | ALWAYS.leaf7_ecx,
             host[3] & engine.leaf7_edx | ALWAYS.leaf7_edx | arch_capabilities | speculation_control,
         ],
     )?;
+    // BHI_CTRL: without it a Linux guest clears the branch history at each system call.
+    table.set(7, Some(2), [0, 0, 0, u32::from(intel) << 4])?;
     // Topology: one thread a core, all cores in one package.
     let width = 32 - cpus.saturating_sub(1).leading_zeros();
     table.set(0xb, Some(0), [0, 1, 1 << 8, apic_id])?;

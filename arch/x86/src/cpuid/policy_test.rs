@@ -65,6 +65,14 @@ cases! {
         check_eq!(amd.answer(0x8000_0021, 0)[0] >> 8 & 1, 1);
     }
 
+    fn only_intel_has_leaf_7s_last_subleaf() {
+        for (vendor, last, control) in [(b"GenuineIntel", 2, 1 << 4), (b"AuthenticAMD", 0, 0)] {
+            let table = default_table(&everything(vendor), engine(), 0, 1, 1).unwrap_or_default();
+            check_eq!(table.answer(7, 0)[0], last);
+            check_eq!(table.answer(7, 2), [0, 0, 0, control]);
+        }
+    }
+
     fn the_topology_names_each_processor() {
         let table = default_table(&everything(b"AuthenticAMD"), engine(), 3, 5, 1)
             .unwrap_or_default();
