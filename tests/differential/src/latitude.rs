@@ -241,9 +241,12 @@ pub fn is_loose(case: &Case) -> bool {
         || jumps_between(case)
 }
 
-/// Whether a branch leads back, and some instruction leaves a flag undefined that some other reads.
+/// Whether a branch leads back, or may, and some instruction leaves a flag undefined that some other reads.
 fn loops_on_undefined_flags(case: &Case) -> bool {
-    let back = |i: &Instruction| (case.rip..=i.ip()).contains(&i.near_branch_target());
+    let back = |i: &Instruction| match i.flow_control() {
+        FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall => true,
+        _ => (case.rip..=i.ip()).contains(&i.near_branch_target()),
+    };
     let undefined = case.instructions().fold(0, |all, i| all | undefines(&i));
     let read = case.instructions().fold(0, |all, i| all | reads(&i));
     undefined & read != 0 && case.instructions().any(|i| back(&i))
