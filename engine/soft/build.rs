@@ -1,9 +1,9 @@
-//! Assembles the stubs through which `vector` executes x87, MMX and SSE
+//! Assembles the stubs through which `vector` executes x87, MMX, SSE and AVX
 //! instructions: each is the host's own instruction with fixed operands.
 //!
-//! Written to `OUT_DIR`: `stubs.bin` (code, for the text section) and
-//! `forms.rs` (the table that says what each stub is). The calling convention
-//! is System V's; the arguments are
+//! Written to `OUT_DIR`: `stubs.bin` (code, for the text section), and `forms.rs` and
+//! `vex_forms.rs` (the tables that say what each stub is). AVX's are `vex`'s; the others' calling
+//! convention is System V's, with the arguments
 //!
 //! - `rdi`: the first operand (16 bytes; x87: the FXSAVE image),
 //! - `rsi`: the second operand (16 bytes; x87: the memory operand),
@@ -22,6 +22,8 @@ use classify::{Class, classify, may_be_unaligned, reads_xmm0};
 
 #[path = "build/classify.rs"]
 mod classify;
+#[path = "build/vex.rs"]
+mod vex;
 
 /// Offsets in `vector::stub::Context`.
 mod context {
@@ -47,6 +49,7 @@ enum Operand {
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build/classify.rs");
+    println!("cargo::rerun-if-changed=build/vex.rs");
     let mut stubs = Vec::new();
     let mut table = String::from("pub static FORMS: &[Form] = &[\n");
     for code in Code::values() {
@@ -66,11 +69,14 @@ fn main() {
         form.write(&mut table, extension, start, stride);
     }
     table.push_str("];\n");
+    let mut vex_table = String::new();
+    vex::write(&mut stubs, &mut vex_table);
     assert!(stubs.len() < 1_500_000);
     let _ = writeln!(table, "pub const STUBS_SIZE: usize = {};", stubs.len());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("stubs.bin"), stubs).expect("OUT_DIR is writable");
     fs::write(out.join("forms.rs"), table).expect("OUT_DIR is writable");
+    fs::write(out.join("vex_forms.rs"), vex_table).expect("OUT_DIR is writable");
 }
 
 /// One form of an instruction, with its canonical operands.

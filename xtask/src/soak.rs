@@ -28,7 +28,16 @@ fn run(arguments: &[String]) -> Result<()> {
     }
     process::run(differential.env("UNIBODY_CASES", cases).current_dir(tree::root()))?;
     let mut properties = process::cargo();
-    properties.args(["test", "--release", "--package", "vmm", "--package", "unibody"]);
+    properties.args([
+        "test",
+        "--release",
+        "--package",
+        "vmm",
+        "--package",
+        "unibody",
+        "--lib",
+        "--bins",
+    ]);
     properties.args(["--package", "guest-protocol"]);
     process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))
 }

@@ -39,6 +39,7 @@ pub mod pvclock;
 pub mod pvclock_test;
 pub mod regs;
 pub mod vcpu;
+pub mod xstate;
 
 #[cfg(feature = "selftest")]
 pub mod decoder_test;

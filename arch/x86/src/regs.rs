@@ -106,6 +106,16 @@ pub mod efer {
     pub const FFXSR: u64 = 1 << 14;
 }
 
+/// XCR0 bits: the state components of XSAVE. See: AMD APM vol. 2, 11.5.2.
+pub mod xcr0 {
+    /// x87 and MMX registers.
+    pub const X87: u64 = 1 << 0;
+    /// XMM registers and MXCSR.
+    pub const SSE: u64 = 1 << 1;
+    /// The upper halves of the YMM registers.
+    pub const AVX: u64 = 1 << 2;
+}
+
 /// The segment registers, in the order of their encoding, then the two system
 /// segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,11 +235,14 @@ pub enum SysReg {
     SysenterEip = 7,
     /// What RDTSCP and RDPID read.
     TscAux = 8,
+    /// Which state components XSAVE and its kin handle, and with it whether AVX is on: bits of [`xcr0`].
+    /// XSETBV sets it, not WRMSR.
+    Xcr0 = 9,
 }
 
 impl SysReg {
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
     /// All, in order.
     pub const ALL: [SysReg; Self::COUNT] = [
         SysReg::Star,
@@ -241,6 +254,7 @@ impl SysReg {
         SysReg::SysenterEsp,
         SysReg::SysenterEip,
         SysReg::TscAux,
+        SysReg::Xcr0,
     ];
 }
 
@@ -328,6 +342,10 @@ pub trait Regs {
     fn fxsave(&self) -> &FxArea;
     /// The same, to be changed.
     fn fxsave_mut(&mut self) -> &mut FxArea;
+    /// The upper halves of the YMM registers.
+    fn ymm_high(&self) -> &YmmHigh;
+    /// The same, to be changed.
+    fn ymm_high_mut(&mut self) -> &mut YmmHigh;
 
     /// Whether 64-bit or compatibility mode is active.
     fn long_mode(&self) -> bool {
@@ -397,6 +415,11 @@ impl core::fmt::Debug for FxArea {
     }
 }
 
+/// The upper halves of the YMM registers, as XSAVE lays them out.
+/// See: AMD APM vol. 2, 11.5.4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct YmmHigh(pub [u128; 16]);
+
 /// The neutral, grouped state of a vCPU's registers: for get, set, save and
 /// reset only. The fields are exactly those of [`Regs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -420,6 +443,7 @@ pub struct State {
     pub interrupt_shadow: bool,
     pub nmi_blocked: bool,
     pub fx: FxArea,
+    pub ymm_high: YmmHigh,
 }
 
 /// The numbers of the debug registers, in the order of [`State::debug`].
@@ -437,6 +461,8 @@ impl State {
         segments[Seg::Ldtr as usize].attr = Attr(0x82);
         segments[Seg::Tr as usize].attr = Attr(0x8b);
         let table = Table { base: 0, limit: 0xffff };
+        let mut sysregs = [0; SysReg::COUNT];
+        sysregs[SysReg::Xcr0 as usize] = xcr0::X87;
         Self {
             gprs: [0; 16],
             rip: 0xfff0,
@@ -451,10 +477,11 @@ impl State {
             cr4: 0,
             efer: 0,
             debug: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
-            sysregs: [0; SysReg::COUNT],
+            sysregs,
             interrupt_shadow: false,
             nmi_blocked: false,
             fx: FxArea::at_reset(),
+            ymm_high: YmmHigh::default(),
         }
     }
 
@@ -479,6 +506,7 @@ impl State {
             interrupt_shadow: regs.interrupt_shadow(),
             nmi_blocked: regs.nmi_blocked(),
             fx: *regs.fxsave(),
+            ymm_high: *regs.ymm_high(),
         }
     }
 
@@ -509,6 +537,7 @@ impl State {
         regs.set_interrupt_shadow(self.interrupt_shadow);
         regs.set_nmi_blocked(self.nmi_blocked);
         *regs.fxsave_mut() = self.fx;
+        *regs.ymm_high_mut() = self.ymm_high;
     }
 }
 
@@ -572,6 +601,9 @@ macro_rules! forward_regs {
         fn fxsave(&self) -> &$crate::regs::FxArea {
             self.$($field).+.fxsave()
         }
+        fn ymm_high(&self) -> &$crate::regs::YmmHigh {
+            self.$($field).+.ymm_high()
+        }
         fn set_gpr(&mut self, n: u8, value: u64) {
             self.$($field).+.set_gpr(n, value);
         }
@@ -625,6 +657,9 @@ macro_rules! forward_regs {
         }
         fn fxsave_mut(&mut self) -> &mut $crate::regs::FxArea {
             self.$($field).+.fxsave_mut()
+        }
+        fn ymm_high_mut(&mut self) -> &mut $crate::regs::YmmHigh {
+            self.$($field).+.ymm_high_mut()
         }
     };
 }
@@ -742,5 +777,11 @@ impl Regs for State {
     }
     fn fxsave_mut(&mut self) -> &mut FxArea {
         &mut self.fx
+    }
+    fn ymm_high(&self) -> &YmmHigh {
+        &self.ymm_high
+    }
+    fn ymm_high_mut(&mut self) -> &mut YmmHigh {
+        &mut self.ymm_high
     }
 }

@@ -71,7 +71,7 @@ fn is_plain_code(mnemonic: Mnemonic) -> bool {
 
 /// SSE instructions that MXCSR acts on or that may set its flags.
 /// (RCPPS, RSQRTPS and the exact conversions are not among them.)
-fn uses_mxcsr(mnemonic: Mnemonic) -> bool {
+pub fn uses_mxcsr(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         mnemonic,
@@ -147,7 +147,7 @@ fn uses_mxcsr(mnemonic: Mnemonic) -> bool {
 }
 
 /// PCMPxSTRx, which has implicit operands.
-fn compares_strings(mnemonic: Mnemonic) -> bool {
+pub fn compares_strings(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(mnemonic, Pcmpestri | Pcmpestri64 | Pcmpestrm | Pcmpestrm64 | Pcmpistri | Pcmpistrm)
 }

@@ -163,6 +163,12 @@ impl Engine for SoftEngine {
             Extension::Sse42 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 20, ..all },
             Extension::Aes => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 25, ..all },
             Extension::Sha => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 29, ..all },
+            Extension::Avx => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 28, ..all },
+            Extension::Fma => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 12, ..all },
+            Extension::F16c => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 29, ..all },
+            Extension::Avx2 => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 5, ..all },
+            Extension::Vaes => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 9, ..all },
+            Extension::Vpclmulqdq => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 10, ..all },
         })
     }
 

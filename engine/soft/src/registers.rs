@@ -7,7 +7,8 @@ use arch_x86::emulate::debug::dr7;
 use arch_x86::emulate::{Mode, Status};
 use arch_x86::mmu::Paging;
 use arch_x86::regs::{
-    Attr, DEBUG_REGISTERS, FxArea, Regs, Seg, Segment, SysReg, Table, cr0, cr4, efer, rflags,
+    Attr, DEBUG_REGISTERS, FxArea, Regs, Seg, Segment, SysReg, Table, YmmHigh, cr0, cr4, efer,
+    rflags,
 };
 
 use crate::tlb::Rights;
@@ -248,6 +249,12 @@ impl Regs for SoftVcpu {
     }
     fn fxsave_mut(&mut self) -> &mut FxArea {
         &mut self.fx
+    }
+    fn ymm_high(&self) -> &YmmHigh {
+        &self.ymm_high
+    }
+    fn ymm_high_mut(&mut self) -> &mut YmmHigh {
+        &mut self.ymm_high
     }
     #[inline(always)]
     fn mode64(&self) -> bool {

@@ -6,7 +6,7 @@ use arch_x86::emulate::{Mode, Status, Stop};
 use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::mmu::{Limits, Paging};
-use arch_x86::regs::{FxArea, Segment, State, SysReg, Table, rflags};
+use arch_x86::regs::{FxArea, Segment, State, SysReg, Table, YmmHigh, rflags};
 use core::sync::atomic::AtomicU32;
 use virt::Errno;
 use virt::memory::View;
@@ -76,6 +76,7 @@ pub struct SoftVcpu {
     pub(crate) debug: [u64; 8],
     pub(crate) sysregs: [u64; SysReg::COUNT],
     pub(crate) fx: FxArea,
+    pub(crate) ymm_high: YmmHigh,
 
     // Derived from the registers.
     pub(crate) mode64: bool,
@@ -144,6 +145,7 @@ impl SoftVcpu {
             debug: [0; 8],
             sysregs: [0; SysReg::COUNT],
             fx: FxArea::at_reset(),
+            ymm_high: YmmHigh::default(),
             mode64: false,
             code_mode: Mode::Bits16,
             code_place: (0, 0),

@@ -117,6 +117,7 @@ impl Table {
             (Feature::Movbe, 1, ECX, 22),
             (Feature::Popcnt, 1, ECX, 23),
             (Feature::Xsave, 1, ECX, 26),
+            (Feature::Avx, 1, ECX, 28),
             (Feature::Rdrand, 1, ECX, 30),
             (Feature::Fsgsbase, 7, EBX, 0),
             (Feature::Bmi1, 7, EBX, 3),

@@ -13,7 +13,10 @@
 use virt::Errno;
 
 use super::{Leaf, Table, Vendor};
+use crate::emulate::Feature;
 use crate::irqchip::lapic_timer::FREQUENCY_HZ;
+use crate::regs::xcr0;
+use crate::xstate;
 
 /// The host's processor, as the policy looks at it.
 pub trait Hardware {
@@ -54,8 +57,8 @@ const fn bits(list: &[u32]) -> u32 {
 
 /// What is offered whatever the host's processor has: it is emulated.
 const ALWAYS: Instructions = Instructions {
-    // PCID, x2APIC, TSC deadline, hypervisor present.
-    leaf1_ecx: bits(&[17, 21, 24, 31]),
+    // PCID, x2APIC, TSC deadline, XSAVE, hypervisor present.
+    leaf1_ecx: bits(&[17, 21, 24, 26, 31]),
     // DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE36, CLFSH.
     leaf1_edx: bits(&[2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19]),
     // FSGSBASE, SMEP, ERMS, INVPCID, SMAP.
@@ -155,7 +158,25 @@ fn basic_leaves(
     table.set(0xb, Some(0), [0, 1, 1 << 8, apic_id])?;
     table.set(0xb, Some(1), [width, cpus, 2 << 8 | 1, apic_id])?;
     table.set(0xb, Some(2), [0, 0, 2, apic_id])?;
-    table.set(0xd, None, [0; 4])
+    state_leaves(table)
+}
+
+/// Leaf 0xd, what XSAVE and its kin save. The sizes that depend on XCR0 are filled in by the vCPU.
+fn state_leaves(table: &mut Table) -> Result<(), Errno> {
+    let offered = table.features();
+    let components = match (offered.has(Feature::Xsave), offered.has(Feature::Avx)) {
+        (false, _) => return table.set(0xd, None, [0; 4]),
+        (true, false) => xcr0::X87 | xcr0::SSE,
+        (true, true) => xcr0::X87 | xcr0::SSE | xcr0::AVX,
+    };
+    let size = xstate::size(components) as u32;
+    table.set(0xd, Some(0), [components as u32, size, size, 0])?;
+    // XSAVEOPT, XSAVEC, and XGETBV of register 1.
+    table.set(0xd, Some(1), [0b111, size, 0, 0])?;
+    if components & xcr0::AVX == 0 {
+        return Ok(());
+    }
+    table.set(0xd, Some(2), [xstate::AVX_SIZE as u32, xstate::AVX_OFFSET as u32, 0, 0])
 }
 
 /// KVM's paravirtual features: both clocks, no delays after port accesses, a TSC that needs no check.

@@ -73,6 +73,21 @@ cases! {
         }
     }
 
+    fn the_saved_state_has_the_upper_halves_with_avx_only() {
+        for (offered, answers) in [
+            (POPCNT, [[3, 576, 576, 0], [7, 576, 0, 0], [0; 4]]),
+            (AVX, [[7, 832, 832, 0], [7, 832, 0, 0], [256, 576, 0, 0]]),
+        ] {
+            let engine = Instructions { leaf1_ecx: offered, ..Instructions::default() };
+            let table = default_table(&everything(b"GenuineIntel"), engine, 0, 1, 1)
+                .unwrap_or_default();
+            for (index, answer) in (0..).zip(answers) {
+                check_eq!(table.answer(0xd, index), answer);
+            }
+            check_eq!(table.answer(0xd, 3), [0; 4]);
+        }
+    }
+
     fn the_topology_names_each_processor() {
         let table = default_table(&everything(b"AuthenticAMD"), engine(), 3, 5, 1)
             .unwrap_or_default();

@@ -220,14 +220,13 @@ fn memory(i: &Instruction, mode: Mode, insn: &mut Insn) {
     insn.disp = i.memory_displacement64();
     insn.seg = register_number(segment(i, mode));
     insn.address_size = match (base, index) {
-        (Register::None, Register::None) => match i.memory_displ_size() {
+        (Register::None, index) if index.is_gpr() => index.size() as u8,
+        (Register::None, _) => match i.memory_displ_size() {
             2 => 2,
             4 => 4,
             8 => 8,
             _ => mode as u8,
         },
-        (Register::None, index) if index.is_gpr() => index.size() as u8,
-        (Register::None, _) => mode as u8,
         (base, _) => base.size() as u8,
     };
     let based = insn.seg == Seg::Fs as u8 || insn.seg == Seg::Gs as u8;

@@ -231,6 +231,7 @@ pub enum Feature {
     Sse42,
     Monitor,
     Xsave,
+    Avx,
     Umip,
 }
 

@@ -163,7 +163,8 @@ fn control_registers<C: Cpu>(i: &Instruction, insn: &mut Insn) -> Option<Exec<C>
         Code::Clts => control::clts,
         Code::Invlpg_m => control::invlpg,
         Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 => control::invpcid,
-        Code::Xgetbv | Code::Xsetbv => control::xcr,
+        Code::Xgetbv => control::xgetbv,
+        Code::Xsetbv => control::xsetbv,
         _ => return None,
     })
 }

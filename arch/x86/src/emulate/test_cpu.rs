@@ -10,8 +10,8 @@ use super::{Access, Cpu, Feature, Int, Mode, Status, Stop, decode};
 use crate::engine::{Features, Intercept};
 use crate::exception::{Exception, page_fault};
 use crate::regs::{
-    Attr, DEBUG_REGISTERS, FxArea, Regs, Seg, Segment, State, SysReg, Table, cr0, cr4, efer, gpr,
-    rflags,
+    Attr, DEBUG_REGISTERS, FxArea, Regs, Seg, Segment, State, SysReg, Table, YmmHigh, cr0, cr4,
+    efer, gpr, rflags,
 };
 
 /// The processor.
@@ -166,7 +166,7 @@ fn flat_segments(state: &mut State, code: Attr) {
 }
 
 /// All of [`Feature`].
-const FEATURES: [Feature; 21] = [
+const FEATURES: [Feature; 22] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,
     Feature::Movbe,
@@ -187,6 +187,7 @@ const FEATURES: [Feature; 21] = [
     Feature::Sse42,
     Feature::Monitor,
     Feature::Xsave,
+    Feature::Avx,
     Feature::Umip,
 ];
 
@@ -301,6 +302,12 @@ impl Regs for TestCpu {
     }
     fn fxsave(&self) -> &FxArea {
         &self.state.fx
+    }
+    fn ymm_high(&self) -> &YmmHigh {
+        &self.state.ymm_high
+    }
+    fn ymm_high_mut(&mut self) -> &mut YmmHigh {
+        &mut self.state.ymm_high
     }
     fn fxsave_mut(&mut self) -> &mut FxArea {
         &mut self.state.fx

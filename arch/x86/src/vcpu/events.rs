@@ -78,6 +78,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     fn init(&mut self) {
         let mut state = State::at_reset();
         state.fx = *self.engine.fxsave();
+        state.ymm_high = *self.engine.ymm_high();
         for (reg, value) in crate::regs::SysReg::ALL.iter().zip(&mut state.sysregs) {
             *value = self.engine.sysreg(*reg);
         }

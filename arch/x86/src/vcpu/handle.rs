@@ -9,7 +9,7 @@ use crate::emulate::debug;
 use crate::engine::{Engine, Intercept};
 use crate::exception::Exception;
 use crate::machine::has_port;
-use crate::regs::{Regs, cr4, gpr, rflags};
+use crate::regs::{Regs, SysReg, cr4, gpr, rflags};
 
 /// What the answer to the last exit completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 if index > 2 {
                     (eax, ebx) = (0, 0);
                 }
+            }
+            // Sizes for the components that are on, in either form.
+            0xd if index < 2 && ebx != 0 => {
+                ebx = crate::xstate::size(self.engine.sysreg(SysReg::Xcr0)) as u32;
             }
             _ => {}
         }

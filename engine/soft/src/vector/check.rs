@@ -5,7 +5,7 @@
 
 use arch_x86::emulate::{Cpu, Stop};
 use arch_x86::exception::{self, Exception};
-use arch_x86::regs::{cr0, cr4};
+use arch_x86::regs::{SysReg, cr0, cr4, xcr0};
 
 use super::image;
 
@@ -23,6 +23,36 @@ pub fn sse<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
 fn refuse_sse<C: Cpu>(cpu: &mut C) -> Stop {
     let undefined = cpu.cr0() & cr0::EM != 0 || cpu.cr4() & cr4::OSFXSR == 0;
     cpu.fault(if undefined { Exception::ud() } else { Exception::plain(exception::NM) })
+}
+
+/// AVX: #UD without CR4.OSXSAVE or if XCR0 does not have it on, #NM with CR0.TS. CR0.EM does not
+/// matter. Outside protected mode there is no VEX prefix. See: Intel SDM vol. 2, 2.4.
+#[inline(always)]
+pub fn avx<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
+    const ON: u64 = xcr0::SSE | xcr0::AVX;
+    let on = cpu.cr4() & cr4::OSXSAVE != 0 && cpu.sysreg(SysReg::Xcr0) & ON == ON;
+    if on && cpu.cr0() & cr0::TS == 0 && cpu.protected() {
+        return Ok(());
+    }
+    Err(refuse_avx(cpu, on))
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_avx<C: Cpu>(cpu: &mut C, on: bool) -> Stop {
+    let defined = on && cpu.protected();
+    cpu.fault(if defined { Exception::plain(exception::NM) } else { Exception::ud() })
+}
+
+/// XSAVE and its kin: #UD without CR4.OSXSAVE, #NM with CR0.TS.
+pub fn xsave<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
+    if cpu.cr4() & cr4::OSXSAVE == 0 {
+        return Err(cpu.fault(Exception::ud()));
+    }
+    if cpu.cr0() & cr0::TS != 0 {
+        return Err(cpu.fault(Exception::plain(exception::NM)));
+    }
+    Ok(())
 }
 
 /// MMX: #UD with CR0.EM, #NM with CR0.TS, #MF with an x87 exception pending.

@@ -109,8 +109,79 @@ pub fn store<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8, value: u128) -> Result<
     stored.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size, stop))
 }
 
+/// The linear address of the operand of `size` bytes, at most 32; aligned to that if `aligned`,
+/// or else #GP.
+#[inline(always)]
+fn address<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    size: usize,
+    aligned: bool,
+    write: bool,
+) -> Result<u64, Stop> {
+    let linear = operand::linear_address(cpu, insn, size as u8, write)?;
+    if aligned && linear & (size as u64 - 1) != 0 {
+        return Err(misaligned(cpu));
+    }
+    Ok(linear)
+}
+
+/// Reads the operand of `size` bytes, at most 32, which is the upper one of two numbers then.
+#[inline(always)]
+pub fn load_wide<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    size: usize,
+    aligned: bool,
+) -> Result<[u128; 2], Stop> {
+    if size <= 16 {
+        return Ok([load(cpu, insn, size as u8, aligned)?, 0]);
+    }
+    let linear = address(cpu, insn, 32, aligned, false)?;
+    let value = if linear & 0xfff <= 0xfe0 {
+        load_16_at(cpu, linear).and_then(|low| Ok([low, load_16_at(cpu, linear.wrapping_add(16))?]))
+    } else {
+        let mut bytes = [[0; 16]; 2];
+        cpu.load_bytes(linear, bytes.as_flattened_mut(), Access::Operand)
+            .map(|()| bytes.map(u128::from_le_bytes))
+    };
+    value.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 32, stop))
+}
+
+/// Writes the operand of `size` bytes, at most 32.
+#[inline(always)]
+pub fn store_wide<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    size: usize,
+    aligned: bool,
+    value: [u128; 2],
+) -> Result<(), Stop> {
+    match size {
+        16 => return store_16(cpu, insn, aligned, value[0]),
+        0..16 => return store(cpu, insn, size as u8, value[0]),
+        _ => {}
+    }
+    let linear = address(cpu, insn, 32, aligned, true)?;
+    let stored = if linear & 0xfff <= 0xfe0 {
+        store_16_at(cpu, linear, value[0])
+            .and_then(|()| store_16_at(cpu, linear.wrapping_add(16), value[1]))
+    } else {
+        let bytes = value.map(u128::to_le_bytes);
+        cpu.store_bytes(linear, bytes.as_flattened(), Access::Operand)
+    };
+    stored.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 32, stop))
+}
+
+/// Faults as a store of the operand of `size` bytes would, at most 32.
+pub fn probe_store<C: Cpu>(cpu: &mut C, insn: &Insn, size: usize) -> Result<(), Stop> {
+    let linear = address(cpu, insn, size, false, true)?;
+    cpu.probe_write(linear, size, Access::Operand)
+        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size as u8, stop))
+}
+
 /// The linear address of an operand of `size` bytes, aligned to `alignment` or else #GP.
-fn address_of_area<C: Cpu>(
+pub fn address_of_area<C: Cpu>(
     cpu: &mut C,
     insn: &Insn,
     size: usize,

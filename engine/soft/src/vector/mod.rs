@@ -1,4 +1,4 @@
-//! x87, MMX and SSE instructions (all of x86-64-v2's, AES, PCLMULQDQ and SHA),
+//! x87, MMX, SSE and AVX instructions (all of x86-64-v3's, AES, PCLMULQDQ, SHA, and VEX's forms of them),
 //! executed by the host's own instruction on the guest's register file.
 //!
 //! `lower` picks the function for a decoded instruction. Those that compute call a stub
@@ -8,11 +8,12 @@
 //! - `simd`: MMX and SSE through the stubs; `x87`: the same for the x87;
 //! - `moves`: moves, and the simplest operations;
 //! - `x87_control`: control and status words, environment;
-//! - `state`: FXSAVE, FXRSTOR, MXCSR, EMMS;
+//! - `state`: FXSAVE, FXRSTOR, MXCSR, EMMS; `xsave`: XSAVE and its kin;
+//! - `vex`: AVX through stubs of its own (`vex_stub`, `vex_table`); `vex_parts`: AVX by elements;
 //! - `check`: #UD, #NM and #MF by CR0 and CR4; `memory`: operands; `image`: the
 //!   fields of the register file.
 //!
-//! Not implemented: 3DNow!, XSAVE, AVX and what is newer. `arch_x86::emulate`
+//! Not implemented: 3DNow!, AVX-512 and what is newer; XSAVES. `arch_x86::emulate`
 //! has MOVNTI, POPCNT, CRC32, fences and prefetches.
 //!
 //! Deviations: x87 instructions do not update the last instruction's opcode, address and operand
@@ -30,8 +31,13 @@ mod simd;
 mod state;
 mod stub;
 mod table;
+mod vex;
+mod vex_parts;
+mod vex_stub;
+mod vex_table;
 mod x87;
 mod x87_control;
+mod xsave;
 
 #[cfg(test)]
 mod exception_test;
@@ -39,6 +45,8 @@ mod exception_test;
 mod native_test;
 #[cfg(test)]
 mod state_test;
+#[cfg(test)]
+mod vex_test;
 
 /// The semantics of a decoded x87, MMX or SSE instruction; `None` if it is none, or if
 /// the host cannot execute it (see [`offered`]). It never ends a block.
@@ -47,6 +55,9 @@ pub fn lower<C: Cpu>(instruction: &Instruction, mode: Mode) -> Option<Op<C>> {
     let mut insn = decode::operands(instruction, mode);
     let exec = moves::lower(instruction, &mut insn)
         .or_else(|| state::lower(instruction))
+        .or_else(|| xsave::lower(instruction))
+        .or_else(|| vex::lower(instruction, &mut insn))
+        .or_else(|| vex_parts::lower(instruction, &mut insn))
         .or_else(|| x87_control::lower(instruction))
         .or_else(|| simd::lower(instruction, &mut insn))
         .or_else(|| x87::lower(instruction, &mut insn))?;
@@ -66,11 +77,17 @@ pub enum Extension {
     Aes,
     Pclmulqdq,
     Sha,
+    Avx,
+    Avx2,
+    Fma,
+    F16c,
+    Vaes,
+    Vpclmulqdq,
 }
 
 impl Extension {
     /// All, in the order of their age.
-    pub const ALL: [Extension; 8] = [
+    pub const ALL: [Extension; 14] = [
         Extension::Base,
         Extension::Sse3,
         Extension::Ssse3,
@@ -79,6 +96,12 @@ impl Extension {
         Extension::Aes,
         Extension::Pclmulqdq,
         Extension::Sha,
+        Extension::Avx,
+        Extension::Avx2,
+        Extension::Fma,
+        Extension::F16c,
+        Extension::Vaes,
+        Extension::Vpclmulqdq,
     ];
 
     /// Whether the host executes it.
@@ -93,6 +116,12 @@ impl Extension {
             Extension::Aes => is_x86_feature_detected!("aes"),
             Extension::Pclmulqdq => is_x86_feature_detected!("pclmulqdq"),
             Extension::Sha => is_x86_feature_detected!("sha"),
+            Extension::Avx => is_x86_feature_detected!("avx"),
+            Extension::Avx2 => is_x86_feature_detected!("avx2"),
+            Extension::Fma => is_x86_feature_detected!("fma"),
+            Extension::F16c => is_x86_feature_detected!("f16c"),
+            Extension::Vaes => is_x86_feature_detected!("vaes"),
+            Extension::Vpclmulqdq => is_x86_feature_detected!("vpclmulqdq"),
         }
     }
 }

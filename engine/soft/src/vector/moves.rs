@@ -286,6 +286,11 @@ fn maskmovq<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
 
 fn maskmovdqu<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::sse(cpu)?;
+    store_selected_bytes(cpu, insn)
+}
+
+/// MASKMOVDQU, once it may execute.
+pub fn store_selected_bytes<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     let value = cpu.fxsave().xmm(insn.rm).to_le_bytes();
     let mask = cpu.fxsave().xmm(insn.extra).to_le_bytes();
     store_masked(cpu, insn, &value, &mask)

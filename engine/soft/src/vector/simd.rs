@@ -161,7 +161,7 @@ fn float<C: Cpu>(
 /// With underflow unmasked, a tiny result is one even if it is exact: under a mask, only
 /// flushing to zero tells.
 #[inline(always)]
-fn masked(guest: u32) -> u32 {
+pub(super) fn masked(guest: u32) -> u32 {
     let control = guest & !mxcsr::FLAGS;
     if guest & mxcsr::UNDERFLOW_MASK == 0 { control | mxcsr::FLUSH_TO_ZERO } else { control }
 }
@@ -169,7 +169,7 @@ fn masked(guest: u32) -> u32 {
 /// Merges the flags that a stub left in `after` into the guest's MXCSR; raises #XM if the guest
 /// does not mask them all. See: AMD APM vol. 1, 4.10.
 #[inline(always)]
-fn raise<C: Cpu>(cpu: &mut C, after: u32) -> Result<(), Stop> {
+pub(super) fn raise<C: Cpu>(cpu: &mut C, after: u32) -> Result<(), Stop> {
     let flags = after & mxcsr::FLAGS;
     let guest = cpu.fxsave().mxcsr();
     if flags & !(guest >> mxcsr::MASK_SHIFT) != 0 {

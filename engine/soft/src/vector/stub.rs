@@ -70,19 +70,23 @@ const _: () = {
 };
 
 /// MXCSR's exception masks.
-const MASKS: u32 = 0x1f80;
+pub(super) const MASKS: u32 = 0x1f80;
 /// MXCSR's bits that every x86-64 processor has.
-const MXCSR_BITS: u32 = 0xffff;
+pub(super) const MXCSR_BITS: u32 = 0xffff;
+
+/// Where the stub at `offset` is.
+#[inline(always)]
+pub(super) fn address(offset: usize) -> *const u8 {
+    // An address is all that is wanted of it.
+    (&raw const unibody_vector_stubs).cast::<u8>().wrapping_add(offset)
+}
 
 /// The stub of `form` for `selector`.
 #[inline(always)]
 fn stub(form: &'static Form, selector: u8) -> Stub {
     // SAFETY: a `Form` is made by the table alone, whose offsets lie within the stubs and are
-    // each the start of one; the symbol is theirs.
-    unsafe {
-        let start = (&raw const unibody_vector_stubs).cast::<u8>().add(form.stub(selector));
-        std::mem::transmute::<*const u8, Stub>(start)
-    }
+    // each the start of one.
+    unsafe { std::mem::transmute::<*const u8, Stub>(address(form.stub(selector))) }
 }
 
 /// Runs an SSE or MMX form on operands of 16 bytes. `context.mxcsr` is taken with

@@ -5,13 +5,14 @@
 //! The page-directory-pointer entries of PAE paging are not checked here but when they are used
 //! (see [`crate::mmu`]). See: AMD APM vol. 2, 3.1, 14.6; vol. 3, MOV CRn.
 
-use super::{check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud, unsupported};
+use super::{check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud};
 use crate::emulate::operand::canonical;
 use crate::emulate::operand::{Destination, Source, effective_address, linear_address};
 use crate::emulate::{Access, Cpu, Feature, Insn, Int, Stop};
 use crate::engine::Intercept;
 use crate::exception::Exception;
-use crate::regs::{Attr, Seg, cr0, cr4, efer};
+use crate::regs::{Attr, Seg, SysReg, cr0, cr4, efer, gpr, xcr0};
+use crate::xstate;
 
 /// CR3 bit 63 in a MOV: keep the new PCID's translations.
 const NO_FLUSH: u64 = 1 << 63;
@@ -227,11 +228,39 @@ pub(super) fn invpcid<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
-/// XGETBV and XSETBV: without OSXSAVE they do not exist. With it they need an
-/// XCR0, which the processor's state does not have yet.
-pub(super) fn xcr<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
-    if cpu.cr4() & cr4::OSXSAVE == 0 {
-        return Err(ud(cpu));
+/// XCR0 is the only extended control register; register 1 tells which components are in use.
+/// See: Intel SDM vol. 2, XGETBV.
+pub(super) fn xgetbv<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_xsave(cpu)?;
+    let value = match cpu.gpr(gpr::RCX) as u32 {
+        0 => cpu.sysreg(SysReg::Xcr0),
+        1 => cpu.sysreg(SysReg::Xcr0) & xstate::in_use(cpu),
+        _ => return Err(gp(cpu, 0)),
+    };
+    cpu.set_gpr(gpr::RAX, value & 0xffff_ffff);
+    cpu.set_gpr(gpr::RDX, value >> 32);
+    Ok(())
+}
+
+/// See: AMD APM vol. 4, XSETBV.
+pub(super) fn xsetbv<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_xsave(cpu)?;
+    check_privileged(cpu)?;
+    let value = cpu.gpr(gpr::RDX) << 32 | cpu.gpr(gpr::RAX) & 0xffff_ffff;
+    let has = |component: u64| value & component != 0;
+    let offered = xcr0::X87 | xcr0::SSE | if cpu.offers(Feature::Avx) { xcr0::AVX } else { 0 };
+    let wrong = value & !offered != 0
+        || !has(xcr0::X87)
+        || has(xcr0::AVX) && !has(xcr0::SSE)
+        || cpu.gpr(gpr::RCX) as u32 != 0;
+    if wrong {
+        return Err(gp(cpu, 0));
     }
-    Err(unsupported(cpu, insn.len))
+    cpu.set_sysreg(SysReg::Xcr0, value);
+    Ok(())
+}
+
+/// Without OSXSAVE the XSAVE family does not exist.
+fn check_xsave<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
+    if cpu.cr4() & cr4::OSXSAVE == 0 { Err(ud(cpu)) } else { Ok(()) }
 }

@@ -7,6 +7,7 @@ use super::control::check_efer;
 use super::test_tables::{
     CODE32, CODE64, USER_CODE64, long, protected, raises, to_user, write_all,
 };
+use crate::emulate::Feature;
 use crate::emulate::test_cpu::TestCpu;
 use crate::exception::Exception;
 use crate::regs::{Attr, Regs, Seg, cr0, cr4, efer, gpr};
@@ -129,6 +130,43 @@ selftest::cases! {
         for bit in [cr4::SMAP, cr4::FSGSBASE, cr4::OSXSAVE] {
             check!(refused(&mut cpu, 4, cr4::PAE | bit), "not offered");
         }
+    }
+
+    fn extended_control_register() {
+        let (get, set) = ([0x0f, 0x01, 0xd0], [0x0f, 0x01, 0xd1]);
+        let mut cpu = long();
+        check_eq!(raises(&mut cpu, &get), Some(Exception::ud()), "without OSXSAVE");
+        cpu.state.cr4 |= cr4::OSXSAVE;
+        let mut write = |register: u64, value: u64| {
+            cpu.set_gpr(gpr::RCX, register);
+            cpu.set_gpr(gpr::RAX, value & 0xffff_ffff);
+            cpu.set_gpr(gpr::RDX, value >> 32);
+            raises(&mut cpu, &set)
+        };
+        for value in [0, 2, 4, 5, 6, 8 | 7, 1 << 63 | 1] {
+            check_eq!(write(0, value), Some(Exception::gp(0)));
+        }
+        check_eq!(write(1, 7), Some(Exception::gp(0)));
+        check_eq!(write(0, 7), None);
+        cpu.set_gpr(gpr::RCX, 0);
+        check_eq!(raises(&mut cpu, &get), None);
+        check_eq!((cpu.gpr(gpr::RDX), cpu.gpr(gpr::RAX)), (0, 7));
+        // In use is nothing but XMM3.
+        cpu.state.fx.set_xmm(3, 1);
+        cpu.set_gpr(gpr::RCX, 1);
+        check_eq!(raises(&mut cpu, &get), None);
+        check_eq!(cpu.gpr(gpr::RAX), 2);
+        cpu.set_gpr(gpr::RCX, 2);
+        check_eq!(raises(&mut cpu, &get), Some(Exception::gp(0)));
+        cpu.set_gpr(gpr::RCX, 0);
+        to_user(&mut cpu, USER_CODE64);
+        check_eq!(raises(&mut cpu, &get), None);
+        check_eq!(raises(&mut cpu, &set), Some(Exception::gp(0)));
+        let mut without = long();
+        without.state.cr4 |= cr4::OSXSAVE;
+        without.features = without.features.with(Feature::Avx, false);
+        without.set_gpr(gpr::RAX, 7);
+        check_eq!(raises(&mut without, &set), Some(Exception::gp(0)));
     }
 
     fn efer_rules() {
