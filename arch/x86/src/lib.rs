@@ -52,6 +52,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     emulate::bits_test::CASES,
     emulate::decode_test::CASES,
     emulate::mov_test::CASES,
+    emulate::random_test::CASES,
     emulate::shift_test::CASES,
     emulate::stack_test::CASES,
     emulate::status_test::CASES,

@@ -127,11 +127,11 @@ impl SoftEngine {
 
 /// What `arch_x86::emulate` has, beside what CPUID always offers.
 const INTEGER: Instructions = Instructions {
-    // CMPXCHG16B, MOVBE, POPCNT.
-    leaf1_ecx: 1 << 13 | 1 << 22 | 1 << 23,
+    // CMPXCHG16B, MOVBE, POPCNT, RDRAND.
+    leaf1_ecx: 1 << 13 | 1 << 22 | 1 << 23 | 1 << 30,
     leaf1_edx: 0,
-    // BMI1, BMI2, ADX, CLFLUSHOPT, CLWB.
-    leaf7_ebx: 1 << 3 | 1 << 8 | 1 << 19 | 1 << 23 | 1 << 24,
+    // BMI1, BMI2, RDSEED, ADX, CLFLUSHOPT, CLWB.
+    leaf7_ebx: 1 << 3 | 1 << 8 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 24,
     leaf7_ecx: 0,
     leaf7_edx: 0,
     // LAHF, LZCNT, PREFETCHW.

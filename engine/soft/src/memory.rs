@@ -341,6 +341,10 @@ impl Cpu for SoftVcpu {
         self.leave_block = true;
     }
 
+    fn random(&mut self, seed: bool) -> Option<u64> {
+        crate::host::random(seed)
+    }
+
     fn tsc(&mut self) -> u64 {
         self.time_stamp()
     }

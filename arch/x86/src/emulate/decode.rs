@@ -11,7 +11,8 @@ use iced_x86::{
 use super::operand::HIGH_BYTE;
 use super::{Cpu, Exec, Insn, Op, Stop};
 use super::{
-    alu, atomic, bcd, bits, branch, condition, mov, muldiv, nop, shift, stack, string, system,
+    alu, atomic, bcd, bits, branch, condition, mov, muldiv, nop, random, shift, stack, string,
+    system,
 };
 use crate::exception::Exception;
 use crate::regs::{Attr, Regs, Seg};
@@ -105,6 +106,7 @@ pub fn lower<C: Cpu>(i: &Instruction, mode: Mode) -> Option<Decoded<C>> {
         .or_else(|| muldiv::lower(i))
         .or_else(|| atomic::lower(i))
         .or_else(|| string::lower(i))
+        .or_else(|| random::lower(i))
         .or_else(|| nop::lower(i))
         .or_else(|| bcd::lower(i));
     if let Some(exec) = exec {

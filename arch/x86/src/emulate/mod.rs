@@ -35,6 +35,9 @@ pub mod mov_test;
 mod muldiv;
 mod nop;
 pub mod operand;
+mod random;
+#[cfg(feature = "selftest")]
+pub mod random_test;
 mod shift;
 #[cfg(feature = "selftest")]
 pub mod shift_test;
@@ -178,6 +181,12 @@ pub trait Cpu: Regs {
     fn invalidate_pcid(&mut self, kind: u64, pcid: u64, linear: u64);
     /// A serialising instruction: what follows is fetched anew. Only for engines that keep decoded code.
     fn serialize(&mut self) {}
+    /// A random number of the host's: RDRAND's, or with `seed` RDSEED's; `None` if it has none just
+    /// now. Only for engines that execute these instructions.
+    fn random(&mut self, seed: bool) -> Option<u64> {
+        let _ = seed;
+        None
+    }
     /// The guest's time stamp counter.
     fn tsc(&mut self) -> u64;
     /// Whether the guest's CPUID offers `feature`: the instruction is #UD if not.

@@ -38,8 +38,6 @@ pub(super) fn lower<C: Cpu>(i: &Instruction) -> Option<Exec<C>> {
         Mnemonic::Ud0
         | Mnemonic::Ud1
         | Mnemonic::Ud2
-        | Mnemonic::Rdrand
-        | Mnemonic::Rdseed
         | Mnemonic::Xbegin
         | Mnemonic::Xabort
         | Mnemonic::Xend

@@ -34,6 +34,8 @@ pub struct TestCpu {
     pub bulk: Option<usize>,
     /// The time stamp counter; counts its reads.
     pub tsc: u64,
+    /// Whether there are random numbers just now.
+    pub random: bool,
 }
 
 impl TestCpu {
@@ -79,6 +81,7 @@ impl TestCpu {
             features: Features::default(),
             bulk: None,
             tsc: 0,
+            random: true,
         });
         for feature in FEATURES {
             cpu.features = cpu.features.with(feature, true);
@@ -408,6 +411,9 @@ impl Cpu for TestCpu {
     }
     fn invalidate_page(&mut self, _: u64) {}
     fn invalidate_pcid(&mut self, _: u64, _: u64, _: u64) {}
+    fn random(&mut self, seed: bool) -> Option<u64> {
+        self.random.then_some(if seed { 0x5eed_5eed_5eed_5eed } else { !0 })
+    }
     fn tsc(&mut self) -> u64 {
         self.tsc += 1;
         self.tsc
