@@ -62,6 +62,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cpus: NonZeroU32,
 
+    /// Let the guest end by a write to port 0xf4, as with QEMU's isa-debug-exit.
+    ///
+    /// After a write of N the exit status is N * 2 + 1, of which the low 8 bits.
+    #[arg(long)]
+    pub(crate) isa_debug_exit: bool,
+
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) engine: Engine,

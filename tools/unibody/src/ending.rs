@@ -40,10 +40,18 @@ pub(crate) fn status(ended: &Ended<'_>) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if let Ending::Exit { value } = ended.machine {
+        return Ok(debug_exit_status(value));
+    }
     match &ended.session {
         Some(end) => session_status(end, ended),
         None => machine_status(ended),
     }
+}
+
+/// As QEMU's: never 0, which it keeps for a machine that was switched off.
+fn debug_exit_status(value: u32) -> u8 {
+    (value << 1 | 1) as u8
 }
 
 /// Init has said how the command ended: that counts, whatever the guest did after it.
@@ -88,6 +96,7 @@ fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
     }
     let error = match &ended.machine {
         Ending::PowerOff | Ending::Reset if ended.own_init => return Ok(0),
+        Ending::Exit { value } => return Ok(debug_exit_status(*value)),
         Ending::PowerOff => Error::new(BEFORE, "it switched itself off"),
         Ending::Reset => Error::new(BEFORE, "it reset itself"),
         Ending::TripleFault { state } => Error::new(

@@ -117,3 +117,16 @@ fn a_lacking_instruction_is_shown_with_its_bytes() {
     let nothing = Ending::Unsupported { bytes: Vec::new(), state: state(0) };
     assert!(text(&ended(nothing, &console)).contains("unknown bytes"));
 }
+
+#[test]
+fn a_debug_exit_has_qemu_s_status_whatever_else_was_said() {
+    let mut console = Console::default();
+    for (value, expected) in [(0, 1), (0x10, 0x21), (0x7f, 0xff), (0x80, 1), (u32::MAX, 0xff)] {
+        assert_eq!(status(&ended(Ending::Exit { value }, &console)), Ok(expected));
+    }
+    console.add(b"Kernel panic - not syncing: a test of panics\n");
+    assert_eq!(status(&ended(Ending::Exit { value: 0x10 }, &console)), Ok(0x21));
+    let full = Stop::Output(io::ErrorKind::StorageFull.into());
+    let unwritten = Ended { stop: Some(&full), ..ended(Ending::Exit { value: 0 }, &console) };
+    assert!(status(&unwritten).is_err());
+}

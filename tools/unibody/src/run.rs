@@ -205,6 +205,7 @@ fn boot<H: Hypervisor>(
         command_line: &parts.command_line,
         rng_seed: Some(seed()?),
         lines: lines.ends(),
+        debug_exit: options.isa_debug_exit,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
