@@ -467,6 +467,7 @@ fn initial_state(start: &start::Start) -> State {
     state.segments[Seg::Tr as usize] = segment(start.task);
     state.gdtr.base = start.gdt.base;
     state.gdtr.limit = start.gdt.limit;
+    state.gprs[usize::from(gpr::RAX)] = start.rax;
     state.gprs[usize::from(gpr::RBX)] = start.rbx;
     state.gprs[usize::from(gpr::RSI)] = start.rsi;
     state.gprs[usize::from(gpr::RSP)] = start.rsp;

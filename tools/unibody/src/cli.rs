@@ -39,7 +39,11 @@ pub(crate) enum Verb {
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {
-    /// Boot this kernel (a bzImage or an ELF vmlinux) instead of the distribution's
+    /// Boot this kernel (a bzImage, an ELF vmlinux, a Multiboot kernel) instead of the distribution's.
+    ///
+    /// A Multiboot 1 kernel (ELF, or with load addresses in its header) gets nothing of Linux's: its
+    /// command line is FILE and --cmdline, --initrd its module. Its first serial port is this terminal,
+    /// or stdin and stdout, and COMMAND can't be given.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
 

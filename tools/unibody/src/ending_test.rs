@@ -4,7 +4,7 @@ use super::*;
 
 fn ended(machine: Ending, console: &Console) -> Ended<'_> {
     let received = Written::default();
-    Ended { machine, session: None, stop: None, console, received, own_init: false }
+    Ended { machine, session: None, stop: None, console, received, without_init: false }
 }
 
 fn text(ended: &Ended<'_>) -> String {
@@ -96,10 +96,10 @@ fn each_other_end_has_its_line() {
 fn an_own_init_may_switch_the_guest_off() {
     let console = Console::default();
     for machine in [Ending::PowerOff, Ending::Reset] {
-        assert_eq!(status(&Ended { own_init: true, ..ended(machine, &console) }), Ok(0));
+        assert_eq!(status(&Ended { without_init: true, ..ended(machine, &console) }), Ok(0));
     }
     let fault = Ending::TripleFault { state: state(0) };
-    assert!(status(&Ended { own_init: true, ..ended(fault, &console) }).is_err());
+    assert!(status(&Ended { without_init: true, ..ended(fault, &console) }).is_err());
 }
 
 #[test]
