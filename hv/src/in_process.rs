@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use arch_x86::cpuid::Leaf;
+use arch_x86::cpuid::{Leaf, Table};
 use arch_x86::machine::X86;
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
@@ -136,6 +136,13 @@ pub struct InProcessVcpu {
     pass: Pass,
     /// An answer that came in when the vCPU was just asked to return.
     held: Answer,
+}
+
+impl InProcessVcpu {
+    /// What the guest is told about its processor.
+    pub(crate) fn cpuid(&self) -> &Table {
+        self.core.cpuid()
+    }
 }
 
 impl Vcpu for InProcessVcpu {

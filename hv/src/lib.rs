@@ -2,11 +2,13 @@
 //! for each way to run a guest.
 //!
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
+//! - [`host`]: what this host offers to run guests on;
 //! - [`pause`]: how a machine's vCPUs are brought to a halt and go on.
 //!
 //! An exit is a value, and so is its answer; the types of both, and of a vCPU's state, are
 //! those of `arch/x86`, re-exported as [`x86`].
 
+pub mod host;
 pub mod in_process;
 pub mod pause;
 

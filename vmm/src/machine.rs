@@ -20,6 +20,8 @@ use crate::boot::layout;
 use crate::boot::{self, CommandLine, Kernel, Protocol, start};
 use crate::bus::{Bus, Taken};
 use crate::devices::cmos::{self, Cmos};
+use crate::devices::debug_exit::{self, DebugExit};
+use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::i8042::{self, I8042};
 use crate::devices::power::{self, PowerBlock, ResetRegister};
 use crate::devices::serial::{self, Serial, Sink};
@@ -81,6 +83,8 @@ pub struct Config<'a> {
     pub rng_seed: Option<[u8; 32]>,
     /// The serial lines.
     pub lines: [LineEnds; 4],
+    /// Whether there is a device by which the guest ends with a value: [`Ending::Exit`].
+    pub debug_exit: bool,
 }
 
 /// The host's ends of one serial line.
@@ -98,6 +102,11 @@ pub enum Ending {
     PowerOff,
     /// It reset itself.
     Reset,
+    /// It wrote to the debug exit device.
+    Exit {
+        /// What it wrote.
+        value: u32,
+    },
     /// A triple fault.
     TripleFault {
         /// The vCPU's registers.
@@ -222,7 +231,12 @@ impl<V: Vm> Machine<V> {
             vcpus.push(vcpu);
         }
         let (sender, endings) = channel();
-        let shared = Shared::assemble(vm, cpus, config.lines, sender)?;
+        let devices = Devices {
+            lines: config.lines,
+            fw_cfg: fw_cfg::Items::new(config.memory, cpus),
+            debug_exit: config.debug_exit,
+        };
+        let shared = Shared::assemble(vm, cpus, devices, sender)?;
         Ok((Self { shared, vcpus, endings }, placed))
     }
 
@@ -273,11 +287,18 @@ impl<V: Vm> Drop for EndOnPanic<'_, V> {
     }
 }
 
+/// What the devices are made from.
+struct Devices {
+    lines: [LineEnds; 4],
+    fw_cfg: fw_cfg::Items,
+    debug_exit: bool,
+}
+
 impl<V: Vm> Shared<V> {
     fn assemble(
         vm: V,
         cpus: u32,
-        lines: [LineEnds; 4],
+        devices: Devices,
         endings: Sender<Ending>,
     ) -> Result<Arc<Self>, Error> {
         let mut result = Ok(());
@@ -289,6 +310,7 @@ impl<V: Vm> Shared<V> {
                         shared.end(match request {
                             PowerRequest::Off => Ending::PowerOff,
                             PowerRequest::Reset => Ending::Reset,
+                            PowerRequest::Exit { value } => Ending::Exit { value },
                         });
                     }
                 })
@@ -301,13 +323,14 @@ impl<V: Vm> Shared<V> {
                     }
                 })
             };
-            let serials = lines
-                .into_iter()
-                .zip(UARTS)
-                .map(|(ends, (_, irq))| Arc::new(Serial::new(line(irq), ends.sink, ends.input)));
+            let serials =
+                devices.lines.into_iter().zip(UARTS).map(|(ends, (_, irq))| {
+                    Arc::new(Serial::new(line(irq), ends.sink, ends.input))
+                });
             let serials: Vec<_> = serials.collect();
             let mut bus = Bus::default();
-            result = populate(&mut bus, &serials, &switch);
+            result = populate(&mut bus, &serials, &switch)
+                .and_then(|()| insert_qemus(&mut bus, devices.fw_cfg, devices.debug_exit, &switch));
             let ended = AtomicBool::new(false);
             Self { vm, bus, serials, endings, ended, halted: AtomicU32::new(0), cpus }
         });
@@ -391,6 +414,21 @@ fn populate(bus: &mut Bus, serials: &[Arc<Serial>], switch: &Switch) -> Result<(
     bus.insert(power::RESET_PORT, power::RESET_PORT, reset)
 }
 
+/// Adds the devices that QEMU's machines have and test kernels look for.
+fn insert_qemus(
+    bus: &mut Bus,
+    items: fw_cfg::Items,
+    debug_exit: bool,
+    switch: &Switch,
+) -> Result<(), Taken> {
+    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, Arc::new(FwCfg::new(items)))?;
+    if debug_exit {
+        let device = Arc::new(DebugExit::new(Arc::clone(switch)));
+        bus.insert(debug_exit::FIRST_PORT, debug_exit::LAST_PORT, device)?;
+    }
+    Ok(())
+}
+
 /// The machine as ACPI tells it.
 fn platform(cpus: u32) -> acpi::Platform {
     acpi::Platform {
@@ -429,6 +467,7 @@ fn initial_state(start: &start::Start) -> State {
     state.segments[Seg::Tr as usize] = segment(start.task);
     state.gdtr.base = start.gdt.base;
     state.gdtr.limit = start.gdt.limit;
+    state.gprs[usize::from(gpr::RAX)] = start.rax;
     state.gprs[usize::from(gpr::RBX)] = start.rbx;
     state.gprs[usize::from(gpr::RSI)] = start.rsi;
     state.gprs[usize::from(gpr::RSP)] = start.rsp;

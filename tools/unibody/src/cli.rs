@@ -13,9 +13,26 @@ Examples:
   echo hi | unibody run -- wc -c       in a pipe
   unibody run --kernel bzImage         with a kernel that you have built
   unibody pull                         get the distribution's current kernel
+  unibody doctor                       what works here
 
 Exit status: the guest command's own; 128 + N if signal N ended it; 125 if Unibody failed; 2 if it
 was called in a wrong way.";
+
+const DOCTOR: &str = "\
+The JSON is one object, sizes in bytes, null for what is not known:
+  format        1; it changes when a field below changes its name or meaning
+  version       Unibody's
+  processor     vendor, model, level and guest_level (of x86-64, 1 to 4), guest_has and
+                guest_lacks (extensions, with the names of /proc/cpuinfo)
+  engines       of each: name, about, state (ready, not-used-yet, absent, not-permitted, failed),
+                detail, fix
+  choice        engine and reason; null if none can run a guest
+  memory        total, available
+  cores         how many may be used
+  distribution  name, has_apt
+  cache         folder, kernel (the release that was pulled), size
+
+Exit status: 0 if a guest can be run here, 125 if not.";
 
 /// Runs virtual machines on any Linux machine: no root, no /dev/kvm, nothing to set up.
 #[derive(Debug, Parser)]
@@ -33,13 +50,20 @@ pub(crate) enum Verb {
     /// Get the distribution's current kernel and BusyBox, for `run` to use
     #[command(after_help = "They are kept in $XDG_CACHE_HOME/unibody (~/.cache/unibody).")]
     Pull(Pull),
+    /// Show what this machine can do, what Unibody would use, and why
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
 }
 
 /// Options of `unibody run`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {
-    /// Boot this kernel (a bzImage or an ELF vmlinux) instead of the distribution's
+    /// Boot this kernel (a bzImage, an ELF vmlinux, a Multiboot kernel) instead of the distribution's.
+    ///
+    /// A Multiboot 1 kernel (ELF, or with load addresses in its header) gets nothing of Linux's: its
+    /// command line is FILE and --cmdline, --initrd its module. Its first serial port is this terminal,
+    /// or stdin and stdout, and COMMAND can't be given.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
 
@@ -61,6 +85,12 @@ pub(crate) struct Run {
     /// Number of the guest's processors
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cpus: NonZeroU32,
+
+    /// Let the guest end by a write to port 0xf4, as with QEMU's isa-debug-exit.
+    ///
+    /// After a write of N the exit status is N * 2 + 1, of which the low 8 bits.
+    #[arg(long)]
+    pub(crate) isa_debug_exit: bool,
 
     /// What runs the guest
     #[arg(long, value_enum, default_value = "auto")]
@@ -85,6 +115,14 @@ pub(crate) struct Pull {
     /// Show no progress
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// Options of `unibody doctor`.
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Print it as JSON, for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What runs the guest.

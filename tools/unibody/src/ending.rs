@@ -22,8 +22,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) console: &'a Console,
     /// How much output has come.
     pub(crate) received: Written,
-    /// The guest had an init of a person's own, which does not say what becomes of it.
-    pub(crate) own_init: bool,
+    /// The guest had no init of Unibody's, which says what becomes of it: a person's own, or none.
+    pub(crate) without_init: bool,
 }
 
 /// The exit status of `unibody run`.
@@ -40,10 +40,18 @@ pub(crate) fn status(ended: &Ended<'_>) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if let Ending::Exit { value } = ended.machine {
+        return Ok(debug_exit_status(value));
+    }
     match &ended.session {
         Some(end) => session_status(end, ended),
         None => machine_status(ended),
     }
+}
+
+/// As QEMU's: never 0, which it keeps for a machine that was switched off.
+fn debug_exit_status(value: u32) -> u8 {
+    (value << 1 | 1) as u8
 }
 
 /// Init has said how the command ended: that counts, whatever the guest did after it.
@@ -87,7 +95,8 @@ fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
         );
     }
     let error = match &ended.machine {
-        Ending::PowerOff | Ending::Reset if ended.own_init => return Ok(0),
+        Ending::PowerOff | Ending::Reset if ended.without_init => return Ok(0),
+        Ending::Exit { value } => return Ok(debug_exit_status(*value)),
         Ending::PowerOff => Error::new(BEFORE, "it switched itself off"),
         Ending::Reset => Error::new(BEFORE, "it reset itself"),
         Ending::TripleFault { state } => Error::new(

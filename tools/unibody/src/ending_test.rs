@@ -4,7 +4,7 @@ use super::*;
 
 fn ended(machine: Ending, console: &Console) -> Ended<'_> {
     let received = Written::default();
-    Ended { machine, session: None, stop: None, console, received, own_init: false }
+    Ended { machine, session: None, stop: None, console, received, without_init: false }
 }
 
 fn text(ended: &Ended<'_>) -> String {
@@ -96,10 +96,10 @@ fn each_other_end_has_its_line() {
 fn an_own_init_may_switch_the_guest_off() {
     let console = Console::default();
     for machine in [Ending::PowerOff, Ending::Reset] {
-        assert_eq!(status(&Ended { own_init: true, ..ended(machine, &console) }), Ok(0));
+        assert_eq!(status(&Ended { without_init: true, ..ended(machine, &console) }), Ok(0));
     }
     let fault = Ending::TripleFault { state: state(0) };
-    assert!(status(&Ended { own_init: true, ..ended(fault, &console) }).is_err());
+    assert!(status(&Ended { without_init: true, ..ended(fault, &console) }).is_err());
 }
 
 #[test]
@@ -116,4 +116,17 @@ fn a_lacking_instruction_is_shown_with_its_bytes() {
     assert!(text(&ended(real, &console)).contains("add ax,bx (01 d8)"));
     let nothing = Ending::Unsupported { bytes: Vec::new(), state: state(0) };
     assert!(text(&ended(nothing, &console)).contains("unknown bytes"));
+}
+
+#[test]
+fn a_debug_exit_has_qemu_s_status_whatever_else_was_said() {
+    let mut console = Console::default();
+    for (value, expected) in [(0, 1), (0x10, 0x21), (0x7f, 0xff), (0x80, 1), (u32::MAX, 0xff)] {
+        assert_eq!(status(&ended(Ending::Exit { value }, &console)), Ok(expected));
+    }
+    console.add(b"Kernel panic - not syncing: a test of panics\n");
+    assert_eq!(status(&ended(Ending::Exit { value: 0x10 }, &console)), Ok(0x21));
+    let full = Stop::Output(io::ErrorKind::StorageFull.into());
+    let unwritten = Ended { stop: Some(&full), ..ended(Ending::Exit { value: 0 }, &console) };
+    assert!(status(&unwritten).is_err());
 }

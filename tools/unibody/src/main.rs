@@ -10,12 +10,14 @@
 //! | [`ending`] | what a guest's end means to a person |
 //! | [`terminal`], [`escape`] | raw mode, signals; the keys that are Unibody's own |
 //! | [`pull`] | getting a kernel and a userland |
+//! | [`doctor`] | `unibody doctor`: what this machine can do |
 //! | [`error`], [`mod@panic`] | how failures are told |
 
 #![forbid(unsafe_code)]
 
 mod cli;
 mod console;
+mod doctor;
 mod ending;
 mod error;
 mod escape;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(options) => run::execute(&options),
         Verb::Pull(options) => pull::command::execute(&options).map(|()| 0),
+        Verb::Doctor(options) => doctor::execute(&options),
     };
     match result {
         Ok(status) => ExitCode::from(status),

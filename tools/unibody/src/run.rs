@@ -41,9 +41,19 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
             "a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)",
         );
     }
+    // What a person gives is looked at before anything is downloaded.
+    let own_kernel = options.kernel.as_deref().map(open_kernel).transpose()?;
+    let is_multiboot = own_kernel.as_ref().is_some_and(Kernel::is_multiboot);
+    if is_multiboot && !options.command.is_empty() {
+        usage_error("a COMMAND can't be run by a Multiboot kernel: it is not Linux");
+    }
     let interactive = terminal::is_interactive();
-    let session = if own_init { None } else { Some(session(options, interactive)?) };
-    let parts = Parts::find(options, own_init)?;
+    let session =
+        if own_init || is_multiboot { None } else { Some(session(options, interactive)?) };
+    let parts = match own_kernel {
+        Some(kernel) if is_multiboot => Parts::of_multiboot(options, kernel)?,
+        own_kernel => Parts::find(options, own_kernel, own_init)?,
+    };
     match options.engine {
         Engine::Auto | Engine::Soft => boot(&InProcess, options, parts, session, interactive),
     }
@@ -88,9 +98,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn find(options: &cli::Run, own_init: bool) -> Result<Parts, Error> {
-        // What a person gives is looked at before anything is downloaded.
-        let own_kernel = options.kernel.as_deref().map(open_kernel).transpose()?;
+    fn find(
+        options: &cli::Run,
+        own_kernel: Option<Kernel>,
+        own_init: bool,
+    ) -> Result<Parts, Error> {
         let own_archive =
             options.initrd.as_deref().map(|path| read_initrd(path, options.memory)).transpose()?;
         let pulled = match (&own_kernel, &own_archive) {
@@ -109,8 +121,18 @@ impl Parts {
             (None, Some(guest)) => vec![userland(guest)?],
             (None, None) => unreachable!("pulled if there is no initrd"),
         };
-        let command_line = command_line(&kernel, options)?;
+        let command_line = command_line(&kernel, COMMAND_LINE, options)?;
         Ok(Parts { kernel, kernel_path, archives, command_line })
+    }
+
+    /// A Multiboot kernel wants none of what Linux does: its command line is its name and what the
+    /// person adds, and a file is a module, whatever is in it.
+    fn of_multiboot(options: &cli::Run, kernel: Kernel) -> Result<Parts, Error> {
+        let kernel_path = options.kernel.clone().unwrap_or_default();
+        let module =
+            options.initrd.as_deref().map(|path| read_module(path, options.memory)).transpose()?;
+        let command_line = command_line(&kernel, &kernel_path.to_string_lossy(), options)?;
+        Ok(Parts { kernel, kernel_path, archives: module.into_iter().collect(), command_line })
     }
 }
 
@@ -137,25 +159,41 @@ fn kernel_error(path: &Path, error: &kernel::Error) -> Error {
 /// Reads a person's own initial file system, if it can fit into `memory` and looks like one.
 fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Error> {
     const ADVICE: &str = "Give a cpio archive, or leave --initrd out to use BusyBox";
-    let name = quoted(path);
-    let failed = |action: &str, why: String| {
-        Error::new(format!("cannot {action} initrd {name}"), why).advise(ADVICE)
-    };
+    let bytes = read_whole(path, memory, ADVICE)?;
+    let failed = |why: &str| Err(initrd_error("use", path, why).advise(ADVICE));
+    let is_cpio = bytes.starts_with(b"070701") || bytes.starts_with(b"070702");
+    match bytes.as_slice() {
+        [] => failed("it is an empty file"),
+        _ if is_cpio || Compression::detect(&bytes).is_some() => Ok(bytes),
+        _ => failed("it is no cpio archive, compressed or not"),
+    }
+}
+
+/// Reads the module of a Multiboot kernel, if it can fit into `memory`.
+fn read_module(path: &Path, memory: u64) -> Result<Vec<u8>, Error> {
+    read_whole(
+        path,
+        memory,
+        "Give another file, or leave --initrd out to give the kernel no module",
+    )
+}
+
+fn initrd_error(action: &str, path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::new(format!("cannot {action} initrd {}", quoted(path)), why)
+}
+
+/// Reads a file that is to go into the guest's memory as it is, if it can fit into that.
+fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> {
+    let failed = |action: &str, why| initrd_error(action, path, why).advise(advice);
     let file = File::open(path).map_err(|error| failed("open", reason(&error)))?;
     let mut bytes = Vec::new();
     let result = file.take(memory).read_to_end(&mut bytes);
     result.map_err(|error| failed("read", reason(&error)))?;
     if bytes.len() as u64 >= memory {
         let why = format!("it is larger than the guest's memory ({memory} bytes)");
-        return Err(Error::new(format!("cannot use initrd {name}"), why)
-            .advise("Give the guest more with --memory"));
+        return Err(initrd_error("use", path, why).advise("Give the guest more with --memory"));
     }
-    let is_cpio = bytes.starts_with(b"070701") || bytes.starts_with(b"070702");
-    match bytes.as_slice() {
-        [] => Err(failed("use", "it is an empty file".into())),
-        _ if is_cpio || Compression::detect(&bytes).is_some() => Ok(bytes),
-        _ => Err(failed("use", "it is no cpio archive, compressed or not".into())),
-    }
+    Ok(bytes)
 }
 
 /// The initial file system of BusyBox.
@@ -172,9 +210,10 @@ fn pack(archive: Result<Vec<u8>, vmm::boot::cpio::Error>) -> Result<Vec<u8>, Err
     archive.map_err(|error| Error::new("cannot pack the guest's file system", error))
 }
 
-fn command_line(kernel: &Kernel, options: &cli::Run) -> Result<CommandLine, Error> {
+/// `first`, and what the person adds.
+fn command_line(kernel: &Kernel, first: &str, options: &cli::Run) -> Result<CommandLine, Error> {
     let mut line = CommandLine::new(kernel.command_line_limit());
-    std::iter::once(COMMAND_LINE)
+    std::iter::once(first)
         .chain(options.cmdline.iter().map(String::as_str))
         .try_for_each(|words| line.append(words))
         .map_err(|error| {
@@ -194,7 +233,7 @@ fn boot<H: Hypervisor>(
     if options.verbose {
         tell(hypervisor.name(), options, &parts);
     }
-    let own_init = session.is_none();
+    let without_init = session.is_none();
     let lines = Lines::new();
     let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
@@ -205,11 +244,12 @@ fn boot<H: Hypervisor>(
         command_line: &parts.command_line,
         rng_seed: Some(seed()?),
         lines: lines.ends(),
+        debug_exit: options.isa_debug_exit,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
 
-    let waiting = Waiting::show(options, &release, own_init);
+    let waiting = Waiting::show(options, &release, without_init);
     let booted = {
         let waiting = waiting.clone();
         Box::new(move || waiting.end())
@@ -244,7 +284,7 @@ fn boot<H: Hypervisor>(
         stop: relay.stopped(),
         console: &relay.console(),
         received,
-        own_init,
+        without_init,
     })
 }
 
@@ -258,9 +298,13 @@ fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalEr
 
 /// Says what is about to be run.
 fn tell(engine: &str, options: &cli::Run, parts: &Parts) {
-    let version = parts.kernel.version().unwrap_or("of unknown version");
-    let kaslr = if parts.kernel.kaslr() { "on" } else { "off" };
-    say(&format!("unibody: kernel {version}; KASLR is {kaslr}"));
+    if parts.kernel.is_multiboot() {
+        say(&format!("unibody: Multiboot kernel {}", quoted(&parts.kernel_path)));
+    } else {
+        let version = parts.kernel.version().unwrap_or("of unknown version");
+        let kaslr = if parts.kernel.kaslr() { "on" } else { "off" };
+        say(&format!("unibody: kernel {version}; KASLR is {kaslr}"));
+    }
     say(&format!("unibody: command line: {}", parts.command_line.as_str()));
     let mib = options.memory >> 20;
     say(&format!("unibody: engine {engine}, {} processors, {mib} MiB of memory", options.cpus));
@@ -303,8 +347,8 @@ fn start_error(error: machine::Error, kernel: &Path) -> Error {
 struct Waiting(Option<ProgressBar>);
 
 impl Waiting {
-    fn show(options: &cli::Run, release: &str, own_init: bool) -> Waiting {
-        if options.quiet || options.verbose || own_init || !std::io::stderr().is_terminal() {
+    fn show(options: &cli::Run, release: &str, without_init: bool) -> Waiting {
+        if options.quiet || options.verbose || without_init || !std::io::stderr().is_terminal() {
             return Waiting(None);
         }
         let bar = ProgressBar::new_spinner();

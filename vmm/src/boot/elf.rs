@@ -1,4 +1,4 @@
-//! The kernel's ELF file, `vmlinux`: inside a `bzImage`, or as it was linked.
+//! The kernel's ELF file, `vmlinux`: inside a `bzImage`, or as it was linked; or a Multiboot kernel.
 //!
 //! [`Elf::parse`] reads headers only, at the file's beginning: a `vmlinux` with
 //! a gigabyte of debugging information costs no more than its segments, and one
@@ -8,7 +8,10 @@
 use std::ops::Range;
 
 use object::LittleEndian;
-use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_X86_64, FileHeader64, PT_LOAD, PT_NOTE};
+use object::elf::{
+    ELFCLASS32, ELFCLASS64, ELFDATA2LSB, EM_386, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD,
+    PT_NOTE,
+};
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 use thiserror::Error;
 
@@ -76,7 +79,7 @@ pub struct Notes {
 pub struct Elf {
     /// Its segments, in the file's order; at least one.
     pub segments: Vec<Segment>,
-    /// Physical address of the 64-bit entry, `startup_64`.
+    /// Physical address of the entry: of the 64-bit one, `startup_64`, if it is a `vmlinux`.
     pub entry: u64,
     /// Its notes, in the file's order. Damaged ones are no notes: they matter to PVH alone.
     pub notes: Vec<Notes>,
@@ -93,18 +96,41 @@ impl Elf {
     /// all headers have to be in there, as linkers place them.
     pub fn parse(head: &[u8], length: Option<u64>) -> Result<Elf, Error> {
         check_architecture(head)?;
-        let header = FileHeader64::<LittleEndian>::parse(head).map_err(damaged)?;
+        Elf::read::<FileHeader64<LittleEndian>>(head, length, layout::HIGH_RAM)
+    }
+
+    /// The same for a Multiboot kernel, which may be of either class and load to any address.
+    pub fn parse_multiboot(head: &[u8], length: u64) -> Result<Elf, Error> {
+        let (class, machine) = class_and_machine(head)?;
+        match (class, object::elf::Machine(machine)) {
+            (class, EM_386 | EM_X86_64) if class == ELFCLASS32.0 => {
+                Elf::read::<FileHeader32<LittleEndian>>(head, Some(length), 0)
+            }
+            (class, EM_X86_64) if class == ELFCLASS64.0 => {
+                Elf::read::<FileHeader64<LittleEndian>>(head, Some(length), 0)
+            }
+            _ => Err(Error::Architecture(machine_name(machine, class))),
+        }
+    }
+
+    /// Reads the headers of one class. Segments may not begin below `lowest`.
+    fn read<H: FileHeader<Endian = LittleEndian>>(
+        head: &[u8],
+        length: Option<u64>,
+        lowest: u64,
+    ) -> Result<Elf, Error> {
+        let header = H::parse(head).map_err(damaged)?;
         let headers = header.program_headers(LittleEndian, head).map_err(damaged)?;
 
         let mut segments = Vec::new();
         let mut notes = Vec::new();
         let mut notes_left = NOTES_LIMIT;
-        let mut entry = header.e_entry.get(LittleEndian);
+        let mut entry: u64 = header.e_entry(LittleEndian).into();
         let mut entry_is_code = false;
         for ph in headers {
             match ph.p_type(LittleEndian) {
                 PT_LOAD => {
-                    let segment = segment(ph, length)?;
+                    let segment = segment(ph, length, lowest)?;
                     if segment.memory_size == 0 {
                         continue;
                     }
@@ -151,15 +177,21 @@ impl Elf {
 /// Looks at the bytes that mean the same in all ELF files, whatever their
 /// class and byte order: a foreign kernel is named, not called damaged.
 fn check_architecture(head: &[u8]) -> Result<(), Error> {
+    let (class, machine) = class_and_machine(head)?;
+    let little = head.get(5) == Some(&ELFDATA2LSB.0);
+    if machine == EM_X86_64.0 && little && class == ELFCLASS64.0 {
+        return Ok(());
+    }
+    Err(Error::Architecture(machine_name(machine, class)))
+}
+
+fn class_and_machine(head: &[u8]) -> Result<(u8, u16), Error> {
     let ident: &[u8; 20] =
         head.first_chunk().ok_or(Error::Truncated { length: head.len() as u64, needed: 64 })?;
     let little = ident[5] == ELFDATA2LSB.0;
     let machine = [ident[18], ident[19]];
     let machine = if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };
-    if machine == EM_X86_64.0 && little && ident[4] == ELFCLASS64.0 {
-        return Ok(());
-    }
-    Err(Error::Architecture(machine_name(machine, ident[4])))
+    Ok((ident[4], machine))
 }
 
 fn machine_name(machine: u16, class: u8) -> String {
@@ -187,14 +219,15 @@ fn damaged(error: object::Error) -> Error {
 }
 
 fn segment(
-    ph: &object::elf::ProgramHeader64<LittleEndian>,
+    ph: &impl ProgramHeader<Endian = LittleEndian>,
     length: Option<u64>,
+    lowest: u64,
 ) -> Result<Segment, Error> {
     let segment = Segment {
-        offset: ph.p_offset(LittleEndian),
-        file_size: ph.p_filesz(LittleEndian),
-        address: ph.p_paddr(LittleEndian),
-        memory_size: ph.p_memsz(LittleEndian),
+        offset: ph.p_offset(LittleEndian).into(),
+        file_size: ph.p_filesz(LittleEndian).into(),
+        address: ph.p_paddr(LittleEndian).into(),
+        memory_size: ph.p_memsz(LittleEndian).into(),
     };
     let needed = segment.offset.saturating_add(segment.file_size);
     if let Some(length) = length.filter(|length| needed > *length) {
@@ -209,7 +242,7 @@ fn segment(
     if segment.address.checked_add(segment.memory_size).is_none() {
         return Err(Error::Headers("a segment goes around the end of memory".into()));
     }
-    if segment.memory_size > 0 && segment.address < layout::HIGH_RAM {
+    if segment.memory_size > 0 && segment.address < lowest {
         return Err(Error::LowSegment(segment.address));
     }
     Ok(segment)
@@ -218,22 +251,22 @@ fn segment(
 /// Translates `entry` to a physical address if it lies in this segment.
 /// Linux's is physical already; other kernels give the virtual one.
 fn entry_in(
-    ph: &object::elf::ProgramHeader64<LittleEndian>,
+    ph: &impl ProgramHeader<Endian = LittleEndian>,
     segment: &Segment,
     entry: u64,
 ) -> (u64, bool) {
     let offset_in = |start: u64| entry.checked_sub(start).filter(|o| *o < segment.file_size);
-    match offset_in(segment.address).or_else(|| offset_in(ph.p_vaddr(LittleEndian))) {
+    match offset_in(segment.address).or_else(|| offset_in(ph.p_vaddr(LittleEndian).into())) {
         Some(offset) => (segment.address + offset, true),
         None => (entry, false),
     }
 }
 
-fn notes_of(ph: &object::elf::ProgramHeader64<LittleEndian>) -> Notes {
+fn notes_of(ph: &impl ProgramHeader<Endian = LittleEndian>) -> Notes {
     Notes {
-        offset: ph.p_offset(LittleEndian),
-        size: ph.p_filesz(LittleEndian),
-        align: ph.p_align(LittleEndian),
+        offset: ph.p_offset(LittleEndian).into(),
+        size: ph.p_filesz(LittleEndian).into(),
+        align: ph.p_align(LittleEndian).into(),
     }
 }
 

@@ -67,6 +67,36 @@ fn note(entry: u32) -> Vec<u8> {
     note
 }
 
+/// Makes a Multiboot header, with `addresses` where there are any.
+pub fn multiboot_header(flags: u32, addresses: &[u32]) -> Vec<u8> {
+    const MAGIC: u32 = 0x1bad_b002;
+    let checksum = 0u32.wrapping_sub(MAGIC).wrapping_sub(flags);
+    let words = [&[MAGIC, flags, checksum], addresses].concat();
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Makes a 32-bit ELF file of a Multiboot header and `code` behind it, at 1 MiB.
+pub fn multiboot_elf32(code: &[u8], flags: u32) -> Vec<u8> {
+    const ADDRESS: u32 = 0x10_0000;
+    let text = [&multiboot_header(flags, &[]), code].concat();
+    let size = text.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend(2u16.to_le_bytes()); // ET_EXEC
+    file.extend(3u16.to_le_bytes()); // i386
+    for word in [1, ADDRESS + 12, 52, 0, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    for half in [52u16, 32, 1, 40, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    // The offset has to be a multiple of four, as it is.
+    for word in [1, 84, ADDRESS, ADDRESS, size, size, 7, 4] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(text);
+    file
+}
+
 /// A `vmlinux` of one segment at 16 MiB, entered at its second page.
 pub fn vmlinux() -> Vec<u8> {
     let text: Vec<u8> = (0..0x3000u32).map(|i| ((i * 7) >> 3) as u8).collect();

@@ -1,7 +1,7 @@
 //! A kernel as a person gives it, understood, but not yet in memory.
 //!
-//! [`Kernel::open`] takes a `bzImage` (unpacked on the host), a `vmlinux`,
-//! or either of them compressed as a whole. Everything else is an error that
+//! [`Kernel::open`] takes a `bzImage` (unpacked on the host), a `vmlinux`, a
+//! Multiboot kernel, or any of them compressed as a whole. Everything else is an error that
 //! says what the file is instead. A packed kernel is unpacked only as far as
 //! that takes; the rest of it comes out while it is placed (`load`), and may
 //! turn out to be damaged then.
@@ -17,7 +17,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryError};
 
 use super::input::Input;
 use super::unpack::{self, Compression, Unpacker};
-use super::{bzimage, command_line, elf, foreign, layout, load};
+use super::{bzimage, command_line, elf, foreign, layout, load, multiboot};
 
 /// Default for the `limit` of [`Kernel::open`]: more than any kernel that
 /// boots, little enough not to fill the host's memory.
@@ -48,7 +48,7 @@ pub enum Error {
     #[error("it is bigger than {0} bytes")]
     TooBig(u64),
     /// It is something else.
-    #[error("it is {0}, not a kernel for x86-64 (a bzImage or an ELF vmlinux)")]
+    #[error("it is {0}, not a kernel for x86-64 (a bzImage, an ELF vmlinux or a Multiboot kernel)")]
     NotAKernel(String),
     /// A `bzImage`, but not a usable one.
     #[error(transparent)]
@@ -59,6 +59,9 @@ pub enum Error {
     /// An ELF file, but not a usable one.
     #[error(transparent)]
     Elf(#[from] elf::Error),
+    /// A Multiboot kernel, but not a usable one.
+    #[error(transparent)]
+    Multiboot(#[from] multiboot::header::Error),
     /// The kernel does not fit in the guest's memory.
     #[error(
         "the kernel needs memory up to {needed} bytes, but the guest has {memory}: give it more memory"
@@ -101,6 +104,7 @@ pub struct Kernel {
     header: Option<setup_header>,
     compression: Option<Compression>,
     version: Option<String>,
+    is_multiboot: bool,
 }
 
 impl Kernel {
@@ -147,13 +151,14 @@ impl Kernel {
     /// Reads a file that is compressed as a whole.
     fn from_packed(input: Input, limit: u64) -> Result<Kernel, Error> {
         let unpacker = Unpacker::new(input, limit)?;
-        if elf::detect(unpacker.chunk()) {
+        let multiboot = multiboot_header(unpacker.chunk());
+        if elf::detect(unpacker.chunk()) && multiboot.is_none() {
             return Kernel::from_packed_elf(unpacker);
         }
-        if !bzimage::detect(unpacker.chunk()) {
+        if !bzimage::detect(unpacker.chunk()) && multiboot.is_none() {
             return Err(Error::NotAKernel(foreign::describe(unpacker.chunk())));
         }
-        // Twice packed: nobody does that but by mistake, and it is small.
+        // Twice packed: nobody does that but by mistake, and it is small. So is a Multiboot kernel.
         let compression = unpacker.compression();
         let input = Input::bytes(unpacker.into_bytes()?);
         let head = input.head(HEAD).map_err(Error::Read)?;
@@ -164,6 +169,11 @@ impl Kernel {
 
     /// Reads a file that is not compressed as a whole and begins with `head`.
     fn from_image(input: Input, head: &[u8], limit: u64) -> Result<Kernel, Error> {
+        if let Some(header) = multiboot_header(head) {
+            let elf = header.image(head, input.length())?;
+            let kernel = Kernel::of(Source::Stored(input), elf, None);
+            return Ok(Kernel { is_multiboot: true, ..kernel });
+        }
         if elf::detect(head) {
             return Kernel::from_stored_elf(input, head);
         }
@@ -187,8 +197,7 @@ impl Kernel {
 
     fn from_stored_elf(input: Input, head: &[u8]) -> Result<Kernel, Error> {
         let elf = elf::Elf::parse(head, Some(input.length()))?;
-        let source = Source::Stored(input);
-        Ok(Kernel { source, elf, header: None, compression: None, version: None })
+        Ok(Kernel::of(Source::Stored(input), elf, None))
     }
 
     fn from_packed_elf(unpacker: Unpacker) -> Result<Kernel, Error> {
@@ -197,8 +206,17 @@ impl Kernel {
             return Err(unpacker.too_big().into());
         }
         let compression = Some(unpacker.compression());
-        let source = Source::Packed(unpacker);
-        Ok(Kernel { source, elf, header: None, compression, version: None })
+        Ok(Kernel::of(Source::Packed(unpacker), elf, compression))
+    }
+
+    fn of(source: Source, elf: elf::Elf, compression: Option<Compression>) -> Kernel {
+        Kernel { source, elf, header: None, compression, version: None, is_multiboot: false }
+    }
+
+    /// Whether it is started as a Multiboot kernel: it is not Linux.
+    #[must_use]
+    pub fn is_multiboot(&self) -> bool {
+        self.is_multiboot
     }
 
     /// Its segments and entry.
@@ -244,6 +262,7 @@ impl Kernel {
     pub fn command_line_limit(&self) -> usize {
         let limit = match self.header {
             Some(header) if header.cmdline_size > 0 => header.cmdline_size as usize,
+            None if self.is_multiboot => usize::MAX,
             _ => command_line::DEFAULT_LIMIT,
         };
         limit.min(layout::COMMAND_LINE_SIZE as usize - 1)
@@ -281,6 +300,14 @@ impl Kernel {
             .zip(notes)
             .find_map(|(notes, bytes)| elf::pvh_entry(notes, &bytes)))
     }
+}
+
+/// The Multiboot header of a file that begins with `head`, unless it is a `bzImage`.
+fn multiboot_header(head: &[u8]) -> Option<multiboot::Header> {
+    if bzimage::detect(head) && !elf::detect(head) {
+        return None;
+    }
+    multiboot::Header::find(head)
 }
 
 #[cfg(test)]

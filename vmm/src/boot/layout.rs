@@ -6,7 +6,7 @@
 //! 0x0000_7000  boot_params               0xc000_0000  devices
 //! 0x0000_8000  setup_data, boot stack    0x1_0000_0000  RAM above 4 GiB
 //! 0x0000_9000  page tables
-//! 0x0002_0000  command line
+//! 0x0002_0000  command line            (Multiboot: information, at 0x9000)
 //! 0x0009_fc00  end of low RAM
 //! ```
 //!
@@ -44,6 +44,9 @@ pub const PAGE_TABLES: u64 = 0x9000;
 /// 2 MiB pages: 4 GiB. 1 GiB pages would need one table less, but a
 /// processor may lack them.
 pub const PAGE_TABLES_SIZE: u64 = 6 * PAGE;
+
+/// Multiboot's information, with its strings: where QEMU has it. Such a kernel gets no page tables.
+pub const MULTIBOOT: u64 = 0x9000;
 
 /// The command line: well clear of the page tables, and the place that
 /// other VMMs chose too.

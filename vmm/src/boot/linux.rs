@@ -1,7 +1,8 @@
 //! Places a kernel and all that it needs in guest memory: the 64-bit boot
 //! protocol, or PVH.
 //!
-//! [`place`] does the whole work; `pvh` writes that protocol's structures.
+//! [`place`] does the whole work; `pvh` writes that protocol's structures. What is no Linux kernel
+//! but a Multiboot one is handed on to [`multiboot`].
 //! See: Linux, Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", and
 //! Documentation/arch/x86/zero-page.rst.
 
@@ -17,7 +18,7 @@ use super::command_line::{self, CommandLine};
 use super::kernel::{self, Kernel};
 use super::memory_map::{Entry, memory_map};
 use super::start::{self, Start};
-use super::{initrd, layout, pvh};
+use super::{initrd, layout, multiboot, pvh};
 
 /// Boot sector signature. See: zero-page.rst, offset 0x1fe.
 const BOOT_FLAG: u16 = 0xaa55;
@@ -37,6 +38,9 @@ pub enum Error {
     /// The kernel cannot be placed.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// A Multiboot kernel's information or modules cannot be placed.
+    #[error(transparent)]
+    Multiboot(#[from] multiboot::Error),
     /// PVH was asked for, and the kernel has no such entry.
     #[error("the kernel has no PVH entry (it was built without CONFIG_PVH)")]
     NoPvhEntry,
@@ -66,7 +70,7 @@ pub enum Protocol {
 pub struct Boot<'a> {
     /// Size of the guest's memory; its regions are [`layout::ram_regions`].
     pub ram: u64,
-    /// How the kernel is entered.
+    /// How the kernel is entered, if it is Linux.
     pub protocol: Protocol,
     /// Its command line.
     pub command_line: &'a CommandLine,
@@ -84,7 +88,7 @@ pub struct Placed {
     pub start: Start,
     /// Where the kernel is.
     pub kernel: Range<u64>,
-    /// Where the initial file system is.
+    /// Where the initial file system is, or a Multiboot kernel's first module.
     pub initrd: Option<Range<u64>>,
 }
 
@@ -103,6 +107,9 @@ pub fn place<M: GuestMemoryBackend>(
 ) -> Result<Placed, Error> {
     if boot.ram <= layout::HIGH_RAM {
         return Err(Error::NoMemory(boot.ram));
+    }
+    if kernel.is_multiboot() {
+        return multiboot::place(memory, kernel, initrd, boot);
     }
     let end = layout::low_ram_end(boot.ram);
     let range = kernel.range(end)?;

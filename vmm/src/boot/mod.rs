@@ -3,6 +3,7 @@
 //! [`Kernel`] reads what a person gives as a kernel (a `bzImage`, an ELF
 //! `vmlinux`, either of them compressed) and [`linux::place`] lays it out in
 //! guest memory with its command line, initial file system and memory map.
+//! [`multiboot`] does the same for kernels that are not Linux.
 //! What comes back is a [`Start`]: the registers that the first processor
 //! begins with. [`cpio`] makes the archives of which an initial file system
 //! consists.
@@ -30,6 +31,7 @@ pub mod linux;
 mod load;
 mod lz4;
 pub mod memory_map;
+pub mod multiboot;
 pub mod pvh;
 pub mod start;
 pub mod unpack;

@@ -12,7 +12,7 @@ use super::layout;
 pub enum Mode {
     /// 64-bit mode, paging on: the 64-bit boot protocol.
     Long,
-    /// 32-bit protected mode, paging off: PVH.
+    /// 32-bit protected mode, paging off: PVH and Multiboot.
     Protected,
 }
 
@@ -49,7 +49,9 @@ pub struct Start {
     pub rip: u64,
     /// Top of a small stack.
     pub rsp: u64,
-    /// RBX: PVH's start info, or 0.
+    /// RAX: Multiboot's magic number, or 0.
+    pub rax: u64,
+    /// RBX: PVH's start info, Multiboot's information, or 0.
     pub rbx: u64,
     /// RSI: `boot_params`, or 0.
     pub rsi: u64,
@@ -125,6 +127,7 @@ impl Start {
             mode: Mode::Protected,
             rip,
             rsp: layout::BOOT_STACK,
+            rax: 0,
             rbx: layout::PVH_START_INFO,
             rsi: 0,
             rflags: RFLAGS_FIXED,

@@ -3,26 +3,34 @@
 //! - [`serial`]: a 16550 UART; [`stream`]: what is behind its line on the host's side;
 //! - [`cmos`]: the real-time clock and its memory;
 //! - [`i8042`]: of the keyboard controller, the line that resets the processor;
-//! - [`power`]: ACPI's power management block and reset register.
+//! - [`power`]: ACPI's power management block and reset register;
+//! - [`fw_cfg`], [`debug_exit`]: QEMU's, for firmware and test kernels.
 //!
 //! A device that ends the machine's run says so through a [`Switch`].
 
 pub mod cmos;
+pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod power;
 pub mod serial;
 pub mod stream;
 
-/// What the guest asked of its power supply.
+/// How the guest asks for the end of the machine's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
     /// To be switched off.
     Off,
     /// To be reset.
     Reset,
+    /// To end at once, with a value that says how it went: see [`debug_exit`].
+    Exit {
+        /// What was written.
+        value: u32,
+    },
 }
 
-/// Whom a device tells that the guest switches itself off, or resets.
+/// Whom a device tells that the guest wants its run to end.
 pub type Switch = std::sync::Arc<dyn Fn(PowerRequest) + Send + Sync>;
 
 /// An interrupt line of a device: sets its level.

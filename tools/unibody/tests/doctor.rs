@@ -1,0 +1,101 @@
+//! `unibody doctor`: on whatever machine the tests run.
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::Value;
+use support::{as_user, is_root, outcome, own_folder, unibody};
+
+fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = unibody();
+    command.arg("doctor").args(arguments);
+    outcome(command)
+}
+
+#[test]
+fn the_page_has_its_sections() {
+    let (status, stdout, stderr) = doctor(&[]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    for section in ["Processor", "Engines", "Machine", "Distribution", "Cache"] {
+        assert!(stdout.lines().any(|line| line == section), "{stdout}");
+    }
+    for name in [
+        "vendor",
+        "model",
+        "level",
+        "a guest has",
+        "soft",
+        "kvm",
+        "choice",
+        "memory",
+        "cores",
+        "pull",
+        "folder",
+        "kernel",
+        "size",
+    ] {
+        let start = format!("  {name}");
+        assert!(stdout.lines().any(|line| line.starts_with(&start)), "{name}: {stdout}");
+    }
+}
+
+#[test]
+fn the_json_has_its_fields() {
+    let (status, stdout, stderr) = doctor(&["--json"]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(report["format"], 1);
+    assert_eq!(report["choice"]["engine"], "soft");
+    assert_eq!(report["engines"][0]["state"], "ready");
+    assert_eq!(report["engines"][1]["name"], "kvm");
+    assert!(report["memory"]["total"].as_u64() >= report["memory"]["available"].as_u64());
+    assert!(report["cores"].as_u64() >= Some(1));
+    let has = report["processor"]["guest_has"].as_array().expect("a list");
+    assert!(has.iter().any(|name| name == "nx"), "{stdout}");
+    assert!(report["distribution"]["has_apt"].is_boolean());
+    let folder = own_folder("cache").join("unibody");
+    assert_eq!(report["cache"]["folder"], folder.to_str().expect("plain"));
+}
+
+#[test]
+fn an_empty_cache_and_no_network_are_no_failure() {
+    let prefix: &[&str] = if is_root() { &["unshare", "--net"] } else { &[] };
+    let mut command = as_user(&own_folder("nothing-is-pulled"), prefix);
+    command.arg("doctor");
+    let (status, stdout, _) = outcome(command);
+    assert_eq!(status, Some(0), "{stdout}");
+    assert!(stdout.contains("nothing is pulled yet"), "{stdout}");
+}
+
+/// Runs the doctor as nobody where /dev/kvm, of this mode, belongs to a group of this number.
+fn doctor_with_kvm(mode: &str, group: u32) -> String {
+    // A plain file in its place is enough: it is opened, and no more.
+    let script = format!(
+        "mount -t tmpfs none /dev && touch /dev/kvm /dev/null && chmod 666 /dev/null && \
+         chgrp {group} /dev/kvm && chmod {mode} /dev/kvm && \
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups {} doctor",
+        support::program().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).current_dir("/");
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!(status, Some(0), "{stdout}{stderr}");
+    stdout
+}
+
+#[test]
+fn a_kvm_that_is_not_permitted_is_told_with_the_fix() {
+    if !is_root() {
+        eprintln!("only root can put another /dev/kvm in place: not tested");
+        return;
+    }
+    let page = doctor_with_kvm("600", 0);
+    for part in ["kvm          present, but not permitted", "udev", "usermod -aG kvm $USER"] {
+        assert!(page.contains(part), "'{part}' is not in:\n{page}");
+    }
+    let page = doctor_with_kvm("660", 3_999_999_999);
+    assert!(page.contains("to use it: sudo usermod -aG 3999999999 $USER"), "{page}");
+    let page = doctor_with_kvm("666", 0);
+    assert!(page.contains("kvm          present; not used yet by this version"), "{page}");
+}
