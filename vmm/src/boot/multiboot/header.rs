@@ -167,6 +167,9 @@ impl Addresses {
                 .ok_or(Error::Addresses("the zeros end before their beginning"))?,
         };
         let address = u64::from(self.load);
+        if memory_size > u64::from(u32::MAX) - address {
+            return Err(Error::Addresses("what is loaded ends beyond 4 GiB"));
+        }
         let entry = u64::from(self.entry);
         if !(address..address + file_size).contains(&entry) {
             return Err(Error::Addresses("the entry is not in what is loaded"));

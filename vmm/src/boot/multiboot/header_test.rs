@@ -74,6 +74,11 @@ fn addresses_say_what_is_loaded() {
     refused(set(7, 0x10_0070), "entry");
     refused(set(3, 0xf_fff0), "header is not in");
     refused(set(3, 0x10_0021), "header is not in");
+    let endless = Header::find(&header(1 << 16, &[1 << 20, 1 << 20, 0, 0, 1 << 20])).unwrap();
+    for length in [1 << 32, u64::MAX] {
+        let error = endless.image(&[], length).unwrap_err().to_string();
+        assert!(error.contains("beyond 4 GiB"), "{error}");
+    }
 }
 
 #[test]
@@ -123,8 +128,13 @@ proptest! {
         offset in 0usize..64,
         flags: u32,
         words: [u32; 5],
-        length: u64,
+        no_end: bool,
+        length in prop_oneof![any::<u64>(), u64::MAX - (1 << 33)..=u64::MAX, 0u64..1 << 33],
     ) {
+        let mut words = words;
+        if no_end {
+            (words[2], words[3]) = (0, 0);
+        }
         let mut file = at(offset * 4, &header(flags, &words));
         file.resize(file.len() + 64, 0);
         let found = Header::find(&file).unwrap();
@@ -133,7 +143,7 @@ proptest! {
             for segment in elf.segments {
                 prop_assert!(segment.offset.checked_add(segment.file_size).unwrap() <= length);
                 prop_assert!(segment.file_size <= segment.memory_size);
-                prop_assert!(segment.address + segment.memory_size <= 1 << 33);
+                prop_assert!(segment.address + segment.memory_size <= 1 << 32);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! - [`header`]: what such a kernel says about itself in its file;
 //! - [`information`]: what it is told, through EBX;
-//! - [`place`]: puts both together in guest memory.
+//! - `place`, which `linux::place` hands such a kernel to: puts both together in guest memory.
 //!
 //! Such a kernel knows nothing of Linux's boot protocol: there is no initial file system and no
 //! default command line. It starts in 32-bit mode, whatever the class of its ELF file.
