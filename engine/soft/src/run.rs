@@ -154,6 +154,12 @@ impl SoftVcpu {
         event::deliver(self, Event::Exception(exception)).map_err(|_| self.taken_intercept())
     }
 
+    /// DR6 bits of the trap that [`Cpu::trap_after`](arch_x86::emulate::Cpu) asked for.
+    fn take_later_trap(&mut self) -> u64 {
+        self.set_attention(attention::TRAP, false);
+        std::mem::take(&mut self.later_trap)
+    }
+
     fn taken_intercept(&mut self) -> Intercept {
         self.intercept.take().unwrap_or(Intercept::Shutdown)
     }
@@ -175,6 +181,10 @@ impl SoftVcpu {
         self.leave_block = false;
         self.invalidate_if_asked();
         self.drop_written_code(blocks);
+        if let Some(exception) = debug::trap(self.take_later_trap(), false) {
+            // Before anything else at this boundary.
+            self.deliver(exception)?;
+        }
         if requested != 0 {
             return Err(Intercept::Interrupted);
         }
@@ -202,10 +212,11 @@ impl SoftVcpu {
         }
         self.data_hits = 0;
         match self.fetch_and_execute_one(blocks) {
-            Ok(stepped) => match debug::trap(self.data_hits, stepped) {
-                Some(exception) if matches!(pace, Pace::Trace) => self.deliver(exception),
-                _ => Ok(()),
-            },
+            Ok(stepped) if matches!(pace, Pace::Trace) => {
+                let bits = self.data_hits | self.take_later_trap();
+                debug::trap(bits, stepped).map_or(Ok(()), |exception| self.deliver(exception))
+            }
+            Ok(_) => Ok(()),
             Err(stop) => self.stopped(stop),
         }
     }

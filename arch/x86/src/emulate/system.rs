@@ -5,10 +5,10 @@
 //! By family: `flags` (IF, IOPL), [`event`] (INT n), `iret`, `far` (far transfers), `fast` (SYSCALL
 //! and its kin), `sreg` (segment registers), `rights` (questions about selectors), `tables`
 //! (descriptor tables), [`control`] (CRn, TLB), [`debug`] (DRn, breakpoints), `ports`, and
-//! `privileged`. Below them stand `segment` (descriptors), `tss`, and `frame` (stack frames).
+//! `privileged`. Below them stand `segment` (descriptors), `tss`, `task` (hardware task switches),
+//! and `frame` (stack frames).
 //!
-//! Hardware task switches are not implemented: they come out as
-//! [`Intercept::Unsupported`]. See: AMD APM vol. 2, 4, 6, 8 and 12.
+//! See: AMD APM vol. 2, 4, 6, 8 and 12.
 
 pub mod control;
 pub mod debug;
@@ -24,6 +24,7 @@ mod rights;
 mod segment;
 mod sreg;
 mod tables;
+mod task;
 mod tss;
 
 #[cfg(feature = "selftest")]
@@ -46,6 +47,8 @@ pub mod ports_test;
 pub mod segment_test;
 #[cfg(feature = "selftest")]
 pub mod tables_test;
+#[cfg(feature = "selftest")]
+pub mod task_test;
 #[cfg(feature = "selftest")]
 mod test_tables;
 
@@ -403,8 +406,7 @@ const fn selector_error(selector: u16) -> u32 {
     selector as u32 & 0xfffc
 }
 
-/// What the engine lacks: the instruction of `len` bytes that is executing, or, with 0, the
-/// delivery of an event.
+/// What the engine lacks: the instruction of `len` bytes that is executing.
 #[cold]
 fn unsupported<C: Cpu>(cpu: &mut C, len: u8) -> Stop {
     let mut bytes = [0; 15];
