@@ -113,6 +113,9 @@ pub struct SoftVcpu {
     pub(crate) leave_block: bool,
     /// DR6 bits of the data breakpoints that the instruction met.
     pub(crate) data_hits: u64,
+    /// The last instruction loaded SS: `data_hits` are its, and no trap comes before the next one is
+    /// done.
+    pub(crate) held: bool,
     /// DR6 bits of the trap that follows what was executed.
     pub(crate) later_trap: u64,
     pub(crate) exception: Exception,
@@ -171,6 +174,7 @@ impl SoftVcpu {
             leave_block: false,
             undelivered: None,
             data_hits: 0,
+            held: false,
             later_trap: 0,
             exception: Exception::ud(),
             loaded: 0,

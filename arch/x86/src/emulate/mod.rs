@@ -236,6 +236,11 @@ pub enum Feature {
     Monitor,
     Xsave,
     Umip,
+    /// SYSCALL and SYSRET outside 64-bit mode, and a SYSRET that does not look at its target:
+    /// AMD's.
+    LegacySyscall,
+    /// SYSENTER and SYSEXIT in long mode: everybody's but AMD's.
+    LongSysenter,
 }
 
 /// A decoded instruction, ready to be executed on a `C`.

@@ -169,7 +169,7 @@ fn flat_segments(state: &mut State, code: Attr) {
 }
 
 /// All of [`Feature`].
-const FEATURES: [Feature; 21] = [
+const FEATURES: [Feature; 23] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,
     Feature::Movbe,
@@ -191,6 +191,8 @@ const FEATURES: [Feature; 21] = [
     Feature::Monitor,
     Feature::Xsave,
     Feature::Umip,
+    Feature::LegacySyscall,
+    Feature::LongSysenter,
 ];
 
 impl Regs for TestCpu {

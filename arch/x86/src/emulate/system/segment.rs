@@ -154,9 +154,14 @@ fn locate<C: Cpu>(cpu: &C, selector: u16, size: u32) -> Option<u64> {
     (offset + size - 1 <= limit).then(|| base.wrapping_add(u64::from(offset)))
 }
 
-/// The segment register of real mode: only selector and base change.
+/// The segment register of real mode: selector and base change, and the segment becomes present,
+/// writable data (or code) of level 0; the limit and D stay, as programs that reach
+/// beyond 64 KiB in real mode know.
 pub(super) fn real_mode<C: Cpu>(cpu: &C, seg: Seg, selector: u16) -> Segment {
-    Segment { selector, base: u64::from(selector) << 4, ..cpu.segment(seg) }
+    let old = cpu.segment(seg);
+    let kind = if seg == Seg::Cs { 0x9b } else { 0x93 };
+    let attr = Attr(old.attr.0 & (Attr::DB | Attr::G) | kind);
+    Segment { selector, base: u64::from(selector) << 4, attr, ..old }
 }
 
 /// A segment register of virtual-8086 mode. See: Intel SDM vol. 3, 21.2.1.
