@@ -14,4 +14,7 @@ mod lapic;
 mod legacy_chips;
 mod modes;
 mod page_tables;
+mod real_mode;
 mod smp;
+mod task_switch;
+mod v86;
