@@ -67,6 +67,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     emulate::system::ports_test::CASES,
     emulate::system::segment_test::CASES,
     emulate::system::tables_test::CASES,
+    emulate::system::task_test::CASES,
     irqchip::chips_test::CASES,
     irqchip::destination_test::CASES,
     irqchip::i8254_test::CASES,

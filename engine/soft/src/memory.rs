@@ -12,7 +12,7 @@ use arch_x86::regs::Seg;
 use crate::ram::{self, Page};
 use crate::tlb::Rights;
 use crate::translate::Located;
-use crate::vcpu::SoftVcpu;
+use crate::vcpu::{SoftVcpu, attention};
 
 /// How many of `size` bytes at `linear` lie in its page.
 const fn in_page(linear: u64, size: u64) -> u64 {
@@ -319,6 +319,11 @@ impl Cpu for SoftVcpu {
     #[inline]
     fn intercept(&mut self, intercept: Intercept) -> Stop {
         self.come_out(intercept)
+    }
+
+    fn trap_after(&mut self, dr6: u64) {
+        self.later_trap |= dr6;
+        self.set_attention(attention::TRAP, true);
     }
 
     fn invalidate_page(&mut self, linear: u64) {

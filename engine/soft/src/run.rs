@@ -5,14 +5,14 @@
 //! [`attention`] bits. What lasts for one instruction (the interrupt shadow, RFLAGS.RF) or has to
 //! be seen after each (single step, breakpoints) executes blocks instruction by instruction.
 //!
-//! Deviations: debug traps are not held in the shadow of MOV SS; port breakpoints are the run loop's.
+//! Deviation: port breakpoints are the run loop's.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arch_x86::emulate::{Op, Stop, debug, event};
+use arch_x86::emulate::{Cpu, Op, Stop, debug, event};
 use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
-use arch_x86::regs::rflags;
+use arch_x86::regs::{Seg, rflags};
 
 use crate::blocks::{Blocks, Run};
 use crate::ram;
@@ -34,6 +34,8 @@ enum Stepped {
     Never,
     /// After the instruction.
     Always,
+    /// Not at all, and data breakpoints only after the next instruction: a load of SS.
+    Held,
     /// If TF is still set after it: SYSCALL and SYSRET.
     ByNewFlags,
 }
@@ -154,6 +156,12 @@ impl SoftVcpu {
         event::deliver(self, Event::Exception(exception)).map_err(|_| self.taken_intercept())
     }
 
+    /// DR6 bits of the trap that [`Cpu::trap_after`](arch_x86::emulate::Cpu) asked for.
+    fn take_later_trap(&mut self) -> u64 {
+        self.set_attention(attention::TRAP, false);
+        std::mem::take(&mut self.later_trap)
+    }
+
     fn taken_intercept(&mut self) -> Intercept {
         self.intercept.take().unwrap_or(Intercept::Shutdown)
     }
@@ -175,6 +183,10 @@ impl SoftVcpu {
         self.leave_block = false;
         self.invalidate_if_asked();
         self.drop_written_code(blocks);
+        if let Some(exception) = debug::trap(self.take_later_trap(), false) {
+            // Before anything else at this boundary.
+            self.deliver(exception)?;
+        }
         if requested != 0 {
             return Err(Intercept::Interrupted);
         }
@@ -195,35 +207,63 @@ impl SoftVcpu {
     #[inline(never)]
     fn execute_one(&mut self, blocks: &mut Blocks, pace: Pace) -> Result<(), Intercept> {
         if matches!(pace, Pace::Trace)
+            && !self.held
             && let Ok((linear, _)) = self.code_address()
             && let Some(exception) = debug::instruction(self, linear)
         {
             return self.deliver(exception);
         }
+        let after_held = std::mem::take(&mut self.held);
+        let held = if after_held { self.data_hits } else { 0 };
         self.data_hits = 0;
         match self.fetch_and_execute_one(blocks) {
-            Ok(stepped) => match debug::trap(self.data_hits, stepped) {
-                Some(exception) if matches!(pace, Pace::Trace) => self.deliver(exception),
-                _ => Ok(()),
-            },
-            Err(stop) => self.stopped(stop),
+            Ok(Stepped::Held) if !after_held => {
+                self.held = true;
+                Ok(())
+            }
+            Ok(stepped) if matches!(pace, Pace::Trace) => {
+                let bits = held | self.data_hits | self.take_later_trap();
+                // Of several loads of SS in a row the first one holds.
+                let again = matches!(stepped, Stepped::Held) && self.flags & rflags::TF != 0;
+                let stepped = again || matches!(stepped, Stepped::Always);
+                debug::trap(bits, stepped).map_or(Ok(()), |exception| self.deliver(exception))
+            }
+            Ok(_) => Ok(()),
+            Err(stop) => {
+                self.hold(held, stop);
+                self.stopped(stop)
+            }
         }
     }
 
-    /// Executes one instruction; gives whether it is one that single step sees.
-    fn fetch_and_execute_one(&mut self, blocks: &mut Blocks) -> Result<bool, Stop> {
+    /// An instruction after a load of SS did not complete: what was held follows the
+    /// delivery of its fault, or waits on.
+    fn hold(&mut self, bits: u64, stop: Stop) {
+        if bits == 0 {
+            return;
+        }
+        if stop == Stop::Fault {
+            self.trap_after(bits);
+        } else {
+            (self.held, self.data_hits) = (true, bits);
+        }
+    }
+
+    /// Executes one instruction; gives whether it trapped: `Never`, `Always`, or `Held`.
+    fn fetch_and_execute_one(&mut self, blocks: &mut Blocks) -> Result<Stepped, Stop> {
         let key = self.itlb.key(self.rip);
         let run = match blocks.jump(self.rip, key) {
             Some(run) => run,
             None => self.find_block(blocks)?,
         };
-        let Some(op) = blocks.ops(run).first() else { return Ok(false) };
+        let Some(op) = blocks.ops(run).first() else { return Ok(Stepped::Never) };
         let (shadow, resume) = (self.shadow, self.flags & rflags::RF);
         self.shadow = false;
         self.flags &= !rflags::RF;
         self.update_attention();
         let start = self.rip;
-        let kind = if self.flags & rflags::TF == 0 { Stepped::Never } else { self.stepped() };
+        let traced = self.attention & attention::TRACE != 0;
+        let kind = if traced { self.stepped() } else { Stepped::Never };
         self.rip = start.wrapping_add(op.insn.len.into());
         let executed = (op.exec)(self, &op.insn);
         self.leave_block = false;
@@ -238,31 +278,37 @@ impl SoftVcpu {
             self.statistics.instructions += 1;
         }
         executed.map(|()| match kind {
-            Stepped::Never => false,
-            Stepped::Always => true,
-            Stepped::ByNewFlags => self.flags & rflags::TF != 0,
+            Stepped::ByNewFlags if self.flags & rflags::TF != 0 => Stepped::Always,
+            Stepped::ByNewFlags => Stepped::Never,
+            kind => kind,
         })
     }
 
     /// Whether the instruction at RIP traps after a step.
-    /// See: AMD APM vol. 2, 13.1.4; vol. 3, SYSCALL.
+    /// See: AMD APM vol. 2, 13.1.4; vol. 3, SYSCALL, MOV; Intel SDM vol. 3, 6.8.3.
     fn stepped(&mut self) -> Stepped {
-        let mut opcode = [0; 2];
+        let stepping = self.flags & rflags::TF != 0;
+        let mut opcode = 0;
         let mut at = 0;
         while at < 15 {
             let linear = self.code_place.0.wrapping_add(self.rip).wrapping_add(at);
             let Some(fetched) = self.itlb.find(linear) else { break };
             let byte: u8 = fetched.page.load(linear % ram::SIZE).unwrap_or(0);
             at += 1;
-            match (opcode[0], byte) {
+            match (opcode, byte) {
                 (0, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) => {}
                 (0, 0x40..=0x4f) if self.mode64 => {}
-                (0, 0x0f) => opcode[0] = 0x0f,
+                (0, 0x0f) => opcode = 0x0f,
+                // INTO that does nothing is an instruction like any other.
+                (0, 0xce) if !self.status.of() => break,
                 (0, 0xcc..=0xce | 0xf1) => return Stepped::Never,
-                (0x0f, 0x05 | 0x07) => return Stepped::ByNewFlags,
+                (0x0f, 0x05 | 0x07) if stepping => return Stepped::ByNewFlags,
+                (0, 0x17) if !self.mode64 => return Stepped::Held,
+                (0, 0x8e) => opcode = 0x8e,
+                (0x8e, modrm) if modrm >> 3 & 7 == Seg::Ss as u8 => return Stepped::Held,
                 _ => break,
             }
         }
-        Stepped::Always
+        if stepping { Stepped::Always } else { Stepped::Never }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) mod attention {
     pub const WINDOW: u32 = 1 << 2;
     /// Decoded code was written to.
     pub const CODE_WRITTEN: u32 = 1 << 3;
+    /// A debug trap follows what was executed.
+    pub const TRAP: u32 = 1 << 4;
 }
 
 /// Decoded code that the guest has written to.
@@ -112,6 +114,11 @@ pub struct SoftVcpu {
     pub(crate) leave_block: bool,
     /// DR6 bits of the data breakpoints that the instruction met.
     pub(crate) data_hits: u64,
+    /// The last instruction loaded SS: `data_hits` are its, and no trap comes before the next one is
+    /// done.
+    pub(crate) held: bool,
+    /// DR6 bits of the trap that follows what was executed.
+    pub(crate) later_trap: u64,
     pub(crate) exception: Exception,
     /// What the slow way of a load read.
     pub(crate) loaded: u64,
@@ -169,6 +176,8 @@ impl SoftVcpu {
             leave_block: false,
             undelivered: None,
             data_hits: 0,
+            held: false,
+            later_trap: 0,
             exception: Exception::ud(),
             loaded: 0,
             intercept: None,

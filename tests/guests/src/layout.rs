@@ -24,12 +24,16 @@ pub mod at {
     pub const LDT: u64 = 0xa800;
     /// Where the exception handler goes on: see [`super::resume`].
     pub const RESUME: u64 = 0xb000;
+    /// The program in 16-bit protected mode.
+    pub const CODE16: u64 = 0xc000;
     /// The program.
     pub const CODE: u64 = 0x1_0000;
     /// Entries of the exception handlers of long mode, 16 bytes each, and their common part.
     pub const STUBS: u64 = 0x2_0000;
     /// The same for protected mode.
     pub const STUBS32: u64 = 0x2_8000;
+    /// The same for real mode.
+    pub const STUBS16: u64 = 0x2_c000;
     /// Handlers of a test's own, 256 bytes each.
     pub const HANDLERS: u64 = 0x3_0000;
     /// Nothing.
@@ -66,7 +70,7 @@ pub mod resume {
     pub const END: u64 = 0;
     /// The handler returns to where it was.
     pub const SAME: u64 = 1;
-    // Anything else is the address to go on at.
+    // Anything else is the address to go on at; in real mode CS in the upper half, IP in the lower.
 }
 
 /// Ports by which a guest reports.

@@ -4,7 +4,7 @@ use iced_x86::code_asm::*;
 use iced_x86::{BlockEncoderOptions, IcedError};
 
 use crate::guest::Memory;
-use crate::layout::{at, port, resume};
+use crate::layout::{at, port, resume, selector};
 use crate::states;
 
 /// Bytes between the entries of the exception handlers.
@@ -69,7 +69,7 @@ fn has_error(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
 }
 
-/// Writes handlers for all vectors, in long mode and in protected mode, that report
+/// Writes handlers for all vectors, in long mode, protected mode and real mode, that report
 /// a [`crate::Trap`] and go on as the quadword at [`at::RESUME`] says.
 pub fn write_handlers(memory: &Memory) {
     for vector in 0..256 {
@@ -89,7 +89,17 @@ pub fn write_handlers(memory: &Memory) {
         let stub = at::STUBS32 + vector * STUB;
         memory.write(stub, &assemble(32, stub, |a| entry(a, at::STUBS32 + COMMON)).0);
         memory.write_u64(at::IDT32 + vector * 8, states::gate32(stub));
+        let offset = vector * STUB;
+        let entry = |a: &mut CodeAssembler| {
+            a.push(vector as i32)?;
+            a.jmp(COMMON)?;
+            Ok([])
+        };
+        memory.write(at::STUBS16 + offset, &assemble(16, offset, entry).0);
+        let pointer = (at::STUBS16 >> 4 << 16 | offset) as u32;
+        memory.write(at::REAL_VECTORS + vector * 4, &pointer.to_le_bytes());
     }
+    memory.write(at::STUBS16 + COMMON, &assemble(16, COMMON, common16).0);
     memory.write(at::STUBS + COMMON, &assemble(64, at::STUBS + COMMON, common).0);
     memory.write(at::STUBS32 + COMMON, &assemble(32, at::STUBS32 + COMMON, common32).0);
 }
@@ -128,8 +138,12 @@ fn common(a: &mut CodeAssembler) -> Result<[CodeLabel; 0], IcedError> {
 fn common32(a: &mut CodeAssembler) -> Result<[CodeLabel; 0], IcedError> {
     let (mut stop, mut same) = (a.create_label(), a.create_label());
     a.push(eax)?;
-    // EAX, the vector, the error code, EIP, CS, EFLAGS.
-    for offset in [4, 8, 12, 0, 16, 20] {
+    // From virtual-8086 mode the data segments come in null.
+    a.push(ds)?;
+    a.mov(eax, u32::from(selector::DATA))?;
+    a.mov(ds, ax)?;
+    // DS, EAX, the vector, the error code, EIP, CS, EFLAGS.
+    for offset in [8, 12, 16, 0, 20, 24] {
         if offset == 0 {
             a.xor(eax, eax)?;
         } else {
@@ -149,11 +163,48 @@ fn common32(a: &mut CodeAssembler) -> Result<[CodeLabel; 0], IcedError> {
     a.cmp(eax, resume::SAME as i32)?;
     a.jb(stop)?;
     a.je(same)?;
-    a.mov(dword_ptr(esp + 12), eax)?;
+    a.mov(dword_ptr(esp + 16), eax)?;
     a.set_label(&mut same)?;
+    a.pop(ds)?;
     a.pop(eax)?;
     a.add(esp, 8)?;
     a.iretd()?;
+    a.set_label(&mut stop)?;
+    end(a)?;
+    Ok([])
+}
+
+fn common16(a: &mut CodeAssembler) -> Result<[CodeLabel; 0], IcedError> {
+    let (mut stop, mut same) = (a.create_label(), a.create_label());
+    a.push(eax)?;
+    a.push(bp)?;
+    a.push(ds)?;
+    a.mov(bp, sp)?;
+    // DS, BP, EAX, the vector, IP, CS, FLAGS.
+    for offset in [Some(8), None, Some(10), None, Some(12), Some(14), None, None] {
+        match offset {
+            Some(offset) => a.movzx(eax, word_ptr(bp + offset))?,
+            None => a.xor(eax, eax)?,
+        }
+        a.out(port::TRAP, eax)?;
+    }
+    a.mov(eax, dr6)?;
+    a.out(port::TRAP, eax)?;
+    a.mov(eax, 0xffff_0ff0_u32)?;
+    a.mov(dr6, eax)?;
+    a.xor(ax, ax)?;
+    a.mov(ds, ax)?;
+    a.mov(eax, dword_ptr(at::RESUME))?;
+    a.cmp(eax, resume::SAME as i32)?;
+    a.jb(stop)?;
+    a.je(same)?;
+    a.mov(dword_ptr(bp + 10), eax)?;
+    a.set_label(&mut same)?;
+    a.pop(ds)?;
+    a.pop(bp)?;
+    a.pop(eax)?;
+    a.add(sp, 2)?;
+    a.iret()?;
     a.set_label(&mut stop)?;
     end(a)?;
     Ok([])

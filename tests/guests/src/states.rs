@@ -12,6 +12,8 @@ mod rights {
     pub const DATA: u16 = 0xc93;
     pub const USER: u16 = 0x60;
     pub const BUSY_TSS: u16 = 0x8b;
+    pub const LOCAL_TABLE: u16 = 0x82;
+    pub const VIRTUAL_8086: u16 = 0xf3;
 }
 
 /// A descriptor of a code or data segment with base 0.
@@ -21,7 +23,7 @@ pub fn descriptor(limit: u32, attr: u16) -> u64 {
     limit & 0xffff | (limit >> 16 & 0xf) << 48 | (attr & 0xff) << 40 | (attr >> 8) << 52
 }
 
-/// A descriptor of a system segment; in long mode a zero quadword follows.
+/// A descriptor of a segment with a base, or of a system segment; in long mode a zero quadword follows.
 #[must_use]
 pub fn system_descriptor(base: u64, limit: u32, attr: u16) -> u64 {
     descriptor(limit, attr) | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56
@@ -157,4 +159,60 @@ pub fn real_mode() -> State {
     state.gprs[usize::from(gpr::RSP)] = 0x5000;
     state.idtr = Table { base: 0, limit: 0x3ff };
     state
+}
+
+/// Virtual-8086 mode at [`at::CODE`] (CS is 0x1000), with every other segment at 0, I/O privilege
+/// level `iopl`, and a permission map that opens all ports below 0x100.
+#[must_use]
+pub fn virtual_8086(iopl: u64) -> State {
+    let mut state = protected_mode();
+    let segment = |base: u64| Segment {
+        base,
+        limit: 0xffff,
+        selector: (base >> 4) as u16,
+        attr: Attr(rights::VIRTUAL_8086),
+    };
+    data_segments(&mut state, segment(0));
+    state.segments[Seg::Cs as usize] = segment(at::CODE);
+    state.segments[Seg::Tr as usize].limit = 0x68 + 0x20;
+    state.rip = 0;
+    state.gprs[usize::from(gpr::RSP)] = 0x5000;
+    state.rflags |= rflags::VM | iopl << 12;
+    state.cpl = 3;
+    state
+}
+
+/// 16-bit protected mode at [`at::CODE16`], level 0.
+#[must_use]
+pub fn protected_16() -> State {
+    let mut state = protected_mode();
+    let segment = |selector, attr| Segment { limit: 0xffff, ..flat(selector, attr) };
+    data_segments(&mut state, segment(selector::DATA16, rights::DATA & 0xff));
+    state.segments[Seg::Cs as usize] = segment(selector::CODE16, rights::CODE32 & 0xff);
+    state.rip = at::CODE16;
+    state.gprs[usize::from(gpr::RSP)] = 0x5000;
+    state
+}
+
+/// Compatibility mode at [`at::CODE`], level 0, with the tables at `root`.
+#[must_use]
+pub fn compatibility(root: u64) -> State {
+    let mut state = long_mode(root);
+    state.segments[Seg::Cs as usize] = flat(selector::CODE32, rights::CODE32);
+    state
+}
+
+/// The local descriptor table at [`at::LDT`], which has `entries`, in LDTR; gives their selectors.
+pub fn local_table<const N: usize>(
+    memory: &Memory,
+    state: &mut State,
+    entries: [u64; N],
+) -> [u16; N] {
+    for (n, entry) in (0..).zip(entries) {
+        memory.write_u64(at::LDT + n * 8, entry);
+    }
+    let (limit, attr) = (N as u32 * 8 - 1, Attr(rights::LOCAL_TABLE));
+    let table = Segment { base: at::LDT, limit, selector: selector::LDT, attr };
+    state.segments[Seg::Ldtr as usize] = table;
+    std::array::from_fn(|n| n as u16 * 8 | 4)
 }

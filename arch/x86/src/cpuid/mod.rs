@@ -134,7 +134,10 @@ impl Table {
             (Feature::Lzcnt, 0x8000_0001, ECX, 5),
             (Feature::Rdtscp, 0x8000_0001, EDX, 27),
         ];
-        bits.iter().fold(Features::default(), |set, (feature, function, register, bit)| {
+        let amd = self.vendor() == Vendor::Amd;
+        let by_vendor =
+            Features::default().with(Feature::LegacySyscall, amd).with(Feature::LongSysenter, !amd);
+        bits.iter().fold(by_vendor, |set, (feature, function, register, bit)| {
             set.with(*feature, self.bit(*function, *register, *bit))
         })
     }

@@ -174,6 +174,10 @@ pub trait Cpu: Regs {
     /// Records an intercept for the run loop.
     fn intercept(&mut self, intercept: Intercept) -> Stop;
 
+    /// A debug trap follows what is being executed: the bits of DR6 are raised before the
+    /// next instruction.
+    fn trap_after(&mut self, dr6: u64);
+
     /// INVLPG: drops the translations of the page of `linear`.
     fn invalidate_page(&mut self, linear: u64);
     /// INVPCID, and MOV to CR3's like: drops translations. `kind` is INVPCID's type.
@@ -242,6 +246,11 @@ pub enum Feature {
     Xsave,
     Avx,
     Umip,
+    /// SYSCALL and SYSRET outside 64-bit mode, and a SYSRET that does not look at its target:
+    /// AMD's.
+    LegacySyscall,
+    /// SYSENTER and SYSEXIT in long mode: everybody's but AMD's.
+    LongSysenter,
 }
 
 /// A decoded instruction, ready to be executed on a `C`.

@@ -5,10 +5,10 @@
 //! By family: `flags` (IF, IOPL), [`event`] (INT n), `iret`, `far` (far transfers), `fast` (SYSCALL
 //! and its kin), `sreg` (segment registers), `rights` (questions about selectors), `tables`
 //! (descriptor tables), [`control`] (CRn, TLB), [`debug`] (DRn, breakpoints), `ports`, and
-//! `privileged`. Below them stand `segment` (descriptors), `tss`, and `frame` (stack frames).
+//! `privileged`. Below them stand `segment` (descriptors), `tss`, `task` (hardware task switches),
+//! and `frame` (stack frames).
 //!
-//! Hardware task switches are not implemented: they come out as
-//! [`Intercept::Unsupported`]. See: AMD APM vol. 2, 4, 6, 8 and 12.
+//! See: AMD APM vol. 2, 4, 6, 8 and 12.
 
 pub mod control;
 pub mod debug;
@@ -24,6 +24,7 @@ mod rights;
 mod segment;
 mod sreg;
 mod tables;
+mod task;
 mod tss;
 
 #[cfg(feature = "selftest")]
@@ -47,6 +48,8 @@ pub mod segment_test;
 #[cfg(feature = "selftest")]
 pub mod tables_test;
 #[cfg(feature = "selftest")]
+pub mod task_test;
+#[cfg(feature = "selftest")]
 mod test_tables;
 
 use iced_x86::{Code, Instruction, OpKind};
@@ -54,7 +57,6 @@ use iced_x86::{Code, Instruction, OpKind};
 use super::decode::{Mode, undefined};
 use super::operand::{Mem, Reg, Rm, canonical, linear_address};
 use super::{Access, Cpu, Exec, Insn, Stop};
-use crate::engine::Intercept;
 use crate::exception::{Exception, NP};
 use crate::regs::{Attr, Regs, Seg, Segment, cr4};
 
@@ -402,18 +404,6 @@ fn ud<C: Cpu>(cpu: &mut C) -> Stop {
 /// A faulting selector as an error code.
 const fn selector_error(selector: u16) -> u32 {
     selector as u32 & 0xfffc
-}
-
-/// What the engine lacks: the instruction of `len` bytes that is executing, or, with 0, the
-/// delivery of an event.
-#[cold]
-fn unsupported<C: Cpu>(cpu: &mut C, len: u8) -> Stop {
-    let mut bytes = [0; 15];
-    let start = cpu.rip().wrapping_sub(len.into());
-    let linear = if cpu.mode64() { start } else { cpu.segment_base(Seg::Cs).wrapping_add(start) };
-    let buffer = bytes.get_mut(..len.into()).unwrap_or_default();
-    let fetched = cpu.load_bytes(linear, buffer, Access::Operand).is_ok();
-    cpu.intercept(Intercept::Unsupported { bytes, len: if fetched { len } else { 0 } })
 }
 
 /// The segment register that `extra` names.

@@ -28,6 +28,8 @@ pub struct TestCpu {
     pub exception: Option<Exception>,
     /// The intercept that was raised last.
     pub intercept: Option<Intercept>,
+    /// DR6 bits of the traps that follow.
+    pub trap: u64,
     /// What CPUID offers.
     pub features: Features,
     /// Successful bulk copies and fills, if they are to be offered at all.
@@ -78,6 +80,7 @@ impl TestCpu {
             read_only: 0..0,
             exception: None,
             intercept: None,
+            trap: 0,
             features: Features::default(),
             bulk: None,
             tsc: 0,
@@ -169,7 +172,7 @@ fn flat_segments(state: &mut State, code: Attr) {
 }
 
 /// All of [`Feature`].
-const FEATURES: [Feature; 22] = [
+const FEATURES: [Feature; 24] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,
     Feature::Movbe,
@@ -192,6 +195,8 @@ const FEATURES: [Feature; 22] = [
     Feature::Xsave,
     Feature::Avx,
     Feature::Umip,
+    Feature::LegacySyscall,
+    Feature::LongSysenter,
 ];
 
 impl Regs for TestCpu {
@@ -404,6 +409,9 @@ impl Cpu for TestCpu {
     }
     fn last_fault(&self) -> Exception {
         self.exception.unwrap_or(Exception::ud())
+    }
+    fn trap_after(&mut self, dr6: u64) {
+        self.trap |= dr6;
     }
     fn intercept(&mut self, intercept: Intercept) -> Stop {
         self.intercept = Some(intercept);

@@ -452,6 +452,10 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
         self.stop(Cause::Intercept(intercept))
     }
 
+    fn trap_after(&mut self, dr6: u64) {
+        self.vcpu.raise(Exception::db(dr6));
+    }
+
     fn invalidate_page(&mut self, _linear: u64) {
         self.vcpu.engine.flush_tlb();
     }

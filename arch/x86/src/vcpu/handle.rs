@@ -26,7 +26,10 @@ pub(super) enum Completion {
         len: u8,
     },
     /// INS: the bytes go to memory.
-    StringIn,
+    StringIn {
+        /// How many elements were asked for.
+        count: u8,
+    },
     /// A read from a device by an instruction that is executed again then.
     Mmio {
         /// Guest-physical address.
@@ -89,7 +92,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.set_accumulator(size, data.word());
                 self.advance_past(len, self.port_breakpoints(port, size));
             }
-            Completion::StringIn => self.complete_string_in(&data),
+            Completion::StringIn { count } => self.complete_string_in(&data, count),
             Completion::Mmio { gpa, size } => self.replay.answer(gpa, size, data.word()),
         }
     }

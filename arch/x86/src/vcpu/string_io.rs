@@ -12,7 +12,8 @@ use super::access::Emulator;
 use super::handle::Completion;
 use super::{Data, Exit, Vcpu};
 use crate::emulate::decode::{MAX_LENGTH, Mode};
-use crate::emulate::{Access, Cpu};
+use crate::emulate::operand::linear;
+use crate::emulate::{Access, Cpu, Stop};
 use crate::engine::Engine;
 use crate::machine::has_port;
 use crate::regs::{Regs, Seg, gpr, rflags};
@@ -107,25 +108,27 @@ impl Transfer {
         })
     }
 
+    /// This round with the first `count` elements only; what is wrong with the one behind them is
+    /// found when it is the first. `None` without any.
+    fn first(&self, count: u8) -> Option<Self> {
+        (count > 0).then_some(Self { count, ..*self })
+    }
+
     fn register(&self) -> u8 {
         if self.out { gpr::RSI } else { gpr::RDI }
     }
 
-    /// Linear address of element `n` from here on.
-    fn address(&self, n: u8, regs: &impl Regs) -> u64 {
+    /// Linear address of element `n` from here on, checked.
+    fn address<C: Cpu>(&self, n: u8, cpu: &mut C) -> Result<u64, Stop> {
         let distance = u64::from(n) * u64::from(self.size);
-        let start = regs.gpr(self.register());
+        let start = cpu.gpr(self.register());
         let offset = if self.backwards {
             start.wrapping_sub(distance)
         } else {
             start.wrapping_add(distance)
         };
-        let base = match self.seg {
-            Seg::Fs | Seg::Gs => regs.segment_base(self.seg),
-            _ if regs.mode64() => 0,
-            _ => regs.segment_base(self.seg),
-        };
-        base.wrapping_add(low(offset, self.address_size))
+        let offset = low(offset, self.address_size);
+        linear(cpu, self.seg, offset, self.size.into(), !self.out)
     }
 
     /// Moves the registers on by this round. Gives whether the instruction is done.
@@ -184,14 +187,20 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let size = usize::from(transfer.size);
         let mut data = Data::zeroed(size * usize::from(transfer.count));
         let mut emulator = Emulator::new(self);
-        for (n, element) in data.as_mut_slice().chunks_exact_mut(size).enumerate() {
-            let address = transfer.address(n as u8, &emulator);
-            if emulator.load_bytes(address, element, Access::Operand).is_err() {
-                return emulator.give_up();
+        let mut read = 0;
+        for (n, element) in (0..).zip(data.as_mut_slice().chunks_exact_mut(size)) {
+            let result = transfer
+                .address(n, &mut emulator)
+                .and_then(|at| emulator.load_bytes(at, element, Access::Operand));
+            if result.is_err() {
+                break;
             }
+            read = n + 1;
         }
+        let Some(transfer) = transfer.first(read) else { return emulator.give_up() };
+        let data = Data::new(data.as_slice().get(..size * usize::from(read)).unwrap_or_default());
         self.replay.forget_reads();
-        self.finish_round(transfer);
+        self.finish_round(&transfer);
         if has_port(transfer.port) {
             self.chip_out(transfer.port, data.word() as u8);
             return None;
@@ -202,32 +211,40 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     #[inline(never)]
     fn string_in(&mut self, transfer: &Transfer) -> Option<Exit> {
         let mut emulator = Emulator::new(self);
+        let mut probed = 0;
         for n in 0..transfer.count {
-            let address = transfer.address(n, &emulator);
             let size = usize::from(transfer.size);
-            if emulator.probe_write(address, size, Access::Operand).is_err() {
-                return emulator.give_up();
+            let result = transfer
+                .address(n, &mut emulator)
+                .and_then(|at| emulator.probe_write(at, size, Access::Operand));
+            if result.is_err() {
+                break;
             }
+            probed = n + 1;
         }
+        let Some(transfer) = transfer.first(probed) else { return emulator.give_up() };
         if has_port(transfer.port) {
             let byte = self.chip_in(transfer.port);
-            self.complete_string_in(&Data::new(&[byte, 0xff, 0xff, 0xff]));
+            self.complete_string_in(&Data::new(&[byte, 0xff, 0xff, 0xff]), 1);
             return None;
         }
-        self.completion = Completion::StringIn;
+        self.completion = Completion::StringIn { count: transfer.count };
         Some(Exit::In { port: transfer.port, size: transfer.size, count: transfer.count })
     }
 
     /// Puts the bytes that were read into memory.
     #[inline(never)]
-    pub(super) fn complete_string_in(&mut self, data: &Data) {
+    pub(super) fn complete_string_in(&mut self, data: &Data, count: u8) {
         let Ok(transfer) = self.decode_string() else { return };
+        let Some(transfer) = transfer.first(count.min(transfer.count)) else { return };
         let size = usize::from(transfer.size);
         let mut emulator = Emulator::new(self);
         let elements = data.as_slice().chunks_exact(size).take(transfer.count.into());
         for (n, element) in elements.enumerate() {
-            let address = transfer.address(n as u8, &emulator);
-            if emulator.store_bytes(address, element, Access::Operand).is_err() {
+            let written = transfer
+                .address(n as u8, &mut emulator)
+                .and_then(|at| emulator.store_bytes(at, element, Access::Operand));
+            if written.is_err() {
                 // The page went away since it was probed: the guest sees the fault.
                 emulator.give_up();
                 return;

@@ -3,6 +3,7 @@
 mod access_rights;
 mod apic;
 mod code;
+mod compatibility;
 mod control;
 mod debug;
 mod devices;
@@ -14,4 +15,9 @@ mod lapic;
 mod legacy_chips;
 mod modes;
 mod page_tables;
+mod protected16;
+mod protected32;
+mod real_mode;
 mod smp;
+mod task_switch;
+mod v86;

@@ -45,6 +45,8 @@ pub mod dr6 {
 pub mod dr7 {
     /// L0 to G3: a breakpoint is enabled if either of its two is set.
     pub const ENABLE: u64 = 0xff;
+    /// L0 to L3, and LE: a task switch clears them.
+    pub const LOCAL: u64 = 0x155;
     /// General detect: accesses to debug registers raise #DB.
     pub const GD: u64 = 1 << 13;
     /// Bits that read as one.

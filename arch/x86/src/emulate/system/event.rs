@@ -1,14 +1,13 @@
 //! Delivery of exceptions and interrupts through the guest's vector table.
 //!
 //! [`deliver`] is for events that happen to the guest; INT n and its kin are
-//! instructions and deliver themselves. Task gates are not implemented: the
-//! delivery comes out as [`Intercept::Unsupported`].
+//! instructions and deliver themselves. Task gates lead to [`super::task`].
 //!
 //! See: AMD APM vol. 2, 8.6–8.9.
 
 use super::frame::Frame;
 use super::segment::{self, Descriptor, fetch, is_null, kind};
-use super::{check_target, gp, np, selector_error, tss, unsupported};
+use super::{check_target, gp, np, selector_error, task, tss};
 use crate::emulate::{Access, Cpu, Insn, Stop};
 use crate::engine::{Event, Intercept};
 use crate::exception::{self, Exception};
@@ -27,7 +26,7 @@ const MAX_NESTED: u32 = 8;
 ///
 /// # Errors
 /// Only [`Stop::Intercept`]: nothing has been delivered (but memory on a stack may have been
-/// written), and the same event can be delivered again.
+/// written), and the same event can be delivered again; but after a task switch.
 pub fn deliver<C: Cpu>(cpu: &mut C, event: Event) -> Result<(), Stop> {
     let mut exception = match event {
         Event::Exception(exception) => exception,
@@ -110,7 +109,7 @@ pub(super) fn into<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
 
 /// INT1: a debug exception that no privilege check stops.
 pub(super) fn int1<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
-    Delivery::external(exception::DB).run(cpu)
+    Delivery { instruction: true, ..Delivery::external(exception::DB) }.run(cpu)
 }
 
 /// What is delivered, once.
@@ -119,6 +118,8 @@ struct Delivery {
     error: Option<u32>,
     /// INT n, INT3, INTO: the gate's privilege level counts.
     software: bool,
+    /// An instruction delivers itself: it has completed then.
+    instruction: bool,
     /// The error code's EXT bit: the event is not the program's own doing.
     ext: u32,
     /// The instruction is to be restarted: its breakpoint must not hit again.
@@ -137,11 +138,11 @@ struct Target {
 
 impl Delivery {
     fn external(vector: u8) -> Self {
-        Self { vector, error: None, software: false, ext: 1, resume: false }
+        Self { vector, error: None, software: false, instruction: false, ext: 1, resume: false }
     }
 
     fn software(vector: u8) -> Self {
-        Self { vector, error: None, software: true, ext: 0, resume: false }
+        Self { vector, error: None, software: true, instruction: true, ext: 0, resume: false }
     }
 
     /// Faults are pushed with RF set, traps and aborts are not; #DB is either, and its
@@ -157,7 +158,8 @@ impl Delivery {
                 | exception::DF
                 | exception::MC
         );
-        Self { vector, error: exception.error, software: false, ext: 1, resume }
+        let error = exception.error;
+        Self { vector, error, software: false, instruction: false, ext: 1, resume }
     }
 
     fn run<C: Cpu>(&self, cpu: &mut C) -> Result<(), Stop> {
@@ -311,7 +313,13 @@ impl Delivery {
         ];
         self.check_gate(cpu, attr, &kinds)?;
         if attr.kind() == kind::TASK_GATE {
-            return Err(unsupported(cpu, 0));
+            let arrival = task::Arrival {
+                flags: self.pushed_flags(cpu),
+                error: self.error,
+                ext: self.ext,
+                instruction: self.instruction,
+            };
+            return task::arrive(cpu, gate, &arrival);
         }
         let wide = attr.kind() & 8 != 0;
         let offset = if wide { gate_offset(gate) } else { gate & 0xffff };

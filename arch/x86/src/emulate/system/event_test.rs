@@ -255,14 +255,6 @@ selftest::cases! {
         check_eq!((cpu.rip(), rsp(&cpu)), (handler(0x14), TestCpu::STACK - 6));
     }
 
-    fn task_gates_are_not_supported() {
-        let mut cpu = protected();
-        gate(&mut cpu, 8, TASK, 0x85);
-        let event = Event::Exception(Exception::with_error(8, 0));
-        check_eq!(deliver(&mut *cpu, event), Err(Stop::Intercept));
-        check!(matches!(cpu.intercept, Some(Intercept::Unsupported { len: 0, .. })));
-    }
-
     fn virtual_8086_mode_is_left_through_level_0() {
         let mut cpu = protected();
         cpu.set_rflags(rflags::FIXED | rflags::VM | rflags::IOPL);

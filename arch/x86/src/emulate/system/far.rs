@@ -1,13 +1,14 @@
 //! Far JMP, CALL and RET, with call gates.
 //!
-//! Task gates and jumps to a TSS are not implemented outside long mode (where they are #GP).
+//! Task gates and TSSs lead to [`super::task`]; in long mode they are #GP.
 //! See: AMD APM vol. 2, 4.11; vol. 3, CALL (far), JMP (far), RET (far).
 
 use super::event::{gate_offset, stack_access};
 use super::frame::Frame;
 use super::iret::{finish, is_64_bit, return_code, switch_stack};
 use super::segment::{self, Descriptor, fetch, fetch_any, is_null, kind, load_stack, rpl};
-use super::{check_target, gp, np, read_far_pointer, selector_error, tss, unsupported};
+use super::task::{self, Link};
+use super::{check_target, gp, np, read_far_pointer, selector_error, tss};
 use crate::emulate::{Cpu, Insn, Stop};
 use crate::regs::{Attr, Seg, Segment, cr0, gpr, rflags};
 
@@ -67,13 +68,8 @@ fn transfer<C: Cpu>(
         Some(_) if cpu.long_mode() => Err(gp(cpu, error)),
         Some(kind::CALL_GATE_16) => through_gate(cpu, how, 2, selector, found),
         Some(kind::TASK_GATE | kind::TSS | kind::TSS16) => {
-            if found.attr().dpl() < cpu.cpl().max(rpl(selector)) {
-                return Err(gp(cpu, error));
-            }
-            if !found.attr().has(Attr::P) {
-                return Err(np(cpu, error));
-            }
-            Err(unsupported(cpu, insn.len))
+            let link = if how == Transfer::Call { Link::Nested } else { Link::None };
+            task::transfer(cpu, link, selector, found)
         }
         Some(_) => Err(gp(cpu, error)),
     }

@@ -7,9 +7,7 @@ use super::test_tables::{
     USER_CODE32, USER_CODE64, USER_DATA, long, protected, raises, read, read32, rsp, selector,
     to_user, write, write_all, write_all_32,
 };
-use crate::emulate::Stop;
 use crate::emulate::test_cpu::TestCpu;
-use crate::engine::Intercept;
 use crate::exception::{Exception, NP};
 use crate::regs::{Regs, Seg};
 
@@ -124,12 +122,6 @@ selftest::cases! {
         // lret $8 drops the parameters on both stacks.
         check_eq!(cpu.run(&[0xca, 8, 0]), Ok(()));
         check_eq!((cpu.cpl(), rsp(&cpu)), (3, TestCpu::STACK + 8));
-    }
-
-    fn task_switches_are_not_supported() {
-        let mut cpu = protected();
-        check_eq!(cpu.run(&jump32(TASK, 0)), Err(Stop::Intercept));
-        check!(matches!(cpu.intercept, Some(Intercept::Unsupported { len: 7, .. })));
     }
 
     fn limits_bind_outside_64_bit_mode() {

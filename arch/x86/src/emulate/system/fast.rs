@@ -1,8 +1,11 @@
 //! Fast system calls: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS; and the
 //! instructions on the bases of FS and GS.
 //!
-//! SYSENTER and SYSEXIT work in long mode as Intel has them (on AMD they are #UD there).
-//! SYSRET does not look at its target, as on AMD: a non-canonical one faults at level 3.
+//! By vendor ([`Feature::LegacySyscall`], [`Feature::LongSysenter`]): SYSCALL exists outside
+//! 64-bit mode on AMD's processors only, where SYSRET does not look at its target, so that a
+//! non-canonical one faults at level 3; SYSENTER exists in long mode on all others.
+//!
+//! Deviation: SYSRET loads SS's attributes, which AMD's leave alone.
 //! See: AMD APM vol. 2, 6.1; vol. 3, SYSCALL, SYSRET; Intel SDM vol. 2, SYSENTER, SYSEXIT.
 
 use super::{gp, ud};
@@ -26,10 +29,14 @@ fn enter(cpu: &mut impl Regs, code: u16, stack: u16, wide: bool, cpl: u8, rip: u
     cpu.set_rip(rip);
 }
 
+/// SYSCALL and SYSRET are to be enabled, and to exist in the current mode.
+fn check_syscall<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
+    let exists = cpu.mode64() || cpu.protected() && cpu.offers(Feature::LegacySyscall);
+    if cpu.efer() & efer::SCE == 0 || !exists { Err(ud(cpu)) } else { Ok(()) }
+}
+
 pub(super) fn syscall<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
-    if cpu.efer() & efer::SCE == 0 || !cpu.protected() {
-        return Err(ud(cpu));
-    }
+    check_syscall(cpu)?;
     let star = cpu.sysreg(SysReg::Star);
     let selector = (star >> 32) as u16 & !3;
     let (next, flags) = (cpu.rip(), cpu.rflags());
@@ -50,10 +57,12 @@ pub(super) fn syscall<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
 
 /// SYSRET; `extra` is the operand size: 8 returns to 64-bit code.
 pub(super) fn sysret<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
-    if cpu.efer() & efer::SCE == 0 || !cpu.protected() {
-        return Err(ud(cpu));
-    }
+    check_syscall(cpu)?;
     if cpu.cpl() != 0 {
+        return Err(gp(cpu, 0));
+    }
+    let target = cpu.gpr(gpr::RCX);
+    if insn.extra == 8 && !cpu.offers(Feature::LegacySyscall) && !canonical(cpu, target) {
         return Err(gp(cpu, 0));
     }
     let selector = (cpu.sysreg(SysReg::Star) >> 48) as u16;
@@ -83,7 +92,14 @@ pub(super) fn sysret<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     Ok(())
 }
 
+/// SYSENTER and SYSEXIT are to exist in the current mode.
+fn check_sysenter<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
+    let missing = cpu.long_mode() && !cpu.offers(Feature::LongSysenter);
+    if missing { Err(ud(cpu)) } else { Ok(()) }
+}
+
 pub(super) fn sysenter<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_sysenter(cpu)?;
     let selector = cpu.sysreg(SysReg::SysenterCs) as u16 & !3;
     if cpu.cr0() & cr0::PE == 0 || selector == 0 {
         return Err(gp(cpu, 0));
@@ -99,6 +115,7 @@ pub(super) fn sysenter<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
 
 /// SYSEXIT; `extra` is the operand size: 8 returns to 64-bit code.
 pub(super) fn sysexit<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
+    check_sysenter(cpu)?;
     let selector = cpu.sysreg(SysReg::SysenterCs) as u16 & !3;
     if !cpu.protected() || selector == 0 || cpu.cpl() != 0 {
         return Err(gp(cpu, 0));

@@ -115,6 +115,46 @@ selftest::cases! {
         check_eq!((cpu.rip(), cpu.segment(Seg::Cs).attr), (HIGH & 0xffff_ffff, Attr(0xc9b)));
     }
 
+    fn what_the_vendors_disagree_on() {
+        let without = |cpu: &mut TestCpu, feature| {
+            cpu.features = cpu.features.with(feature, false);
+        };
+        // SYSCALL outside 64-bit mode.
+        let mut cpu = long();
+        set_up(&mut cpu);
+        without(&mut cpu, Feature::LegacySyscall);
+        to_user(&mut cpu, USER_CODE32);
+        check_eq!(raises(&mut cpu, &SYSCALL), Some(Exception::ud()));
+        to_user(&mut cpu, USER_CODE64);
+        check_eq!(cpu.run(&SYSCALL), Ok(()));
+        cpu.set_gpr(gpr::RCX, 0x8000_0000_0000);
+        check_eq!(raises(&mut cpu, &SYSRETQ), Some(Exception::gp(0)), "at level 0");
+        let mut cpu = protected();
+        set_up(&mut cpu);
+        cpu.state.efer = efer::SCE;
+        without(&mut cpu, Feature::LegacySyscall);
+        check_eq!(raises(&mut cpu, &SYSCALL), Some(Exception::ud()));
+        check_eq!(raises(&mut cpu, &SYSRETL), Some(Exception::ud()));
+        // AMD's SYSRET faults behind itself.
+        let mut cpu = long();
+        set_up(&mut cpu);
+        cpu.set_gpr(gpr::RCX, 0x8000_0000_0000);
+        check_eq!(cpu.run(&SYSRETQ), Ok(()));
+        check_eq!((cpu.rip(), cpu.cpl()), (0x8000_0000_0000, 3));
+        // SYSENTER in long mode.
+        let mut cpu = long();
+        without(&mut cpu, Feature::LongSysenter);
+        cpu.set_sysreg(SysReg::SysenterCs, CODE64.into());
+        check_eq!(raises(&mut cpu, &SYSENTER), Some(Exception::ud()));
+        check_eq!(raises(&mut cpu, &SYSEXITQ), Some(Exception::ud()));
+        to_user(&mut cpu, USER_CODE32);
+        check_eq!(raises(&mut cpu, &SYSENTER), Some(Exception::ud()));
+        let mut cpu = protected();
+        without(&mut cpu, Feature::LongSysenter);
+        cpu.set_sysreg(SysReg::SysenterCs, CODE32.into());
+        check_eq!(cpu.run(&SYSENTER), Ok(()));
+    }
+
     fn swapgs_exchanges_bases() {
         let mut cpu = long();
         cpu.set_sysreg(SysReg::KernelGsBase, HIGH);

@@ -1,13 +1,13 @@
 //! IRET, and what far RET shares with it: the checks of the code and stack
 //! segments that control returns to.
 //!
-//! A return to a previous task (NT) is not implemented.
+//! A return to a previous task (NT) is [`super::task`]'s.
 //! See: AMD APM vol. 2, 8.8, 8.9.6; vol. 3, IRET.
 
 use super::flags::{changeable, check_virtual_8086, replace};
 use super::frame::{Frame, set_stack_pointer};
 use super::segment::{self, drop_inner_segments, fetch, is_null, load_stack, rpl};
-use super::{check_target, gp, np, selector_error, unsupported};
+use super::{check_target, gp, np, selector_error, task};
 use crate::emulate::{Cpu, Insn, Stop};
 use crate::regs::{Attr, Regs, Seg, Segment, cr0, rflags};
 
@@ -20,7 +20,7 @@ pub(super) fn iret<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
         check_virtual_8086(cpu)?;
         real_mode(cpu, size, |_, _, selector| segment::virtual_8086(selector))?;
     } else {
-        protected_mode(cpu, size, insn.len)?;
+        protected_mode(cpu, size)?;
     }
     cpu.set_nmi_blocked(false);
     Ok(())
@@ -47,9 +47,9 @@ fn real_mode<C: Cpu>(
     Ok(())
 }
 
-fn protected_mode<C: Cpu>(cpu: &mut C, size: u8, len: u8) -> Result<(), Stop> {
+fn protected_mode<C: Cpu>(cpu: &mut C, size: u8) -> Result<(), Stop> {
     if cpu.rflags() & rflags::NT != 0 {
-        return Err(if cpu.long_mode() { gp(cpu, 0) } else { unsupported(cpu, len) });
+        return if cpu.long_mode() { Err(gp(cpu, 0)) } else { task::go_back(cpu) };
     }
     let mut frame = Frame::current(cpu);
     let rip = frame.pop(cpu, size)?;

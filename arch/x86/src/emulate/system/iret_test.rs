@@ -8,9 +8,8 @@ use super::test_tables::{
     ABSENT_CODE, ABSENT_DATA, CODE32, CODE64, DATA, OUTSIDE, USER_CODE32, USER_CODE64, USER_DATA,
     USER_DATA16, long, protected, raises, rsp, selector, to_user, write_all, write_all_32,
 };
-use crate::emulate::Stop;
 use crate::emulate::test_cpu::TestCpu;
-use crate::engine::{Event, Intercept};
+use crate::engine::Event;
 use crate::exception::{Exception, NP};
 use crate::regs::{Attr, Regs, Seg, rflags};
 
@@ -112,16 +111,10 @@ selftest::cases! {
         check_eq!(cpu.rflags(), rflags::FIXED | rflags::IF | rflags::CF);
     }
 
-    fn a_nested_task_is_not_returned_from() {
+    fn a_nested_task_is_not_returned_from_in_long_mode() {
         let mut cpu = with_frame(user_frame());
         cpu.set_rflags(rflags::FIXED | rflags::NT);
         check_eq!(raises(&mut cpu, &IRETQ), Some(Exception::gp(0)));
-        let mut cpu = protected();
-        cpu.set_rflags(rflags::FIXED | rflags::NT);
-        check_eq!(cpu.run(&[0xcf]), Err(Stop::Intercept));
-        let mut bytes = [0; 15];
-        bytes[0] = 0xcf;
-        check_eq!(cpu.intercept, Some(Intercept::Unsupported { bytes, len: 1 }));
     }
 
     fn protected_mode_same_level_and_outer() {

@@ -37,7 +37,8 @@ pub(super) fn lar<C: Cpu, T: Int, S: Source<u16>>(cpu: &mut C, insn: &Insn) -> R
         Some(_) => false,
     });
     if let Some(descriptor) = found {
-        let rights = descriptor.low >> 32 & 0x00f0_ff00;
+        // The limit's bits between the rights are undefined to Intel, and there to AMD.
+        let rights = descriptor.low >> 32 & 0x00ff_ff00;
         write_register(cpu, insn.reg, T::truncate(rights));
     }
     set_zero_flag(cpu, found.is_some());

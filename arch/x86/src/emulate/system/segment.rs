@@ -55,6 +55,11 @@ impl Descriptor {
         self.attr().has(Attr::S | Attr::CODE | Attr::CONFORMING)
     }
 
+    /// Data, or code that can be read.
+    pub fn is_readable(&self) -> bool {
+        self.attr().has(Attr::S) && (!self.is_code() || self.attr().has(Attr::RW))
+    }
+
     pub fn is_writable_data(&self) -> bool {
         self.attr().has(Attr::S | Attr::RW) && !self.is_code()
     }
@@ -67,6 +72,11 @@ impl Descriptor {
     /// What a segment register holds after a load.
     pub fn segment(&self, selector: u16) -> Segment {
         Segment { base: self.base(), limit: self.limit(), selector, attr: self.attr() }
+    }
+
+    /// Linear address of the byte that holds the type.
+    pub fn type_address(&self) -> u64 {
+        self.address.wrapping_add(5)
     }
 
     /// Sets the accessed bit, in the table too.
@@ -84,7 +94,7 @@ impl Descriptor {
         if !self.attr().has(bits) {
             self.low |= u64::from(bits) << 40;
             let byte = (self.low >> 40) as u8;
-            cpu.store(self.address.wrapping_add(5), byte, Access::System)?;
+            cpu.store(self.type_address(), byte, Access::System)?;
         }
         Ok(())
     }
@@ -118,6 +128,17 @@ pub(super) fn fetch_any<C: Cpu>(cpu: &mut C, selector: u16) -> Result<Option<Des
     Ok(Some(found))
 }
 
+/// As [`fetch`], from the GDT only: `None` for a selector of the LDT.
+pub(super) fn fetch_global<C: Cpu>(cpu: &mut C, selector: u16) -> Result<Option<Descriptor>, Stop> {
+    if selector & 4 != 0 { Ok(None) } else { fetch(cpu, selector) }
+}
+
+/// Linear address of a descriptor in the GDT; `None` for a null selector too.
+pub(super) fn global_address<C: Cpu>(cpu: &C, selector: u16) -> Option<u64> {
+    let global = selector & 4 == 0 && !is_null(selector);
+    global.then(|| locate(cpu, selector, 8)).flatten()
+}
+
 /// Linear address of a descriptor of `size` bytes.
 fn locate<C: Cpu>(cpu: &C, selector: u16, size: u32) -> Option<u64> {
     let (base, limit) = if selector & 4 == 0 {
@@ -133,9 +154,14 @@ fn locate<C: Cpu>(cpu: &C, selector: u16, size: u32) -> Option<u64> {
     (offset + size - 1 <= limit).then(|| base.wrapping_add(u64::from(offset)))
 }
 
-/// The segment register of real mode: only selector and base change.
+/// The segment register of real mode: selector and base change, and the segment becomes present,
+/// writable data (or code) of level 0; the limit and D stay, as programs that reach
+/// beyond 64 KiB in real mode know.
 pub(super) fn real_mode<C: Cpu>(cpu: &C, seg: Seg, selector: u16) -> Segment {
-    Segment { selector, base: u64::from(selector) << 4, ..cpu.segment(seg) }
+    let old = cpu.segment(seg);
+    let kind = if seg == Seg::Cs { 0x9b } else { 0x93 };
+    let attr = Attr(old.attr.0 & (Attr::DB | Attr::G) | kind);
+    Segment { selector, base: u64::from(selector) << 4, attr, ..old }
 }
 
 /// A segment register of virtual-8086 mode. See: Intel SDM vol. 3, 21.2.1.
@@ -177,7 +203,7 @@ fn load_data<C: Cpu>(cpu: &mut C, selector: u16) -> Result<Segment, Stop> {
     let error = selector_error(selector);
     let Some(mut found) = fetch(cpu, selector)? else { return Err(gp(cpu, error)) };
     let attr = found.attr();
-    if !attr.has(Attr::S) || found.is_code() && !attr.has(Attr::RW) {
+    if !found.is_readable() {
         return Err(gp(cpu, error));
     }
     let outer = rpl(selector) > attr.dpl() || cpu.cpl() > attr.dpl();

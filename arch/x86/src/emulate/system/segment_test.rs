@@ -156,7 +156,7 @@ selftest::cases! {
         };
         // lar %ecx, %eax; lsl %ecx, %eax
         let (lar, lsl) = ([0x0f, 0x02, 0xc1], [0x0f, 0x03, 0xc1]);
-        check_eq!(ask(0, &lar, DATA), (true, true, 0x00c0_9300));
+        check_eq!(ask(0, &lar, DATA), (true, true, 0x00cf_9300));
         check_eq!(ask(0, &lsl, DATA), (true, true, 0xffff_ffff));
         check_eq!(ask(0, &lar, TASK), (true, true, 0x8900));
         check_eq!(ask(0, &lsl, TASK), (true, true, 0xfff));

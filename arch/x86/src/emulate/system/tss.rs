@@ -1,5 +1,5 @@
 //! What the processor reads from the task state segment: stacks of inner
-//! levels, and the I/O permission bitmap. Task switches are not implemented.
+//! levels, and the I/O permission bitmap. Whole tasks are [`super::task`]'s.
 //!
 //! See: AMD APM vol. 2, 12.2.4, 12.2.5.
 
@@ -20,7 +20,7 @@ fn field<C: Cpu, T: Int>(cpu: &mut C, offset: u32, ext: u32) -> Result<T, Stop> 
 }
 
 /// #TS with `selector`.
-fn invalid<C: Cpu>(cpu: &mut C, selector: u16, ext: u32) -> Stop {
+pub(super) fn invalid<C: Cpu>(cpu: &mut C, selector: u16, ext: u32) -> Stop {
     cpu.fault(Exception::with_error(TS, selector_error(selector) | ext))
 }
 
