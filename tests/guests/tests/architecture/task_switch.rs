@@ -71,7 +71,12 @@ fn with_tasks<H: Hypervisor>(engine: &H) -> (Guest<H>, State) {
     words[7] = NARROW_ENTRY as u16;
     words[8] = rflags::FIXED as u16;
     words[13] = NARROW_STACK as u16;
-    words[17..21].copy_from_slice(&[selector::DATA, selector::CODE32, selector::DATA, selector::DATA]);
+    words[17..21].copy_from_slice(&[
+        selector::DATA,
+        selector::CODE32,
+        selector::DATA,
+        selector::DATA,
+    ]);
     guest.memory.write(NARROW_TSS, &words.map(u16::to_le_bytes).concat());
     (guest, states::protected_mode())
 }

@@ -171,9 +171,7 @@ pub(super) fn transfer<C: Cpu>(
 pub(super) fn go_back<C: Cpu>(cpu: &mut C) -> Result<(), Stop> {
     let current = cpu.segment(Seg::Tr).base;
     let selector = cpu.load::<u16>(linear(current, 0), Access::System)?;
-    let busy = |found: &Descriptor| {
-        matches!(found.system_kind(), Some(kind) if kind & !8 == kind::TSS16 | kind::BUSY)
-    };
+    let busy = |found: &Descriptor| matches!(found.system_kind(), Some(kind) if kind & !8 == kind::TSS16 | kind::BUSY);
     let Some(target) = fetch_global(cpu, selector)?.filter(busy) else {
         return Err(invalid(cpu, selector, 0));
     };
@@ -232,9 +230,8 @@ fn settle<C: Cpu>(cpu: &mut C, entered: Result<(), Stop>) -> Result<(), Stop> {
 fn through_gate<C: Cpu>(cpu: &mut C, gate: u64, ext: u32) -> Result<(u16, Descriptor), Stop> {
     let selector = (gate >> 16) as u16;
     let error = selector_error(selector) | ext;
-    let available = |found: &Descriptor| {
-        matches!(found.system_kind(), Some(kind::TSS | kind::TSS16))
-    };
+    let available =
+        |found: &Descriptor| matches!(found.system_kind(), Some(kind::TSS | kind::TSS16));
     let Some(target) = fetch_global(cpu, selector)?.filter(available) else {
         return Err(gp(cpu, error));
     };

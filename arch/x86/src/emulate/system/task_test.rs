@@ -7,9 +7,9 @@ use selftest::{check, check_eq};
 use super::debug::dr6;
 use super::event::deliver;
 use super::test_tables::{
-    ABSENT_CODE, ABSENT_DATA, CODE32, DATA, GDT, HANDLERS, LOCAL_TABLE, READ_ONLY, STACK0, TASK, TSS,
-    USER_CODE32, USER_DATA, gate, protected, raises, read, read32, rsp, selector, to_user, write,
-    write_all_32,
+    ABSENT_CODE, ABSENT_DATA, CODE32, DATA, GDT, HANDLERS, LOCAL_TABLE, READ_ONLY, STACK0, TASK,
+    TSS, USER_CODE32, USER_DATA, gate, protected, raises, read, read32, rsp, selector, to_user,
+    write, write_all_32,
 };
 use crate::emulate::test_cpu::TestCpu;
 use crate::engine::Event;
