@@ -214,5 +214,5 @@ pub fn local_table<const N: usize>(
     let (limit, attr) = (N as u32 * 8 - 1, Attr(rights::LOCAL_TABLE));
     let table = Segment { base: at::LDT, limit, selector: selector::LDT, attr };
     state.segments[Seg::Ldtr as usize] = table;
-    std::array::from_fn(|n| n as u16 * 8 | 4)
+    std::array::from_fn(|n| (n as u16 * 8) | 4)
 }

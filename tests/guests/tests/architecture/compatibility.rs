@@ -117,7 +117,7 @@ guests::on_every_engine! {
             report(a)
         });
         let code = u32::from(selector::CODE32);
-        let frame = (at::STACK as u32 - 4 & !15) - 40;
+        let frame = ((at::STACK as u32 - 4) & !15) - 40;
         let pointer = at::STACK as u32 - 4;
         let data = u32::from(selector::DATA);
         assert_eq!(log.values, [frame, at::CODE as u32 + 2, code, pointer, data, code]);

@@ -102,6 +102,30 @@ guests::on_every_engine! {
         assert_eq!(traps, labels);
     }
 
+    /// A load of SS holds debug exceptions until the next instruction is done, which loads RSP.
+    fn a_load_of_the_stack_segment_holds_debug_exceptions(engine) {
+        let mut guest = Guest::new(engine);
+        guest.resume(resume::SAME);
+        guest.memory.write(at::DATA, &selector::DATA.to_le_bytes());
+        let [next, after] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label(), a.create_label()];
+            a.mov(ss, word_ptr(at::DATA))?;
+            a.set_label(&mut labels[0])?;
+            a.mov(rsp, at::STACK)?;
+            a.set_label(&mut labels[1])?;
+            end(a)?;
+            Ok(labels)
+        });
+        // A breakpoint on its data.
+        let state = with_breakpoint(&guest, at::DATA, 3, 2);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(after, 1)]);
+        // A breakpoint on the next instruction is lost.
+        let state = with_breakpoint(&guest, next, 0, 1);
+        assert_eq!(debug_traps(&guest.run_from(&state)), []);
+        let state = guest.long_mode();
+        assert_eq!(stepped(&mut guest, &state), [after]);
+    }
+
     fn single_step_traps_after_each_iteration_of_a_repeated_string(engine) {
         let mut guest = Guest::new(engine);
         let [string, after] = guest.labelled(at::CODE, |a| {

@@ -9,6 +9,7 @@ mod debug;
 mod devices;
 mod exceptions;
 mod features;
+mod gates;
 mod interrupts;
 mod ioapic;
 mod lapic;
