@@ -12,6 +12,7 @@ use engine_soft::{SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
 use crate::host::{Mapping, watched};
+use crate::latitude::is_amd;
 use crate::layout::{CODE, CODE_SIZE, PAGE, REGIONS, Rights};
 
 /// Guest-physical addresses.
@@ -256,6 +257,8 @@ fn host_features() -> Features {
         (Feature::Clwb, leaf7().ebx >> 24 & 1 != 0),
         (Feature::Invpcid, true),
         (Feature::Smap, true),
+        (Feature::LegacySyscall, is_amd()),
+        (Feature::LongSysenter, !is_amd()),
         (Feature::Serialize, leaf7().edx >> 14 & 1 != 0),
     ]
     .into_iter()

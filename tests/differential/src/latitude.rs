@@ -23,7 +23,8 @@ const ALL_FLAGS: u32 = RflagsBits::OF
 const UPPER: u64 = !0 << 32;
 
 /// Whether the host's processor is one of AMD's, or behaves as they do.
-fn is_amd() -> bool {
+#[must_use]
+pub fn is_amd() -> bool {
     static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
         let leaf = std::arch::x86_64::__cpuid(0);
         // "Auth" and "Hygo".

@@ -101,6 +101,8 @@ guests::on_every_engine! {
             let offered = cpuid(engine, &[(function, 0)])[0][register] >> bit & 1 != 0;
             let expected = if offered { vec![] } else { vec![(6, 0)] };
             let mut state = guest.long_mode();
+            state.cr4 |= cr4::OSXSAVE;
+            state.sysregs[SysReg::Xcr0 as usize] = 7;
             if name == "monitor" || name.starts_with("tpause") {
                 state.gprs[usize::from(gpr::RAX)] = at::DATA;
             }

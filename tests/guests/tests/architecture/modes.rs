@@ -194,7 +194,7 @@ guests::on_every_engine! {
         assert_eq!(faults(&mut guest, 4, 0, cr4::PAE), gp);
         assert_eq!(faults(&mut guest, 4, cr4::LA57, 0), gp, "five levels while paging is on");
         assert_eq!(faults(&mut guest, 4, 1 << 31, 0), gp, "reserved");
-        assert_eq!(faults(&mut guest, 4, cr4::OSXSAVE, 0), gp, "not offered");
+        assert_eq!(faults(&mut guest, 4, 1 << 22, 0), gp, "PKE is not offered");
         assert_eq!(faults(&mut guest, 3, 1 << 60, 0), gp, "reserved");
         assert_eq!(faults(&mut guest, 3, 5, 0), []);
         assert_eq!(faults(&mut guest, 4, cr4::PCIDE, 0), []);
