@@ -7,13 +7,14 @@ use iced_x86::{Formatter, IntelFormatter};
 
 use crate::case::{Case, End, Outcome};
 use crate::compare::{NAMES, differences};
-use crate::forms::Forms;
+use crate::forms::{Forms, Kind};
 use crate::generate;
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::latitude::{Free, is_loose, other_fault_first};
 use crate::layout::IMAGE;
 use crate::random::Random;
+use crate::vector::{Vector, fsw};
 
 /// What the cases did, in numbers.
 #[derive(Default)]
@@ -42,11 +43,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Prepares both.
+    /// Prepares both, for instructions of one kind.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(kind: Kind) -> Self {
         let host = Host::new();
-        let forms = Forms::new(host.has_bases());
+        let forms = Forms::new(kind, host.has_bases());
         let mut random = Random::new(1);
         let image = (0..IMAGE / 8).flat_map(|_| random.operand().to_le_bytes()).collect();
         Self {
@@ -185,18 +186,43 @@ impl Bench {
             smaller.patches.remove(n);
             case = self.smaller(case, smaller);
         }
+        self.shrink_vector(case)
+    }
+
+    fn shrink_vector(&mut self, mut case: Case) -> Case {
+        let initial = Vector::default();
+        let mut steps: Vec<Box<dyn Fn(&mut Vector)>> = Vec::new();
+        for n in 0..16 {
+            steps.push(Box::new(move |vector| vector.fx.set_xmm(n, 0)));
+            steps.push(Box::new(move |vector| vector.upper[usize::from(n)] = 0));
+        }
+        for n in 0..8 {
+            steps.push(Box::new(move |vector| vector.set_st(n, 0)));
+        }
+        let (fcw, mxcsr) = (initial.fcw(), initial.fx.mxcsr());
+        steps.push(Box::new(move |vector| vector.fx.set_mxcsr(mxcsr)));
+        steps.push(Box::new(|vector| {
+            // Its masks are not to change: they belong to the status word.
+            vector.set_control(vector.fcw() & fsw::EXCEPTIONS | 0x340, vector.fsw());
+        }));
+        steps.push(Box::new(|vector| vector.set_control(vector.fcw(), vector.fsw() & 7 << 11)));
+        steps.push(Box::new(move |vector| vector.set_control(fcw, vector.fsw() & 7 << 11)));
+        steps.push(Box::new(move |vector| vector.set_control(fcw, 0)));
+        steps.push(Box::new(|vector| vector.set_tags(0xff)));
+        steps.push(Box::new(|vector| vector.set_tags(0)));
+        for step in steps {
+            let mut smaller = case.clone();
+            step(&mut smaller.vector);
+            if smaller.vector != case.vector {
+                case = self.smaller(case, smaller);
+            }
+        }
         case
     }
 
     /// `smaller` if it still differs, else `case`.
     fn smaller(&mut self, case: Case, smaller: Case) -> Case {
         if self.differences(&smaller).is_some() { smaller } else { case }
-    }
-}
-
-impl Default for Bench {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -230,6 +256,7 @@ fn describe(case: &Case) -> String {
     }
     let [fs, gs] = case.bases;
     let _ = writeln!(text, "  rflags {:x}, bases of fs {fs:x}, gs {gs:x}", case.rflags);
+    describe_vector(&mut text, &case.vector);
     if !case.patches.is_empty() {
         let _ = write!(text, "  memory");
         for (offset, bytes) in &case.patches {
@@ -238,4 +265,19 @@ fn describe(case: &Case) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Vector and x87 registers that are not as they are at first anyway.
+fn describe_vector(text: &mut String, vector: &Vector) {
+    if *vector == Vector::default() {
+        return;
+    }
+    let (fcw, fsw, tags, mxcsr) = (vector.fcw(), vector.fsw(), vector.tags(), vector.fx.mxcsr());
+    let _ = writeln!(text, "  fcw {fcw:x} fsw {fsw:x} tags {tags:x} mxcsr {mxcsr:x}");
+    for n in (0..8).filter(|n| vector.st(*n) != 0) {
+        let _ = writeln!(text, "  st{n} {:020x}", vector.st(n));
+    }
+    for n in (0..16).filter(|n| vector.xmm(*n) != 0 || vector.upper[*n] != 0) {
+        let _ = writeln!(text, "  ymm{n:<2} {:032x}_{:032x}", vector.upper[n], vector.xmm(n));
+    }
 }

@@ -3,6 +3,7 @@
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::layout::IMAGE;
+use crate::vector::Vector;
 
 /// A block of instructions and the state that it starts in.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub struct Case {
     pub rflags: u64,
     /// The bases of FS and GS.
     pub bases: [u64; 2],
+    /// The x87, MMX, SSE and AVX registers.
+    pub vector: Vector,
     /// What of the data is not as always: an offset in the image, and the bytes there.
     pub patches: Vec<(usize, Vec<u8>)>,
 }
@@ -74,6 +77,8 @@ pub struct Outcome {
     pub cr2: u64,
     /// The bases of FS and GS.
     pub bases: [u64; 2],
+    /// The x87, MMX, SSE and AVX registers.
+    pub vector: Vector,
     /// The data.
     pub image: Box<[u8; IMAGE]>,
 }
@@ -87,6 +92,7 @@ impl Default for Outcome {
             rflags: 0,
             cr2: 0,
             bases: [0; 2],
+            vector: Vector::default(),
             image: Box::new([0; IMAGE]),
         }
     }

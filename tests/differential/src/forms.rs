@@ -1,34 +1,58 @@
 //! [`Forms`]: the instructions that are tested, from the decoder's own tables.
 //!
-//! All that is available in 64-bit mode and that `arch_x86::emulate` executes, but for what
+//! All that is available in 64-bit mode and that the engine executes, but for what
 //! [`excluded`] lists.
 
 use std::collections::HashSet;
 
 use arch_x86::emulate::Mode;
 use arch_x86::emulate::decode::lower;
-use engine_soft::SoftVcpu;
+use engine_soft::{SoftVcpu, vector};
 use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic};
 
 use crate::operands::Builder;
 use crate::random::Random;
 
+/// Which part of the engine is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `arch_x86::emulate`: integer instructions, and what users may do of the system's.
+    Integer,
+    /// `engine_soft::vector`: x87, MMX, SSE and what followed.
+    Vector,
+}
+
 /// The instructions that are tested.
 pub struct Forms {
+    /// Which they are.
+    pub kind: Kind,
     /// All of them.
     pub codes: Vec<Code>,
+    /// Others that stand among them now and then.
+    companions: Vec<Code>,
     known: HashSet<Code>,
 }
 
 impl Forms {
     /// Looks for them. `bases`: FS and GS may have some.
     #[must_use]
-    pub fn new(bases: bool) -> Self {
-        let codes: Vec<Code> = Code::values()
-            .filter(|code| is_candidate(*code, bases) && is_executed(*code))
-            .collect();
-        let known = codes.iter().copied().collect();
-        Self { codes, known }
+    pub fn new(kind: Kind, bases: bool) -> Self {
+        let of = |kind| -> Vec<Code> {
+            let candidates = Code::values().filter(|code| is_candidate(*code, bases));
+            candidates.filter(|code| executed_by(*code) == Some(kind)).collect()
+        };
+        let codes = of(kind);
+        let companions = if kind == Kind::Vector { of(Kind::Integer) } else { Vec::new() };
+        let known = codes.iter().chain(&companions).copied().collect();
+        Self { kind, codes, companions, known }
+    }
+
+    /// One of them; in a block, where others set and read flags and registers, sometimes one of those.
+    pub fn choose(&self, random: &mut Random, block: bool) -> Code {
+        if block && !self.companions.is_empty() && random.chance(12) {
+            return random.one_of(&self.companions);
+        }
+        random.one_of(&self.codes)
     }
 
     /// Whether `instruction`, decoded from `bytes`, may be executed on both sides.
@@ -51,7 +75,7 @@ fn depends_on_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
     branch && prefixes.contains(&0x66)
         || opcode.starts_with(&[0x0f, 0x0d]) && instruction.mnemonic() == Mnemonic::Reservednop
         || lock && matches!(opcode, [0x0f, 0x00 | 0x20 | 0x22, ..])
-        // Prefixes of vector instructions: the host may have ones that the decoder does not know.
+        // Of vector instructions the host may have ones that the decoder does not know.
         || instruction.is_invalid() && matches!(opcode, [0x62 | 0x8f | 0xc4 | 0xc5, ..])
 }
 
@@ -65,14 +89,16 @@ fn is_candidate(code: Code, bases: bool) -> bool {
         && excluded(code, bases).is_none()
 }
 
-/// Whether the emulator has semantics for any form of its operands.
-fn is_executed(code: Code) -> bool {
+/// What executes any form of an instruction's operands, if anything does.
+#[must_use]
+pub fn executed_by(code: Code) -> Option<Kind> {
     let mut random = Random::new(code as u64);
-    (0..64).any(|_| {
-        let mut builder = Builder::new(random.bits(), false);
-        builder
-            .instruction(code)
-            .is_some_and(|instruction| lower::<SoftVcpu>(&instruction, Mode::Bits64).is_some())
+    (0..64).find_map(|_| {
+        let instruction = Builder::new(random.bits(), false).instruction(code)?;
+        if lower::<SoftVcpu>(&instruction, Mode::Bits64).is_some() {
+            return Some(Kind::Integer);
+        }
+        vector::lower::<SoftVcpu>(&instruction, Mode::Bits64).map(|_| Kind::Vector)
     })
 }
 

@@ -2,10 +2,12 @@
 
 use arch_x86::emulate::decode::MAX_LENGTH;
 use arch_x86::regs::rflags;
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Encoder, FlowControl, Instruction};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Encoder, EncodingKind, FlowControl, Instruction,
+};
 
 use crate::case::Case;
-use crate::forms::Forms;
+use crate::forms::{Forms, Kind};
 use crate::latitude::{Undefined, reads};
 use crate::layout::{CODE, CODE_SIZE, PAGE};
 use crate::operands::Builder;
@@ -19,13 +21,18 @@ const LONGEST: u64 = 8;
 pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
     let mut builder = Builder::new(seed, has_bases);
     let length = if builder.random.chance(55) { 1 } else { 2 + builder.random.below(LONGEST - 1) };
+    if forms.kind == Kind::Vector {
+        builder.choose_vector();
+    }
     let rip = start(&mut builder.random);
     let mut block = Block { rip, next: rip, code: Vec::new(), branches: Vec::new() };
     let mut undefined = Undefined::default();
     let mut tries = 0;
     while (block.code.len() as u64) < length && tries < 64 {
         tries += 1;
-        let Some((bytes, instruction, plain)) = instruction(&mut builder, forms, block.next) else {
+        let Some((bytes, instruction, plain)) =
+            instruction(&mut builder, forms, block.next, length > 1)
+        else {
             continue;
         };
         if block.next + bytes.len() as u64 > CODE + CODE_SIZE && !builder.random.chance(2) {
@@ -53,6 +60,7 @@ pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
         gprs: builder.gprs,
         rflags: flags,
         bases: builder.bases,
+        vector: builder.vector,
         patches: builder.patches,
     }
 }
@@ -71,12 +79,13 @@ fn instruction(
     builder: &mut Builder,
     forms: &Forms,
     rip: u64,
+    block: bool,
 ) -> Option<(Vec<u8>, Instruction, bool)> {
     if builder.random.chance(2) {
         let bytes = arbitrary(&mut builder.random);
         return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
     }
-    let code = builder.random.one_of(&forms.codes);
+    let code = forms.choose(&mut builder.random, block);
     let mut instruction = builder.instruction(code)?;
     if instruction.op_count() > 0
         && instruction.near_branch_target() == 0
@@ -84,7 +93,10 @@ fn instruction(
     {
         instruction.set_near_branch64(rip + 2);
     }
-    let bytes = encode(&instruction, rip)?;
+    let bytes = match code.op_code().encoding() {
+        EncodingKind::VEX => encode_vex(&mut builder.random, &instruction, rip)?,
+        _ => encode(&instruction, rip)?,
+    };
     if builder.random.chance(10) {
         let bytes = with_prefixes(&mut builder.random, &bytes);
         return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
@@ -102,6 +114,17 @@ fn is_relative(instruction: &Instruction) -> bool {
 
 fn encode(instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
     let mut encoder = Encoder::new(64);
+    encoder.encode(instruction, rip).ok()?;
+    Some(encoder.take_buffer())
+}
+
+/// The instruction in any of its encodings: with three bytes of prefix where two would do, and
+/// bits that it ignores.
+fn encode_vex(random: &mut Random, instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
+    let mut encoder = Encoder::new(64);
+    encoder.set_prevent_vex2(random.chance(30));
+    encoder.set_vex_wig(random.below(2) as u32);
+    encoder.set_vex_lig(random.below(2) as u32);
     encoder.encode(instruction, rip).ok()?;
     Some(encoder.take_buffer())
 }

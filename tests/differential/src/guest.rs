@@ -187,6 +187,10 @@ impl Guest {
         vcpu.set_rflags(case.rflags);
         vcpu.set_interrupt_shadow(false);
         vcpu.set_dr(6, 0xffff_0ff0);
+        *vcpu.fxsave_mut() = case.vector.fx;
+        if let Some(upper) = upper_halves(vcpu) {
+            *upper = case.vector.upper;
+        }
     }
 
     /// Executes a case on data that is `image` at first.
@@ -207,6 +211,8 @@ impl Guest {
         outcome.rflags = self.vcpu.rflags();
         outcome.cr2 = 0;
         outcome.bases = [Seg::Fs, Seg::Gs].map(|seg| self.vcpu.segment_base(seg));
+        outcome.vector.fx = *self.vcpu.fxsave();
+        outcome.vector.upper = upper_halves(&mut self.vcpu).map_or(case.vector.upper, |all| *all);
         outcome.end = match intercept {
             Intercept::Halt { .. } if self.vcpu.cpl() == 0 => self.exception(outcome),
             Intercept::Interrupted => End::Hang,
@@ -239,6 +245,11 @@ impl Default for Guest {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The upper halves of the YMM registers, which the engine does not have: nothing changes them.
+fn upper_halves(_vcpu: &mut SoftVcpu) -> Option<&mut [u128; 16]> {
+    None
 }
 
 /// The features among [`Feature`] that the host's processor has.

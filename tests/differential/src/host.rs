@@ -1,5 +1,5 @@
 //! The processor that the test runs on: [`Host`] executes a case natively. All that is unsafe
-//! of this crate is here.
+//! of this crate is here and below.
 //!
 //! A case is entered by IRETQ, which serializes and thus sees the code just written, and left
 //! through a signal: the INT3 behind it is one. The handler notes the registers and
@@ -12,20 +12,24 @@
 #![allow(unsafe_code, reason = "machine code, signals and mappings")]
 
 mod mapping;
+mod registers;
+mod sandbox;
 
 use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
 use std::mem::{offset_of, zeroed};
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
 pub use mapping::Mapping;
+use registers::Area;
 
 use crate::case::{Case, End, Outcome};
 use crate::layout::{BACKING, CODE, CODE_SIZE, REGIONS, Rights};
+use crate::vector::Vector;
 
 /// What enter, handler and exit share. The handler runs on the thread that entered.
 #[repr(C)]
@@ -43,6 +47,10 @@ struct Context {
     bases: [u64; 2],
     /// Not 0: the instructions for bases may be used.
     has_bases: u64,
+    /// Not 0: XRSTOR loads the vector registers, else FXRSTOR.
+    has_xsave: u64,
+    /// The case's vector registers.
+    area: Area,
     /// Not 0 while the case executes.
     inside: AtomicU64,
     /// In the order of the case.
@@ -51,6 +59,8 @@ struct Context {
     left_rflags: u64,
     left_cr2: u64,
     left_end: End,
+    /// Set by `Host::new`.
+    left_vector: Option<Vector>,
 }
 
 struct Shared(UnsafeCell<Context>);
@@ -69,12 +79,15 @@ static CONTEXT: Shared = Shared(UnsafeCell::new(Context {
     host_fs: 0,
     bases: [0; 2],
     has_bases: 0,
+    has_xsave: 0,
+    area: Area::INITIAL,
     inside: AtomicU64::new(0),
     left: [0; 16],
     left_rip: 0,
     left_rflags: 0,
     left_cr2: 0,
     left_end: End::Hang,
+    left_vector: None,
 }));
 
 /// Which of the case's registers are popped, in this order.
@@ -111,6 +124,17 @@ global_asm!(
     "mov rcx, [rax + {bases} + 8]",
     "wrgsbase rcx",
     "2:",
+    "mov rsi, rax",
+    "cmp qword ptr [rsi + {has_xsave}], 0",
+    "je 4f",
+    "mov eax, {components}",
+    "xor edx, edx",
+    "xrstor64 [rsi + {area}]",
+    "jmp 5f",
+    "4:",
+    "fxrstor64 [rsi + {area}]",
+    "5:",
+    "mov rax, rsi",
     "mov qword ptr [rax + {inside}], 1",
     "lea rsp, [rax + {gprs}]",
     "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
@@ -141,6 +165,9 @@ global_asm!(
     host_fs = const offset_of!(Context, host_fs),
     bases = const offset_of!(Context, bases),
     has_bases = const offset_of!(Context, has_bases),
+    has_xsave = const offset_of!(Context, has_xsave),
+    components = const registers::COMPONENTS,
+    area = const offset_of!(Context, area),
     inside = const offset_of!(Context, inside),
     gprs = const offset_of!(Context, gprs),
 );
@@ -218,6 +245,9 @@ extern "C" fn handle(signal: c_int, _: *mut siginfo_t, context: *mut c_void) {
             libc::SIGSYS => End::Astray,
             _ => End::Exception { vector, error },
         };
+        if let Some(vector) = &mut shared.left_vector {
+            registers::take(context.cast(), vector);
+        }
         gregs[libc::REG_RIP as usize] = (differential_exit as *const ()).expose_provenance() as i64;
         gregs[libc::REG_RSP as usize] = shared.host_rsp as i64;
         gregs[libc::REG_EFL as usize] = 0x202;
@@ -278,7 +308,7 @@ impl Host {
         };
         let mut stack = vec![0; 128 << 10];
         let (old_stack, old_actions) = install_handlers(&mut stack);
-        forbid_system_calls();
+        sandbox::forbid_system_calls();
         let timer = start_timer();
         let (cs, ss): (u64, u64);
         // SAFETY: reads two registers; and the thread has the shared context.
@@ -287,6 +317,8 @@ impl Host {
             let shared = &mut *CONTEXT.0.get();
             (shared.cs, shared.ss) = (cs & 0xffff, ss & 0xffff);
             shared.has_bases = has_bases.into();
+            shared.has_xsave = registers::has_xsave().into();
+            shared.left_vector = Some(Vector::default());
         }
         Self { backing, regions, timer, old_stack, stack, old_actions, has_bases, _guard: guard }
     }
@@ -324,6 +356,7 @@ impl Host {
             shared.gprs = POPPED.map(|n| case.gprs[n]);
             (shared.rip, shared.rflags, shared.rsp) = (case.rip, case.rflags, case.gprs[4]);
             shared.bases = case.bases;
+            shared.area.set(&case.vector);
             differential_enter();
             let shared = &*CONTEXT.0.get();
             outcome.gprs = shared.left;
@@ -331,6 +364,9 @@ impl Host {
             outcome.rflags = shared.left_rflags;
             outcome.cr2 = shared.left_cr2;
             outcome.end = shared.left_end;
+            if let Some(vector) = &shared.left_vector {
+                outcome.vector.clone_from(vector);
+            }
             outcome.bases = if self.has_bases { shared.bases } else { case.bases };
         }
         self.backing.read(CODE_SIZE, &mut outcome.image[..]);
@@ -404,38 +440,5 @@ fn start_timer() -> libc::timer_t {
         let setting = libc::itimerspec { it_interval: period, it_value: period };
         assert_eq!(libc::timer_settime(timer, 0, &raw const setting, null_mut()), 0);
         timer
-    }
-}
-
-/// Turns system calls of this thread that are made from the code's addresses into signals. Where
-/// the kernel does not allow it the test runs without: no case means to make one.
-fn forbid_system_calls() {
-    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let jump =
-        |code: u32, k: u64, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-    let pointer = offset_of!(libc::seccomp_data, instruction_pointer) as u32;
-    let mut filter = [
-        statement(load, pointer + 4),
-        jump(equal, 0, 0, 4),
-        statement(load, pointer),
-        jump(at_least, CODE, 0, 2),
-        // A system call at the end leaves RIP behind it.
-        jump(at_least, CODE + CODE_SIZE + 1, 1, 0),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_TRAP),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program is valid, and copied.
-    unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-            null::<c_void>(),
-        );
     }
 }

@@ -4,6 +4,9 @@
 //! Where AMD's and Intel's processors differ the engine does as AMD's do; on Intel's, what they do
 //! otherwise is free.
 
+mod vector;
+
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use arch_x86::regs::{gpr, rflags};
@@ -34,12 +37,18 @@ pub fn is_amd() -> bool {
 }
 
 /// What of a case's outcome is the processor's choice: set bits are not compared.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Free {
     /// Of RFLAGS.
     pub rflags: u64,
     /// Of the general-purpose registers.
     pub gprs: [u64; 16],
+    /// Of the x87 status word.
+    pub fsw: u16,
+    /// Of MXCSR.
+    pub mxcsr: u32,
+    /// Bytes of the image.
+    pub memory: Vec<Range<usize>>,
 }
 
 impl Free {
@@ -47,6 +56,7 @@ impl Free {
     #[must_use]
     pub fn of(case: &Case, native: &Outcome) -> Free {
         let mut free = Free::default();
+        vector::add(&mut free, case, native);
         let mut undefined = Undefined::default();
         for instruction in case.instructions() {
             undefined.execute(&instruction);
@@ -240,6 +250,7 @@ pub fn is_loose(case: &Case) -> bool {
         || loops_on_undefined_flags(case)
         || shifts_too_far(case)
         || jumps_between(case)
+        || vector::is_loose(case)
 }
 
 /// Whether a branch leads back, or may, and some instruction leaves a flag undefined that some other reads.

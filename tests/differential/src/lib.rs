@@ -19,3 +19,5 @@ pub mod latitude;
 pub mod layout;
 pub mod operands;
 pub mod random;
+pub mod sweep;
+pub mod vector;

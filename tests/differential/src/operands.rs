@@ -5,8 +5,11 @@
 //! the base register's initial value or the displacement such that the operand lies
 //! there.
 
+mod images;
 mod implied;
 mod memory;
+mod values;
+mod vector;
 
 use iced_x86::{
     Code, Instruction, InstructionInfoFactory, OpAccess, OpCodeOperandKind as Kind, OpKind,
@@ -15,6 +18,7 @@ use iced_x86::{
 
 use crate::layout::{CODE, CODE_SIZE, EDGES, image_offset};
 use crate::random::Random;
+use crate::vector::Vector;
 
 /// What is known of a register at some point of the block.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,12 +41,19 @@ pub struct Builder {
     pub bases: [u64; 2],
     /// Initial data: an offset in the image, and bytes.
     pub patches: Vec<(usize, Vec<u8>)>,
+    /// Initial values of the x87, MMX, SSE and AVX registers.
+    pub vector: Vector,
     has_bases: bool,
     known: [Known; 16],
+    /// Vector registers whose initial value is chosen, and from bit 16 on MMX registers.
+    touched: u32,
     /// Registers that are seldom chosen as operands, so that addresses stay solvable.
     pointers: u16,
     infos: InstructionInfoFactory,
 }
+
+/// Size of XSAVE's area with the registers up to AVX; the tables do not tell.
+const XSAVE_SIZE: u64 = 832;
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -96,8 +107,10 @@ impl Builder {
             gprs,
             bases: [0; 2],
             patches: Vec::new(),
+            vector: Vector::default(),
             has_bases,
             known: [Known::Free; 16],
+            touched: 0,
             pointers,
             infos: InstructionInfoFactory::new(),
         };
@@ -133,7 +146,13 @@ impl Builder {
             }
             _ => random.within(-12, 12) as u64,
         };
-        if size >= 16 && random.chance(80) { address & !15 } else { address }
+        let alignment = match size {
+            0..=15 => 1,
+            32 => 32,
+            XSAVE_SIZE => 64,
+            _ => 16,
+        };
+        if alignment > 1 && random.chance(80) { address & !(alignment - 1) } else { address }
     }
 
     /// Sets the initial value of `register`, if nothing depends on it. Gives whether it has it.
@@ -158,10 +177,15 @@ impl Builder {
 
     /// Makes memory at `linear` hold `bytes` at first.
     pub fn patch(&mut self, linear: u64, bytes: &[u8]) {
+        // In one piece as far as the image is.
+        let mut end = None;
         for (n, byte) in (0..).zip(bytes) {
-            if let Some(offset) = image_offset(linear.wrapping_add(n)) {
-                self.patches.push((offset, vec![*byte]));
+            let Some(offset) = image_offset(linear.wrapping_add(n)) else { continue };
+            match self.patches.last_mut() {
+                Some((_, last)) if end == Some(offset) => last.push(*byte),
+                _ => self.patches.push((offset, vec![*byte])),
             }
+            end = Some(offset + 1);
         }
     }
 
@@ -187,8 +211,8 @@ impl Builder {
         gpr(self.register(), size)
     }
 
-    /// The instruction `code` with random operands; `None` if it has operands of other kinds
-    /// than integer instructions have.
+    /// The instruction `code` with random operands; `None` if it has operands of kinds that no
+    /// instruction for users up to AVX2 has.
     pub fn instruction(&mut self, code: Code) -> Option<Instruction> {
         let mut instruction = Instruction::default();
         instruction.set_code(code);
@@ -203,7 +227,10 @@ impl Builder {
         {
             instruction.set_has_lock_prefix(true);
         }
-        self.implied(&mut instruction);
+        if op_code.op_kinds().iter().any(|kind| is_gathered(*kind)) {
+            self.separate(&mut instruction);
+        }
+        self.implied(&mut instruction)?;
         Some(instruction)
     }
 
@@ -399,10 +426,15 @@ impl Builder {
                 i.set_memory_base(if short { Register::EBX } else { Register::RBX });
                 i.set_memory_index(Register::AL);
             }
-            _ => return None,
+            _ => return self.vector_operand(i, n, kind),
         }
         Some(())
     }
+}
+
+/// Whether an operand is memory at a vector of indices.
+fn is_gathered(kind: Kind) -> bool {
+    matches!(kind, Kind::mem_vsib32x | Kind::mem_vsib32y | Kind::mem_vsib64x | Kind::mem_vsib64y)
 }
 
 /// The low 48 bits, sign-extended.

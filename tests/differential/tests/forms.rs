@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use arch_x86::regs::rflags;
-use differential::forms::Forms;
+use differential::forms::{Forms, Kind};
 use differential::generate;
 use iced_x86::{Code, FlowControl};
 
 #[test]
 fn what_programs_use_is_among_them() {
-    let forms = Forms::new(true);
+    let forms = Forms::new(Kind::Integer, true);
     for code in [
         Code::Add_rm64_r64,
         Code::Mov_r64_imm64,
@@ -33,7 +33,7 @@ fn what_programs_use_is_among_them() {
 
 #[test]
 fn every_form_occurs() {
-    let forms = Forms::new(true);
+    let forms = Forms::new(Kind::Integer, true);
     let mut missing: HashSet<Code> = forms.codes.iter().copied().collect();
     let mut seed = 0;
     while !missing.is_empty() && seed < 100_000 {
@@ -47,7 +47,7 @@ fn every_form_occurs() {
 
 #[test]
 fn a_seed_stands_for_one_case() {
-    let forms = Forms::new(true);
+    let forms = Forms::new(Kind::Integer, true);
     for seed in 0..1000 {
         let (one, other) = (generate::case(seed, &forms, true), generate::case(seed, &forms, true));
         assert_eq!((one.rip, &one.code, one.gprs), (other.rip, &other.code, other.gprs));

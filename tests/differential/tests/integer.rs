@@ -1,54 +1,11 @@
-//! Random cases. `UNIBODY_SEED` and `UNIBODY_CASES` choose others, or more; a case that
-//! differs is tried again by its own seed and one case.
+//! Random blocks of integer instructions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use differential::bench::Bench;
-use differential::random::Random;
-
-/// As many reports as a reader reads.
-const REPORTS: usize = 10;
-
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    Some(parsed.unwrap_or_else(|_| panic!("{name}={text}: not a number")))
-}
+use differential::forms::Kind;
+use differential::sweep::{Extent, sweep};
 
 #[test]
 fn cases_end_as_on_the_host() {
-    let asked = number("UNIBODY_CASES");
-    let seed = number("UNIBODY_SEED").unwrap_or(1);
-    let reports_wanted = number("UNIBODY_REPORTS").map_or(REPORTS, |n| n as usize);
-    let cases = asked.unwrap_or(200_000);
-    let mut bench = Bench::new();
-    println!("UNIBODY_SEED={seed:#x} UNIBODY_CASES={cases}: {} forms", bench.forms().codes.len());
-    let (start, mut random) = (Instant::now(), Random::new(seed));
-    let mut reports = Vec::new();
-    for n in 0..cases {
-        // The seed of one case is the case's own.
-        let case = if cases == 1 { seed } else { random.bits() };
-        if cases == 1 {
-            println!("{}", bench.describe(seed));
-        }
-        reports.extend(bench.check(case));
-        // A slow machine does fewer, unless told how many.
-        let late = asked.is_none() && n % 1024 == 0 && start.elapsed() > Duration::from_secs(20);
-        if reports.len() >= reports_wanted || late {
-            break;
-        }
-    }
-    let statistics = &bench.statistics;
-    println!(
-        "{} cases in {:.1} s, {} discarded; by vector: {:?}",
-        statistics.cases,
-        start.elapsed().as_secs_f32(),
-        statistics.discarded,
-        statistics.vectors
-    );
-    println!("undefined flags that differ: {:x?}", statistics.undefined);
-    assert!(reports.is_empty(), "{}", reports.join("\n"));
+    sweep(Kind::Integer, &Extent { seed: 1, cases: 200_000, time: Duration::from_secs(20) });
 }

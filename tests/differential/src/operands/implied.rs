@@ -5,8 +5,9 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use super::{Builder, Known, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, canonical};
 
 impl Builder {
-    /// Chooses what the instruction uses without naming it.
-    pub(super) fn implied(&mut self, i: &mut Instruction) {
+    /// Chooses what the instruction uses without naming it; `None` if it cannot be chosen any more, and
+    /// anything will not do.
+    pub(super) fn implied(&mut self, i: &mut Instruction) -> Option<()> {
         let code = i.code();
         if i.is_string_instruction() {
             self.implied_by_string(i);
@@ -77,8 +78,51 @@ impl Builder {
                     self.set(number, value);
                 }
             }
+            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu => {
+                let address = self.address(16);
+                let mut offset = self.offset_in_segment(i, address);
+                if i.op0_kind() == OpKind::MemorySegEDI {
+                    offset = offset & 0xffff_ffff | self.random.bits() << 32;
+                }
+                self.set(RDI, offset);
+            }
+            Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestri64
+            | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpestrm64
+            | Mnemonic::Vpcmpestri
+            | Mnemonic::Vpcmpestri64
+            | Mnemonic::Vpcmpestrm
+            | Mnemonic::Vpcmpestrm64 => {
+                // Lengths about those of a register.
+                for register in [RAX, RDX] {
+                    let length = self.random.within(-20, 20) as u64;
+                    let upper = self.random.bits() << 32;
+                    if self.random.chance(80) {
+                        self.set(register, length & 0xffff_ffff | upper);
+                    }
+                }
+            }
+            Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt
+            | Mnemonic::Xsaveopt64
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsavec64
+            | Mnemonic::Xrstor
+            | Mnemonic::Xrstor64 => {
+                // Components that the guest does not have the host may well have.
+                let components = self.random.bits() & 7;
+                let upper = self.random.bits() << 32;
+                let low = self.set(RAX, components | upper);
+                let high = self.set(RDX, upper);
+                if !(low && high) {
+                    return None;
+                }
+            }
             _ => {}
         }
+        Some(())
     }
 
     fn implied_by_string(&mut self, i: &mut Instruction) {

@@ -1,14 +1,18 @@
 //! Explicit memory operands: where they lie, and how they are addressed.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 
-use super::{Builder, Known, RAX, RDX, RSP, canonical, gpr};
+use super::{Builder, Known, RAX, RDX, RSP, XSAVE_SIZE, canonical, gpr};
 use crate::layout::CODE;
 
 impl Builder {
     /// How many bytes the memory operand has, roughly.
     fn memory_size(i: &Instruction) -> u64 {
-        (i.code().op_code().memory_size().size() as u64).max(1)
+        let size = i.code().op_code().memory_size();
+        match size {
+            MemorySize::Xsave | MemorySize::Xsave64 => XSAVE_SIZE,
+            _ => (size.size() as u64).max(1),
+        }
     }
 
     /// The offset that leads to `address` in the operand's segment; which is another segment if the
@@ -127,6 +131,9 @@ impl Builder {
 
     /// What lies at the memory operand.
     pub(super) fn fill_memory(&mut self, i: &Instruction, address: u64) {
+        if self.fill_vector_memory(i, address) {
+            return;
+        }
         let accumulates =
             matches!(i.mnemonic(), Mnemonic::Cmpxchg | Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b);
         if matches!(i.mnemonic(), Mnemonic::Jmp | Mnemonic::Call) && self.random.chance(90) {
