@@ -405,6 +405,23 @@ fn alignment_is_checked_when_asked_for() {
 }
 
 #[test]
+fn alignment_of_sixteen_bytes_is_not_checked() {
+    let machine = machine(|a| {
+        a.movups(xmm0, xmmword_ptr(at::DATA + 1))?;
+        a.movups(xmmword_ptr(at::DATA + 9), xmm0)?;
+        a.int3()
+    });
+    handler(&machine, exception::BP, |a| {
+        a.mov(ecx, 1)?;
+        a.hlt()
+    });
+    let mut vcpu = machine.vcpu();
+    check_alignment(&mut vcpu);
+    run_to_halt(&mut vcpu);
+    assert_eq!(vcpu.gpr(gpr::RCX), 1);
+}
+
+#[test]
 fn alignment_is_checked_across_pages_and_before_them() {
     type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
     let edge = at::DATA + 0x1000;

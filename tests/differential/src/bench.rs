@@ -205,8 +205,8 @@ impl Bench {
             // Its masks are not to change: they belong to the status word.
             vector.set_control(vector.fcw() & fsw::EXCEPTIONS | 0x340, vector.fsw());
         }));
-        steps.push(Box::new(|vector| vector.set_control(vector.fcw(), vector.fsw() & 7 << 11)));
-        steps.push(Box::new(move |vector| vector.set_control(fcw, vector.fsw() & 7 << 11)));
+        steps.push(Box::new(|vector| vector.set_control(vector.fcw(), vector.fsw() & fsw::TOP)));
+        steps.push(Box::new(move |vector| vector.set_control(fcw, vector.fsw() & fsw::TOP)));
         steps.push(Box::new(move |vector| vector.set_control(fcw, 0)));
         steps.push(Box::new(|vector| vector.set_tags(0xff)));
         steps.push(Box::new(|vector| vector.set_tags(0)));

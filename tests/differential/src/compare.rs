@@ -23,7 +23,7 @@ fn visible(outcome: &Outcome) -> End {
     }
 }
 
-/// The registers of the x87 and vector units; but for the last instruction's opcode, address and
+/// The registers of the x87 (by their physical numbers) and vector units; but for the last instruction's opcode, address and
 /// operand address, which the engine does not keep: see `engine_soft::vector`.
 fn vectors(text: &mut String, native: &Vector, engine: &Vector, free: &Free) {
     let mut line = |name: &str, native: u128, engine: u128| {
@@ -32,13 +32,13 @@ fn vectors(text: &mut String, native: &Vector, engine: &Vector, free: &Free) {
         }
     };
     let status = |vector: &Vector| (vector.fsw() & !free.fsw).into();
-    let mxcsr = |vector: &Vector| (vector.fx.mxcsr() & !free.mxcsr).into();
+    let tags = |vector: &Vector| (vector.tags() & !free.tags).into();
     line("fcw", native.fcw().into(), engine.fcw().into());
     line("fsw", status(native), status(engine));
-    line("tags", native.tags().into(), engine.tags().into());
-    line("mxcsr", mxcsr(native), mxcsr(engine));
+    line("tags", tags(native), tags(engine));
+    line("mxcsr", native.fx.mxcsr().into(), engine.fx.mxcsr().into());
     for n in 0..8 {
-        line(&format!("st{n}"), native.st(n), engine.st(n));
+        line(&format!("fp{n}"), native.physical(n), engine.physical(n));
     }
     for n in 0..16 {
         line(&format!("xmm{n}"), native.xmm(n), engine.xmm(n));

@@ -45,8 +45,8 @@ pub struct Free {
     pub gprs: [u64; 16],
     /// Of the x87 status word.
     pub fsw: u16,
-    /// Of MXCSR.
-    pub mxcsr: u32,
+    /// Of the x87 tags.
+    pub tags: u8,
     /// Bytes of the image.
     pub memory: Vec<Range<usize>>,
 }
@@ -201,6 +201,9 @@ fn has_short_pointers(instruction: &Instruction) -> bool {
 /// - the target of CALL is not canonical: Intel's processors push before they look at it.
 #[must_use]
 pub fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
+    if vector::other_fault_first(native, engine, case) {
+        return true;
+    }
     let vector = |outcome: &Outcome| match outcome.end {
         End::Exception { vector, .. } => Some(vector),
         _ => None,

@@ -8,18 +8,10 @@ use arch_x86::regs::FxArea;
 pub mod fsw {
     /// The exceptions that the control word masks.
     pub const EXCEPTIONS: u16 = 0x3f;
-    /// The condition bits.
-    pub const CONDITIONS: [u16; 4] = [1 << 8, 1 << 9, 1 << 10, 1 << 14];
+    /// The physical number of ST(0).
+    pub const TOP: u16 = 7 << 11;
     /// Some exception is not masked, in both its places.
     pub const SUMMARY: u16 = 1 << 7 | 1 << 15;
-}
-
-/// Bits of MXCSR.
-pub mod mxcsr {
-    /// The sticky flags.
-    pub const FLAGS: u32 = 0x3f;
-    /// From a flag to its mask.
-    pub const MASK_SHIFT: u32 = 7;
 }
 
 /// Values of the registers.
@@ -90,6 +82,12 @@ impl Vector {
         let mut bytes = [0; 16];
         bytes[..10].copy_from_slice(&self.fx.0[at..at + 10]);
         u128::from_le_bytes(bytes)
+    }
+
+    /// The x87 register that has this physical number, as [`Self::st`] gives it.
+    #[must_use]
+    pub fn physical(&self, number: usize) -> u128 {
+        self.st(number.wrapping_sub(self.top()) & 7)
     }
 
     /// Sets the 80 bits of ST(n).

@@ -3,7 +3,7 @@
 use arch_x86::emulate::test_cpu::TestCpu;
 use arch_x86::emulate::{Mode, Stop};
 use arch_x86::exception::{self, Exception};
-use arch_x86::regs::{FxArea, cr0, cr4, gpr};
+use arch_x86::regs::{FxArea, cr0, cr4, gpr, rflags};
 use iced_x86::{Decoder, DecoderOptions};
 
 use super::image::{self, fsw};
@@ -143,6 +143,11 @@ fn page_faults_leave_everything_as_it_was() {
     for bytes in [FNSTENV, FXSAVE, FXRSTOR, FLDCW] {
         assert_eq!(vector(&mut cpu, bytes), Some(exception::PF), "{bytes:x?}");
     }
+    // What is reserved at the end of the area has to be there as well.
+    cpu.state.gprs[usize::from(gpr::RSI)] = end - 416;
+    for bytes in [FXSAVE, FXRSTOR] {
+        assert_eq!(vector(&mut cpu, bytes), Some(exception::PF), "{bytes:x?}");
+    }
 }
 
 /// XMM0 and XMM1 with `a` and `b` in element 0, and ones elsewhere.
@@ -159,6 +164,7 @@ const ZERO_DIVIDE: u32 = 1 << 2;
 const UNDERFLOW: u32 = 1 << 4;
 const PRECISION: u32 = 1 << 5;
 const ALL_MASKED: u32 = 0x1f80;
+const FLAGS: u32 = 0x3f;
 
 #[test]
 fn masked_sse_exceptions_set_flags() {
@@ -203,7 +209,44 @@ fn unmasked_underflow_needs_no_inexact_result() {
     operands(&mut cpu, f32::MIN_POSITIVE, 2.0);
     cpu.state.fx.set_mxcsr(ALL_MASKED & !(UNDERFLOW << 7));
     assert_eq!(vector(&mut cpu, DIVPS), Some(exception::XM));
-    assert_ne!(cpu.state.fx.mxcsr() & UNDERFLOW, 0);
+    assert_eq!(cpu.state.fx.mxcsr() & FLAGS, UNDERFLOW);
+    // One bit more than a denormal number has.
+    operands(&mut cpu, f32::from_bits(0x0080_0001), 2.0);
+    assert_eq!(vector(&mut cpu, DIVPS), Some(exception::XM));
+    assert_eq!(cpu.state.fx.mxcsr() & FLAGS, UNDERFLOW | PRECISION);
+}
+
+#[test]
+fn numbers_of_ten_bytes_and_environments_are_aligned_where_that_is_checked() {
+    const FLD_M80: &[u8] = &[0xdb, 0x2e];
+    const FBSTP: &[u8] = &[0xdf, 0x36];
+    const FLDENV: &[u8] = &[0xd9, 0x26];
+    const FNSTENV_SHORT: &[u8] = &[0x66, 0xd9, 0x36];
+    for (bytes, alignment) in [
+        (FLD_M80, 8),
+        (FBSTP, 8),
+        (FNSTENV, 4),
+        (FLDENV, 4),
+        (FNSTENV_SHORT, 2),
+        (MOVUPS, 1),
+        (PCMPISTRI_MEMORY, 1),
+    ] {
+        for offset in 0..8 {
+            let mut cpu = cpu();
+            execute(&mut cpu, FLD1).expect("no fault");
+            cpu.state.cpl = 3;
+            cpu.state.cr0 |= cr0::AM;
+            cpu.state.rflags |= rflags::AC;
+            cpu.state.gprs[usize::from(gpr::RSI)] = 0x4000 + offset;
+            cpu.exception = None;
+            let misaligned = offset % alignment != 0;
+            let raised = execute(&mut cpu, bytes).is_err();
+            assert_eq!(raised, misaligned, "{bytes:x?} at {offset}");
+            if raised {
+                assert_eq!(cpu.exception, Some(Exception::with_error(exception::AC, 0)));
+            }
+        }
+    }
 }
 
 #[test]

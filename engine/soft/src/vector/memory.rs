@@ -3,12 +3,39 @@
 //! Segments and effective addresses are `arch_x86::emulate::operand`'s.
 
 use arch_x86::emulate::{Access, Cpu, Insn, Stop, operand};
-use arch_x86::exception::Exception;
+use arch_x86::exception::{self, Exception};
+use arch_x86::regs::{cr0, rflags};
 
-/// Whether 16 bytes at `linear` are in one 4 KiB page: then two accesses fault as one.
+/// Size of a number of extended precision, and of a decimal one.
+const EXTENDED: u8 = 10;
+
+/// Whether 16 bytes at `linear` are in one 4 KiB page, and both halves aligned: then two accesses fault
+/// as one. No operand of 16 bytes raises #AC: it is #GP or nothing.
 #[inline(always)]
-fn in_one_page(linear: u64) -> bool {
-    linear & 0xfff <= 0xff0
+fn in_halves(linear: u64) -> bool {
+    linear & 0xfff <= 0xff0 && linear & 7 == 0
+}
+
+/// #AC for an operand that is misaligned where that is checked. Other sizes are the access's own.
+/// See: Intel SDM vol. 3, table 7-7 (alignment requirements by data type).
+fn check_alignment<C: Cpu>(cpu: &mut C, linear: u64, alignment: u64) -> Result<(), Stop> {
+    let checked = cpu.cpl() == 3 && cpu.cr0() & cr0::AM != 0 && cpu.rflags() & rflags::AC != 0;
+    if checked && !linear.is_multiple_of(alignment) {
+        return Err(cpu.fault(Exception::with_error(exception::AC, 0)));
+    }
+    Ok(())
+}
+
+/// The same for an area of `size` bytes that consists of words of `alignment` bytes.
+pub fn check_words<C: Cpu>(
+    cpu: &mut C,
+    insn: &Insn,
+    size: usize,
+    alignment: u64,
+    write: bool,
+) -> Result<(), Stop> {
+    let linear = address_of_area(cpu, insn, size, 1, write)?;
+    check_alignment(cpu, linear, alignment)
 }
 
 /// The linear address of the 16-byte operand. Not aligned, it is #GP whatever the segment.
@@ -39,7 +66,7 @@ pub fn load_16<C: Cpu>(cpu: &mut C, insn: &Insn, aligned: bool) -> Result<u128, 
 
 #[inline(always)]
 fn load_16_at<C: Cpu>(cpu: &mut C, linear: u64) -> Result<u128, Stop> {
-    if in_one_page(linear) {
+    if in_halves(linear) {
         let low: u64 = cpu.load(linear, Access::Operand)?;
         let high: u64 = cpu.load(linear.wrapping_add(8), Access::Operand)?;
         return Ok(u128::from(high) << 64 | u128::from(low));
@@ -61,7 +88,7 @@ pub fn store_16<C: Cpu>(cpu: &mut C, insn: &Insn, aligned: bool, value: u128) ->
 
 #[inline(always)]
 fn store_16_at<C: Cpu>(cpu: &mut C, linear: u64, value: u128) -> Result<(), Stop> {
-    if in_one_page(linear) {
+    if in_halves(linear) {
         cpu.store(linear, value as u64, Access::Operand)?;
         return cpu.store(linear.wrapping_add(8), (value >> 64) as u64, Access::Operand);
     }
@@ -87,6 +114,9 @@ pub fn load<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8, aligned: bool) -> Result
 
 #[inline(never)]
 fn load_odd<C: Cpu>(cpu: &mut C, linear: u64, size: u8) -> Result<u128, Stop> {
+    if size == EXTENDED {
+        check_alignment(cpu, linear, 8)?;
+    }
     let mut bytes = [0; 16];
     cpu.load_bytes(linear, &mut bytes[..usize::from(size.min(16))], Access::Operand)?;
     Ok(u128::from_le_bytes(bytes))
@@ -101,12 +131,18 @@ pub fn store<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8, value: u128) -> Result<
         2 => cpu.store(linear, value as u16, Access::Operand),
         4 => cpu.store(linear, value as u32, Access::Operand),
         8 => cpu.store(linear, value as u64, Access::Operand),
-        _ => {
-            let bytes = value.to_le_bytes();
-            cpu.store_bytes(linear, &bytes[..usize::from(size.min(16))], Access::Operand)
-        }
+        _ => store_odd(cpu, linear, size, value),
     };
     stored.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size, stop))
+}
+
+#[inline(never)]
+fn store_odd<C: Cpu>(cpu: &mut C, linear: u64, size: u8, value: u128) -> Result<(), Stop> {
+    if size == EXTENDED {
+        check_alignment(cpu, linear, 8)?;
+    }
+    let bytes = value.to_le_bytes();
+    cpu.store_bytes(linear, &bytes[..usize::from(size.min(16))], Access::Operand)
 }
 
 /// The linear address of the operand of `size` bytes, at most 32; aligned to that if `aligned`,
@@ -208,14 +244,20 @@ pub fn load_area<C: Cpu>(
         .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 64, stop))
 }
 
-/// Writes `area` (at most 512 bytes) to the operand.
+/// Writes `area` (at most 512 bytes) to the start of the operand, which has `size` bytes.
 pub fn store_area<C: Cpu>(
     cpu: &mut C,
     insn: &Insn,
     area: &[u8],
+    size: usize,
     alignment: u64,
 ) -> Result<(), Stop> {
-    let linear = address_of_area(cpu, insn, area.len(), alignment, true)?;
-    cpu.store_bytes(linear, area, Access::Operand)
+    let linear = address_of_area(cpu, insn, size, alignment, true)?;
+    let probed = match size == area.len() {
+        true => Ok(()),
+        false => cpu.probe_write(linear, size, Access::Operand),
+    };
+    probed
+        .and_then(|()| cpu.store_bytes(linear, area, Access::Operand))
         .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 64, stop))
 }

@@ -17,8 +17,9 @@
 //! has MOVNTI, POPCNT, CRC32, fences and prefetches.
 //!
 //! Deviations: x87 instructions do not update the last instruction's opcode, address and operand
-//! address (they read as loaded last), and the selectors that belong to them are always 0. An
-//! unmasked SSE underflow whose result is exact also sets MXCSR.PE.
+//! address (they read as loaded last), and the selectors that belong to them are always 0. An MMX
+//! instruction that faults leaves the x87's TOP and tags alone, where Intel's processors may have changed them
+//! already; and of MASKMOVQ and MASKMOVDQU only the bytes that are stored fault.
 
 use arch_x86::emulate::{Cpu, Mode, Op, decode};
 use iced_x86::Instruction;

@@ -52,14 +52,15 @@ fn fxsave<C: Cpu, const W: bool>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::x87(cpu)?;
     let area = image::<C, W>(cpu);
     let size = accessed(cpu);
-    memory::store_area(cpu, insn, &area.0[..size], 16)
+    memory::store_area(cpu, insn, &area.0[..size], area.0.len(), 16)
 }
 
 fn fxrstor<C: Cpu, const W: bool>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::x87(cpu)?;
     let mut area = FxArea([0; 512]);
     let size = accessed(cpu);
-    memory::load_area(cpu, insn, &mut area.0[..size], 16)?;
+    // All of it has to be there.
+    memory::load_area(cpu, insn, &mut area.0, 16)?;
     if area.mxcsr() & !MXCSR_MASK != 0 {
         return Err(cpu.fault(Exception::gp(0)));
     }

@@ -15,6 +15,11 @@ const LARGE: usize = 28;
 /// Size of the eight registers behind it.
 const REGISTERS: usize = 80;
 
+/// Size of the fields of an environment of `size` bytes.
+const fn word(size: usize) -> u64 {
+    if size == SMALL { 2 } else { 4 }
+}
+
 /// Picks the function.
 pub fn lower<C: Cpu>(i: &Instruction) -> Option<Exec<C>> {
     Some(match i.code() {
@@ -105,6 +110,7 @@ fn fnstsw_ax<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
 fn fldenv<C: Cpu, const SIZE: usize>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::x87_waiting(cpu)?;
     let mut bytes = [0; SIZE];
+    memory::check_words(cpu, insn, SIZE, word(SIZE), false)?;
     memory::load_area(cpu, insn, &mut bytes, 1)?;
     let real = !cpu.protected();
     load_environment(cpu.fxsave_mut(), &bytes, real);
@@ -115,7 +121,8 @@ fn fnstenv<C: Cpu, const SIZE: usize>(cpu: &mut C, insn: &Insn) -> Result<(), St
     check::x87(cpu)?;
     let mut bytes = [0; SIZE];
     environment(cpu.fxsave(), &mut bytes, !cpu.protected());
-    memory::store_area(cpu, insn, &bytes, 1)?;
+    memory::check_words(cpu, insn, SIZE, word(SIZE), true)?;
+    memory::store_area(cpu, insn, &bytes, SIZE, 1)?;
     // It masks all exceptions, so that a handler can go on.
     let fx = cpu.fxsave_mut();
     image::set_control_and_status(fx, image::fcw(fx) | fsw::EXCEPTIONS, image::fsw(fx));
@@ -132,7 +139,9 @@ fn fnsave<C: Cpu, const SIZE: usize>(cpu: &mut C, insn: &Insn) -> Result<(), Sto
         bytes[at..at + 8].copy_from_slice(&significand.to_le_bytes());
         bytes[at + 8..at + 10].copy_from_slice(&exponent.to_le_bytes());
     }
-    memory::store_area(cpu, insn, &bytes[..SIZE + REGISTERS], 1)?;
+    let all = SIZE + REGISTERS;
+    memory::check_words(cpu, insn, all, word(SIZE), true)?;
+    memory::store_area(cpu, insn, &bytes[..all], all, 1)?;
     initialise(cpu.fxsave_mut());
     Ok(())
 }
@@ -140,6 +149,7 @@ fn fnsave<C: Cpu, const SIZE: usize>(cpu: &mut C, insn: &Insn) -> Result<(), Sto
 fn frstor<C: Cpu, const SIZE: usize>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::x87_waiting(cpu)?;
     let mut bytes = [0; LARGE + REGISTERS];
+    memory::check_words(cpu, insn, SIZE + REGISTERS, word(SIZE), false)?;
     memory::load_area(cpu, insn, &mut bytes[..SIZE + REGISTERS], 1)?;
     let real = !cpu.protected();
     let fx = cpu.fxsave_mut();

@@ -3,12 +3,16 @@
 use std::ops::Range;
 
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
+    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::Free;
-use crate::case::{Case, Outcome};
+use crate::case::{Case, End, Outcome};
 use crate::layout::image_offset;
+use crate::vector::fsw;
+
+/// As long as any memory operand is.
+const LONGEST: u64 = 1024;
 
 /// Fields of what instructions store, as offsets there: the address, opcode and operand address of the
 /// last x87 instruction, which the engine does not keep, and AMD's processors only of one that
@@ -36,14 +40,72 @@ fn restores(instruction: &Instruction) -> bool {
     matches!(instruction.mnemonic(), Fldenv | Frstor | Fxrstor | Fxrstor64 | Xrstor | Xrstor64)
 }
 
-/// Adds to `free` what is so after `case`.
-pub(super) fn add(free: &mut Free, case: &Case, _native: &Outcome) {
-    for (_, range) in stored(case).unwrap_or_default() {
-        // Byte by byte: pages that lie behind one another need not in the image.
-        for linear in range {
-            free.memory.extend(image_offset(linear).map(|at| at..at + 1));
+/// Whether a memory operand is accessed piece by piece, so that it is the processor's choice which of its
+/// faults comes first, and what is written before: state, and numbers of ten bytes.
+fn in_pieces(instruction: &Instruction) -> bool {
+    let size = instruction.code().op_code().memory_size().size();
+    size == 10 || !fields(instruction.code()).is_empty() || restores(instruction)
+}
+
+fn is_mmx(instruction: &Instruction) -> bool {
+    (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n).is_mm())
+}
+
+/// The instruction that raised the exception with which a case ended, and the vector.
+fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
+    let End::Exception { vector, .. } = outcome.end else { return None };
+    let is_fault = matches!(vector, 12 | 13 | 14 | 17 | 19);
+    let mut all = case.instructions().filter(|instruction| instruction.ip() == outcome.rip);
+    all.next().filter(|_| is_fault).map(|instruction| (instruction, vector))
+}
+
+/// Adds to `free` what is so after `case`:
+/// - [`fields`];
+/// - what an instruction that faults has written of an operand that it accesses in pieces;
+/// - TOP and the tags after a fault of an MMX instruction: Intel's processors have changed them
+///   already.
+pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
+    let mut ranges: Vec<_> =
+        stored(case).unwrap_or_default().into_iter().map(|(_, range)| range).collect();
+    if let Some((instruction, _)) = faulted(case, native) {
+        if in_pieces(&instruction) {
+            let start = address(case, &instruction, &[false; 16]).unwrap_or(native.cr2);
+            ranges.push(start..start.saturating_add(LONGEST));
+            ranges.push(native.cr2.saturating_sub(LONGEST)..native.cr2);
+        }
+        if is_mmx(&instruction) {
+            free.fsw |= fsw::TOP;
+            free.tags = 0xff;
         }
     }
+    // Byte by byte: pages that lie behind one another need not in the image.
+    for linear in ranges.into_iter().flatten() {
+        free.memory.extend(image_offset(linear).map(|at| at..at + 1));
+    }
+}
+
+/// The same as `super::other_fault_first`:
+/// - of an operand that is accessed [`in_pieces`] several fault, or the pieces continue at 0 where an
+///   address of 32 bits ends;
+/// - Intel's processors also find faults of bytes that MASKMOVQ and MASKMOVDQU do not store.
+pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
+    let Some((instruction, vector)) = faulted(case, native) else { return false };
+    if matches!(
+        instruction.mnemonic(),
+        Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu
+    ) {
+        return vector != 19;
+    }
+    if !in_pieces(&instruction) {
+        return false;
+    }
+    let both = faulted(case, engine).is_some_and(|(other, _)| other.ip() == instruction.ip());
+    let short = instruction.memory_base().size() == 4
+        || instruction.memory_index().size() == 4
+        || instruction.memory_displ_size() == 4;
+    let differ = native.end != engine.end || native.cr2 != engine.cr2;
+    both && differ || vector == 14 && short && native.cr2 < LONGEST
 }
 
 /// Whether what a case does is not defined: it uses [`fields`] that were stored, or it is not
@@ -71,7 +133,7 @@ fn stored(case: &Case) -> Option<Vec<(u64, Range<u64>)>> {
             }
             if reads_memory(&mut factory, &instruction) {
                 let start = address?;
-                let end = start.wrapping_add(640);
+                let end = start.wrapping_add(LONGEST);
                 let meets = |(base, range): &(u64, Range<u64>)| {
                     range.start < end
                         && start < range.end
@@ -109,8 +171,8 @@ fn reads_memory(factory: &mut InstructionInfoFactory, instruction: &Instruction)
 /// The linear address of the instruction's memory operand, if the registers that it consists of have
 /// their initial values.
 fn address(case: &Case, instruction: &Instruction, written: &[bool; 16]) -> Option<u64> {
-    let operand = (0..instruction.op_count())
-        .find(|n| instruction.op_kind(*n) == iced_x86::OpKind::Memory)?;
+    let operand =
+        (0..instruction.op_count()).find(|n| instruction.op_kind(*n) == OpKind::Memory)?;
     instruction.virtual_address(operand, 0, |register, _, _| match register {
         Register::FS => Some(case.bases[0]),
         Register::GS => Some(case.bases[1]),
