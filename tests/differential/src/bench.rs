@@ -191,32 +191,28 @@ impl Bench {
 
     fn shrink_vector(&mut self, mut case: Case) -> Case {
         let initial = Vector::default();
-        let mut steps: Vec<Box<dyn Fn(&mut Vector)>> = Vec::new();
-        for n in 0..16 {
-            steps.push(Box::new(move |vector| vector.fx.set_xmm(n, 0)));
-            steps.push(Box::new(move |vector| vector.upper[usize::from(n)] = 0));
-        }
-        for n in 0..8 {
-            steps.push(Box::new(move |vector| vector.set_st(n, 0)));
-        }
-        let (fcw, mxcsr) = (initial.fcw(), initial.fx.mxcsr());
-        steps.push(Box::new(move |vector| vector.fx.set_mxcsr(mxcsr)));
-        steps.push(Box::new(|vector| {
-            // Its masks are not to change: they belong to the status word.
-            vector.set_control(vector.fcw() & fsw::EXCEPTIONS | 0x340, vector.fsw());
-        }));
-        steps.push(Box::new(|vector| vector.set_control(vector.fcw(), vector.fsw() & fsw::TOP)));
-        steps.push(Box::new(move |vector| vector.set_control(fcw, vector.fsw() & fsw::TOP)));
-        steps.push(Box::new(move |vector| vector.set_control(fcw, 0)));
-        steps.push(Box::new(|vector| vector.set_tags(0xff)));
-        steps.push(Box::new(|vector| vector.set_tags(0)));
-        for step in steps {
+        let mut change = |step: &dyn Fn(&mut Vector)| {
             let mut smaller = case.clone();
             step(&mut smaller.vector);
-            if smaller.vector != case.vector {
-                case = self.smaller(case, smaller);
+            if smaller.vector != case.vector && self.differences(&smaller).is_some() {
+                case = smaller;
             }
+        };
+        for n in 0..16 {
+            change(&|vector| vector.fx.set_xmm(n, 0));
+            change(&|vector| vector.upper[usize::from(n)] = 0);
         }
+        for n in 0..8 {
+            change(&|vector| vector.set_st(n, 0));
+        }
+        change(&|vector| vector.fx.set_mxcsr(initial.fx.mxcsr()));
+        // The masks are not to change alone: they belong to the status word.
+        change(&|vector| vector.set_control(vector.fcw() & fsw::EXCEPTIONS | 0x340, vector.fsw()));
+        change(&|vector| vector.set_control(vector.fcw(), vector.fsw() & fsw::TOP));
+        change(&|vector| vector.set_control(initial.fcw(), vector.fsw() & fsw::TOP));
+        change(&|vector| vector.set_control(initial.fcw(), 0));
+        change(&|vector| vector.set_tags(0xff));
+        change(&|vector| vector.set_tags(0));
         case
     }
 

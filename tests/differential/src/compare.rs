@@ -33,10 +33,11 @@ fn vectors(text: &mut String, native: &Vector, engine: &Vector, free: &Free) {
     };
     let status = |vector: &Vector| (vector.fsw() & !free.fsw).into();
     let tags = |vector: &Vector| (vector.tags() & !free.tags).into();
+    let mxcsr = |vector: &Vector| (vector.fx.mxcsr() & !free.mxcsr).into();
     line("fcw", native.fcw().into(), engine.fcw().into());
     line("fsw", status(native), status(engine));
     line("tags", tags(native), tags(engine));
-    line("mxcsr", native.fx.mxcsr().into(), engine.fx.mxcsr().into());
+    line("mxcsr", mxcsr(native), mxcsr(engine));
     for n in 0..8 {
         line(&format!("fp{n}"), native.physical(n), engine.physical(n));
     }

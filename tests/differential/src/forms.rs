@@ -106,6 +106,7 @@ pub fn executed_by(code: Code) -> Option<Kind> {
 #[must_use]
 pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
     use Mnemonic as M;
+    use iced_x86::OpCodeOperandKind::{br16_1, br16_2};
     Some(match code.mnemonic() {
         M::Int1 => "is seen by the host's hypervisor, which may restart it",
         M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => {
@@ -134,6 +135,9 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         M::Pause => "with REX.B is an exchange, which the decoder does not tell apart",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
+        _ if code.op_code().op_kinds().iter().any(|kind| matches!(kind, br16_1 | br16_2)) => {
+            "has 64 bits on Intel's processors"
+        }
         _ => match code {
             Code::Movsxd_r16_rm16 => "reads two bytes or four, as the processor likes",
             Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16 => {

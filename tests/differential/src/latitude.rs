@@ -47,6 +47,8 @@ pub struct Free {
     pub fsw: u16,
     /// Of the x87 tags.
     pub tags: u8,
+    /// Of MXCSR.
+    pub mxcsr: u32,
     /// Bytes of the image.
     pub memory: Vec<Range<usize>>,
 }

@@ -14,6 +14,20 @@ pub mod fsw {
     pub const SUMMARY: u16 = 1 << 7 | 1 << 15;
 }
 
+/// Bits of MXCSR.
+pub mod mxcsr {
+    /// All sticky flags.
+    pub const FLAGS: u32 = 0x3f;
+    /// A result was too great.
+    pub const OVERFLOW: u32 = 1 << 3;
+    /// A result was too small.
+    pub const UNDERFLOW: u32 = 1 << 4;
+    /// A result was rounded.
+    pub const PRECISION: u32 = 1 << 5;
+    /// From a flag to its mask.
+    pub const MASK_SHIFT: u32 = 7;
+}
+
 /// Values of the registers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Vector {

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use arch_x86::regs::rflags;
+use differential::coverage::Coverage;
 use differential::forms::{Forms, Kind};
 use differential::generate;
-use iced_x86::{Code, FlowControl};
+use iced_x86::{Code, CpuidFeature, FlowControl};
 
 #[test]
 fn what_programs_use_is_among_them() {
@@ -32,8 +33,47 @@ fn what_programs_use_is_among_them() {
 }
 
 #[test]
+fn what_vector_programs_use_is_among_them() {
+    let forms = Forms::new(Kind::Vector, true);
+    for code in [
+        Code::Addps_xmm_xmmm128,
+        Code::Pshufb_mm_mmm64,
+        Code::Maskmovdqu_rDI_xmm_xmm,
+        Code::Ldmxcsr_m32,
+        Code::Fxrstor64_m512byte,
+        Code::Fnsave_m108byte,
+        Code::Fbstp_m80bcd,
+        Code::Fcomi_st0_sti,
+        Code::Wait,
+        Code::Emms,
+    ] {
+        assert!(forms.codes.contains(&code), "{code:?}");
+    }
+}
+
+#[test]
+fn every_form_of_what_any_host_has_is_tested_or_named() {
+    let coverage = Coverage::new(true);
+    println!("{coverage}");
+    let (tested, all) = coverage.figure();
+    assert!(tested * 10 > all * 5, "{coverage}");
+    // What the engine executes on every host.
+    let basic = |feature: &CpuidFeature| {
+        use CpuidFeature::{FPU, FPU287, FPU387, FXSR, MMX, SSE, SSE2};
+        matches!(feature, FPU | FPU287 | FPU387 | FXSR | MMX | SSE | SSE2)
+    };
+    let lost = coverage.not_executed.iter().filter(|code| code.cpuid_features().iter().all(basic));
+    assert_eq!(lost.collect::<Vec<_>>(), Vec::<&Code>::new());
+}
+
+#[test]
 fn every_form_occurs() {
-    let forms = Forms::new(Kind::Integer, true);
+    every_form_of_a_kind_occurs(Kind::Integer);
+    every_form_of_a_kind_occurs(Kind::Vector);
+}
+
+fn every_form_of_a_kind_occurs(kind: Kind) {
+    let forms = Forms::new(kind, true);
     let mut missing: HashSet<Code> = forms.codes.iter().copied().collect();
     let mut seed = 0;
     while !missing.is_empty() && seed < 100_000 {
@@ -47,10 +87,11 @@ fn every_form_occurs() {
 
 #[test]
 fn a_seed_stands_for_one_case() {
-    let forms = Forms::new(Kind::Integer, true);
-    for seed in 0..1000 {
-        let (one, other) = (generate::case(seed, &forms, true), generate::case(seed, &forms, true));
+    let kinds = [Kind::Integer, Kind::Vector].map(|kind| Forms::new(kind, true));
+    for (seed, forms) in (0..500).flat_map(|seed| kinds.iter().map(move |forms| (seed, forms))) {
+        let (one, other) = (generate::case(seed, forms, true), generate::case(seed, forms, true));
         assert_eq!((one.rip, &one.code, one.gprs), (other.rip, &other.code, other.gprs));
+        assert!(one.vector == other.vector && one.patches == other.patches);
         assert!(one.rflags & rflags::IF != 0);
         let far = |i: iced_x86::Instruction| i.flow_control() == FlowControl::Interrupt;
         assert!(!one.instructions().any(|i| far(i) && i.code() != Code::Int3));

@@ -16,10 +16,14 @@
 //! Not implemented: 3DNow!, AVX-512 and what is newer; XSAVES. `arch_x86::emulate`
 //! has MOVNTI, POPCNT, CRC32, fences and prefetches.
 //!
-//! Deviations: x87 instructions do not update the last instruction's opcode, address and operand
-//! address (they read as loaded last), and the selectors that belong to them are always 0. An MMX
-//! instruction that faults leaves the x87's TOP and tags alone, where Intel's processors may have changed them
-//! already; and of MASKMOVQ and MASKMOVDQU only the bytes that are stored fault.
+//! Deviations:
+//! - x87 instructions do not update the last instruction's opcode, address and operand
+//!   address (they read as loaded last), and the selectors that belong to them are always 0;
+//! - an unmasked SSE overflow or underflow also sets MXCSR.PE where only the exponent does not fit;
+//! - an unmasked exception of DPPS or DPPD sets flags as if all their steps had been made, or none;
+//! - an MMX instruction that faults leaves the x87's TOP and tags alone, where Intel's processors may
+//!   have changed them already;
+//! - of MASKMOVQ and MASKMOVDQU only the bytes that are stored fault.
 
 use arch_x86::emulate::{Cpu, Mode, Op, decode};
 use iced_x86::Instruction;

@@ -23,9 +23,6 @@ mod mxcsr {
     /// Invalid, denormal, zero divide: found before the operation.
     pub const BEFORE: u32 = 0b111;
     pub const FLAGS: u32 = 0x3f;
-    pub const UNDERFLOW: u32 = 1 << 4;
-    pub const PRECISION: u32 = 1 << 5;
-    pub const INEXACT_UNDERFLOW: u32 = UNDERFLOW | PRECISION;
     /// From a flag to its mask.
     pub const MASK_SHIFT: u32 = 7;
     pub const UNDERFLOW_MASK: u32 = 1 << 11;
@@ -155,9 +152,6 @@ fn float<C: Cpu>(
     let mut context = Context::with_mxcsr(masked(cpu.fxsave().mxcsr()));
     let mut first = cpu.fxsave().xmm(register);
     stub::run(form, selector, &mut first, second, &mut context);
-    if context.mxcsr & mxcsr::INEXACT_UNDERFLOW == mxcsr::INEXACT_UNDERFLOW {
-        settle_precision(cpu, form, selector, register, second, &mut context);
-    }
     raise(cpu, context.mxcsr)?;
     cpu.fxsave_mut().set_xmm(register, first);
     Ok(())
@@ -170,27 +164,6 @@ fn float<C: Cpu>(
 pub(super) fn masked(guest: u32) -> u32 {
     let control = guest & !mxcsr::FLAGS;
     if guest & mxcsr::UNDERFLOW_MASK == 0 { control | mxcsr::FLUSH_TO_ZERO } else { control }
-}
-
-/// Whether a result is exact that underflow, unmasked, is raised for: flushing to zero, with which
-/// `context` was made, sets precision in any case. Without it the flags are the instruction's own.
-#[cold]
-#[inline(never)]
-fn settle_precision<C: Cpu>(
-    cpu: &C,
-    form: &'static Form,
-    selector: u8,
-    first: u8,
-    second: &u128,
-    context: &mut Context,
-) {
-    let guest = cpu.fxsave().mxcsr();
-    if guest & mxcsr::UNDERFLOW_MASK == 0 && context.mxcsr & mxcsr::UNDERFLOW != 0 {
-        let control = guest & !(mxcsr::FLAGS | mxcsr::FLUSH_TO_ZERO);
-        let mut again = Context::with_mxcsr(control);
-        stub::run(form, selector, &mut cpu.fxsave().xmm(first), second, &mut again);
-        context.mxcsr &= !mxcsr::PRECISION | again.mxcsr;
-    }
 }
 
 /// Merges the flags that a stub left in `after` into the guest's MXCSR; raises #XM if the guest
@@ -249,9 +222,6 @@ fn general<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     };
     let mut context = context(cpu, form);
     stub::run(form, selector, &mut first, &second, &mut context);
-    if form.class() == Class::Float && form.first() == Operand::Xmm {
-        settle_precision(cpu, form, selector, insn.reg, &second, &mut context);
-    }
     if form.class() == Class::Float
         && let Err(stop) = raise(cpu, context.mxcsr)
     {

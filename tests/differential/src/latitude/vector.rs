@@ -9,26 +9,26 @@ use iced_x86::{
 use super::Free;
 use crate::case::{Case, End, Outcome};
 use crate::layout::image_offset;
-use crate::vector::fsw;
+use crate::vector::{fsw, mxcsr};
 
 /// As long as any memory operand is.
 const LONGEST: u64 = 1024;
 
-/// Fields of what instructions store, as offsets there: the address, opcode and operand address of the
+/// Fields of what instructions store, by the offsets where they start and end: the address, opcode and operand address of the
 /// last x87 instruction, which the engine does not keep, and AMD's processors only of one that
 /// raised an exception; and the mask of MXCSR's bits, which is each processor's own.
-fn fields(code: Code) -> &'static [Range<u64>] {
+fn fields(code: Code) -> &'static [(u64, u64)] {
     match code {
-        Code::Fxsave_m512byte | Code::Fxsave64_m512byte => &[6..24, 28..32],
-        Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[6..14],
-        Code::Fnstenv_m28byte | Code::Fnsave_m108byte => &[12..28],
+        Code::Fxsave_m512byte | Code::Fxsave64_m512byte => &[(6, 24), (28, 32)],
+        Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[(6, 14)],
+        Code::Fnstenv_m28byte | Code::Fnsave_m108byte => &[(12, 28)],
         _ => match code.mnemonic() {
             Mnemonic::Xsave
             | Mnemonic::Xsave64
             | Mnemonic::Xsaveopt
             | Mnemonic::Xsaveopt64
             | Mnemonic::Xsavec
-            | Mnemonic::Xsavec64 => &[6..24, 28..32],
+            | Mnemonic::Xsavec64 => &[(6, 24), (28, 32)],
             _ => &[],
         },
     }
@@ -63,12 +63,26 @@ fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
 /// Adds to `free` what is so after `case`:
 /// - [`fields`];
 /// - what an instruction that faults has written of an operand that it accesses in pieces;
+/// - MXCSR.PE after an unmasked overflow or underflow, and the flags after any exception of DPPS and DPPD,
+///   deviations that `engine_soft::vector` names;
 /// - TOP and the tags after a fault of an MMX instruction: Intel's processors have changed them
 ///   already.
 pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
     let mut ranges: Vec<_> =
         stored(case).unwrap_or_default().into_iter().map(|(_, range)| range).collect();
-    if let Some((instruction, _)) = faulted(case, native) {
+    if let Some((instruction, vector)) = faulted(case, native) {
+        let csr = native.vector.fx.mxcsr();
+        let unmasked = csr & !(csr >> mxcsr::MASK_SHIFT);
+        let range = mxcsr::OVERFLOW | mxcsr::UNDERFLOW;
+        let sums = {
+            use Mnemonic::{Dppd, Dpps, Vdppd, Vdpps};
+            matches!(instruction.mnemonic(), Dppd | Dpps | Vdppd | Vdpps)
+        };
+        if vector == 19 && sums {
+            free.mxcsr |= mxcsr::FLAGS;
+        } else if vector == 19 && unmasked & range != 0 {
+            free.mxcsr |= mxcsr::PRECISION;
+        }
         if in_pieces(&instruction) {
             let start = address(case, &instruction, &[false; 16]).unwrap_or(native.cr2);
             ranges.push(start..start.saturating_add(LONGEST));
@@ -144,9 +158,9 @@ fn stored(case: &Case) -> Option<Vec<(u64, Range<u64>)>> {
                 }
             }
         }
-        for field in fields(instruction.code()) {
+        for (first, end) in fields(instruction.code()) {
             let start = address?;
-            all.push((start, start.wrapping_add(field.start)..start.wrapping_add(field.end)));
+            all.push((start, start.wrapping_add(*first)..start.wrapping_add(*end)));
         }
         for used in factory.info(&instruction).used_registers() {
             let full = used.register().full_register();

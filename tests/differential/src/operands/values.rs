@@ -202,7 +202,7 @@ pub fn tags(random: &mut Random) -> u8 {
     match random.below(10) {
         0..=3 => 0xff,
         4 => 0,
-        5..=7 => 0xff & !(1 << random.below(8)),
+        5..=7 => !(1 << random.below(8)),
         _ => random.bits() as u8,
     }
 }
