@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 
 use arch_x86::emulate::Feature;
 use arch_x86::engine::{Engine, EngineVcpu, Entry, Features, Intercept};
-use arch_x86::regs::{Attr, Regs, Seg, Segment, State, Table, cr0, cr4, efer, gpr};
+use arch_x86::regs::{Attr, Regs, Seg, Segment, State, SysReg, Table, cr0, cr4, efer, gpr, xcr0};
 use engine_soft::{SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
@@ -154,6 +154,10 @@ impl Guest {
         state.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::NE | cr0::ET | cr0::MP | cr0::AM;
         state.cr3 = at::TABLES;
         state.cr4 = cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::FSGSBASE;
+        if is_x86_feature_detected!("xsave") {
+            state.cr4 |= cr4::OSXSAVE;
+            state.sysregs[SysReg::Xcr0 as usize] = components();
+        }
         state.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         for seg in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
             state.segments[seg as usize] = segment(0, 0);
@@ -188,9 +192,7 @@ impl Guest {
         vcpu.set_interrupt_shadow(false);
         vcpu.set_dr(6, 0xffff_0ff0);
         *vcpu.fxsave_mut() = case.vector.fx;
-        if let Some(upper) = upper_halves(vcpu) {
-            *upper = case.vector.upper;
-        }
+        vcpu.ymm_high_mut().0 = case.vector.upper;
     }
 
     /// Executes a case on data that is `image` at first.
@@ -212,7 +214,7 @@ impl Guest {
         outcome.cr2 = 0;
         outcome.bases = [Seg::Fs, Seg::Gs].map(|seg| self.vcpu.segment_base(seg));
         outcome.vector.fx = *self.vcpu.fxsave();
-        outcome.vector.upper = upper_halves(&mut self.vcpu).map_or(case.vector.upper, |all| *all);
+        outcome.vector.upper = self.vcpu.ymm_high().0;
         outcome.end = match intercept {
             Intercept::Halt { .. } if self.vcpu.cpl() == 0 => self.exception(outcome),
             Intercept::Interrupted => End::Hang,
@@ -247,9 +249,10 @@ impl Default for Guest {
     }
 }
 
-/// The upper halves of the YMM registers, which the engine does not have: nothing changes them.
-fn upper_halves(_vcpu: &mut SoftVcpu) -> Option<&mut [u128; 16]> {
-    None
+/// What of XCR0 both processors have.
+fn components() -> u64 {
+    let avx = if is_x86_feature_detected!("avx") { xcr0::AVX } else { 0 };
+    xcr0::X87 | xcr0::SSE | avx
 }
 
 /// The features among [`Feature`] that the host's processor has.
@@ -270,6 +273,8 @@ fn host_features() -> Features {
         (Feature::Smap, true),
         (Feature::LegacySyscall, is_amd()),
         (Feature::LongSysenter, !is_amd()),
+        (Feature::Xsave, is_x86_feature_detected!("xsave")),
+        (Feature::Avx, is_x86_feature_detected!("avx")),
         (Feature::Serialize, leaf7().edx >> 14 & 1 != 0),
     ]
     .into_iter()
