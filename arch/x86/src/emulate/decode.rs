@@ -74,6 +74,8 @@ pub enum Undecoded {
 ///
 /// # Errors
 /// If more bytes are needed, or another decoder.
+// Not inline: the decoder is large for a kernel's stack.
+#[inline(never)]
 pub fn decode<C: Cpu>(bytes: &[u8], rip: u64, mode: Mode) -> Result<Decoded<C>, Undecoded> {
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();

@@ -12,8 +12,8 @@ use virt::memory::{Unreached, View};
 
 use super::handle::Completion;
 use super::{Data, Exit, Vcpu};
-use crate::emulate::decode::{Decoded, MAX_LENGTH, Mode, Undecoded, decode};
-use crate::emulate::{Access, Cpu, Feature, Int, Stop};
+use crate::emulate::decode::{MAX_LENGTH, Mode, Undecoded, decode};
+use crate::emulate::{Access, Cpu, Feature, Int, Op, Stop};
 use crate::engine::{Engine, EngineVcpu, Features, Intercept};
 use crate::exception::Exception;
 use crate::irqchip::chips::Effects;
@@ -138,18 +138,12 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Executes the instruction at RIP here.
     #[inline(never)]
     pub(super) fn emulate(&mut self) -> Option<Exit> {
-        let mut bytes = [0; MAX_LENGTH];
         let mut emulator = Emulator::new(self);
-        let fetched = match emulator.fetch(&mut bytes) {
-            Ok(fetched) => fetched,
-            Err(_) => return emulator.give_up(),
-        };
-        let (rip, mode) = (emulator.rip(), Mode::of(&emulator));
-        let Decoded { op, .. } = match decode(&bytes[..fetched], rip, mode) {
-            Ok(decoded) => decoded,
-            Err(Undecoded::Foreign(_) | Undecoded::Truncated) => {
-                return Some(Exit::Unsupported { bytes, len: fetched as u8 });
-            }
+        let rip = emulator.rip();
+        let op = match emulator.decode() {
+            Ok(op) => op,
+            Err(None) => return emulator.give_up(),
+            Err(exit) => return exit,
         };
         // Behind the instruction while it executes; `advance` checks what follows from completing it.
         emulator.set_rip(rip.wrapping_add(op.insn.len.into()));
@@ -171,15 +165,25 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             let bytes = value.to_le_bytes();
             let bytes = &bytes[..usize::from(size.min(8))];
             if self.lapic.page() == Some(gpa & !(PAGE_SIZE - 1)) {
-                let effect = self.lapic.write_page(gpa, bytes, self.machine.host.now());
-                self.carry_out(effect);
+                self.write_lapic(gpa, bytes);
             } else if let Some(offset) = ioapic_offset(gpa) {
-                self.machine.with_chips(|chips, _| ((), chips.write_mmio(offset, bytes)));
+                self.write_ioapic(offset, bytes);
             } else {
                 return Some(Exit::MmioWrite { gpa, data: Data::new(bytes) });
             }
         }
         None
+    }
+
+    #[inline(never)]
+    fn write_lapic(&mut self, gpa: u64, bytes: &[u8]) {
+        let effect = self.lapic.write_page(gpa, bytes, self.machine.host.now());
+        self.carry_out(effect);
+    }
+
+    #[inline(never)]
+    fn write_ioapic(&mut self, offset: u64, bytes: &[u8]) {
+        self.machine.with_chips(|chips, _| ((), chips.write_mmio(offset, bytes)));
     }
 
     /// What the local APIC or the I/O APIC reads as, if it is one of them.
@@ -209,6 +213,23 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
     pub(super) fn new(vcpu: &'a mut Vcpu<E, H>) -> Self {
         let features = vcpu.cpuid.features();
         Self { vcpu, features, cause: None }
+    }
+
+    /// Decodes the instruction at RIP: an exit if it has no semantics, nothing if it cannot be fetched.
+    // Not inline: the decoder's frame need not be there while the instruction executes.
+    #[inline(never)]
+    fn decode(&mut self) -> Result<Op<Self>, Option<Exit>> {
+        let mut bytes = [0; MAX_LENGTH];
+        let fetched = match self.fetch(&mut bytes) {
+            Ok(fetched) => fetched,
+            Err(_) => return Err(None),
+        };
+        match decode(&bytes[..fetched], self.rip(), Mode::of(self)) {
+            Ok(decoded) => Ok(decoded.op),
+            Err(Undecoded::Foreign(_) | Undecoded::Truncated) => {
+                Err(Some(Exit::Unsupported { bytes, len: fetched as u8 }))
+            }
+        }
     }
 
     /// Reads as many bytes of the instruction at RIP as can be fetched.

@@ -1,7 +1,7 @@
 //! Delivery of exceptions and interrupts through the guest's vector table.
 //!
 //! [`deliver`] is for events that happen to the guest; INT n and its kin are
-//! instructions and deliver themselves. Task gates lead to [`super::task`].
+//! instructions and deliver themselves. Task gates lead to `task`.
 //!
 //! See: AMD APM vol. 2, 8.6–8.9.
 
