@@ -209,11 +209,41 @@ pub fn store_wide<C: Cpu>(
     stored.map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 32, stop))
 }
 
-/// Faults as a store of the operand of `size` bytes would, at most 32.
-pub fn probe_store<C: Cpu>(cpu: &mut C, insn: &Insn, size: usize) -> Result<(), Stop> {
-    let linear = address(cpu, insn, size, false, true)?;
-    cpu.probe_write(linear, size, Access::Operand)
-        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, size as u8, stop))
+/// What is accessed in pieces faults as a whole if its end is not canonical, before its pages do.
+pub fn check_end<C: Cpu>(cpu: &mut C, insn: &Insn, linear: u64, size: u8) -> Result<(), Stop> {
+    let last = linear.wrapping_add(u64::from(size)).wrapping_sub(1);
+    if operand::canonical(cpu, last) {
+        return Ok(());
+    }
+    let stop = cpu.fault(Exception::gp(0));
+    Err(operand::access_fault(cpu, insn.segment(), linear, size, stop))
+}
+
+/// Reads the operand of 8 bytes of an instruction that does not check its alignment: in two pieces, of
+/// sizes that have none. See: Intel SDM vol. 2, 2.4, "Exceptions Type 11".
+pub fn load_unchecked<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<u64, Stop> {
+    let linear = operand::linear_address(cpu, insn, 8, false)?;
+    check_end(cpu, insn, linear, 8)?;
+    let mut bytes = [0; 8];
+    let (first, rest) = bytes.split_at_mut(1);
+    cpu.load_bytes(linear, first, Access::Operand)
+        .and_then(|()| cpu.load_bytes(linear.wrapping_add(1), rest, Access::Operand))
+        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 8, stop))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The same for writing.
+pub fn store_unchecked<C: Cpu>(cpu: &mut C, insn: &Insn, value: u64) -> Result<(), Stop> {
+    let linear = operand::linear_address(cpu, insn, 8, true)?;
+    check_end(cpu, insn, linear, 8)?;
+    let next = linear.wrapping_add(1);
+    let bytes = value.to_le_bytes();
+    let (first, rest) = bytes.split_at(1);
+    cpu.probe_write(linear, 1, Access::Operand)
+        .and_then(|()| cpu.probe_write(next, 7, Access::Operand))
+        .and_then(|()| cpu.store_bytes(linear, first, Access::Operand))
+        .and_then(|()| cpu.store_bytes(next, rest, Access::Operand))
+        .map_err(|stop| operand::access_fault(cpu, insn.segment(), linear, 8, stop))
 }
 
 /// The linear address of an operand of `size` bytes, aligned to `alignment` or else #GP.

@@ -23,7 +23,8 @@
 //! - an unmasked exception of DPPS or DPPD sets flags as if all their steps had been made, or none;
 //! - an MMX instruction that faults leaves the x87's TOP and tags alone, where Intel's processors may
 //!   have changed them already;
-//! - of MASKMOVQ and MASKMOVDQU only the bytes that are stored fault.
+//! - of MASKMOVQ and MASKMOVDQU only the bytes that are stored fault, of XRSTOR's area those that are
+//!   loaded.
 
 use arch_x86::emulate::{Cpu, Mode, Op, decode};
 use iced_x86::Instruction;

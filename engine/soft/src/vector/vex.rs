@@ -70,7 +70,12 @@ fn execute<C: Cpu, const MEMORY: usize>(cpu: &mut C, insn: &Insn) -> Result<(), 
         if n == MEMORY {
             // A first operand in memory is only ever written.
             if n != 0 {
-                slots.operands[n] = memory::load_wide(cpu, insn, form.memory(), form.aligned())?;
+                slots.operands[n] = match form.code() {
+                    Code::VEX_Vcvtph2ps_xmm_xmmm64 => {
+                        [memory::load_unchecked(cpu, insn)?.into(), 0]
+                    }
+                    _ => memory::load_wide(cpu, insn, form.memory(), form.aligned())?,
+                };
             }
             continue;
         }
@@ -89,11 +94,11 @@ fn execute<C: Cpu, const MEMORY: usize>(cpu: &mut C, insn: &Insn) -> Result<(), 
     }
     vex_stub::run(form, if form.is4() { 0 } else { low }, &mut slots);
     if form.class() == Class::Float {
-        if MEMORY == 0 {
-            // A page that is absent leaves MXCSR as it was.
-            memory::probe_store(cpu, insn, form.memory())?;
-        }
+        // Before a store, which may fault: the flags are set then.
         raise(cpu, slots.mxcsr)?;
+    }
+    if MEMORY == 0 && form.code() == Code::VEX_Vcvtps2ph_xmmm64_xmm_imm8 {
+        return memory::store_unchecked(cpu, insn, slots.operands[0][0] as u64);
     }
     if MEMORY == 0 {
         return memory::store_wide(cpu, insn, form.memory(), form.aligned(), slots.operands[0]);

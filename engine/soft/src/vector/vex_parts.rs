@@ -9,7 +9,7 @@ use arch_x86::regs::gpr;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use super::vex::{set_ymm, ymm};
-use super::{Extension, check, moves, state};
+use super::{Extension, check, memory, moves, state};
 
 /// Sizes of an access in parts, as [`Insn::imm`] holds them.
 #[derive(Clone, Copy)]
@@ -104,24 +104,19 @@ fn selected(mask: [u128; 2], size: u8, n: u8) -> bool {
     element(mask, size, n) >> (u32::from(size) * 8 - 1) & 1 != 0
 }
 
-/// The linear address of `size` bytes at `offset` in the operand's segment.
-fn address<C: Cpu>(
-    cpu: &mut C,
-    insn: &Insn,
-    offset: u64,
-    size: u8,
-    write: bool,
-) -> Result<u64, Stop> {
-    let offset = match insn.address_size {
+/// An offset of the instruction's address size.
+fn truncated(insn: &Insn, offset: u64) -> u64 {
+    match insn.address_size {
         8 => offset,
         4 => offset & 0xffff_ffff,
         _ => offset & 0xffff,
-    };
-    operand::linear(cpu, insn.segment(), offset, size.into(), write)
+    }
 }
 
+/// Loads an element at `offset` in the operand's segment.
 fn load_element<C: Cpu>(cpu: &mut C, insn: &Insn, offset: u64, size: u8) -> Result<u64, Stop> {
-    let linear = address(cpu, insn, offset, size, false)?;
+    let linear = operand::linear(cpu, insn.segment(), offset, size.into(), false)?;
+    memory::check_end(cpu, insn, linear, size)?;
     let mut bytes = [0; 8];
     let loaded = if linear % u64::from(size) == 0 {
         cpu.load_bytes(linear, &mut bytes[..usize::from(size & 15).min(8)], Access::Operand)
@@ -142,6 +137,7 @@ fn masked_load<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check::avx(cpu)?;
     let Parts { element: size, count, .. } = Parts::of(insn);
     let mask = ymm(cpu, insn.rm);
+    // The operand is one piece: behind its start nothing is truncated.
     let start = operand::effective_address(cpu, insn);
     let mut value = [0; 2];
     for n in (0..count).filter(|n| selected(mask, size, *n)) {
@@ -161,7 +157,7 @@ fn masked_store<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     for write in [false, true] {
         for n in (0..count).filter(|n| selected(mask, size, *n)) {
             let offset = start.wrapping_add(u64::from(n) * u64::from(size));
-            let linear = address(cpu, insn, offset, size, true)?;
+            let linear = operand::linear(cpu, insn.segment(), offset, size.into(), true)?;
             let bytes = element(value, size, n).to_le_bytes();
             for (at, byte) in bytes.iter().take(size.into()).enumerate() {
                 let linear = linear.wrapping_add(at as u64);
@@ -186,19 +182,23 @@ fn execute_gather<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     let indices = ymm(cpu, indices);
     let start = operand::effective_address(cpu, insn);
     let bytes = usize::from(size) * usize::from(count);
-    for n in 0..count {
+    // In as much of the register as the wider of the vectors has, however many elements there are; behind
+    // that is nothing, neither in the result once there is an element.
+    let length = usize::from(index.max(size)) * usize::from(count);
+    for n in 0..length.min(32) as u8 / size.max(4) {
         let all = if selected(mask, size, n) { u64::MAX } else { 0 };
         mask = with_element(mask, size, n, all);
     }
+    mask = first_bytes(mask, length);
     for n in 0..count {
         if !selected(mask, size, n) {
             continue;
         }
         let number = element(indices, index, n);
         let number = if index == 4 { number as u32 as i32 as i64 as u64 } else { number };
-        let offset = start.wrapping_add(number << (insn.scale & 3));
+        let offset = truncated(insn, start.wrapping_add(number << (insn.scale & 3)));
         match load_element(cpu, insn, offset, size) {
-            Ok(loaded) => value = with_element(value, size, n, loaded),
+            Ok(loaded) => value = first_bytes(with_element(value, size, n, loaded), length),
             Err(stop) => {
                 set_ymm(cpu, insn.reg, value);
                 set_ymm(cpu, insn.extra, mask);

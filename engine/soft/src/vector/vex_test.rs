@@ -1,7 +1,7 @@
 //! AVX: when it is there, what becomes of upper halves, access by elements; XSAVE and its kin.
 
 use arch_x86::emulate::test_cpu::TestCpu;
-use arch_x86::exception::Exception;
+use arch_x86::exception::{self, Exception};
 use arch_x86::regs::{Regs, SysReg, cr0, cr4, gpr, xcr0};
 
 use super::exception_test::{cpu, execute};
@@ -21,6 +21,7 @@ const VPMASKMOVD_LOAD: &[u8] = &[0xc4, 0xe2, 0x6d, 0x8c, 0x0e]; // vpmaskmovd ym
 const VPMASKMOVD_STORE: &[u8] = &[0xc4, 0xe2, 0x6d, 0x8e, 0x0e]; // vpmaskmovd [rsi], ymm2, ymm1
 const VPGATHERDD: &[u8] = &[0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x96]; // vpgatherdd ymm1, [rsi+ymm2*4], ymm3
 const VPGATHERQD: &[u8] = &[0xc4, 0xe2, 0x61, 0x91, 0x0c, 0x16]; // vpgatherqd xmm1, [rsi+xmm2], xmm3
+const VCVTPS2PH: &[u8] = &[0xc4, 0xe3, 0x79, 0x1d, 0x0e, 0x00]; // vcvtps2ph [rsi], xmm1, 0
 const XSAVE: &[u8] = &[0x48, 0x0f, 0xae, 0x26]; // xsave64 [rsi]
 const XSAVEC: &[u8] = &[0x48, 0x0f, 0xc7, 0x26]; // xsavec64 [rsi]
 const XSAVEOPT: &[u8] = &[0x48, 0x0f, 0xae, 0x36]; // xsaveopt64 [rsi]
@@ -192,6 +193,54 @@ fn a_gather_goes_on_after_a_fault() {
     set(&mut cpu, 3, [sign; 8]);
     run(&mut cpu, VPGATHERQD);
     assert_eq!(get(&cpu, 1), [3, 2, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_gather_of_128_bits_that_faults_clears_upper_halves() {
+    if !Extension::Avx2.host_has() {
+        return;
+    }
+    let mut cpu = avx();
+    let sign = 1 << 31;
+    set(&mut cpu, 1, [9; 8]);
+    // The mask of two elements: of each of the four in the register its sign counts.
+    set(&mut cpu, 3, [sign, sign, 1, sign, sign, 0, 0, 1]);
+    set(&mut cpu, 2, [0x10_0000, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(raises(&mut cpu, VPGATHERQD).is_some());
+    assert_eq!(get(&cpu, 1), [9; 8], "there is no element yet");
+    assert_eq!(get(&cpu, 3), [!0, !0, 0, !0, 0, 0, 0, 0]);
+    set(&mut cpu, 2, [0, 0, 0x10_0000, 0, 0, 0, 0, 0]);
+    assert!(raises(&mut cpu, VPGATHERQD).is_some());
+    assert_eq!(get(&cpu, 1)[1..], [9, 9, 9, 0, 0, 0, 0]);
+    assert_eq!(get(&cpu, 3), [0, !0, 0, !0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_conversion_to_memory_raises_its_exceptions_before_the_store() {
+    if !Extension::F16c.host_has() {
+        return;
+    }
+    let mut cpu = avx();
+    cpu.set_gpr(gpr::RSI, TestCpu::MEMORY as u64);
+    set(&mut cpu, 1, [f32::MAX.to_bits(); 8]);
+    assert_eq!(raises(&mut cpu, VCVTPS2PH).map(|fault| fault.vector), Some(exception::PF));
+    assert_eq!(cpu.state.fx.mxcsr(), 0x1f80 | 1 << 5 | 1 << 3, "they stay");
+    cpu.state.fx.set_mxcsr(0x1f80 & !(1 << 10));
+    assert_eq!(raises(&mut cpu, VCVTPS2PH).map(|fault| fault.vector), Some(exception::XM));
+}
+
+#[test]
+fn only_the_parts_that_are_saved_or_restored_have_to_be_there() {
+    let mut cpu = avx();
+    let end = TestCpu::MEMORY;
+    cpu.memory[end - 576..].fill(0);
+    cpu.set_gpr(gpr::RSI, end as u64 - 576);
+    ask(&mut cpu, xcr0::X87 | xcr0::SSE);
+    for bytes in [XSAVE, XSAVEC, XRSTOR] {
+        run(&mut cpu, bytes);
+    }
+    ask(&mut cpu, ALL);
+    assert!(raises(&mut cpu, XSAVE).is_some());
 }
 
 /// Asks for `components`.

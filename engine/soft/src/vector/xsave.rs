@@ -89,8 +89,9 @@ impl<C: Cpu> Area<'_, C> {
         written.map_err(|stop| self.failed(stop))
     }
 
-    fn probe(&mut self, size: usize) -> Result<(), Stop> {
-        let probed = self.cpu.probe_write(self.linear, size, Access::Operand);
+    fn probe(&mut self, offset: usize, size: usize) -> Result<(), Stop> {
+        let at = self.at(offset);
+        let probed = self.cpu.probe_write(at, size, Access::Operand);
         probed.map_err(|stop| self.failed(stop))
     }
 }
@@ -117,13 +118,24 @@ fn save<C: Cpu, const HOW: u8, const W: bool>(cpu: &mut C, insn: &Insn) -> Resul
         in_use |= xcr0::SSE;
     }
     let saved = if HOW == how::ALL { requested } else { in_use };
-    area.probe(size)?;
+    // MXCSR is AVX's as well but in the compacted form.
+    let mxcsr = if compacted { saved & xcr0::SSE } else { requested & (xcr0::SSE | xcr0::AVX) };
+    // Only what is written has to be there.
+    for (written, offset, size) in [
+        (saved & xcr0::X87, 0, 160),
+        (mxcsr, 24, 8),
+        (saved & xcr0::SSE, 160, 16 * registers),
+        (1, LEGACY_SIZE, 16),
+        (saved & xcr0::AVX, AVX_OFFSET, 16 * registers),
+    ] {
+        if written != 0 {
+            area.probe(offset, size)?;
+        }
+    }
     if saved & xcr0::X87 != 0 {
         area.write(0, &image.0[..24])?;
         area.write(32, &image.0[32..160])?;
     }
-    // MXCSR is AVX's as well but in the compacted form.
-    let mxcsr = if compacted { saved & xcr0::SSE } else { requested & (xcr0::SSE | xcr0::AVX) };
     if mxcsr != 0 {
         area.write(24, &image.0[24..32])?;
     }
@@ -154,8 +166,17 @@ fn restore<C: Cpu, const W: bool>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> 
     };
     let loaded = requested & present;
     let mut image = FxArea([0; LEGACY_SIZE]);
-    area.read(0, &mut image.0[..160 + 16 * registers])?;
+    if loaded & xcr0::X87 != 0 {
+        area.read(0, &mut image.0[..24])?;
+        area.read(32, &mut image.0[32..160])?;
+    }
     let mxcsr = if compacted { loaded & xcr0::SSE } else { requested & (xcr0::SSE | xcr0::AVX) };
+    if mxcsr != 0 {
+        area.read(24, &mut image.0[24..28])?;
+    }
+    if loaded & xcr0::SSE != 0 {
+        area.read(160, &mut image.0[160..160 + 16 * registers])?;
+    }
     if mxcsr != 0 && image.mxcsr() & !MXCSR_MASK != 0 {
         return Err(area.cpu.fault(Exception::gp(0)));
     }

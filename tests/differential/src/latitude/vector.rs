@@ -40,11 +40,40 @@ fn restores(instruction: &Instruction) -> bool {
     matches!(instruction.mnemonic(), Fldenv | Frstor | Fxrstor | Fxrstor64 | Xrstor | Xrstor64)
 }
 
+/// Whether `instruction` reads those fields of what `saver` has stored at the same address, and nothing else
+/// of it, as what they are.
+fn is_inverse(saver: Code, instruction: &Instruction) -> bool {
+    use Mnemonic::{Fxrstor, Fxrstor64, Xrstor, Xrstor64};
+    match saver {
+        Code::Fnstenv_m14byte => instruction.code() == Code::Fldenv_m14byte,
+        Code::Fnstenv_m28byte => instruction.code() == Code::Fldenv_m28byte,
+        Code::Fnsave_m94byte => instruction.code() == Code::Frstor_m94byte,
+        Code::Fnsave_m108byte => instruction.code() == Code::Frstor_m108byte,
+        Code::Fxsave_m512byte | Code::Fxsave64_m512byte => {
+            matches!(instruction.mnemonic(), Fxrstor | Fxrstor64)
+        }
+        _ => matches!(instruction.mnemonic(), Xrstor | Xrstor64),
+    }
+}
+
 /// Whether a memory operand is accessed piece by piece, so that it is the processor's choice which of its
 /// faults comes first, and what is written before: state, and numbers of ten bytes.
 fn in_pieces(instruction: &Instruction) -> bool {
     let size = instruction.code().op_code().memory_size().size();
     size == 10 || !fields(instruction.code()).is_empty() || restores(instruction)
+}
+
+fn is_masked_move(instruction: &Instruction) -> bool {
+    use Mnemonic::{Vmaskmovpd, Vmaskmovps, Vpmaskmovd, Vpmaskmovq};
+    matches!(instruction.mnemonic(), Vmaskmovpd | Vmaskmovps | Vpmaskmovd | Vpmaskmovq)
+}
+
+fn is_xsave(instruction: &Instruction) -> bool {
+    use Mnemonic::{Xrstor, Xrstor64, Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64};
+    matches!(
+        instruction.mnemonic(),
+        Xrstor | Xrstor64 | Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64
+    )
 }
 
 fn is_mmx(instruction: &Instruction) -> bool {
@@ -69,7 +98,7 @@ fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
 ///   already.
 pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
     let mut ranges: Vec<_> =
-        stored(case).unwrap_or_default().into_iter().map(|(_, range)| range).collect();
+        stored(case).unwrap_or_default().into_iter().map(|(_, _, range)| range).collect();
     if let Some((instruction, vector)) = faulted(case, native) {
         let csr = native.vector.fx.mxcsr();
         let unmasked = csr & !(csr >> mxcsr::MASK_SHIFT);
@@ -102,8 +131,17 @@ pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
 /// The same as `super::other_fault_first`:
 /// - of an operand that is accessed [`in_pieces`] several fault, or the pieces continue at 0 where an
 ///   address of 32 bits ends;
+/// - which fault of the elements of a masked move that lie in two pages is reported;
+/// - a gather with TF that faults may trap before instead, once it has got some elements;
+/// - of XSAVE's area Intel's processors also access components that are not there;
 /// - Intel's processors also find faults of bytes that MASKMOVQ and MASKMOVDQU do not store.
 pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
+    let trapped = matches!(native.end, End::Exception { vector: 1, .. });
+    if trapped
+        && case.instructions().any(|i| i.ip() == native.rip && i.op_count() == 3 && i.is_vsib())
+    {
+        return true;
+    }
     let Some((instruction, vector)) = faulted(case, native) else { return false };
     if matches!(
         instruction.mnemonic(),
@@ -111,10 +149,16 @@ pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case)
     ) {
         return vector != 19;
     }
+    let both = faulted(case, engine).is_some_and(|(other, _)| other.ip() == instruction.ip());
+    if is_masked_move(&instruction) {
+        return both;
+    }
+    if is_xsave(&instruction) && vector == 14 {
+        return true;
+    }
     if !in_pieces(&instruction) {
         return false;
     }
-    let both = faulted(case, engine).is_some_and(|(other, _)| other.ip() == instruction.ip());
     let short = instruction.memory_base().size() == 4
         || instruction.memory_index().size() == 4
         || instruction.memory_displ_size() == 4;
@@ -128,9 +172,11 @@ pub(super) fn is_loose(case: &Case) -> bool {
     stored(case).is_none()
 }
 
-/// The linear addresses of [`fields`] that a case stores, with the address that the instruction
-/// names; `None` if it uses them, or may.
-fn stored(case: &Case) -> Option<Vec<(u64, Range<u64>)>> {
+/// [`fields`] that were stored: by which instruction, where its operand lies, and where they do.
+type Stored = (Code, u64, Range<u64>);
+
+/// The [`fields`] that a case stores; `None` if it uses them, or may.
+fn stored(case: &Case) -> Option<Vec<Stored>> {
     let mut all = Vec::new();
     if case.instructions().all(|instruction| fields(instruction.code()).is_empty()) {
         return Some(all);
@@ -148,10 +194,9 @@ fn stored(case: &Case) -> Option<Vec<(u64, Range<u64>)>> {
             if reads_memory(&mut factory, &instruction) {
                 let start = address?;
                 let end = start.wrapping_add(LONGEST);
-                let meets = |(base, range): &(u64, Range<u64>)| {
-                    range.start < end
-                        && start < range.end
-                        && !(restores(&instruction) && *base == start)
+                let meets = |(saver, base, range): &Stored| {
+                    let inverse = *base == start && is_inverse(*saver, &instruction);
+                    range.start < end && start < range.end && !inverse
                 };
                 if all.iter().any(meets) {
                     return None;
@@ -160,7 +205,8 @@ fn stored(case: &Case) -> Option<Vec<(u64, Range<u64>)>> {
         }
         for (first, end) in fields(instruction.code()) {
             let start = address?;
-            all.push((start, start.wrapping_add(*first)..start.wrapping_add(*end)));
+            let range = start.wrapping_add(*first)..start.wrapping_add(*end);
+            all.push((instruction.code(), start, range));
         }
         for used in factory.info(&instruction).used_registers() {
             let full = used.register().full_register();
