@@ -20,7 +20,6 @@
 //! - x87 instructions do not update the last instruction's opcode, address and operand
 //!   address (they read as loaded last), and the selectors that belong to them are always 0;
 //! - an unmasked SSE overflow or underflow also sets MXCSR.PE where only the exponent does not fit;
-//! - an unmasked underflow of VCVTPS2PH whose result is exact is not seen;
 //! - an unmasked exception of DPPS or DPPD sets flags as if all their steps had been made, or none;
 //! - an MMX instruction that faults leaves the x87's TOP and tags alone, where Intel's processors may
 //!   have changed them already;

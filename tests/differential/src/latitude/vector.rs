@@ -16,19 +16,19 @@ const LONGEST: u64 = 1024;
 
 /// Fields of what instructions store, by the offsets where they start and end: the address, opcode and operand address of the
 /// last x87 instruction, which the engine does not keep, and AMD's processors only of one that
-/// raised an exception; the mask of MXCSR's bits, which is each processor's own; and which components
-/// are in use, and what is therefore saved, because a processor may take one for used that is as
-/// after a reset.
+/// raised an exception; and the mask of MXCSR's bits, which is each processor's own.
 fn fields(code: Code) -> &'static [(u64, u64)] {
     match code {
         Code::Fxsave_m512byte | Code::Fxsave64_m512byte => &[(6, 24), (28, 32)],
         Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[(6, 14)],
         Code::Fnstenv_m28byte | Code::Fnsave_m108byte => &[(12, 28)],
         _ => match code.mnemonic() {
-            Mnemonic::Xsave | Mnemonic::Xsave64 => &[(6, 24), (28, 32), (512, 513)],
-            Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64 | Mnemonic::Xsavec | Mnemonic::Xsavec64 => {
-                &[(0, 416), (512, 513), (576, 832)]
-            }
+            Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt
+            | Mnemonic::Xsaveopt64
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsavec64 => &[(6, 24), (28, 32)],
             _ => &[],
         },
     }
@@ -134,7 +134,6 @@ pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
 /// - which fault of the elements of a masked move that lie in two pages is reported;
 /// - a gather with TF that faults may trap before instead, once it has got some elements;
 /// - of XSAVE's area Intel's processors also access components that are not there;
-/// - VCVTPS2PH's exact underflow is not seen, a deviation that `engine_soft::vector` names;
 /// - Intel's processors also find faults of bytes that MASKMOVQ and MASKMOVDQU do not store.
 pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
     let trapped = matches!(native.end, End::Exception { vector: 1, .. });
@@ -149,11 +148,6 @@ pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case)
         Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu
     ) {
         return vector != 19;
-    }
-    let csr = native.vector.fx.mxcsr();
-    let underflow = csr & mxcsr::UNDERFLOW & !(csr >> mxcsr::MASK_SHIFT) != 0;
-    if instruction.mnemonic() == Mnemonic::Vcvtps2ph && vector == 19 && underflow {
-        return true;
     }
     let both = faulted(case, engine).is_some_and(|(other, _)| other.ip() == instruction.ip());
     if is_masked_move(&instruction) {
