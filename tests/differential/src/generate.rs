@@ -94,7 +94,15 @@ fn instruction(
         instruction.set_near_branch64(rip + 2);
     }
     let bytes = match code.op_code().encoding() {
-        EncodingKind::VEX => encode_vex(&mut builder.random, &instruction, rip)?,
+        EncodingKind::VEX => {
+            let mut bytes = encode_vex(&mut builder.random, &instruction, rip)?;
+            if builder.random.chance(2)
+                && let Some(other) = with_other_operand(&mut builder.random, &mut bytes, rip)
+            {
+                return Some((bytes, other, false));
+            }
+            bytes
+        }
         _ => encode(&instruction, rip)?,
     };
     if builder.random.chance(10) {
@@ -127,6 +135,21 @@ fn encode_vex(random: &mut Random, instruction: &Instruction, rip: u64) -> Optio
     encoder.set_vex_lig(random.below(2) as u32);
     encoder.encode(instruction, rip).ok()?;
     Some(encoder.take_buffer())
+}
+
+/// Names another register in VEX.vvvv. Where the form has no such operand it is no instruction then, on any
+/// processor; gives it if it is that.
+fn with_other_operand(random: &mut Random, bytes: &mut [u8], rip: u64) -> Option<Instruction> {
+    let prefix = bytes.iter().position(|byte| matches!(byte, 0xc4 | 0xc5))?;
+    let at = if bytes[prefix] == 0xc5 { prefix + 1 } else { prefix + 2 };
+    let (old, flipped) = (bytes[at], 0x08 << random.below(4));
+    bytes[at] ^= flipped;
+    let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+    if instruction.is_invalid() {
+        return Some(instruction);
+    }
+    bytes[at] = old;
+    None
 }
 
 /// `bytes` if the instruction at their start may be tested, without those behind it.

@@ -94,6 +94,9 @@ fn execute<C: Cpu, const MEMORY: usize>(cpu: &mut C, insn: &Insn) -> Result<(), 
     }
     vex_stub::run(form, if form.is4() { 0 } else { low }, &mut slots);
     if form.class() == Class::Float {
+        if is_narrowing(form.code()) {
+            slots.mxcsr |= tiny_halves(cpu.fxsave().mxcsr(), form, &slots);
+        }
         // Before a store, which may fault: the flags are set then.
         raise(cpu, slots.mxcsr)?;
     }
@@ -110,6 +113,22 @@ fn execute<C: Cpu, const MEMORY: usize>(cpu: &mut C, insn: &Insn) -> Result<(), 
         write_first(cpu, form, insn.reg, &slots);
     }
     Ok(())
+}
+
+fn is_narrowing(code: Code) -> bool {
+    matches!(code, Code::VEX_Vcvtps2ph_xmmm64_xmm_imm8 | Code::VEX_Vcvtps2ph_xmmm128_ymm_imm8)
+}
+
+/// MXCSR.UE if it is not masked and VCVTPS2PH has made a denormal number, if only an exact one: this
+/// conversion knows no flushing to zero, with which other instructions show it.
+fn tiny_halves(mxcsr: u32, form: &Form, slots: &Slots) -> u32 {
+    const UNDERFLOW: u32 = 1 << 4;
+    let result = if form.place() == Place::Memory { slots.operands[0] } else { slots.result };
+    let tiny = result[0].to_le_bytes().chunks_exact(2).any(|half| {
+        let half = u16::from_le_bytes([half[0], half[1]]);
+        half & 0x7c00 == 0 && half & 0x3ff != 0
+    });
+    if tiny && mxcsr & UNDERFLOW << 7 == 0 { UNDERFLOW } else { 0 }
 }
 
 fn write_first<C: Cpu>(cpu: &mut C, form: &Form, register: u8, slots: &Slots) {

@@ -227,6 +227,11 @@ fn a_conversion_to_memory_raises_its_exceptions_before_the_store() {
     assert_eq!(cpu.state.fx.mxcsr(), 0x1f80 | 1 << 5 | 1 << 3, "they stay");
     cpu.state.fx.set_mxcsr(0x1f80 & !(1 << 10));
     assert_eq!(raises(&mut cpu, VCVTPS2PH).map(|fault| fault.vector), Some(exception::XM));
+    // 2^-20 is tiny, and exact.
+    set(&mut cpu, 1, [0x3580_0000; 8]);
+    cpu.state.fx.set_mxcsr(0x1f80 & !(1 << 11));
+    assert_eq!(raises(&mut cpu, VCVTPS2PH).map(|fault| fault.vector), Some(exception::XM));
+    assert_eq!(cpu.state.fx.mxcsr() & 0x3f, 1 << 4);
 }
 
 #[test]

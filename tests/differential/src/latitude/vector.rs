@@ -9,7 +9,7 @@ use iced_x86::{
 use super::Free;
 use crate::case::{Case, End, Outcome};
 use crate::layout::image_offset;
-use crate::vector::{fsw, mxcsr};
+use crate::vector::{Vector, fsw, mxcsr};
 
 /// As long as any memory operand is.
 const LONGEST: u64 = 1024;
@@ -91,6 +91,8 @@ fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
 
 /// Adds to `free` what is so after `case`:
 /// - [`fields`];
+/// - what XSAVE says of components that have their initial values, and whether its optimised forms save
+///   them: processors know when registers were written, not whether they are zero;
 /// - what an instruction that faults has written of an operand that it accesses in pieces;
 /// - MXCSR.PE after an unmasked overflow or underflow, and the flags after any exception of DPPS and DPPD,
 ///   deviations that `engine_soft::vector` names;
@@ -99,6 +101,19 @@ fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
 pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
     let mut ranges: Vec<_> =
         stored(case).unwrap_or_default().into_iter().map(|(_, _, range)| range).collect();
+    if may_be_initial(case, native) {
+        for (saver, start, _) in stored(case).unwrap_or_default() {
+            use Mnemonic::{Xsave, Xsave64, Xsavec, Xsavec64, Xsaveopt, Xsaveopt64};
+            let header = start.wrapping_add(512);
+            match saver.mnemonic() {
+                Xsave | Xsave64 => ranges.push(header..header.wrapping_add(8)),
+                Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 => {
+                    ranges.push(start..start.wrapping_add(LONGEST));
+                }
+                _ => {}
+            }
+        }
+    }
     if let Some((instruction, vector)) = faulted(case, native) {
         let csr = native.vector.fx.mxcsr();
         let unmasked = csr & !(csr >> mxcsr::MASK_SHIFT);
@@ -164,6 +179,25 @@ pub(super) fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case)
         || instruction.memory_displ_size() == 4;
     let differ = native.end != engine.end || native.cr2 != engine.cr2;
     both && differ || vector == 14 && short && native.cr2 < LONGEST
+}
+
+/// Whether a component of XSAVE's may have had its initial values when a case saved it.
+fn may_be_initial(case: &Case, native: &Outcome) -> bool {
+    use Mnemonic::{Fninit, Fnsave, Fxrstor, Fxrstor64, Vzeroall, Vzeroupper, Xrstor, Xrstor64};
+    let (vector, initial) = (&native.vector, Vector::default());
+    let x87 = |vector: &Vector| {
+        let all: Vec<u128> = (0..8).map(|n| vector.st(n)).collect();
+        (vector.fcw(), vector.fsw(), vector.tags(), all)
+    };
+    vector.upper == initial.upper
+        || (0..16).all(|n| vector.xmm(n) == 0)
+        || x87(vector) == x87(&initial)
+        || case.instructions().any(|i| {
+            matches!(
+                i.mnemonic(),
+                Fninit | Fnsave | Fxrstor | Fxrstor64 | Vzeroall | Vzeroupper | Xrstor | Xrstor64
+            )
+        })
 }
 
 /// Whether what a case does is not defined: it uses [`fields`] that were stored, or it is not
