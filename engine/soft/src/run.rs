@@ -38,6 +38,8 @@ enum Stepped {
     Held,
     /// If TF is still set after it: SYSCALL and SYSRET.
     ByNewFlags,
+    /// It is a debug exception itself, INT1: what was held is part of it.
+    Debug,
 }
 
 impl SoftVcpu {
@@ -221,6 +223,12 @@ impl SoftVcpu {
                 self.held = true;
                 Ok(())
             }
+            Ok(Stepped::Debug) => {
+                if held != 0 {
+                    debug::record(self, held);
+                }
+                Ok(())
+            }
             Ok(stepped) if matches!(pace, Pace::Trace) => {
                 let bits = held | self.data_hits | self.take_later_trap();
                 // Of several loads of SS in a row the first one holds.
@@ -301,7 +309,8 @@ impl SoftVcpu {
                 (0, 0x0f) => opcode = 0x0f,
                 // INTO that does nothing is an instruction like any other.
                 (0, 0xce) if !self.status.of() => break,
-                (0, 0xcc..=0xce | 0xf1) => return Stepped::Never,
+                (0, 0xcc..=0xce) => return Stepped::Never,
+                (0, 0xf1) => return Stepped::Debug,
                 (0x0f, 0x05 | 0x07) if stepping => return Stepped::ByNewFlags,
                 (0, 0x17) if !self.mode64 => return Stepped::Held,
                 (0, 0x8e) => opcode = 0x8e,

@@ -126,6 +126,26 @@ guests::on_every_engine! {
         assert_eq!(stepped(&mut guest, &state), [after]);
     }
 
+    /// INT1 is a debug exception itself: there is one, not a second on top of it.
+    fn what_a_load_of_the_stack_segment_holds_is_part_of_int1(engine) {
+        let mut guest = Guest::new(engine);
+        guest.resume(resume::SAME);
+        guest.memory.write(at::DATA, &selector::DATA.to_le_bytes());
+        let [after] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label()];
+            a.mov(ss, word_ptr(at::DATA))?;
+            a.int1()?;
+            a.set_label(&mut labels[0])?;
+            a.nop()?;
+            end(a)?;
+            Ok(labels)
+        });
+        let state = with_breakpoint(&guest, at::DATA, 3, 2);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(after, 1)]);
+        let state = with_breakpoint(&guest, at::DATA + 8, 3, 2);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(after, 0)]);
+    }
+
     fn single_step_traps_after_each_iteration_of_a_repeated_string(engine) {
         let mut guest = Guest::new(engine);
         let [string, after] = guest.labelled(at::CODE, |a| {

@@ -18,6 +18,9 @@
 //!   would trap: TF is sampled before, but raised only if the instruction did not deliver an event.
 //!   SYSCALL and SYSRET trap by the *new* TF.
 //!
+//! - What MOV SS has held is part of an INT1 that follows, not an exception after it: handlers
+//!   that run on a stack of their own would overwrite their frame.
+//!
 //! The exception's payload is the DR6 bits; `event::deliver` leaves them in DR6.
 
 use super::{cr_gpr_size, gp};
@@ -163,7 +166,7 @@ pub fn trap(bits: u64, stepped: bool) -> Option<Exception> {
 
 /// What the delivery of a #DB leaves: DR6's bits, and DR7.GD clear so that the
 /// handler can use the registers.
-pub(super) fn record(cpu: &mut impl Regs, bits: u64) {
+pub fn record(cpu: &mut impl Regs, bits: u64) {
     let old = cpu.dr(6) & !dr6::B;
     cpu.set_dr(6, old & (dr6::WRITABLE | dr6::FIXED) | dr6::FIXED | bits & dr6::WRITABLE);
     cpu.set_dr(7, cpu.dr(7) & !dr7::GD);

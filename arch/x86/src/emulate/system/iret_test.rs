@@ -11,7 +11,7 @@ use super::test_tables::{
 use crate::emulate::test_cpu::TestCpu;
 use crate::engine::Event;
 use crate::exception::{Exception, NP};
-use crate::regs::{Attr, Regs, Seg, rflags};
+use crate::regs::{Attr, Regs, Seg, Segment, rflags};
 
 const IRETQ: [u8; 2] = [0x48, 0xcf];
 const USER_FLAGS: u64 = rflags::FIXED | rflags::IF | rflags::ZF | rflags::ID;
@@ -42,6 +42,16 @@ selftest::cases! {
         check_eq!(cpu.run(&IRETQ), Ok(()));
         check_eq!((cpu.rip(), cpu.cpl(), rsp(&cpu)), (0x5000, 3, 0x6000));
         check_eq!(cpu.rflags(), USER_FLAGS);
+    }
+
+    fn null_selectors_lose_their_level_on_the_way_to_an_outer_one() {
+        let mut cpu = with_frame(user_frame());
+        let null = |base| Segment { selector: 3, base, limit: 0, attr: Attr(0) };
+        cpu.set_segment(Seg::Ds, null(0));
+        cpu.set_segment(Seg::Fs, null(0x1234_5678));
+        check_eq!(cpu.run(&IRETQ), Ok(()));
+        check_eq!(selector(&cpu, Seg::Ds), 0);
+        check_eq!((selector(&cpu, Seg::Fs), cpu.segment(Seg::Fs).base), (0, 0x1234_5678));
     }
 
     fn to_compatibility_mode() {

@@ -243,10 +243,16 @@ pub(super) fn load_stack<C: Cpu>(
 }
 
 /// After a return to outer level `cpl`: data segments that it may not use become null.
+/// A null selector with a privilege level in it loses that; Linux counts on it, and processors
+/// do it, but no manual says so. Its base stays, which FS and GS can have without a descriptor.
 /// See: AMD APM vol. 2, 4.11 (privilege checks of control transfers).
 pub(super) fn drop_inner_segments<C: Cpu>(cpu: &mut C, cpl: u8) {
     for seg in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
         let old = cpu.segment(seg);
+        if is_null(old.selector) {
+            cpu.set_segment(seg, Segment { selector: 0, ..old });
+            continue;
+        }
         let conforming = old.attr.has(Attr::CODE | Attr::CONFORMING);
         if old.attr.has(Attr::P) && old.attr.dpl() < cpl && !conforming {
             cpu.set_segment(seg, null(0));
