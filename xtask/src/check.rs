@@ -4,10 +4,9 @@
 //! - [`unsafe_code`]: `unsafe` only where ARCHITECTURE.md says;
 //! - [`rust_text`]: Rust without its comments and literals, for the above.
 //!
-//! A step that fails does not keep the others from running. Nothing here
-//! needs the network once `cargo xtask setup` has run; therefore known
-//! vulnerabilities of dependencies (`cargo deny check advisories`), whose list
-//! must be fetched, are not part of the gate.
+//! A step that fails does not keep the others from running. Once `cargo xtask setup` has run, only tests
+//! need the network, for what they take from the distribution's archive and keep. Known vulnerabilities of
+//! dependencies (`cargo deny check advisories`), whose list must be fetched, are not part of the gate.
 
 mod documents;
 mod rust_text;

@@ -46,10 +46,12 @@ const LAYERS: &[Layer] = &[
     Layer { name: "guest-init", may_use: &["guest-protocol"], in_kernel: None },
     // Its build script builds guest-init, for another place: no dependency of cargo's.
     Layer { name: "guest-image", may_use: &[], in_kernel: None },
+    Layer { name: "userland", may_use: &[], in_kernel: None },
     Layer { name: "vmm", may_use: &["guest-protocol", "hv"], in_kernel: None },
     Layer {
         name: "unibody",
-        may_use: &["guest-image", "guest-protocol", "hv", "vmm"],
+        // What other people's programs its tests run, `userland` builds.
+        may_use: &["guest-image", "guest-protocol", "hv", "userland", "vmm"],
         in_kernel: None,
     },
     // Tests that need several of the above.

@@ -1,17 +1,19 @@
 //! `cargo xtask setup`: installs what the gate needs, on Debian 12 or newer.
 //!
 //! - [`apt`]: the distribution's packages; only root can install those;
-//! - [`programs`]: cargo's own extensions, and the crates that the tree depends on.
+//! - [`programs`]: cargo's own extensions, and the crates that the tree depends on;
+//! - [`userland`]: what other people's programs are built with, which run as tests.
 //!
 //! What is there stays as it is. As an ordinary user it installs what needs
 //! no root, and names the one command for the rest.
 
 mod apt;
 mod programs;
+mod userland;
 
 use crate::Command;
 use crate::module::packages::{Package, required_packages};
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// The command.
 pub const COMMAND: Command = Command { name: "setup", about: "install what the gate needs", run };
@@ -33,9 +35,13 @@ fn run(arguments: &[String]) -> Result<()> {
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     apt::install(&names)?;
     // Installed is what is there, whatever the package manager says.
-    crate::module::packages::check(true, false)
+    match self::missing().first() {
+        Some(package) => bail!("'{}' was installed, and is not there", package.name),
+        None => Ok(()),
+    }
 }
 
 fn missing() -> Vec<&'static Package> {
-    required_packages().iter().filter(|package| !(package.present)()).collect()
+    let all = required_packages().iter().chain(userland::PACKAGES);
+    all.filter(|package| !(package.present)()).collect()
 }

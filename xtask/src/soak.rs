@@ -3,7 +3,8 @@
 //! A test with a long form reads how long from the environment:
 //! - `UNIBODY_CASES`: how many cases a differential test makes, from `UNIBODY_SEED`, which is
 //!   another one each time unless it is set;
-//! - `PROPTEST_CASES`: how many cases a property test makes.
+//! - `PROPTEST_CASES`: how many cases a property test makes;
+//! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant.
 
 use crate::{Command, process, tree};
 use anyhow::Result;
@@ -39,5 +40,9 @@ fn run(arguments: &[String]) -> Result<()> {
         "--bins",
     ]);
     properties.args(["--package", "guest-protocol"]);
-    process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))
+    process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))?;
+    let mut programs = process::cargo();
+    programs.args(["test", "--release", "--package", "unibody", "--test", "debian"]);
+    programs.args(["--", "--nocapture", "--test-threads", "1"]);
+    process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))
 }

@@ -103,6 +103,11 @@ pub fn pulled() -> PathBuf {
     PathBuf::from(folder.trim())
 }
 
+/// Where other people's programs are kept, built; everyone can read it.
+pub fn shelf() -> userland::Shelf {
+    userland::Shelf::new(&folder().join("built")).expect("the temporary folder can be written")
+}
+
 /// `unibody run -- sh -c SCRIPT`.
 pub fn shell(script: &str) -> Command {
     let mut command = unibody();
@@ -111,7 +116,12 @@ pub fn shell(script: &str) -> Command {
 }
 
 /// Runs a command to its end, with `input` as its stdin. Fails after [`LIMIT`].
-pub fn finish(mut command: Command, input: &[u8]) -> Output {
+pub fn finish(command: Command, input: &[u8]) -> Output {
+    finish_within(LIMIT, command, input)
+}
+
+/// Runs a command to its end, with `input` as its stdin. Fails after `limit`.
+pub fn finish_within(limit: Duration, mut command: Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it can be started");
     let mut stdin = child.stdin.take().expect("piped");
@@ -120,7 +130,7 @@ pub fn finish(mut command: Command, input: &[u8]) -> Output {
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
-    let status = wait(&mut child, &command);
+    let status = wait_within(limit, &mut child, &command);
     let output = Output {
         status,
         stdout: stdout.join().expect("read"),
@@ -132,14 +142,18 @@ pub fn finish(mut command: Command, input: &[u8]) -> Output {
 
 /// Waits for the end of a process. Fails after [`LIMIT`].
 pub fn wait(child: &mut Child, command: &Command) -> std::process::ExitStatus {
+    wait_within(LIMIT, child, command)
+}
+
+fn wait_within(limit: Duration, child: &mut Child, command: &Command) -> std::process::ExitStatus {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("it is our child") {
             return status;
         }
-        if start.elapsed() > LIMIT {
+        if start.elapsed() > limit {
             let _ = child.kill();
-            panic!("{command:?} did not end within {LIMIT:?}");
+            panic!("{command:?} did not end within {limit:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
