@@ -98,7 +98,7 @@ fn toggle_global_pages(a: &mut CodeAssembler) -> Result<(), IcedError> {
     Ok(())
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     /// A read marks every level as accessed; a write marks the page's own entry as dirty besides.
     fn accessed_and_dirty_bits_tell_what_was_done(engine) {
         for (format, size) in [(Format::FourLevel, 0x1000), (Format::FourLevel, 2 << 20),
