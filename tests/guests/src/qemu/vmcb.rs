@@ -220,3 +220,31 @@ impl Vmcb {
         u64::from_le_bytes(self.get(at))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Vmcb;
+    use crate::states;
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let mut state = states::virtual_8086(2);
+        for (n, value) in (1..).zip(&mut state.sysregs[..8]) {
+            *value = n * 0x1_0000_0001;
+        }
+        for (n, segment) in (1..).zip(&mut state.segments) {
+            segment.base = n << 40;
+            segment.limit = n as u32 * 0x1001;
+        }
+        (state.cr2, state.cr3, state.rip) = (3, 4, 5);
+        state.debug[4..].copy_from_slice(&[0xffff_0ff1, 0x455]);
+        let mut read = state.clone();
+        read.segments = crate::x86::State::at_reset().segments;
+        (read.cr0, read.cr2, read.cr3, read.cr4, read.rip, read.cpl) = (0, 0, 0, 0, 0, 0);
+        (read.rflags, read.gdtr, read.idtr) = (0, Default::default(), Default::default());
+        read.debug[4..].fill(0);
+        read.sysregs[..8].fill(0);
+        Vmcb::new(&state).read_state(&mut read);
+        assert_eq!(read, state);
+    }
+}

@@ -8,6 +8,8 @@ use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, states};
 const UNMAPPED: u64 = 0x7000_0000;
 /// Bit 1 of an error code: it is about an entry of the IDT.
 const IDT: u32 = 2;
+/// Bit 0: no instruction asked for the event.
+const EXTERNAL: u32 = 1;
 
 /// Runs a program whose exception `vector` has no handler that is present.
 fn check_double_fault<H: Hypervisor>(
@@ -28,6 +30,15 @@ fn check_double_fault<H: Hypervisor>(
     assert_eq!(stack & !0xfff, at::IST, "{stack:#x}");
 }
 
+/// An invalid opcode, whose handler is not present.
+fn without_handler<H: Hypervisor>(engine: &H) -> Guest<H> {
+    let guest = Guest::with_program(engine, |a| a.ud2());
+    let mut gate = states::gate(at::STUBS, 0, 0);
+    gate[0] &= !(1 << 47);
+    guest.gate(6, gate);
+    guest
+}
+
 guests::on_every_processor! {
     /// #PF and contributory faults while another is delivered.
     fn double_faults_go_to_their_own_stack(engine) {
@@ -41,11 +52,14 @@ guests::on_every_processor! {
     }
 
     fn a_benign_exception_that_cannot_be_delivered_is_replaced(engine) {
-        let mut guest = Guest::with_program(engine, |a| a.ud2());
-        let mut gate = states::gate(at::STUBS, 0, 0);
-        gate[0] &= !(1 << 47);
-        guest.gate(6, gate);
-        assert_eq!(guest.run().faults(), [(11, 6 * 8 + IDT + 1)]);
+        let mut guest = without_handler(engine);
+        let vectors: Vec<_> = guest.run().traps.iter().map(|trap| trap.vector).collect();
+        assert_eq!(vectors, [11]);
+    }
+
+    fn the_error_code_says_that_it_was_an_event(engine) {
+        let mut guest = without_handler(engine);
+        assert_eq!(guest.run().faults(), [(11, 6 * 8 + IDT + EXTERNAL)]);
     }
 
     /// The stack is unmapped: the page fault of the push becomes a double fault, on its own stack.

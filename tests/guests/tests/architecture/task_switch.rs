@@ -106,6 +106,28 @@ fn report_task(a: &mut CodeAssembler) -> Result<(), IcedError> {
     report(a)
 }
 
+/// Runs an instruction whose double fault goes to a task.
+fn check_double_fault<H: Hypervisor>(
+    guest: &mut Guest<H>,
+    state: &State,
+    instruction: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) {
+    task_gate(guest, 8, WIDE);
+    program(guest, at::CODE, |a| {
+        instruction(a)?;
+        end(a)
+    });
+    program(guest, WIDE_ENTRY, |a| {
+        report_task(a)?;
+        a.pop(eax)?;
+        report(a)?;
+        end(a)
+    });
+    assert_eq!(guest.run_from(state).values, [WIDE.into(), 0]);
+    assert_eq!(guest.memory.read_u32(WIDE_TSS), u32::from(selector::TSS32));
+    assert_eq!(guest.memory.read_u32(at::TSS32 + 0x20), at::CODE as u32);
+}
+
 guests::on_every_processor! {
     fn tasks_call_each_other_and_return(engine) {
         let (mut guest, state) = with_tasks(engine);
@@ -184,23 +206,18 @@ guests::on_every_processor! {
         assert_eq!((log.faults(), log.traps[0].rip), (vec![(7, 0)], WIDE_ENTRY));
     }
 
-    /// The classic: a double fault on a stack of its own.
     fn double_faults_go_to_tasks(engine) {
-        let (mut guest, state) = with_tasks(engine);
-        task_gate(&guest, 8, WIDE);
-        // The stack is beyond the limit, for the handler too.
-        let mut lost = state.clone();
-        lost.segments[Seg::Ss as usize].limit = 0xfff;
-        program(&guest, at::CODE, |a| a.push(eax));
-        program(&guest, WIDE_ENTRY, |a| {
-            report_task(a)?;
-            a.pop(eax)?;
-            report(a)?;
-            end(a)
-        });
-        assert_eq!(guest.run_from(&lost).values, [WIDE.into(), 0]);
-        assert_eq!(guest.memory.read_u32(WIDE_TSS), u32::from(selector::TSS32));
-        assert_eq!(guest.memory.read_u32(at::TSS32 + 0x20), at::CODE as u32);
+        let (mut guest, mut state) = with_tasks(engine);
+        // The vector of general protection is beyond the limit.
+        state.idtr.limit = 9 * 8 - 1;
+        check_double_fault(&mut guest, &state, |a| a.int(0x80));
+    }
+
+    /// The classic: the stack is beyond the limit, for the handler too.
+    fn a_lost_stack_is_a_double_fault_with_a_stack_of_its_own(engine) {
+        let (mut guest, mut state) = with_tasks(engine);
+        state.segments[Seg::Ss as usize].limit = 0xfff;
+        check_double_fault(&mut guest, &state, |a| a.push(eax));
     }
 
     fn exceptions_go_to_tasks_and_come_back(engine) {
