@@ -2,9 +2,10 @@
 //!
 //! A body that is named there is run under QEMU like any other, and must fail as its entry says: when QEMU
 //! changes, or the body no longer shows the difference, the test fails.
-//! In each case the manuals say what the body asserts. Where a program of level 3 can ask, in
-//! long mode, a processor was asked as well: the error codes of INT n and of modifications, MOV to a control
-//! register that does not exist, LOCK before MOV.
+//! In each case the manuals say what the body asserts. What a program of level 3 can see in 64-bit mode, a
+//! processor (Intel's) was asked as well, and it does what the bodies assert: error codes of INT n and of
+//! modifications, a control register that does not exist, LOCK before MOV, INT1, alignment, RF of
+//! faults, jumps and stack accesses to addresses that are not canonical.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -286,4 +287,35 @@ pub fn without_body(bodies: &[(&str, &[&str])]) -> Vec<&'static str> {
         .collect();
     let known = DIFFERENCES.iter().flat_map(|known| known.bodies);
     known.map(|(body, _)| *body).filter(|body| !all.iter().any(|name| name == body)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::run;
+
+    const MODULE: &str = "architecture::debug::qemu";
+    const BODY: &str = "general_detect_guards_the_debug_registers";
+
+    #[test]
+    fn a_known_difference_is_expected() {
+        run(MODULE, BODY, |_| panic!("{}", "left: ([], [1])"));
+    }
+
+    #[test]
+    #[should_panic(expected = "no longer deviates")]
+    fn one_that_is_gone_is_told() {
+        run(MODULE, BODY, |_| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "something else")]
+    fn another_failure_of_the_same_body_is_one() {
+        run(MODULE, BODY, |_| panic!("something else"));
+    }
+
+    #[test]
+    #[should_panic(expected = "a difference")]
+    fn a_difference_of_another_body_is_a_failure() {
+        run(MODULE, "another", |_| panic!("a difference"));
+    }
 }
