@@ -1,5 +1,6 @@
 //! [`Guest`]: a machine with its vCPUs, and [`Log`], what its programs reported.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -9,7 +10,8 @@ use hv::x86::{Answer, Data, Exit, State};
 use hv::{Error, Hypervisor, Vcpu, Vm, VmConfig};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
-use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::layout::{RAM, at, port};
 use crate::paging::{Format, Tables, pte};
@@ -19,14 +21,20 @@ use crate::states;
 /// How long a guest may live: much longer than any takes, on the busiest machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A guest's RAM.
+/// How many exceptions a guest may report: more than any raises on its way.
+const MAX_TRAPS: usize = 1000;
+
+/// A guest's RAM: a file, which another process can map too.
 #[derive(Clone)]
 pub struct Memory(Arc<GuestRegionMmap>);
 
 #[allow(clippy::missing_panics_doc, reason = "a test that reaches beyond RAM is wrong")]
 impl Memory {
     fn new() -> Self {
-        let region = GuestRegionMmap::from_range(GuestAddress(0), RAM as usize, None);
+        let file = memfd_create("guest", MemfdFlags::CLOEXEC).map(File::from).expect("a file");
+        file.set_len(RAM).expect("a file that grows");
+        let file = Some(FileOffset::new(file, 0));
+        let region = GuestRegionMmap::from_range(GuestAddress(0), RAM as usize, file);
         Self(Arc::new(region.expect("memory for a guest")))
     }
 
@@ -126,6 +134,8 @@ impl Log {
                 if self.partial.len() >= Trap::WORDS {
                     self.traps.push(Trap::new(&self.partial));
                     self.partial.clear();
+                    let last = self.traps.last();
+                    assert!(self.traps.len() < MAX_TRAPS, "the guest went astray: {last:x?}");
                 }
             }
             _ => return false,

@@ -3,6 +3,9 @@
 /// Size of the guest's RAM, which starts at 0.
 pub const RAM: u64 = 16 << 20;
 
+/// Where programs may lie that a test writes between two runs.
+pub const PROGRAMS: [core::ops::Range<u64>; 2] = [0..at::USER_STACK, at::FREE..at::FREE + 0x1_0000];
+
 /// Guest-physical addresses, which are the linear ones too. The first 2 MiB are mapped by
 /// pages of 4 KiB, the rest by pages of 2 MiB.
 pub mod at {

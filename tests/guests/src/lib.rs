@@ -7,6 +7,7 @@
 //! - [`guest`]: a machine with its vCPUs, and what it reported: [`Log`];
 //! - [`layout`]: where things lie in it, its ports and selectors;
 //! - [`paging`]: page tables in every format;
+//! - [`qemu`]: QEMU's TCG, to compare with;
 //! - [`programs`]: the assembler, and the handlers that report exceptions;
 //! - [`states`]: registers to start with in each mode.
 //!
@@ -18,6 +19,7 @@ pub mod guest;
 pub mod layout;
 pub mod paging;
 pub mod programs;
+pub mod qemu;
 pub mod states;
 
 pub use guest::{Guest, Log, Trap};
@@ -38,6 +40,24 @@ macro_rules! on_every_engine {
 
         mod soft {
             $(#[test] fn $name() { super::$name(&$crate::InProcess) })*
+        }
+    };
+}
+
+/// The same for bodies that are about the processor alone: QEMU's TCG runs them, too. Where it is
+/// known to deviate stands in [`qemu::differences`].
+#[macro_export]
+macro_rules! on_every_processor {
+    ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
+        $crate::on_every_engine! { $($(#[$attribute])* fn $name($engine) $body)* }
+
+        pub mod qemu {
+            /// This module, and the bodies in it.
+            pub const BODIES: (&str, &[&str]) = (module_path!(), &[$(stringify!($name)),*]);
+
+            $(#[test] fn $name() {
+                $crate::qemu::differences::run(module_path!(), stringify!($name), super::$name);
+            })*
         }
     };
 }

@@ -39,7 +39,7 @@ fn change<H: Hypervisor>(
     guest.run().values
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn stores_of_every_kind_change_code(engine) {
         type Change = fn(&mut CodeAssembler) -> Result<(), IcedError>;
         let changes: [(&str, Change); 9] = [

@@ -30,6 +30,47 @@ fn user<H: Hypervisor>(guest: &Guest<H>) -> State {
     state
 }
 
+/// Types of system segments that long mode does not have.
+const OF_16_BITS: [u16; 4] = [1, 3, 4, 5];
+
+/// Whether LAR and LSL say yes to a system segment.
+fn asked<H: Hypervisor>(guest: &mut Guest<H>, state: &mut State, kind: u16) -> Vec<u32> {
+    let descriptor = states::system_descriptor(0, 0x67, 0x80 | kind);
+    let [selector, _] = states::local_table(&guest.memory, state, [descriptor, 0]);
+    let log = run(guest, state, |a| {
+        a.mov(ecx, u32::from(selector))?;
+        for question in [0x02, 0x03] {
+            a.db(&[0x0f, question, 0xd1])?;
+            a.mov(eax, 0)?;
+            a.setz(al)?;
+            report(a)?;
+        }
+        Ok(())
+    });
+    log.values
+}
+
+/// Level 3 in 32-bit code, with what system calls need: to 64-bit code at [`at::CODE`], which reports.
+fn with_system_calls<H: Hypervisor>(guest: &Guest<H>) -> State {
+    let mut state = user(guest);
+    let star = u64::from(selector::CODE) << 32 | u64::from(selector::USER_CODE32) << 48;
+    state.sysregs[SysReg::Star as usize] = star;
+    state.sysregs[SysReg::Cstar as usize] = at::CODE;
+    state.sysregs[SysReg::SysenterCs as usize] = selector::CODE.into();
+    state.sysregs[SysReg::SysenterEsp as usize] = at::STACK;
+    state.sysregs[SysReg::SysenterEip as usize] = at::CODE;
+    guest.code(at::CODE, |a| {
+        // Only 64-bit mode has it.
+        a.mov(rax, 0x1_0000_0005_u64)?;
+        a.shr(rax, 32)?;
+        report(a)?;
+        a.mov(eax, cs)?;
+        report(a)?;
+        end(a)
+    });
+    state
+}
+
 /// Whether the processor says that it is AMD's (or Hygon's).
 fn is_amd<H: Hypervisor>(guest: &mut Guest<H>) -> bool {
     let state = state(guest);
@@ -42,7 +83,7 @@ fn is_amd<H: Hypervisor>(guest: &mut Guest<H>) -> bool {
     [*b"Auth", *b"Hygo"].contains(&log.values[0].to_le_bytes())
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn registers_and_addresses_have_32_bits(engine) {
         let mut guest = Guest::new(engine);
         let mut state = state(&guest);
@@ -126,22 +167,18 @@ guests::on_every_engine! {
     fn what_selectors_are_good_for(engine) {
         let mut guest = Guest::new(engine);
         let mut state = state(&guest);
-        for kind in 0..16_u16 {
-            let descriptor = states::system_descriptor(0, 0x67, 0x80 | kind);
-            let [selector, _] = states::local_table(&guest.memory, &mut state, [descriptor, 0]);
-            let log = run(&mut guest, &state, |a| {
-                a.mov(ecx, u32::from(selector))?;
-                for question in [0x02, 0x03] {
-                    a.db(&[0x0f, question, 0xd1])?;
-                    a.mov(eax, 0)?;
-                    a.setz(al)?;
-                    report(a)?;
-                }
-                Ok(())
-            });
+        for kind in (0..16).filter(|kind| !OF_16_BITS.contains(kind)) {
             let rights = u32::from(matches!(kind, 2 | 9 | 11 | 12));
             let limit = u32::from(matches!(kind, 2 | 9 | 11));
-            assert_eq!(log.values, [rights, limit], "{kind}");
+            assert_eq!(asked(&mut guest, &mut state, kind), [rights, limit], "{kind}");
+        }
+    }
+
+    fn types_of_16_bits_are_good_for_nothing(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = state(&guest);
+        for kind in OF_16_BITS {
+            assert_eq!(asked(&mut guest, &mut state, kind), [0, 0], "{kind}");
         }
     }
 
@@ -149,22 +186,7 @@ guests::on_every_engine! {
     fn system_calls_by_vendor(engine) {
         let mut guest = Guest::new(engine);
         let amd = is_amd(&mut guest);
-        let mut state = user(&guest);
-        let star = u64::from(selector::CODE) << 32 | u64::from(selector::USER_CODE32) << 48;
-        state.sysregs[SysReg::Star as usize] = star;
-        state.sysregs[SysReg::Cstar as usize] = at::CODE;
-        state.sysregs[SysReg::SysenterCs as usize] = selector::CODE.into();
-        state.sysregs[SysReg::SysenterEsp as usize] = at::STACK;
-        state.sysregs[SysReg::SysenterEip as usize] = at::CODE;
-        guest.code(at::CODE, |a| {
-            // Only 64-bit mode has it.
-            a.mov(rax, 0x1_0000_0005_u64)?;
-            a.shr(rax, 32)?;
-            report(a)?;
-            a.mov(eax, cs)?;
-            report(a)?;
-            end(a)
-        });
+        let state = with_system_calls(&guest);
         for (bytes, exists) in [([0x0f, 0x05], amd), ([0x0f, 0x34], !amd)] {
             guest.memory.write(at::USER_CODE, &bytes);
             let log = guest.run_from(&state);
@@ -172,14 +194,24 @@ guests::on_every_engine! {
             assert_eq!(log.values, expected, "{bytes:x?}");
             assert_eq!(log.faults(), if exists { vec![] } else { vec![(6, 0)] }, "{bytes:x?}");
         }
-        // In 64-bit mode SYSENTER goes the same way.
+    }
+
+    fn sysenter_of_64_bit_mode_by_vendor(engine) {
+        let mut guest = Guest::new(engine);
+        let amd = is_amd(&mut guest);
+        let state = with_system_calls(&guest);
         let mut long = states::user(guest.long_mode());
         long.sysregs = state.sysregs;
         guest.memory.write(at::USER_CODE, &[0x0f, 0x34]);
         assert_eq!(guest.run_from(&long).faults(), if amd { vec![(6, 0)] } else { vec![] });
-        // Where SYSRET to nowhere faults: at level 0, or behind it.
+    }
+
+    /// Where it faults: at level 0, or behind it.
+    fn sysret_to_nowhere_by_vendor(engine) {
+        let mut guest = Guest::new(engine);
+        let amd = is_amd(&mut guest);
         let mut kernel = guest.long_mode();
-        kernel.sysregs = state.sysregs;
+        kernel.sysregs = with_system_calls(&guest).sysregs;
         kernel.gprs[usize::from(gpr::RCX)] = 1 << 47;
         kernel.gprs[usize::from(gpr::R11)] = 2;
         guest.memory.write(at::CODE, &[0x48, 0x0f, 0x07]);

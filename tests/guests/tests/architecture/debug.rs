@@ -50,7 +50,61 @@ fn stepped<H: Hypervisor>(guest: &mut Guest<H>, state: &State) -> Vec<u64> {
     traps.into_iter().map(|(rip, _)| rip).collect()
 }
 
-guests::on_every_engine! {
+/// A program that loads SS from [`at::DATA`], then RSP; gives where these are done.
+fn with_stack_load<H: Hypervisor>(engine: &H) -> (Guest<H>, [u64; 2]) {
+    let guest = Guest::new(engine);
+    guest.resume(resume::SAME);
+    guest.memory.write(at::DATA, &selector::DATA.to_le_bytes());
+    let labels = guest.labelled(at::CODE, |a| {
+        let mut labels = [a.create_label(), a.create_label()];
+        a.mov(ss, word_ptr(at::DATA))?;
+        a.set_label(&mut labels[0])?;
+        a.mov(rsp, at::STACK)?;
+        a.set_label(&mut labels[1])?;
+        end(a)?;
+        Ok(labels)
+    });
+    (guest, labels)
+}
+
+/// A program that writes a byte of [`at::DATA`] and then to the stack; gives where these are done.
+fn with_two_writes<H: Hypervisor>(engine: &H) -> (Guest<H>, [u64; 2]) {
+    let guest = Guest::new(engine);
+    guest.resume(resume::SAME);
+    let labels = guest.labelled(at::CODE, |a| {
+        let mut labels = [a.create_label(), a.create_label()];
+        a.mov(byte_ptr(at::DATA + 7), 1)?;
+        a.set_label(&mut labels[0])?;
+        a.push(rax)?;
+        a.set_label(&mut labels[1])?;
+        end(a)?;
+        Ok(labels)
+    });
+    (guest, labels)
+}
+
+/// A program that writes two doublewords to [`port::VALUE`] with REP OUTSD; gives where it is and what
+/// follows.
+fn with_port_string<H: Hypervisor>(engine: &H) -> (Guest<H>, State, [u64; 2]) {
+    let guest = Guest::new(engine);
+    guest.resume(resume::SAME);
+    let labels = guest.labelled(at::CODE, |a| {
+        let mut labels = [a.create_label(), a.create_label()];
+        a.set_label(&mut labels[0])?;
+        a.rep().outsd()?;
+        a.set_label(&mut labels[1])?;
+        end(a)?;
+        Ok(labels)
+    });
+    let mut state = with_breakpoint(&guest, port::VALUE.into(), 2, 1);
+    state.gprs[usize::from(gpr::RSI)] = at::DATA;
+    state.gprs[usize::from(gpr::RCX)] = 2;
+    state.gprs[usize::from(gpr::RDX)] = port::VALUE.into();
+    guest.memory.write_u64(at::DATA, 2 << 32 | 1);
+    (guest, state, labels)
+}
+
+guests::on_every_processor! {
     fn single_step_traps_after_each_instruction(engine) {
         let mut guest = Guest::new(engine);
         let [one, two, three] = guest.labelled(at::CODE, |a| {
@@ -103,27 +157,22 @@ guests::on_every_engine! {
     }
 
     /// A load of SS holds debug exceptions until the next instruction is done, which loads RSP.
-    fn a_load_of_the_stack_segment_holds_debug_exceptions(engine) {
-        let mut guest = Guest::new(engine);
-        guest.resume(resume::SAME);
-        guest.memory.write(at::DATA, &selector::DATA.to_le_bytes());
-        let [next, after] = guest.labelled(at::CODE, |a| {
-            let mut labels = [a.create_label(), a.create_label()];
-            a.mov(ss, word_ptr(at::DATA))?;
-            a.set_label(&mut labels[0])?;
-            a.mov(rsp, at::STACK)?;
-            a.set_label(&mut labels[1])?;
-            end(a)?;
-            Ok(labels)
-        });
-        // A breakpoint on its data.
-        let state = with_breakpoint(&guest, at::DATA, 3, 2);
-        assert_eq!(debug_traps(&guest.run_from(&state)), [(after, 1)]);
-        // A breakpoint on the next instruction is lost.
-        let state = with_breakpoint(&guest, next, 0, 1);
-        assert_eq!(debug_traps(&guest.run_from(&state)), []);
+    fn a_load_of_the_stack_segment_holds_single_step(engine) {
+        let (mut guest, [_, after]) = with_stack_load(engine);
         let state = guest.long_mode();
         assert_eq!(stepped(&mut guest, &state), [after]);
+    }
+
+    fn a_load_of_the_stack_segment_holds_data_breakpoints(engine) {
+        let (mut guest, [_, after]) = with_stack_load(engine);
+        let state = with_breakpoint(&guest, at::DATA, 3, 2);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(after, 1)]);
+    }
+
+    fn an_instruction_breakpoint_behind_a_load_of_the_stack_segment_is_lost(engine) {
+        let (mut guest, [next, _]) = with_stack_load(engine);
+        let state = with_breakpoint(&guest, next, 0, 1);
+        assert_eq!(debug_traps(&guest.run_from(&state)), []);
     }
 
     /// INT1 is a debug exception itself: there is one, not a second on top of it.
@@ -162,24 +211,14 @@ guests::on_every_engine! {
         assert_eq!(stepped(&mut guest, &state), [string, string, after]);
     }
 
-    fn each_iteration_of_a_repeated_port_instruction_traps(engine) {
-        let mut guest = Guest::new(engine);
-        guest.resume(resume::SAME);
-        let [string, after] = guest.labelled(at::CODE, |a| {
-            let mut labels = [a.create_label(), a.create_label()];
-            a.set_label(&mut labels[0])?;
-            a.rep().outsd()?;
-            a.set_label(&mut labels[1])?;
-            end(a)?;
-            Ok(labels)
-        });
-        let mut state = with_breakpoint(&guest, port::VALUE.into(), 2, 1);
-        state.gprs[usize::from(gpr::RSI)] = at::DATA;
-        state.gprs[usize::from(gpr::RCX)] = 2;
-        state.gprs[usize::from(gpr::RDX)] = port::VALUE.into();
-        guest.memory.write_u64(at::DATA, 2 << 32 | 1);
+    fn a_port_breakpoint_traps_after_each_iteration_of_a_string(engine) {
+        let (mut guest, state, [string, after]) = with_port_string(engine);
         let log = guest.run_from(&state);
         assert_eq!((debug_traps(&log), log.values), (vec![(string, 1), (after, 1)], vec![1, 2]));
+    }
+
+    fn single_step_traps_after_each_iteration_of_a_repeated_port_instruction(engine) {
+        let (mut guest, mut state, [string, after]) = with_port_string(engine);
         state.debug[5] = 0x400;
         assert_eq!(stepped(&mut guest, &state), [string, after]);
     }
@@ -253,8 +292,8 @@ guests::on_every_engine! {
         let mut guest = Guest::new(engine);
         guest.resume(resume::SAME);
         let word = at::DATA + 4;
-        let [read, write, part, string] = guest.labelled(at::CODE, |a| {
-            let mut labels: [_; 4] = std::array::from_fn(|_| a.create_label());
+        let [read, write, part] = guest.labelled(at::CODE, |a| {
+            let mut labels: [_; 3] = std::array::from_fn(|_| a.create_label());
             a.mov(eax, dword_ptr(word))?;
             a.set_label(&mut labels[0])?;
             a.mov(dword_ptr(word), eax)?;
@@ -263,40 +302,53 @@ guests::on_every_engine! {
             a.mov(dword_ptr(word + 4), eax)?;
             a.mov(qword_ptr(word - 7), rax)?;
             a.set_label(&mut labels[2])?;
-            a.mov(edi, word as u32 + 3)?;
-            a.mov(ecx, 1)?;
-            a.rep().stosb()?;
-            a.set_label(&mut labels[3])?;
             a.nop()?;
             end(a)?;
             Ok(labels)
         });
         let writes = with_breakpoint(&guest, word, 1, 4);
-        assert_eq!(debug_traps(&guest.run_from(&writes)), [(write, 1), (part, 1), (string, 1)]);
+        assert_eq!(debug_traps(&guest.run_from(&writes)), [(write, 1), (part, 1)]);
         let both = with_breakpoint(&guest, word, 3, 4);
-        let all = [(read, 1), (write, 1), (part, 1), (string, 1)];
+        let all = [(read, 1), (write, 1), (part, 1)];
         assert_eq!(debug_traps(&guest.run_from(&both)), all);
         let mut off = both.clone();
         off.debug[5] = 0x400 | (3 << 16);
         assert_eq!(debug_traps(&guest.run_from(&off)), []);
     }
 
-    fn a_breakpoint_of_eight_bytes_and_one_of_the_stack(engine) {
+    fn a_data_breakpoint_traps_after_the_last_iteration_of_a_string(engine) {
         let mut guest = Guest::new(engine);
         guest.resume(resume::SAME);
-        let [stored, pushed] = guest.labelled(at::CODE, |a| {
-            let mut labels = [a.create_label(), a.create_label()];
-            a.mov(byte_ptr(at::DATA + 7), 1)?;
+        let [string] = guest.labelled(at::CODE, |a| {
+            let mut labels = [a.create_label()];
+            a.mov(edi, at::DATA as u32 + 3)?;
+            a.mov(ecx, 1)?;
+            a.rep().stosb()?;
             a.set_label(&mut labels[0])?;
-            a.push(rax)?;
-            a.set_label(&mut labels[1])?;
+            a.nop()?;
             end(a)?;
             Ok(labels)
         });
+        let state = with_breakpoint(&guest, at::DATA, 1, 4);
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(string, 1)]);
+    }
+
+    fn breakpoints_of_eight_bytes(engine) {
+        let (mut guest, [stored, pushed]) = with_two_writes(engine);
+        // The handler has a stack of its own.
+        guest.reporting_gate(1, 1, 0);
         let mut state = with_breakpoint(&guest, at::DATA, 1, 8);
         state.debug[2] = at::STACK - 8;
         state.debug[5] |= enable(2, 1, 8);
-        // The handler's own frame is written over it too: only the first is looked at.
+        assert_eq!(debug_traps(&guest.run_from(&state)), [(stored, 1), (pushed, 4)]);
+    }
+
+    /// The handler's own frame is written over it too: only the first is looked at.
+    fn an_exceptions_frame_that_hits_a_breakpoint(engine) {
+        let (mut guest, [stored, pushed]) = with_two_writes(engine);
+        let mut state = with_breakpoint(&guest, at::DATA, 1, 8);
+        state.debug[2] = at::STACK - 8;
+        state.debug[5] |= enable(2, 1, 8);
         let traps = debug_traps(&guest.run_from(&state));
         assert_eq!(traps[0].0, stored);
         assert_eq!(traps[0].1 & 1, 1);
@@ -341,6 +393,16 @@ guests::on_every_engine! {
         assert_eq!(debug_traps(&guest.run_from(&state)), [(at::CODE, 1)]);
         state.rflags |= rflags::RF;
         assert_eq!(debug_traps(&guest.run_from(&state)), []);
+    }
+
+    fn the_resume_flag_is_gone_after_an_instruction(engine) {
+        let mut guest = Guest::with_program(engine, |a| {
+            a.nop()?;
+            end(a)
+        });
+        let mut state = guest.long_mode();
+        state.rflags |= rflags::RF;
+        guest.run_from(&state);
         assert_eq!(guest.state().rflags & rflags::RF, 0);
     }
 

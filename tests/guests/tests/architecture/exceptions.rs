@@ -3,19 +3,19 @@
 
 use guests::paging::pte;
 use guests::programs::{end, report};
-use guests::x86::{Answer, Exit, Seg, State, cr0, cr4, gpr, rflags};
-use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, port, selector, states};
+use guests::x86::{Seg, State, cr0, cr4, gpr, rflags};
+use guests::{Guest, Hypervisor, IcedError, at, code_asm::*, port, selector, states};
 
 /// Nothing is mapped here.
 const UNMAPPED: u64 = 0x7000_0000;
 /// Bit 1 of an error code: it is about an entry of the IDT.
 const IDT: u32 = 2;
 
-/// Runs one instruction (in user mode if `state` says so); gives vector and error code of what it
-/// raises, which must be raised at it.
 /// Assembles an instruction.
 type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
+/// Runs one instruction (in user mode if `state` says so); gives vector and error code of what it
+/// raises, which must be raised at it.
 fn raised<H: Hypervisor>(
     guest: &mut Guest<H>,
     state: &State,
@@ -50,7 +50,7 @@ fn confined<H: Hypervisor>(guest: &Guest<H>) -> State {
     state
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn divide_errors(engine) {
         let mut guest = Guest::new(engine);
         let mut state = guest.long_mode();
@@ -87,7 +87,7 @@ guests::on_every_engine! {
     fn invalid_opcodes(engine) {
         let mut guest = Guest::new(engine);
         let state = guest.long_mode();
-        let invalid: [&[u8]; 15] = [
+        let invalid: [&[u8]; 14] = [
             &[0x0f, 0x0b], // UD2
             &[0x0f, 0xb9, 0xc0], // UD1
             &[0x0f, 0xff, 0xc0], // UD0
@@ -97,7 +97,6 @@ guests::on_every_engine! {
             &[0xea, 0, 0, 0, 0, 0, 0], // JMP far
             &[0x9a, 0, 0, 0, 0, 0, 0], // CALL far
             &[0xf0, 0x01, 0xc0], // LOCK ADD EAX, EAX
-            &[0xf0, 0x8b, 0x00], // LOCK MOV
             &[0x8d, 0xc0], // LEA of a register
             &[0x8e, 0xc8], // MOV CS
             &[0x0f, 0x20, 0xc8], // MOV from CR1
@@ -107,6 +106,13 @@ guests::on_every_engine! {
         for bytes in invalid {
             assert_eq!(raised_by_bytes(&mut guest, &state, bytes), (6, 0), "{bytes:x?}");
         }
+    }
+
+    fn only_what_modifies_memory_can_be_locked(engine) {
+        let mut guest = Guest::new(engine);
+        let state = guest.long_mode();
+        let locked_mov = [0xf0, 0x8b, 0x00];
+        assert_eq!(raised_by_bytes(&mut guest, &state, &locked_mov), (6, 0));
     }
 
     fn an_instruction_of_more_than_15_bytes_is_general_protection(engine) {
@@ -181,7 +187,6 @@ guests::on_every_engine! {
         let state = guest.long_mode();
         for (selector, vector) in [
             (selector::DATA, 13),
-            (selector::BAD_CODE, 13),
             (selector::BEYOND, 13),
             (selector::TSS, 13),
             (selector::ABSENT_CODE, 11),
@@ -196,6 +201,17 @@ guests::on_every_engine! {
         }
     }
 
+    fn code_of_64_and_of_32_bits_does_not_exist(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = guest.long_mode();
+        guest.code(at::CODE + 0x100, end);
+        guest.memory.write_u64(at::STACK - 16, at::CODE + 0x100);
+        guest.memory.write_u64(at::STACK - 8, selector::BAD_CODE.into());
+        state.gprs[usize::from(gpr::RSP)] = at::STACK - 16;
+        let seen = raised_by_bytes(&mut guest, &state, &[0x48, 0xcb]);
+        assert_eq!(seen, (13, selector::BAD_CODE.into()));
+    }
+
     fn system_segments_are_checked(engine) {
         let mut guest = Guest::new(engine);
         let mut state = guest.long_mode();
@@ -206,18 +222,33 @@ guests::on_every_engine! {
         assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (13, selector::TSS.into()), "busy");
         guest.memory.write(at::GDT + u64::from(selector::TSS) + 5, &[0x09]);
         assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (11, selector::TSS.into()), "absent");
-        state.gprs[accumulator] = 0;
-        assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (13, 0), "null");
+    }
+
+    fn a_task_is_not_null(engine) {
+        let mut guest = Guest::new(engine);
+        let state = guest.long_mode();
+        assert_eq!(raised(&mut guest, &state, |a| a.ltr(ax)), (13, 0));
     }
 
     fn addresses_that_are_not_canonical(engine) {
         let mut guest = Guest::new(engine);
         let mut state = guest.long_mode();
-        let address = 1 << 47;
-        state.gprs[usize::from(gpr::RBX)] = address;
+        state.gprs[usize::from(gpr::RBX)] = 1 << 47;
         assert_eq!(raised(&mut guest, &state, |a| a.mov(eax, dword_ptr(rbx))), (13, 0));
+    }
+
+    fn jumps_to_addresses_that_are_not_canonical(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = guest.long_mode();
+        state.gprs[usize::from(gpr::RBX)] = 1 << 47;
         assert_eq!(raised(&mut guest, &state, |a| a.jmp(rbx)), (13, 0));
         assert_eq!(raised(&mut guest, &state, |a| a.call(rbx)), (13, 0));
+    }
+
+    fn addresses_of_the_stack_that_are_not_canonical(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = guest.long_mode();
+        let address = 1 << 47;
         state.gprs[usize::from(gpr::RBP)] = address;
         assert_eq!(raised(&mut guest, &state, |a| a.mov(eax, dword_ptr(rbp))), (12, 0));
         // Handlers need a stack that works.
@@ -306,20 +337,42 @@ guests::on_every_engine! {
         let mut guest = Guest::new(engine);
         let kernel = guest.long_mode();
         let user = confined(&guest);
-        let error = 0x40 * 8 + IDT;
-        assert_eq!(raised_by_bytes(&mut guest, &user, &[0xcd, 0x40]), (13, error), "level");
-        assert_eq!(raised_by_bytes(&mut guest, &user, &[0xcc]), (13, 3 * 8 + IDT), "level");
+        let mut vector = |state: &State| raised_by_bytes(&mut guest, state, &[0xcd, 0x40]).0;
+        assert_eq!(vector(&user), 13, "level");
+        let mut short = kernel.clone();
+        short.idtr.limit = 0x40 * 16 - 1;
+        assert_eq!(vector(&short), 13, "limit");
         let mut gate = states::gate(at::STUBS, 0, 0);
         gate[0] &= !(1 << 47);
         guest.gate(0x40, gate);
-        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]), (11, error), "absent");
-        assert_eq!(raised_by_bytes(&mut guest, &user, &[0xcd, 0x40]), (13, error), "level first");
+        let mut vector = |state: &State| raised_by_bytes(&mut guest, state, &[0xcd, 0x40]).0;
+        assert_eq!(vector(&kernel), 11, "absent");
+        assert_eq!(vector(&user), 13, "level first");
         gate[0] = gate[0] & !(0xf << 40) | 0x5 << 40 | 1 << 47;
         guest.gate(0x40, gate);
-        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]), (13, error), "task gate");
+        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]).0, 13, "task gate");
+    }
+
+    fn error_codes_about_gates_name_them(engine) {
+        let mut guest = Guest::new(engine);
+        let kernel = guest.long_mode();
+        let user = confined(&guest);
+        let error = 0x40 * 8 + IDT;
+        assert_eq!(raised_by_bytes(&mut guest, &user, &[0xcd, 0x40]), (13, error));
+        assert_eq!(raised_by_bytes(&mut guest, &user, &[0xcc]), (13, 3 * 8 + IDT));
+        let mut gate = states::gate(at::STUBS, 0, 0);
+        gate[0] &= !(1 << 47);
+        guest.gate(0x40, gate);
+        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]), (11, error));
         let mut short = kernel.clone();
         short.idtr.limit = 0x40 * 16 - 1;
-        assert_eq!(raised_by_bytes(&mut guest, &short, &[0xcd, 0x40]), (13, error), "limit");
+        assert_eq!(raised_by_bytes(&mut guest, &short, &[0xcd, 0x40]), (13, error));
+    }
+
+    fn what_gates_lead_to_is_checked(engine) {
+        let mut guest = Guest::new(engine);
+        let kernel = guest.long_mode();
+        let user = confined(&guest);
         for (selector, vector) in
             [(selector::DATA, 13), (selector::CODE32, 13), (selector::ABSENT_CODE, 11), (0, 13)]
         {
@@ -329,13 +382,16 @@ guests::on_every_engine! {
             let seen = raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]);
             assert_eq!(seen, (vector, selector.into()));
         }
-        let mut gate = states::gate(1 << 47, 0, 0);
-        guest.gate(0x40, gate);
-        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]), (13, 0), "target");
-        gate = states::gate(at::STUBS + 0x400, 0, 3);
-        guest.gate(0x40, gate);
+        guest.gate(0x40, states::gate(at::STUBS + 0x400, 0, 3));
         guest.memory.write(at::USER_CODE, &[0xcd, 0x40]);
         assert_eq!(guest.run_from(&user).traps[0].vector, 0x40, "open to all");
+    }
+
+    fn the_target_of_a_gate_is_canonical(engine) {
+        let mut guest = Guest::new(engine);
+        let kernel = guest.long_mode();
+        guest.gate(0x40, states::gate(1 << 47, 0, 0));
+        assert_eq!(raised_by_bytes(&mut guest, &kernel, &[0xcd, 0x40]), (13, 0));
     }
 
     fn a_task_state_that_is_too_short_is_named(engine) {
@@ -376,9 +432,6 @@ guests::on_every_engine! {
         on(&mut state, cr0::TS);
         assert_eq!(raised(&mut guest, &state, |a| a.fld(dword_ptr(UNMAPPED))), (7, 0));
         assert_eq!(raised(&mut guest, &state, |a| a.movaps(xmm0, xmmword_ptr(UNMAPPED + 8))), (7, 0));
-        let user = confined(&guest);
-        // MOV to CR5 does not exist for anybody; RDMSR of nothing is not even looked up.
-        assert_eq!(raised_by_bytes(&mut guest, &user, &[0x0f, 0x22, 0xe8]), (6, 0));
         // Read before write; the first of two operands.
         let mut state = guest.long_mode();
         state.gprs[usize::from(gpr::RSI)] = UNMAPPED;
@@ -386,8 +439,18 @@ guests::on_every_engine! {
         guest.code(at::CODE, |a| a.movsb());
         let log = guest.run_from(&state);
         assert_eq!((log.faults(), log.traps[0].cr2), (vec![(14, 0)], UNMAPPED));
-        guest.code(at::CODE, |a| a.add(dword_ptr(UNMAPPED), eax));
-        assert_eq!(guest.run_from(&state).faults(), [(14, 2)], "a modification is a write");
+    }
+
+    fn a_modification_is_a_write(engine) {
+        let mut guest = Guest::with_program(engine, |a| a.add(dword_ptr(UNMAPPED), eax));
+        assert_eq!(guest.run().faults(), [(14, 2)]);
+    }
+
+    /// MOV to CR5 does not exist for anybody.
+    fn what_does_not_exist_is_an_invalid_opcode_at_every_level(engine) {
+        let mut guest = Guest::new(engine);
+        let user = confined(&guest);
+        assert_eq!(raised_by_bytes(&mut guest, &user, &[0x0f, 0x22, 0xe8]), (6, 0));
     }
 
     fn a_page_fault_in_a_repeated_string_keeps_what_was_done(engine) {
@@ -438,62 +501,5 @@ guests::on_every_engine! {
         assert_eq!(u64::from(values[0]) & (rflags::IF | rflags::RF | rflags::TF), 0);
         assert_eq!(u64::from(values[1]), (stack & !15) - 40);
         assert_eq!(u64::from(values[2]), stack);
-    }
-
-    /// #PF and contributory faults while another is delivered.
-    fn double_faults_go_to_their_own_stack(engine) {
-        let contributory = |vector: u8, guest: &Guest<H>| {
-            let mut gate = states::gate(at::STUBS, 0, 0);
-            gate[0] &= !(1 << 47);
-            guest.gate(vector, gate);
-        };
-        let programs: [(u8, Program); 4] = [
-            (0, |a| a.div(ecx)),
-            (13, |a| a.int(0x40)),
-            (14, |a| a.mov(eax, dword_ptr(UNMAPPED))),
-            (12, |a| a.mov(eax, dword_ptr(rbp))),
-        ];
-        for (vector, program) in programs {
-            let mut guest = Guest::with_program(engine, program);
-            guest.reporting_gate(8, 2, 0);
-            contributory(vector, &guest);
-            let mut state = guest.long_mode();
-            state.gprs[usize::from(gpr::RBP)] = 1 << 47;
-            state.idtr.limit = 0x40 * 16 - 1;
-            state.gprs[usize::from(gpr::RCX)] = 0;
-            assert_eq!(guest.run_from(&state).faults(), [(8, 0)], "{vector}");
-            let stack = guest.state().gprs[usize::from(gpr::RSP)];
-            assert_eq!(stack & !0xfff, at::IST, "{stack:#x}");
-        }
-    }
-
-    fn a_benign_exception_that_cannot_be_delivered_is_replaced(engine) {
-        let mut guest = Guest::with_program(engine, |a| a.ud2());
-        let mut gate = states::gate(at::STUBS, 0, 0);
-        gate[0] &= !(1 << 47);
-        guest.gate(6, gate);
-        assert_eq!(guest.run().faults(), [(11, 6 * 8 + IDT + 1)]);
-    }
-
-    /// The stack is unmapped: the page fault of the push becomes a double fault, on its own stack.
-    fn an_overflown_stack_is_a_double_fault_with_its_address(engine) {
-        let mut guest = Guest::with_program(engine, |a| a.push(rax));
-        guest.reporting_gate(8, 2, 0);
-        let mut state = guest.long_mode();
-        state.gprs[usize::from(gpr::RSP)] = UNMAPPED + 0x10;
-        let log = guest.run_from(&state);
-        assert_eq!(log.faults(), [(8, 0)]);
-        assert_eq!(log.traps[0].cr2 & !0xfff, UNMAPPED);
-        assert_eq!(log.traps[0].rip, at::CODE);
-    }
-
-    fn a_fault_in_the_delivery_of_a_double_fault_shuts_down(engine) {
-        let mut guest = Guest::with_program(engine, |a| a.ud2());
-        let mut state = guest.long_mode();
-        state.idtr.limit = 0;
-        guest.set_state(&state);
-        assert_eq!(guest.run_to_exit(Answer::None, &mut Log::default()), Exit::Shutdown);
-        let state = guest.state();
-        assert_eq!(state.rip, at::CODE, "at the instruction to blame");
     }
 }

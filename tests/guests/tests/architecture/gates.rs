@@ -46,7 +46,20 @@ fn run<H: Hypervisor>(
     guest.run_from(state)
 }
 
-guests::on_every_engine! {
+/// Puts a program that reports CS and ESP where level 3 may run it; gives its place.
+fn report_place<H: Hypervisor>(guest: &Guest<H>) -> u64 {
+    let target = at::USER_CODE + 0x800;
+    guest.code_of_bits(32, target, target, |a| {
+        a.mov(eax, cs)?;
+        report(a)?;
+        a.mov(eax, esp)?;
+        report(a)?;
+        end(a)
+    });
+    target
+}
+
+guests::on_every_processor! {
     fn parameters_are_copied_to_the_inner_stack(engine) {
         let mut guest = Guest::new(engine);
         let (state, [gate]) = user(&guest, [gate(selector::CODE32, TARGET, GATE32, 2)]);
@@ -112,27 +125,28 @@ guests::on_every_engine! {
         assert_eq!(run(&mut guest, &state, |a| far(a, 0x9a, gate)).values, [0x5000 - 16]);
     }
 
-    fn jumps_and_conforming_code_keep_the_level(engine) {
+    fn conforming_code_keeps_the_level(engine) {
+        let mut guest = Guest::new(engine);
+        let target = report_place(&guest);
+        let conforming = states::descriptor(0xf_ffff, 0xc9f);
+        let (state, [code, gate]) = user(&guest, [conforming, gate(4, target, GATE32, 0)]);
+        for (opcode, used) in [(0xea, 0), (0x9a, 8)] {
+            let log = run(&mut guest, &state, |a| far(a, opcode, gate));
+            assert_eq!(log.values, [u32::from(code) | 3, USER_STACK - used], "{opcode:#x}");
+        }
+    }
+
+    fn jumps_keep_the_level(engine) {
         let mut guest = Guest::new(engine);
         let conforming = states::descriptor(0xf_ffff, 0xc9f);
-        let target = at::USER_CODE + 0x800;
-        let (state, [code, to_conforming, to_inner, to_user]) = user(&guest, [
+        let target = report_place(&guest);
+        let (state, [_, to_inner, to_user]) = user(&guest, [
             conforming,
-            gate(4, target, GATE32, 0),
             gate(selector::CODE32, target, GATE32, 0),
             gate(selector::USER_CODE32, target, GATE32, 0),
         ]);
-        guest.code_of_bits(32, target, target, |a| {
-            a.mov(eax, cs)?;
-            report(a)?;
-            a.mov(eax, esp)?;
-            report(a)?;
-            end(a)
-        });
         for opcode in [0xea, 0x9a] {
             let used = if opcode == 0xea { 0 } else { 8 };
-            let log = run(&mut guest, &state, |a| far(a, opcode, to_conforming));
-            assert_eq!(log.values, [u32::from(code) | 3, USER_STACK - used]);
             let log = run(&mut guest, &state, |a| far(a, opcode, to_user));
             assert_eq!(log.values, [USER, USER_STACK - used]);
         }
@@ -172,14 +186,26 @@ guests::on_every_engine! {
             assert_eq!(log.faults(), [expected], "{n}");
             assert_eq!(log.traps[0].rip, at::USER_CODE);
         }
-        // The target has to lie within the code segment, and the inner stack to be one.
-        let (mut state, [beyond, good, _]) = user(&guest, [
-            gate(0x14, 0x1_0000, GATE32, 0),
-            gate(code, TARGET, GATE32, 0),
+    }
+
+    fn the_target_has_to_lie_within_the_code_segment(engine) {
+        let mut guest = Guest::new(engine);
+        let (state, [beyond, _]) = user(&guest, [
+            gate(0xc, 0x1_0000, GATE32, 0),
             states::descriptor(0xffff, 0x49b),
         ]);
+        guest.code_of_bits(32, at::CODE, at::CODE, end);
         let log = run(&mut guest, &state, |a| far(a, 0x9a, beyond));
         assert_eq!(log.faults(), [(13, 0)]);
+    }
+
+    fn the_inner_stack_is_checked(engine) {
+        let mut guest = Guest::new(engine);
+        let (mut state, [_, good, _]) = user(&guest, [
+            0,
+            gate(selector::CODE32, TARGET, GATE32, 0),
+            0,
+        ]);
         for (stack, expected) in [
             (0, (10, 0)),
             (selector::BEYOND, (10, selector::BEYOND.into())),

@@ -7,6 +7,7 @@ mod compatibility;
 mod control;
 mod debug;
 mod devices;
+mod double_faults;
 mod exceptions;
 mod features;
 mod gates;
@@ -22,3 +23,25 @@ mod real_mode;
 mod smp;
 mod task_switch;
 mod v86;
+
+/// What is known of QEMU is about bodies that there are.
+#[test]
+fn each_difference_has_its_bodies() {
+    let bodies = [
+        access_rights::qemu::BODIES,
+        compatibility::qemu::BODIES,
+        code::qemu::BODIES,
+        debug::qemu::BODIES,
+        double_faults::qemu::BODIES,
+        exceptions::qemu::BODIES,
+        gates::qemu::BODIES,
+        modes::qemu::BODIES,
+        page_tables::qemu::BODIES,
+        protected16::qemu::BODIES,
+        protected32::qemu::BODIES,
+        real_mode::qemu::BODIES,
+        task_switch::qemu::BODIES,
+        v86::qemu::BODIES,
+    ];
+    assert_eq!(guests::qemu::differences::without_body(&bodies), [""; 0]);
+}

@@ -17,7 +17,7 @@ fn run<H: Hypervisor>(
     guest.run_from(state)
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn operands_and_addresses_of_both_widths(engine) {
         let mut guest = Guest::new(engine);
         let mut state = states::protected_16();
@@ -45,6 +45,12 @@ guests::on_every_engine! {
             report(a)
         });
         assert_eq!(log.values, [0xffff_0000, 0, 0x4433_2211, 0x4433_2211, 0x5000 - 6]);
+    }
+
+    fn addresses_of_32_bits_leave_the_segment(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = states::protected_16();
+        state.gprs[usize::from(gpr::RBX)] = 0xffff_ffff;
         let log = run(&mut guest, &state, |a| a.mov(al, byte_ptr(ebx)));
         assert_eq!(log.faults(), [(13, 0)], "beyond 64 KiB");
     }
@@ -141,6 +147,11 @@ guests::on_every_engine! {
         guest.memory.write(0xffff, &[0x90, 0xe6, 0xe0]);
         let log = guest.run_from(&state);
         assert_eq!((log.faults(), log.traps[0].rip), (vec![(13, 0)], 0x1_0000));
+    }
+
+    fn jumps_wrap_around_at_64_kib(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = states::protected_16();
         state.rip = 0xfffe;
         guest.memory.write(0xfffe, &[0xeb, 0x10]);
         guest.memory.write(0x0010, &[0xe6, 0xe0]);

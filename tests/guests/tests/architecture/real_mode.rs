@@ -3,11 +3,12 @@
 
 use guests::programs::{end, report, report_number};
 use guests::x86::{Answer, Exit, Seg, State, gpr, rflags};
-use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, states};
+use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, port, states};
 
 /// Runs one instruction at the start of CS; gives the vector that it raises at itself.
 fn raised<H: Hypervisor>(guest: &mut Guest<H>, state: &State, bytes: &[u8]) -> u32 {
-    guest.memory.write(at::CODE, bytes);
+    // The guest ends where there is no exception.
+    guest.memory.write(at::CODE, &[bytes, &[0xe6, port::END as u8]].concat());
     let log = guest.run_from(state);
     let [trap] = log.traps[..] else { panic!("one exception, not {log:x?}") };
     assert_eq!((trap.rip, trap.cs), (0, (at::CODE >> 4) as u32), "{bytes:x?}: {trap:x?}");
@@ -29,7 +30,7 @@ fn values<H: Hypervisor>(
     log.values
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn addresses_of_16_bits_wrap_around(engine) {
         let mut guest = Guest::new(engine);
         let state = states::real_mode();
@@ -66,12 +67,23 @@ guests::on_every_engine! {
         assert_eq!(raised(&mut guest, &state, &[0x89, 0x46, 0x00]), 12, "MOV [BP], AX");
         assert_eq!(raised(&mut guest, &state, &[0x67, 0x8a, 0x00]), 13, "MOV AL, [EAX]");
         assert_eq!(raised(&mut guest, &state, &[0x66, 0xa1, 0xfd, 0xff]), 13, "MOV EAX, [0xfffd]");
-        // A stack that is empty begins at the top.
+    }
+
+    /// A stack that is empty begins at the top.
+    fn the_stack_wraps_around(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = states::real_mode();
         state.gprs[usize::from(gpr::RSP)] = 0;
         guest.memory.write(at::CODE, &[0x50, 0xe6, 0xe0]);
         guest.run_from(&state);
         assert_eq!(guest.state().gprs[usize::from(gpr::RSP)], 0xfffe);
-        // One in which a word would lie across the end can't take an event either.
+    }
+
+    /// It can't take an event either.
+    fn a_stack_where_a_word_lies_across_the_end_shuts_down(engine) {
+        let mut guest = Guest::new(engine);
+        let mut state = states::real_mode();
+        guest.memory.write(at::CODE, &[0x50, 0xe6, 0xe0]);
         state.gprs[usize::from(gpr::RSP)] = 1;
         guest.set_state(&state);
         assert_eq!(guest.run_to_exit(Answer::None, &mut Log::default()), Exit::Shutdown);
@@ -87,9 +99,18 @@ guests::on_every_engine! {
             let mut state = states::real_mode();
             state.rip = at_offset;
             guest.memory.write(at::CODE + at_offset, bytes);
+            // Where a processor ends that runs on or wraps around.
+            for place in [at::CODE, at::CODE + 0x1_0000] {
+                guest.memory.write(place, &[0xe6, port::END as u8]);
+            }
             let log = guest.run_from(&state);
-            assert_eq!((log.traps[0].vector, log.traps[0].rip), (13, rip), "{log:x?}");
+            let faults: Vec<_> = log.traps.iter().map(|trap| (trap.vector, trap.rip)).collect();
+            assert_eq!(faults, [(13, rip)]);
         }
+    }
+
+    fn jumps_wrap_around_at_64_kib(engine) {
+        let mut guest = Guest::new(engine);
         let mut state = states::real_mode();
         state.rip = 0xfffe;
         guest.memory.write(at::CODE + 0xfffe, &[0xeb, 0x02]);

@@ -12,7 +12,8 @@ const CODE: u32 = (at::CODE >> 4) as u32;
 
 /// Runs one instruction at the start of CS; gives vector and error code of what it raises at itself.
 fn raised<H: Hypervisor>(guest: &mut Guest<H>, state: &State, bytes: &[u8]) -> (u32, u32) {
-    guest.memory.write(at::CODE, bytes);
+    // The guest ends where there is no exception.
+    guest.memory.write(at::CODE, &[bytes, &[0xe6, port::END as u8]].concat());
     let log = guest.run_from(state);
     let [trap] = log.traps[..] else { panic!("one exception, not {log:x?}") };
     assert_eq!((trap.rip, trap.cs), (0, CODE), "{bytes:x?}: {trap:x?}");
@@ -39,7 +40,7 @@ fn open_gate<H: Hypervisor>(guest: &Guest<H>, vector: u64) {
     guest.memory.write_u64(at::IDT32 + vector * 8, gate);
 }
 
-guests::on_every_engine! {
+guests::on_every_processor! {
     fn what_needs_iopl_3(engine) {
         let mut guest = Guest::new(engine);
         open_gate(&guest, 0x80);
@@ -152,8 +153,13 @@ guests::on_every_engine! {
         assert_eq!(raised(&mut guest, &state, &[0xa1, 0xff, 0xff]), (13, 0), "MOV AX, [0xffff]");
         assert_eq!(raised(&mut guest, &state, &[0x67, 0x8a, 0x00]), (13, 0), "MOV AL, [EAX]");
         assert_eq!(raised(&mut guest, &state, &[0x8b, 0x46, 0x00]), (12, 0), "MOV AX, [BP]");
+    }
+
+    fn segments_are_loaded_as_in_real_mode(engine) {
+        let mut guest = Guest::new(engine);
+        let state = states::virtual_8086(3);
         guest.memory.write(at::DATA, &[0x11, 0x22, 0x33]);
-        // Loads of segment registers are as in real mode; code can be written to.
+        // Code can be written to.
         let log = run(&mut guest, &state, |a| {
             a.xor(eax, eax)?;
             a.mov(ax, (at::DATA >> 4) as u32 as i32)?;
@@ -229,9 +235,18 @@ guests::on_every_engine! {
             a.mov(eax, gs)?;
             report(a)
         });
-        let flags = (state.rflags | rflags::RF) as u32;
-        assert_eq!(log.values[..10], [0, 0, CODE, flags, 0x5000, 0, 1, 2, 3, 4]);
+        let (flags, resume) = (state.rflags as u32, rflags::RF as u32);
+        assert_eq!(log.values[..3], [0, 0, CODE]);
+        assert_eq!(log.values[3] & !resume, flags);
+        assert_eq!(log.values[4..10], [0x5000, 0, 1, 2, 3, 4]);
         assert_eq!(log.values[10..], [0, 0, 0, 0, 4]);
+    }
+
+    fn faults_are_pushed_with_the_resume_flag(engine) {
+        let mut guest = Guest::new(engine);
+        guest.memory.write(at::CODE, &[0xf4]);
+        let trap = guest.run_from(&states::virtual_8086(0)).traps[0];
+        assert_ne!(u64::from(trap.flags) & rflags::RF, 0);
     }
 
     fn handlers_are_of_level_0(engine) {
