@@ -5,6 +5,8 @@ use guests::programs::{end, report};
 use guests::x86::{State, SysReg, gpr};
 use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, selector, states};
 
+use crate::vendor::is_amd;
+
 fn run<H: Hypervisor>(
     guest: &mut Guest<H>,
     state: &State,
@@ -28,18 +30,6 @@ fn user<H: Hypervisor>(guest: &Guest<H>) -> State {
     let code = guests::x86::Seg::Cs as usize;
     state.segments[code] = flat.segments[code];
     state
-}
-
-/// Whether the processor says that it is AMD's (or Hygon's).
-fn is_amd<H: Hypervisor>(guest: &mut Guest<H>) -> bool {
-    let state = state(guest);
-    let log = run(guest, &state, |a| {
-        a.xor(eax, eax)?;
-        a.cpuid()?;
-        a.mov(eax, ebx)?;
-        report(a)
-    });
-    [*b"Auth", *b"Hygo"].contains(&log.values[0].to_le_bytes())
 }
 
 guests::on_every_engine! {
@@ -148,7 +138,7 @@ guests::on_every_engine! {
     /// SYSCALL is AMD's here, SYSENTER everybody else's.
     fn system_calls_by_vendor(engine) {
         let mut guest = Guest::new(engine);
-        let amd = is_amd(&mut guest);
+        let amd = is_amd(engine);
         let mut state = user(&guest);
         let star = u64::from(selector::CODE) << 32 | u64::from(selector::USER_CODE32) << 48;
         state.sysregs[SysReg::Star as usize] = star;

@@ -22,3 +22,4 @@ mod real_mode;
 mod smp;
 mod task_switch;
 mod v86;
+mod vendor;
