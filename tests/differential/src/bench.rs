@@ -15,6 +15,7 @@ use crate::latitude::{Free, is_loose, other_fault_first};
 use crate::layout::IMAGE;
 use crate::random::Random;
 use crate::vector::{Vector, fsw};
+use crate::vendor::Vendor;
 
 /// What the cases did, in numbers.
 #[derive(Default)]
@@ -47,7 +48,7 @@ impl Bench {
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         let host = Host::new();
-        let forms = Forms::new(kind, host.has_bases());
+        let forms = Forms::new(kind, Vendor::host(), host.has_bases());
         let mut random = Random::new(1);
         let image = (0..IMAGE / 8).flat_map(|_| random.operand().to_le_bytes()).collect();
         Self {

@@ -1,15 +1,18 @@
 //! [`Case`]: what is executed, and on what; [`Outcome`]: what came of it.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::Instruction;
 
 use crate::layout::IMAGE;
 use crate::vector::Vector;
+use crate::vendor::Vendor;
 
 /// A block of instructions and the state that it starts in.
 #[derive(Clone)]
 pub struct Case {
     /// What it was made from.
     pub seed: u64,
+    /// Whose instructions they are.
+    pub vendor: Vendor,
     /// Address of the first instruction.
     pub rip: u64,
     /// The instructions, one behind the other. Behind the last stands INT3.
@@ -37,7 +40,7 @@ impl Case {
     pub fn instructions(&self) -> impl Iterator<Item = Instruction> {
         let mut rip = self.rip;
         self.code.iter().map(move |bytes| {
-            let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+            let instruction = self.vendor.decoder(bytes, rip).decode();
             rip += bytes.len() as u64;
             instruction
         })

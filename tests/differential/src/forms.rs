@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use arch_x86::emulate::Mode;
 use arch_x86::emulate::decode::lower;
 use engine_soft::{SoftVcpu, vector};
-use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic};
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic};
 
 use crate::operands::Builder;
 use crate::random::Random;
+use crate::vendor::Vendor;
 
 /// Which part of the engine is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Kind {
 pub struct Forms {
     /// Which they are.
     pub kind: Kind,
+    /// Whose instructions they are.
+    pub vendor: Vendor,
     /// All of them.
     pub codes: Vec<Code>,
     /// Others that stand among them now and then.
@@ -36,15 +39,15 @@ pub struct Forms {
 impl Forms {
     /// Looks for them. `bases`: FS and GS may have some.
     #[must_use]
-    pub fn new(kind: Kind, bases: bool) -> Self {
+    pub fn new(kind: Kind, vendor: Vendor, bases: bool) -> Self {
         let of = |kind| -> Vec<Code> {
-            let candidates = Code::values().filter(|code| is_candidate(*code, bases));
+            let candidates = Code::values().filter(|code| is_candidate(*code, vendor, bases));
             candidates.filter(|code| executed_by(*code) == Some(kind)).collect()
         };
         let codes = of(kind);
         let companions = if kind == Kind::Vector { of(Kind::Integer) } else { Vec::new() };
         let known = codes.iter().chain(&companions).copied().collect();
-        Self { kind, codes, companions, known }
+        Self { kind, vendor, codes, companions, known }
     }
 
     /// One of them; in a block, where others set and read flags and registers, sometimes one of those.
@@ -59,30 +62,32 @@ impl Forms {
     #[must_use]
     pub fn allows(&self, instruction: &Instruction, bytes: &[u8]) -> bool {
         (instruction.code() == Code::INVALID || self.known.contains(&instruction.code()))
-            && !depends_on_vendor(instruction, bytes)
+            && !depends_on_model(instruction, bytes, self.vendor)
     }
 }
 
-/// Whether AMD's processors execute `instruction` otherwise than Intel's, whose way the decoder
-/// knows: near branches with an operand-size prefix have 16 bits on the former; 0F 0D with a
-/// register is none; LOCK MOV CR0 is MOV CR8, and LOCK VERW is VERW.
-fn depends_on_vendor(instruction: &Instruction, bytes: &[u8]) -> bool {
+/// Whether a processor may execute `instruction` otherwise than the decoder knows: of AMD's some know
+/// LOCK MOV CR0 as MOV CR8, and all ignore the prefix of LOCK VERW; calls of a hypervisor and their kin with a
+/// prefix are none to the decoder, but reach the hypervisor; and of vector instructions the host may have ones
+/// that are none to the decoder.
+fn depends_on_model(instruction: &Instruction, bytes: &[u8], vendor: Vendor) -> bool {
     let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
     let opcode = bytes.iter().position(|byte| !is_prefix(byte)).unwrap_or(bytes.len());
     let (prefixes, opcode) = bytes.split_at(opcode);
-    let branch = instruction.flow_control() != FlowControl::Next;
     let lock = prefixes.contains(&0xf0);
-    branch && prefixes.contains(&0x66)
-        || opcode.starts_with(&[0x0f, 0x0d]) && instruction.mnemonic() == Mnemonic::Reservednop
-        || lock && matches!(opcode, [0x0f, 0x00 | 0x20 | 0x22, ..])
-        // Of vector instructions the host may have ones that the decoder does not know.
-        || instruction.is_invalid() && matches!(opcode, [0x62 | 0x8f | 0xc4 | 0xc5, ..])
+    vendor == Vendor::Amd && lock && matches!(opcode, [0x0f, 0x00 | 0x20 | 0x22, ..])
+        || instruction.is_invalid()
+            && matches!(
+                opcode,
+                [0x62 | 0x8f | 0xc4 | 0xc5, ..] | [0x0f, 0x01, 0xc0..=0xc4 | 0xd8..=0xdf, ..]
+            )
 }
 
-fn is_candidate(code: Code, bases: bool) -> bool {
+fn is_candidate(code: Code, vendor: Vendor, bases: bool) -> bool {
     let op_code = code.op_code();
     op_code.is_instruction()
         && op_code.mode64()
+        && vendor.has(code)
         // Not one that the decoder has to be asked for.
         && op_code.decoder_option() == 0
         && matches!(op_code.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
@@ -106,7 +111,6 @@ pub fn executed_by(code: Code) -> Option<Kind> {
 #[must_use]
 pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
     use Mnemonic as M;
-    use iced_x86::OpCodeOperandKind::{br16_1, br16_2};
     Some(match code.mnemonic() {
         M::Int1 => "is seen by the host's hypervisor, which may restart it",
         M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => {
@@ -135,17 +139,8 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         M::Pause => "with REX.B is an exchange, which the decoder does not tell apart",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
-        _ if code.op_code().op_kinds().iter().any(|kind| matches!(kind, br16_1 | br16_2)) => {
-            "has 64 bits on Intel's processors"
-        }
         _ => match code {
             Code::Movsxd_r16_rm16 => "reads two bytes or four, as the processor likes",
-            Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16 => {
-                "has 64 bits on Intel's processors"
-            }
-            Code::Reservednop_rm16_r16_0F0D
-            | Code::Reservednop_rm32_r32_0F0D
-            | Code::Reservednop_rm64_r64_0F0D => "is no instruction on AMD's processors",
             Code::Mov_Sreg_rm16
             | Code::Mov_Sreg_r32m16
             | Code::Mov_Sreg_r64m16

@@ -12,8 +12,8 @@ use engine_soft::{SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
 use crate::host::{Mapping, watched};
-use crate::latitude::is_amd;
 use crate::layout::{CODE, CODE_SIZE, PAGE, REGIONS, Rights};
+use crate::vendor::is_amd;
 
 /// Guest-physical addresses.
 mod at {
@@ -273,6 +273,7 @@ fn host_features() -> Features {
         (Feature::Smap, true),
         (Feature::LegacySyscall, is_amd()),
         (Feature::LongSysenter, !is_amd()),
+        (Feature::AmdEncodings, is_amd()),
         (Feature::Xsave, is_x86_feature_detected!("xsave")),
         (Feature::Avx, is_x86_feature_detected!("avx")),
         (Feature::Serialize, leaf7().edx >> 14 & 1 != 0),

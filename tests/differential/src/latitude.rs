@@ -7,12 +7,13 @@
 mod vector;
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
+use arch_x86::emulate::decode::MAX_LENGTH;
 use arch_x86::regs::{gpr, rflags};
 use iced_x86::{FlowControl, Instruction, Mnemonic, Register, RflagsBits};
 
 use crate::case::{Case, End, Outcome};
+use crate::vendor::is_amd;
 
 /// The flags that PUSHF, LAHF and their kin read, whatever the tables say.
 const ALL_FLAGS: u32 = RflagsBits::OF
@@ -24,17 +25,6 @@ const ALL_FLAGS: u32 = RflagsBits::OF
 
 /// The upper half of a register.
 const UPPER: u64 = !0 << 32;
-
-/// Whether the host's processor is one of AMD's, or behaves as they do.
-#[must_use]
-pub fn is_amd() -> bool {
-    static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
-        let leaf = std::arch::x86_64::__cpuid(0);
-        // "Auth" and "Hygo".
-        matches!(leaf.ebx, 0x6874_7541 | 0x6f67_7948)
-    });
-    *IS_AMD
-}
 
 /// What of a case's outcome is the processor's choice: set bits are not compared.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +155,13 @@ fn ended(outcome: &Outcome) -> bool {
     matches!(outcome.end, End::Exception { vector: 3, .. })
 }
 
+/// Whether the instruction that faulted has all the bytes that one may have, or more.
+fn too_long(outcome: &Outcome, case: &Case) -> bool {
+    let mut instructions = case.instructions().zip(&case.code);
+    instructions
+        .any(|(instruction, bytes)| instruction.ip() == outcome.rip && bytes.len() >= MAX_LENGTH)
+}
+
 fn is_repeated(instruction: &Instruction) -> bool {
     instruction.has_rep_prefix() || instruction.has_repne_prefix()
 }
@@ -227,7 +224,7 @@ pub fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> boo
     }
     match (first, other) {
         (Some(17), Some(14)) => case.instructions().any(|i| i.mnemonic() == Mnemonic::Enter),
-        (Some(6), Some(13)) => case.code.iter().any(|bytes| bytes.len() >= 15),
+        (Some(6), Some(13)) | (Some(13), Some(6)) if too_long(native, case) => true,
         (Some(6), Some(14)) | (Some(14), Some(6)) => case.instructions().any(|i| i.is_invalid()),
         (Some(13), Some(_)) => {
             case.instructions().any(|i| matches!(i.segment_prefix(), Register::FS | Register::GS))

@@ -7,6 +7,7 @@ use differential::generate;
 use differential::host::Host;
 use differential::latitude::Free;
 use differential::layout::{CODE, IMAGE};
+use differential::vendor::Vendor;
 
 /// A NOP on registers of a random case.
 fn nop(seed: u64, forms: &Forms) -> Case {
@@ -16,7 +17,7 @@ fn nop(seed: u64, forms: &Forms) -> Case {
 
 #[test]
 fn the_host_leaves_vector_registers_as_they_were_loaded() {
-    let forms = Forms::new(Kind::Vector, false);
+    let forms = Forms::new(Kind::Vector, Vendor::host(), false);
     let (mut host, mut outcome) = (Host::new(), Outcome::default());
     for seed in 0..100 {
         let case = nop(seed, &forms);
