@@ -79,9 +79,7 @@ impl Coverage {
             let executed = executed_by(code);
             let row = coverage.rows.entry(family(code)).or_default();
             row.all += 1;
-            if code.op_code().fwait() {
-                coverage.excluded.entry("is two instructions to a decoder").or_default().push(code);
-            } else if let Some(reason) = excluded(code, bases) {
+            if let Some(reason) = excluded(code, bases) {
                 coverage.excluded.entry(reason).or_default().push(code);
             } else if executed.is_none() {
                 coverage.not_executed.push(code);
@@ -120,7 +118,7 @@ impl fmt::Display for Coverage {
         let share = percent(tested, all);
         writeln!(
             f,
-            "{tested} of {all} forms for users on {:?}'s processors, {share:.1} %",
+            "{tested} of {all} forms for users on {}'s processors, {share:.1} %",
             self.vendor
         )?;
         for (name, row) in &self.rows {

@@ -83,6 +83,26 @@ fn depends_on_model(instruction: &Instruction, bytes: &[u8], vendor: Vendor) -> 
             )
 }
 
+/// The instruction behind WAIT, of those that are two: to an assembler they are one.
+#[must_use]
+pub const fn behind_wait(code: Code) -> Option<Code> {
+    Some(match code {
+        Code::Fstenv_m14byte => Code::Fnstenv_m14byte,
+        Code::Fstenv_m28byte => Code::Fnstenv_m28byte,
+        Code::Fstcw_m2byte => Code::Fnstcw_m2byte,
+        Code::Feni => Code::Fneni,
+        Code::Fdisi => Code::Fndisi,
+        Code::Fclex => Code::Fnclex,
+        Code::Finit => Code::Fninit,
+        Code::Fsetpm => Code::Fnsetpm,
+        Code::Fsave_m94byte => Code::Fnsave_m94byte,
+        Code::Fsave_m108byte => Code::Fnsave_m108byte,
+        Code::Fstsw_m2byte => Code::Fnstsw_m2byte,
+        Code::Fstsw_AX => Code::Fnstsw_AX,
+        _ => return None,
+    })
+}
+
 fn is_candidate(code: Code, vendor: Vendor, bases: bool) -> bool {
     let op_code = code.op_code();
     op_code.is_instruction()
@@ -97,6 +117,7 @@ fn is_candidate(code: Code, vendor: Vendor, bases: bool) -> bool {
 /// What executes any form of an instruction's operands, if anything does.
 #[must_use]
 pub fn executed_by(code: Code) -> Option<Kind> {
+    let code = behind_wait(code).unwrap_or(code);
     let mut random = Random::new(code as u64);
     (0..64).find_map(|_| {
         let instruction = Builder::new(random.bits(), false).instruction(code)?;

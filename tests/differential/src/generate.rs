@@ -7,7 +7,7 @@ use iced_x86::{
 };
 
 use crate::case::Case;
-use crate::forms::{Forms, Kind};
+use crate::forms::{Forms, Kind, behind_wait};
 use crate::latitude::{Undefined, reads};
 use crate::layout::{CODE, CODE_SIZE, PAGE};
 use crate::operands::Builder;
@@ -31,19 +31,21 @@ pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
     let mut tries = 0;
     while (block.code.len() as u64) < length && tries < 64 {
         tries += 1;
-        let Some((bytes, instruction)) = instruction(&mut builder, forms, block.next, length > 1)
-        else {
+        let Some(made) = instructions(&mut builder, forms, block.next, length > 1) else {
             continue;
         };
-        if block.next + bytes.len() as u64 > CODE + CODE_SIZE && !builder.random.chance(2) {
+        let size = made.iter().map(|(bytes, _)| bytes.len() as u64).sum::<u64>();
+        if block.next + size > CODE + CODE_SIZE && !builder.random.chance(2) {
             continue;
         }
-        if reads(&instruction) & undefined.flags != 0 {
+        if made.iter().any(|(_, instruction)| reads(instruction) & undefined.flags != 0) {
             continue;
         }
-        undefined.execute(&instruction);
-        builder.execute(&instruction);
-        block.push(bytes, &instruction);
+        for (bytes, instruction) in made {
+            undefined.execute(&instruction);
+            builder.execute(&instruction);
+            block.push(bytes, &instruction);
+        }
     }
     block.set_targets(&mut builder.random);
     let mut flags =
@@ -75,18 +77,24 @@ fn start(random: &mut Random) -> u64 {
     }
 }
 
-/// The bytes of an instruction at `rip`, and it as it is decoded.
-fn instruction(
-    builder: &mut Builder,
-    forms: &Forms,
-    rip: u64,
-    block: bool,
-) -> Option<(Vec<u8>, Instruction)> {
+/// An instruction's bytes, and it as it is decoded.
+type Made = (Vec<u8>, Instruction);
+
+/// An instruction at `rip`, or the two that one of the forms is.
+fn instructions(builder: &mut Builder, forms: &Forms, rip: u64, block: bool) -> Option<Vec<Made>> {
     if builder.random.chance(2) {
         let bytes = arbitrary(&mut builder.random);
-        return decoded(bytes, forms, rip);
+        return Some(vec![decoded(bytes, forms, rip)?]);
     }
     let code = forms.choose(&mut builder.random, block);
+    let Some(code) = behind_wait(code) else {
+        return Some(vec![instruction(builder, forms, code, rip)?]);
+    };
+    let wait = decoded(vec![0x9b], forms, rip)?;
+    Some(vec![wait, instruction(builder, forms, code, rip + 1)?])
+}
+
+fn instruction(builder: &mut Builder, forms: &Forms, code: Code, rip: u64) -> Option<Made> {
     let mut instruction = builder.instruction(code)?;
     if is_relative(&instruction) {
         match instruction.op0_kind() {
@@ -166,7 +174,7 @@ fn with_other_operand(
 }
 
 /// `bytes` if the instruction at their start may be tested, without those behind it.
-fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<(Vec<u8>, Instruction)> {
+fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<Made> {
     let mut decoder = forms.vendor.decoder(&bytes, rip);
     let instruction = decoder.decode();
     let cut_off = decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() < MAX_LENGTH;

@@ -3,6 +3,7 @@
 //! The forms and the generator are told, so that those of another vendor than the host's can be looked
 //! at, too; what is executed is the host's.
 
+use std::fmt;
 use std::sync::LazyLock;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
@@ -51,6 +52,12 @@ impl Vendor {
             Self::Amd => op_code.amd_decoder64() && !is_prefetch_of_register(code),
             Self::Intel => op_code.intel_decoder64(),
         }
+    }
+}
+
+impl fmt::Display for Vendor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Amd { "AMD" } else { "Intel" })
     }
 }
 
