@@ -80,6 +80,8 @@ pub struct Outcome {
     pub cr2: u64,
     /// The bases of FS and GS.
     pub bases: [u64; 2],
+    /// The selectors of ES, DS, FS and GS.
+    pub selectors: [u64; 4],
     /// The x87, MMX, SSE and AVX registers.
     pub vector: Vector,
     /// The data.
@@ -95,6 +97,7 @@ impl Default for Outcome {
             rflags: 0,
             cr2: 0,
             bases: [0; 2],
+            selectors: [0; 4],
             vector: Vector::default(),
             image: Box::new([0; IMAGE]),
         }

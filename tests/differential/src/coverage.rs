@@ -9,7 +9,7 @@ use std::fmt;
 
 use iced_x86::{Code, CpuidFeature, EncodingKind};
 
-use crate::forms::{excluded, executed_by};
+use crate::forms::{Permits, excluded, executed_by};
 use crate::vendor::Vendor;
 
 /// Whether the extension is among those that are meant.
@@ -61,9 +61,9 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Looks at all forms that a vendor's processors have. `bases`: FS and GS may have some.
+    /// Looks at all forms that a vendor's processors have.
     #[must_use]
-    pub fn new(vendor: Vendor, bases: bool) -> Self {
+    pub fn new(vendor: Vendor, permits: Permits) -> Self {
         let mut coverage = Self {
             vendor,
             rows: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl Coverage {
             let executed = executed_by(code);
             let row = coverage.rows.entry(family(code)).or_default();
             row.all += 1;
-            if let Some(reason) = excluded(code, bases) {
+            if let Some(reason) = excluded(code, permits) {
                 coverage.excluded.entry(reason).or_default().push(code);
             } else if executed.is_none() {
                 coverage.not_executed.push(code);

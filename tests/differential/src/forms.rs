@@ -23,6 +23,22 @@ pub enum Kind {
     Vector,
 }
 
+/// What the host's kernel lets programs do, and so what can be tested.
+#[derive(Clone, Copy, Debug)]
+pub struct Permits {
+    /// FS and GS may have bases.
+    pub bases: bool,
+    /// Selectors mean what they do to the guest.
+    pub selectors: bool,
+}
+
+impl Permits {
+    /// Everything.
+    pub const ALL: Self = Self { bases: true, selectors: true };
+    /// Nothing.
+    pub const NONE: Self = Self { bases: false, selectors: false };
+}
+
 /// The instructions that are tested.
 pub struct Forms {
     /// Which they are.
@@ -37,11 +53,11 @@ pub struct Forms {
 }
 
 impl Forms {
-    /// Looks for them. `bases`: FS and GS may have some.
+    /// Looks for those that the host permits.
     #[must_use]
-    pub fn new(kind: Kind, vendor: Vendor, bases: bool) -> Self {
+    pub fn new(kind: Kind, vendor: Vendor, permits: Permits) -> Self {
         let of = |kind| -> Vec<Code> {
-            let candidates = Code::values().filter(|code| is_candidate(*code, vendor, bases));
+            let candidates = Code::values().filter(|code| is_candidate(*code, vendor, permits));
             candidates.filter(|code| executed_by(*code) == Some(kind)).collect()
         };
         let codes = of(kind);
@@ -103,7 +119,7 @@ pub const fn behind_wait(code: Code) -> Option<Code> {
     })
 }
 
-fn is_candidate(code: Code, vendor: Vendor, bases: bool) -> bool {
+fn is_candidate(code: Code, vendor: Vendor, permits: Permits) -> bool {
     let op_code = code.op_code();
     op_code.is_instruction()
         && op_code.mode64()
@@ -111,7 +127,7 @@ fn is_candidate(code: Code, vendor: Vendor, bases: bool) -> bool {
         // Not one that the decoder has to be asked for.
         && op_code.decoder_option() == 0
         && matches!(op_code.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
-        && excluded(code, bases).is_none()
+        && excluded(code, permits).is_none()
 }
 
 /// What executes any form of an instruction's operands, if anything does.
@@ -130,7 +146,7 @@ pub fn executed_by(code: Code) -> Option<Kind> {
 
 /// Why an instruction is not tested.
 #[must_use]
-pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
+pub fn excluded(code: Code, permits: Permits) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
         M::Int1 => "is seen by the host's hypervisor, which may restart it",
@@ -145,21 +161,22 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
         M::Xsetbv => "depends on CR4, which the host's kernel has otherwise",
         M::Cpuid | M::Xgetbv => "gives what the guest is told of its processor",
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => "gives the host kernel's tables",
-        M::Lar | M::Lsl | M::Verr | M::Verw => "asks the host kernel's tables",
-        M::Lss
-        | M::Lfs
-        | M::Lgs
-        | M::Retf
-        | M::Iret
-        | M::Iretd
-        | M::Iretq
-        | M::Sysret
-        | M::Sysexit => "loads segments from the host kernel's tables",
+        M::Lar | M::Lsl | M::Verr | M::Verw if !permits.selectors => {
+            "asks the host kernel's tables"
+        }
+        M::Lss | M::Lfs | M::Lgs if !permits.selectors => {
+            "loads segments from the host kernel's tables"
+        }
+        M::Retf | M::Iret | M::Iretd | M::Iretq | M::Sysret | M::Sysexit => {
+            "loads segments from the host kernel's tables"
+        }
         M::Ud0 | M::Ud1 => "is as long as the processor likes",
         M::Vmread | M::Vmwrite => "is another instruction with some prefixes, not offered",
         M::Pause => "with REX.B is an exchange, which the decoder does not tell apart",
         M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umwait | M::Tpause => "waits",
-        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !bases => "the host keeps it off",
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !permits.bases => {
+            "the host keeps it off"
+        }
         _ => match code {
             Code::Movsxd_r16_rm16 => "reads two bytes or four, as the processor likes",
             Code::Mov_Sreg_rm16
@@ -169,7 +186,11 @@ pub fn excluded(code: Code, bases: bool) -> Option<&'static str> {
             | Code::Popw_GS
             | Code::Popq_FS
             | Code::Popq_GS
-            | Code::Jmp_m1616
+                if !permits.selectors =>
+            {
+                "loads segments from the host kernel's tables"
+            }
+            Code::Jmp_m1616
             | Code::Jmp_m1632
             | Code::Jmp_m1664
             | Code::Call_m1616

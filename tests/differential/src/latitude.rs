@@ -189,6 +189,27 @@ fn has_short_pointers(instruction: &Instruction) -> bool {
         })
 }
 
+/// Whether the engine found nothing at an address at which this process may have something: its program,
+/// or what lies below its stack. Rarely a random address is one.
+#[must_use]
+pub fn is_the_process(native: &Outcome, engine: &Outcome) -> bool {
+    let absent = matches!(engine.end, End::Exception { vector: 14, .. });
+    absent && native.end != engine.end && (1 << 46..1 << 47).contains(&engine.cr2)
+}
+
+/// Whether the engine faulted on bytes that the host does not read: of what POP to FS or GS takes from the
+/// stack Intel's processors read the selector only.
+#[must_use]
+pub fn reads_less(engine: &Outcome, case: &Case) -> bool {
+    let fault = matches!(engine.end, End::Exception { vector: 12 | 14 | 17, .. });
+    let pops_segment = |i: Instruction| {
+        i.ip() == engine.rip
+            && i.mnemonic() == Mnemonic::Pop
+            && i.op0_register().is_segment_register()
+    };
+    !is_amd() && fault && case.instructions().any(pops_segment)
+}
+
 /// Whether an instruction has two faults, and host and engine see different ones, where which comes
 /// first is the processor's choice:
 /// - of ENTER's several accesses one is misaligned, another one to an absent page;

@@ -8,6 +8,7 @@
 mod images;
 mod implied;
 mod memory;
+mod selectors;
 mod values;
 mod vector;
 

@@ -76,3 +76,10 @@ const fn is_prefetch_of_register(code: Code) -> bool {
 pub fn is_amd() -> bool {
     Vendor::host() == Vendor::Amd
 }
+
+/// Whether a null selector makes the base of FS or GS 0. See: AMD APM vol. 3, appendix E, NullSelectorClearsBase.
+#[must_use]
+pub fn null_clears_base() -> bool {
+    let leaf = |function| std::arch::x86_64::__cpuid(function);
+    !is_amd() || leaf(0x8000_0000).eax >= 0x8000_0021 && leaf(0x8000_0021).eax >> 6 & 1 != 0
+}

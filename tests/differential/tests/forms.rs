@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use arch_x86::regs::rflags;
 use differential::coverage::Coverage;
-use differential::forms::{Forms, Kind, behind_wait};
+use differential::forms::{Forms, Kind, Permits, behind_wait};
 use differential::generate;
 use differential::vendor::Vendor;
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl};
 
 #[test]
 fn what_programs_use_is_among_them() {
-    let forms = Forms::new(Kind::Integer, Vendor::host(), true);
+    let forms = Forms::new(Kind::Integer, Vendor::host(), Permits::ALL);
     for code in [
         Code::Add_rm64_r64,
         Code::Mov_r64_imm64,
@@ -35,7 +35,7 @@ fn what_programs_use_is_among_them() {
 
 #[test]
 fn what_vector_programs_use_is_among_them() {
-    let forms = Forms::new(Kind::Vector, Vendor::host(), true);
+    let forms = Forms::new(Kind::Vector, Vendor::host(), Permits::ALL);
     let is_everywhere = |code: &Code| {
         code.op_code().encoding() == EncodingKind::Legacy || is_x86_feature_detected!("avx2")
     };
@@ -65,7 +65,7 @@ fn what_vector_programs_use_is_among_them() {
 #[test]
 fn every_form_of_what_any_host_has_is_tested_or_named() {
     for vendor in Vendor::ALL {
-        let coverage = Coverage::new(vendor, true);
+        let coverage = Coverage::new(vendor, Permits::ALL);
         if vendor == Vendor::host() {
             println!("{coverage}");
         }
@@ -85,19 +85,19 @@ fn every_form_of_what_any_host_has_is_tested_or_named() {
 
 #[test]
 fn near_branches_have_16_bits_on_amds_only() {
-    let [amd, intel] = Vendor::ALL.map(|vendor| Forms::new(Kind::Integer, vendor, true));
+    let [amd, intel] = Vendor::ALL.map(|vendor| Forms::new(Kind::Integer, vendor, Permits::ALL));
     for code in
         [Code::Je_rel8_16, Code::Jmp_rel16, Code::Call_rm16, Code::Retnw, Code::Jrcxz_rel8_16]
     {
         assert!(amd.codes.contains(&code) && !intel.codes.contains(&code), "{code:?}");
     }
     // 47 near branches, and UD0 without operands.
-    assert_eq!(Coverage::new(Vendor::Intel, true).not_this_vendors.len(), 48);
+    assert_eq!(Coverage::new(Vendor::Intel, Permits::ALL).not_this_vendors.len(), 48);
 }
 
 #[test]
 fn prefixes_that_branches_ignore_occur() {
-    let forms = Forms::new(Kind::Integer, Vendor::Intel, true);
+    let forms = Forms::new(Kind::Integer, Vendor::Intel, Permits::ALL);
     let mut missing = HashSet::from([
         Code::Je_rel8_64,
         Code::Je_rel32_64,
@@ -133,7 +133,7 @@ fn every_form_occurs() {
 }
 
 fn every_form_of_a_kind_occurs(kind: Kind, vendor: Vendor) {
-    let forms = Forms::new(kind, vendor, true);
+    let forms = Forms::new(kind, vendor, Permits::ALL);
     let mut missing: HashSet<Code> = forms.codes.iter().copied().collect();
     let mut seed = 0;
     while !missing.is_empty() && seed < 100_000 {
@@ -153,7 +153,8 @@ fn every_form_of_a_kind_occurs(kind: Kind, vendor: Vendor) {
 
 #[test]
 fn a_seed_stands_for_one_case() {
-    let kinds = [Kind::Integer, Kind::Vector].map(|kind| Forms::new(kind, Vendor::host(), true));
+    let kinds =
+        [Kind::Integer, Kind::Vector].map(|kind| Forms::new(kind, Vendor::host(), Permits::ALL));
     for (seed, forms) in (0..500).flat_map(|seed| kinds.iter().map(move |forms| (seed, forms))) {
         let (one, other) = (generate::case(seed, forms, true), generate::case(seed, forms, true));
         assert_eq!((one.rip, &one.code, one.gprs), (other.rip, &other.code, other.gprs));
