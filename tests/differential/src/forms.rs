@@ -78,8 +78,14 @@ impl Forms {
     #[must_use]
     pub fn allows(&self, instruction: &Instruction, bytes: &[u8]) -> bool {
         (instruction.code() == Code::INVALID || self.known.contains(&instruction.code()))
+            && !calls_linux(instruction)
             && !depends_on_model(instruction, bytes, self.vendor)
     }
+}
+
+/// INT with the one vector by which Linux may be called; but for it, INT3's and INTO's the gates are the kernel's.
+fn calls_linux(instruction: &Instruction) -> bool {
+    instruction.code() == Code::Int_imm8 && instruction.immediate8() == 0x80
 }
 
 /// Whether a processor may execute `instruction` otherwise than the decoder knows: of AMD's some know
@@ -150,9 +156,7 @@ pub fn excluded(code: Code, permits: Permits) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
         M::Int1 => "is seen by the host's hypervisor, which may restart it",
-        M::Syscall | M::Sysenter | M::Int | M::Vmcall | M::Vmmcall => {
-            "calls a kernel or hypervisor"
-        }
+        M::Syscall | M::Sysenter | M::Vmcall | M::Vmmcall => "calls a kernel or hypervisor",
         M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Rdrand | M::Rdseed => "gives what it likes",
         M::Vmrun | M::Vmload | M::Vmsave | M::Clgi | M::Stgi | M::Skinit | M::Invlpga => {
             "the host's hypervisor has it, the guest has not"
