@@ -50,6 +50,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     decoder_test::CASES,
     emulate::alu_test::CASES,
     emulate::bits_test::CASES,
+    emulate::branch_test::CASES,
     emulate::decode_test::CASES,
     emulate::mov_test::CASES,
     emulate::random_test::CASES,

@@ -2,7 +2,7 @@
 
 use arch_x86::emulate::decode::{MAX_LENGTH, Undecoded, undefined};
 use arch_x86::emulate::{Decoded, Insn, Mode, Op, Stop, decode, operand};
-use arch_x86::engine::Intercept;
+use arch_x86::engine::{Features, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::mmu::Query;
 use iced_x86::{CpuidFeature, Instruction};
@@ -102,7 +102,7 @@ impl SoftVcpu {
             let rip = place.rip.wrapping_add((at - start) as u64);
             let bytes = self.code_pages.peek(fetched.id, fetched.page, at, left);
             let limited = bytes.len() == left && left < MAX_LENGTH;
-            let Some(decoded) = lower(bytes, rip, place.mode) else {
+            let Some(decoded) = lower(bytes, rip, place.mode, self.features) else {
                 if at != start {
                     break;
                 }
@@ -153,7 +153,7 @@ impl SoftVcpu {
         if let Some(run) = blocks.find_crossing(rip, mode, bytes) {
             return Ok(run);
         }
-        let Some(decoded) = lower(bytes, rip, mode) else {
+        let Some(decoded) = lower(bytes, rip, mode, self.features) else {
             return Err(self.raise(Exception::gp(0)));
         };
         let len = decoded.op.insn.len;
@@ -171,8 +171,8 @@ impl SoftVcpu {
 }
 
 /// Decodes one instruction, of whatever kind; `None` if more bytes are needed.
-fn lower(bytes: &[u8], rip: u64, mode: Mode) -> Option<Decoded<SoftVcpu>> {
-    match decode(bytes, rip, mode) {
+fn lower(bytes: &[u8], rip: u64, mode: Mode, features: Features) -> Option<Decoded<SoftVcpu>> {
+    match decode(bytes, rip, mode, features) {
         Ok(decoded) => Some(decoded),
         Err(Undecoded::Truncated) => None,
         Err(Undecoded::Foreign(instruction)) => Some(match vector::lower(&instruction, mode) {

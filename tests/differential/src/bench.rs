@@ -11,10 +11,11 @@ use crate::forms::{Forms, Kind};
 use crate::generate;
 use crate::guest::Guest;
 use crate::host::Host;
-use crate::latitude::{Free, is_loose, other_fault_first};
+use crate::latitude::{Free, is_loose, is_the_process, other_fault_first, reads_less};
 use crate::layout::IMAGE;
 use crate::random::Random;
 use crate::vector::{Vector, fsw};
+use crate::vendor::Vendor;
 
 /// What the cases did, in numbers.
 #[derive(Default)]
@@ -47,7 +48,7 @@ impl Bench {
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         let host = Host::new();
-        let forms = Forms::new(kind, host.has_bases());
+        let forms = Forms::new(kind, Vendor::host(), host.permits());
         let mut random = Random::new(1);
         let image = (0..IMAGE / 8).flat_map(|_| random.operand().to_le_bytes()).collect();
         Self {
@@ -102,7 +103,11 @@ impl Bench {
         let panic = PanicReport(case);
         self.guest.run(case, &self.image, &mut self.engine);
         std::mem::forget(panic);
-        if self.engine.end == End::Hang || other_fault_first(&self.native, &self.engine, case) {
+        if self.engine.end == End::Hang
+            || other_fault_first(&self.native, &self.engine, case)
+            || is_the_process(&self.native, &self.engine)
+            || reads_less(&self.engine, case)
+        {
             return None;
         }
         let text = differences(&self.native, &self.engine, &Free::of(case, &self.native));

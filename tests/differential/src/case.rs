@@ -1,15 +1,18 @@
 //! [`Case`]: what is executed, and on what; [`Outcome`]: what came of it.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::Instruction;
 
 use crate::layout::IMAGE;
 use crate::vector::Vector;
+use crate::vendor::Vendor;
 
 /// A block of instructions and the state that it starts in.
 #[derive(Clone)]
 pub struct Case {
     /// What it was made from.
     pub seed: u64,
+    /// Whose instructions they are.
+    pub vendor: Vendor,
     /// Address of the first instruction.
     pub rip: u64,
     /// The instructions, one behind the other. Behind the last stands INT3.
@@ -37,7 +40,7 @@ impl Case {
     pub fn instructions(&self) -> impl Iterator<Item = Instruction> {
         let mut rip = self.rip;
         self.code.iter().map(move |bytes| {
-            let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+            let instruction = self.vendor.decoder(bytes, rip).decode();
             rip += bytes.len() as u64;
             instruction
         })
@@ -77,6 +80,8 @@ pub struct Outcome {
     pub cr2: u64,
     /// The bases of FS and GS.
     pub bases: [u64; 2],
+    /// The selectors of ES, DS, FS and GS.
+    pub selectors: [u64; 4],
     /// The x87, MMX, SSE and AVX registers.
     pub vector: Vector,
     /// The data.
@@ -92,6 +97,7 @@ impl Default for Outcome {
             rflags: 0,
             cr2: 0,
             bases: [0; 2],
+            selectors: [0; 4],
             vector: Vector::default(),
             image: Box::new([0; IMAGE]),
         }

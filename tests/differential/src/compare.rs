@@ -69,6 +69,11 @@ pub fn differences(native: &Outcome, engine: &Outcome, free: &Free) -> String {
     word("cr2", native.cr2, engine.cr2);
     word("fs base", native.bases[0], engine.bases[0]);
     word("gs base", native.bases[1], engine.bases[1]);
+    // A null one loses its level when the host's kernel returns.
+    let selector = |selector: u64| if selector & !3 == 0 { 0 } else { selector };
+    for (n, name) in ["es", "ds", "fs", "gs"].iter().enumerate() {
+        word(name, selector(native.selectors[n]), selector(engine.selectors[n]));
+    }
     if native.vector != engine.vector {
         vectors(&mut text, &native.vector, &engine.vector, free);
     }

@@ -1,14 +1,16 @@
 //! [`Coverage`]: which of the instructions that programs may use are tested, and which are not, and why.
 //!
 //! The measure are the forms that the decoder knows of the extensions up to x86-64-v3, and of some beside
-//! them, in 64-bit mode, without those for privilege level 0.
+//! them, in 64-bit mode, without those for privilege level 0; and of those that not all processors have, such
+//! as the processor at hand has.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use iced_x86::{Code, CpuidFeature, EncodingKind};
 
-use crate::forms::{excluded, executed_by};
+use crate::forms::{Permits, excluded, executed_by};
+use crate::vendor::Vendor;
 
 /// Whether the extension is among those that are meant.
 fn is_meant(feature: CpuidFeature) -> bool {
@@ -48,26 +50,36 @@ struct Row {
 
 /// What is tested.
 pub struct Coverage {
+    vendor: Vendor,
     rows: BTreeMap<String, Row>,
     /// The forms that are not tested on purpose, by the reason.
     pub excluded: BTreeMap<&'static str, Vec<Code>>,
     /// The forms that the engine does not execute.
     pub not_executed: Vec<Code>,
+    /// The forms that only another vendor's processors have: they do not count.
+    pub not_this_vendors: Vec<Code>,
 }
 
 impl Coverage {
-    /// Looks at all forms. `bases`: FS and GS may have some.
+    /// Looks at all forms that a vendor's processors have.
     #[must_use]
-    pub fn new(bases: bool) -> Self {
-        let mut coverage =
-            Self { rows: BTreeMap::new(), excluded: BTreeMap::new(), not_executed: Vec::new() };
+    pub fn new(vendor: Vendor, permits: Permits) -> Self {
+        let mut coverage = Self {
+            vendor,
+            rows: BTreeMap::new(),
+            excluded: BTreeMap::new(),
+            not_executed: Vec::new(),
+            not_this_vendors: Vec::new(),
+        };
         for code in Code::values().filter(|code| is_for_users(*code)) {
+            if !vendor.has(code) {
+                coverage.not_this_vendors.push(code);
+                continue;
+            }
             let executed = executed_by(code);
             let row = coverage.rows.entry(family(code)).or_default();
             row.all += 1;
-            if code.op_code().fwait() {
-                coverage.excluded.entry("is two instructions to a decoder").or_default().push(code);
-            } else if let Some(reason) = excluded(code, bases) {
+            if let Some(reason) = excluded(code, permits) {
                 coverage.excluded.entry(reason).or_default().push(code);
             } else if executed.is_none() {
                 coverage.not_executed.push(code);
@@ -103,7 +115,12 @@ fn family(code: Code) -> String {
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tested, all) = self.figure();
-        writeln!(f, "{tested} of {all} forms for users, {:.1} %", percent(tested, all))?;
+        let share = percent(tested, all);
+        writeln!(
+            f,
+            "{tested} of {all} forms for users on {}'s processors, {share:.1} %",
+            self.vendor
+        )?;
         for (name, row) in &self.rows {
             let share = percent(row.tested, row.all);
             writeln!(f, "  {name:<12} {:>4} of {:>4}  {share:>5.1} %", row.tested, row.all)?;
@@ -111,7 +128,9 @@ impl fmt::Display for Coverage {
         for (reason, codes) in &self.excluded {
             writeln!(f, "not tested, {reason}: {codes:?}")?;
         }
-        writeln!(f, "not executed by the engine: {:?}", self.not_executed)
+        writeln!(f, "not executed by the engine: {:?}", self.not_executed)?;
+        let (count, others) = (self.not_this_vendors.len(), &self.not_this_vendors);
+        writeln!(f, "{count} more that only other vendors' processors have: {others:?}")
     }
 }
 

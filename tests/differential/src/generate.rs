@@ -3,15 +3,16 @@
 use arch_x86::emulate::decode::MAX_LENGTH;
 use arch_x86::regs::rflags;
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Encoder, EncodingKind, FlowControl, Instruction,
+    Code, DecoderError, Encoder, EncodingKind, FlowControl, Instruction, OpCodeOperandKind, OpKind,
 };
 
 use crate::case::Case;
-use crate::forms::{Forms, Kind};
+use crate::forms::{Forms, Kind, behind_wait};
 use crate::latitude::{Undefined, reads};
 use crate::layout::{CODE, CODE_SIZE, PAGE};
 use crate::operands::Builder;
 use crate::random::Random;
+use crate::vendor::Vendor;
 
 /// At most this many instructions in a block.
 const LONGEST: u64 = 8;
@@ -30,20 +31,21 @@ pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
     let mut tries = 0;
     while (block.code.len() as u64) < length && tries < 64 {
         tries += 1;
-        let Some((bytes, instruction, plain)) =
-            instruction(&mut builder, forms, block.next, length > 1)
-        else {
+        let Some(made) = instructions(&mut builder, forms, block.next, length > 1) else {
             continue;
         };
-        if block.next + bytes.len() as u64 > CODE + CODE_SIZE && !builder.random.chance(2) {
+        let size = made.iter().map(|(bytes, _)| bytes.len() as u64).sum::<u64>();
+        if block.next + size > CODE + CODE_SIZE && !builder.random.chance(2) {
             continue;
         }
-        if reads(&instruction) & undefined.flags != 0 {
+        if made.iter().any(|(_, instruction)| reads(instruction) & undefined.flags != 0) {
             continue;
         }
-        undefined.execute(&instruction);
-        builder.execute(&instruction);
-        block.push(bytes, plain.then_some(instruction));
+        for (bytes, instruction) in made {
+            undefined.execute(&instruction);
+            builder.execute(&instruction);
+            block.push(bytes, &instruction);
+        }
     }
     block.set_targets(&mut builder.random);
     let mut flags =
@@ -55,6 +57,7 @@ pub fn case(seed: u64, forms: &Forms, has_bases: bool) -> Case {
     }
     Case {
         seed,
+        vendor: forms.vendor,
         rip,
         code: block.code,
         gprs: builder.gprs,
@@ -74,50 +77,63 @@ fn start(random: &mut Random) -> u64 {
     }
 }
 
-/// The bytes of an instruction at `rip`, as it is decoded, and whether it may be encoded again.
-fn instruction(
-    builder: &mut Builder,
-    forms: &Forms,
-    rip: u64,
-    block: bool,
-) -> Option<(Vec<u8>, Instruction, bool)> {
+/// An instruction's bytes, and it as it is decoded.
+type Made = (Vec<u8>, Instruction);
+
+/// An instruction at `rip`, or the two that one of the forms is.
+fn instructions(builder: &mut Builder, forms: &Forms, rip: u64, block: bool) -> Option<Vec<Made>> {
     if builder.random.chance(2) {
         let bytes = arbitrary(&mut builder.random);
-        return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
+        return Some(vec![decoded(bytes, forms, rip)?]);
     }
     let code = forms.choose(&mut builder.random, block);
+    let Some(code) = behind_wait(code) else {
+        return Some(vec![instruction(builder, forms, code, rip)?]);
+    };
+    let wait = decoded(vec![0x9b], forms, rip)?;
+    Some(vec![wait, instruction(builder, forms, code, rip + 1)?])
+}
+
+fn instruction(builder: &mut Builder, forms: &Forms, code: Code, rip: u64) -> Option<Made> {
     let mut instruction = builder.instruction(code)?;
-    if instruction.op_count() > 0
-        && instruction.near_branch_target() == 0
-        && is_relative(&instruction)
-    {
-        instruction.set_near_branch64(rip + 2);
+    if is_relative(&instruction) {
+        match instruction.op0_kind() {
+            OpKind::NearBranch16 => instruction.set_near_branch16((rip + 2) as u16),
+            _ => instruction.set_near_branch64(rip + 2),
+        }
     }
     let bytes = match code.op_code().encoding() {
         EncodingKind::VEX => {
             let mut bytes = encode_vex(&mut builder.random, &instruction, rip)?;
             if builder.random.chance(2)
-                && let Some(other) = with_other_operand(&mut builder.random, &mut bytes, rip)
+                && let Some(other) =
+                    with_other_operand(&mut builder.random, &mut bytes, rip, forms.vendor)
             {
-                return Some((bytes, other, false));
+                return Some((bytes, other));
             }
             bytes
         }
         _ => encode(&instruction, rip)?,
     };
-    if builder.random.chance(10) {
-        let bytes = with_prefixes(&mut builder.random, &bytes);
-        return decoded(bytes, forms, rip).map(|(bytes, instruction)| (bytes, instruction, false));
-    }
-    let (bytes, instruction) = decoded(bytes, forms, rip)?;
-    Some((bytes, instruction, true))
+    let more = builder.random.chance(10);
+    let bytes = if more { with_prefixes(&mut builder.random, &bytes) } else { bytes };
+    decoded(bytes, forms, rip)
 }
 
 fn is_relative(instruction: &Instruction) -> bool {
     matches!(
         instruction.flow_control(),
         FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
-    ) && instruction.op0_kind() == iced_x86::OpKind::NearBranch64
+    ) && matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch64)
+}
+
+/// How many bytes a relative branch's distance has. They are its last.
+fn size_of_distance(instruction: &Instruction) -> usize {
+    match instruction.op_code().op0_kind() {
+        OpCodeOperandKind::br16_1 | OpCodeOperandKind::br64_1 => 1,
+        OpCodeOperandKind::br16_2 => 2,
+        _ => 4,
+    }
 }
 
 fn encode(instruction: &Instruction, rip: u64) -> Option<Vec<u8>> {
@@ -139,12 +155,17 @@ fn encode_vex(random: &mut Random, instruction: &Instruction, rip: u64) -> Optio
 
 /// Names another register in VEX.vvvv. Where the form has no such operand it is no instruction then, on any
 /// processor; gives it if it is that.
-fn with_other_operand(random: &mut Random, bytes: &mut [u8], rip: u64) -> Option<Instruction> {
+fn with_other_operand(
+    random: &mut Random,
+    bytes: &mut [u8],
+    rip: u64,
+    vendor: Vendor,
+) -> Option<Instruction> {
     let prefix = bytes.iter().position(|byte| matches!(byte, 0xc4 | 0xc5))?;
     let at = if bytes[prefix] == 0xc5 { prefix + 1 } else { prefix + 2 };
     let (old, flipped) = (bytes[at], 0x08 << random.below(4));
     bytes[at] ^= flipped;
-    let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+    let instruction = vendor.decoder(bytes, rip).decode();
     if instruction.is_invalid() {
         return Some(instruction);
     }
@@ -153,8 +174,8 @@ fn with_other_operand(random: &mut Random, bytes: &mut [u8], rip: u64) -> Option
 }
 
 /// `bytes` if the instruction at their start may be tested, without those behind it.
-fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<(Vec<u8>, Instruction)> {
-    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+fn decoded(mut bytes: Vec<u8>, forms: &Forms, rip: u64) -> Option<Made> {
+    let mut decoder = forms.vendor.decoder(&bytes, rip);
     let instruction = decoder.decode();
     let cut_off = decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() < MAX_LENGTH;
     if cut_off || !forms.allows(&instruction, &bytes) {
@@ -202,15 +223,16 @@ struct Block {
     rip: u64,
     next: u64,
     code: Vec<Vec<u8>>,
-    /// Which instructions are relative branches.
-    branches: Vec<(usize, Instruction)>,
+    /// Which instructions are relative branches, whether they are loops, and the sizes of their distances.
+    branches: Vec<(usize, bool, usize)>,
 }
 
 impl Block {
-    fn push(&mut self, bytes: Vec<u8>, plain: Option<Instruction>) {
+    fn push(&mut self, bytes: Vec<u8>, instruction: &Instruction) {
         self.next += bytes.len() as u64;
-        if let Some(instruction) = plain.filter(is_relative) {
-            self.branches.push((self.code.len(), instruction));
+        if is_relative(instruction) {
+            let loops = instruction.is_loop() || instruction.is_loopcc();
+            self.branches.push((self.code.len(), loops, size_of_distance(instruction)));
         }
         self.code.push(bytes);
     }
@@ -221,10 +243,9 @@ impl Block {
         for bytes in &self.code {
             starts.push(starts[starts.len() - 1] + bytes.len() as u64);
         }
-        for (n, instruction) in &self.branches {
-            let loops = instruction.is_loop() || instruction.is_loopcc();
+        for (n, loops, size) in &self.branches {
             // Seldom without an end: that takes a tick of the timer.
-            let backwards = if loops { random.chance(20) } else { random.below(500) == 0 };
+            let backwards = if *loops { random.chance(20) } else { random.below(500) == 0 };
             let target = if backwards {
                 starts[random.below(*n as u64 + 1) as usize]
             } else if random.chance(10) {
@@ -233,11 +254,16 @@ impl Block {
             } else {
                 starts[n + 1 + random.below((starts.len() - n - 1) as u64) as usize]
             };
-            let mut changed = *instruction;
-            changed.set_near_branch64(target);
-            match encode(&changed, starts[*n]) {
-                Some(bytes) if bytes.len() == self.code[*n].len() => self.code[*n] = bytes,
-                _ => {}
+            let distance = target.wrapping_sub(starts[n + 1]) as i64;
+            let reached = match *size {
+                1 => distance == i64::from(distance as i8),
+                2 => true,
+                _ => distance == i64::from(distance as i32),
+            };
+            if reached {
+                let bytes = &mut self.code[*n];
+                let at = bytes.len() - size;
+                bytes[at..].copy_from_slice(&distance.to_le_bytes()[..*size]);
             }
         }
     }

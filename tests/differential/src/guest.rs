@@ -11,9 +11,9 @@ use arch_x86::regs::{Attr, Regs, Seg, Segment, State, SysReg, Table, cr0, cr4, e
 use engine_soft::{SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
-use crate::host::{Mapping, watched};
-use crate::latitude::is_amd;
+use crate::host::{Mapping, PROCESSOR, descriptor, watched};
 use crate::layout::{CODE, CODE_SIZE, PAGE, REGIONS, Rights};
+use crate::vendor::is_amd;
 
 /// Guest-physical addresses.
 mod at {
@@ -40,6 +40,9 @@ mod pte {
     pub const USER: u64 = 1 << 2;
     pub const NX: u64 = 1 << 63;
 }
+
+/// Of the descriptor table: as many as Linux has, with what means anything to level 3 at the same places.
+const GDT_ENTRIES: usize = 16;
 
 /// Selectors: a user's are Linux's own, they can be read.
 mod selector {
@@ -121,7 +124,7 @@ impl Guest {
         let tss = KERNEL + at::TSS;
         let gdt = [
             0,
-            0,
+            0x00cf_9b00_0000_ffff,
             0x00af_9b00_0000_ffff,
             0x00cf_9300_0000_ffff,
             0x00cf_fb00_0000_ffff,
@@ -130,7 +133,15 @@ impl Guest {
             0,
             0x0000_8b00_0000_0067 | (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56,
             tss >> 32,
+            0,
+            0,
+            0,
+            0,
+            0,
+            // See `start`.
+            0,
         ];
+        assert_eq!(gdt.len(), GDT_ENTRIES);
         for (n, descriptor) in (0..).zip(gdt) {
             self.write_u64(at::GDT + n * 8, descriptor);
         }
@@ -165,24 +176,31 @@ impl Guest {
         state.segments[Seg::Cs as usize] = segment(selector::USER_CODE, 0xafb);
         state.segments[Seg::Ss as usize] = segment(selector::USER_DATA, 0xcf3);
         state.cpl = 3;
+        state.segments[Seg::Ldtr as usize] = segment(0, 0);
         state.segments[Seg::Tr as usize] = Segment {
             base: KERNEL + at::TSS,
             limit: 0x67,
             selector: selector::TSS,
             attr: Attr(0x8b),
         };
-        state.gdtr = Table { base: KERNEL + at::GDT, limit: 10 * 8 - 1 };
+        state.gdtr = Table { base: KERNEL + at::GDT, limit: GDT_ENTRIES as u16 * 8 - 1 };
         state.idtr = Table { base: KERNEL + at::IDT, limit: 0xfff };
         state.write(&mut self.vcpu);
     }
 
     fn start(&mut self, case: &Case) {
+        // Its limit is the number of the processor that the thread runs on.
+        let processor = descriptor(PROCESSOR).unwrap_or(0);
+        self.write_u64(at::GDT + u64::from(PROCESSOR & !7), processor);
         let vcpu = &mut self.vcpu;
         for (n, value) in (0..).zip(case.gprs) {
             vcpu.set_gpr(n, value);
         }
         vcpu.set_segment(Seg::Cs, segment(selector::USER_CODE, 0xafb));
         vcpu.set_segment(Seg::Ss, segment(selector::USER_DATA, 0xcf3));
+        for seg in [Seg::Es, Seg::Ds] {
+            vcpu.set_segment(seg, segment(0, 0));
+        }
         for (seg, base) in [Seg::Fs, Seg::Gs].into_iter().zip(case.bases) {
             vcpu.set_segment(seg, Segment { base, ..segment(0, 0) });
         }
@@ -213,6 +231,8 @@ impl Guest {
         outcome.rflags = self.vcpu.rflags();
         outcome.cr2 = 0;
         outcome.bases = [Seg::Fs, Seg::Gs].map(|seg| self.vcpu.segment_base(seg));
+        outcome.selectors =
+            [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs].map(|seg| self.vcpu.segment(seg).selector.into());
         outcome.vector.fx = *self.vcpu.fxsave();
         outcome.vector.upper = self.vcpu.ymm_high().0;
         outcome.end = match intercept {
@@ -273,6 +293,7 @@ fn host_features() -> Features {
         (Feature::Smap, true),
         (Feature::LegacySyscall, is_amd()),
         (Feature::LongSysenter, !is_amd()),
+        (Feature::AmdEncodings, is_amd()),
         (Feature::Xsave, is_x86_feature_detected!("xsave")),
         (Feature::Avx, is_x86_feature_detected!("avx")),
         (Feature::Serialize, leaf7().edx >> 14 & 1 != 0),

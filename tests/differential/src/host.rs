@@ -14,6 +14,7 @@
 mod mapping;
 mod registers;
 mod sandbox;
+mod tables;
 
 use std::arch::{asm, global_asm};
 use std::cell::UnsafeCell;
@@ -26,10 +27,13 @@ use libc::{c_int, c_void, siginfo_t, ucontext_t};
 
 pub use mapping::Mapping;
 use registers::Area;
+pub use tables::{PROCESSOR, descriptor};
 
 use crate::case::{Case, End, Outcome};
+use crate::forms::Permits;
 use crate::layout::{BACKING, CODE, CODE_SIZE, REGIONS, Rights};
 use crate::vector::Vector;
+use crate::vendor::null_clears_base;
 
 /// What enter, handler and exit share. The handler runs on the thread that entered.
 #[repr(C)]
@@ -45,6 +49,8 @@ struct Context {
     host_fs: u64,
     /// FS's and GS's.
     bases: [u64; 2],
+    /// Of ES, DS, FS and GS, as the case leaves them; it starts with null ones.
+    selectors: [u64; 4],
     /// Not 0: the instructions for bases may be used.
     has_bases: u64,
     /// Not 0: XRSTOR loads the vector registers, else FXRSTOR.
@@ -78,6 +84,7 @@ static CONTEXT: Shared = Shared(UnsafeCell::new(Context {
     host_rsp: 0,
     host_fs: 0,
     bases: [0; 2],
+    selectors: [0; 4],
     has_bases: 0,
     has_xsave: 0,
     area: Area::INITIAL,
@@ -148,6 +155,16 @@ global_asm!(
     "mov [rax + {bases}], rcx",
     "rdgsbase rcx",
     "mov [rax + {bases} + 8], rcx",
+    "mov [rax + {selectors}], es",
+    "mov [rax + {selectors} + 8], ds",
+    "mov [rax + {selectors} + 16], fs",
+    "mov [rax + {selectors} + 24], gs",
+    // Loads of FS and GS change the bases.
+    "xor ecx, ecx",
+    "mov es, ecx",
+    "mov ds, ecx",
+    "mov fs, ecx",
+    "mov gs, ecx",
     "mov rcx, [rax + {host_fs}]",
     "wrfsbase rcx",
     "3:",
@@ -164,6 +181,7 @@ global_asm!(
     host_rsp = const offset_of!(Context, host_rsp),
     host_fs = const offset_of!(Context, host_fs),
     bases = const offset_of!(Context, bases),
+    selectors = const offset_of!(Context, selectors),
     has_bases = const offset_of!(Context, has_bases),
     has_xsave = const offset_of!(Context, has_xsave),
     components = const registers::COMPONENTS,
@@ -329,6 +347,14 @@ impl Host {
         self.has_bases
     }
 
+    /// What the kernel lets programs do.
+    #[must_use]
+    pub fn permits(&self) -> Permits {
+        // FS's base is to be restored after a load of its selector; a null one may leave it as it is.
+        let selectors = self.has_bases && null_clears_base() && tables::are_linuxs();
+        Permits { bases: self.has_bases, selectors }
+    }
+
     /// Executes a case on data that is `image` at first.
     pub fn run(&mut self, case: &Case, image: &[u8], outcome: &mut Outcome) {
         loop {
@@ -367,6 +393,7 @@ impl Host {
             if let Some(vector) = &shared.left_vector {
                 outcome.vector.clone_from(vector);
             }
+            outcome.selectors = shared.selectors;
             outcome.bases = if self.has_bases { shared.bases } else { case.bases };
         }
         self.backing.read(CODE_SIZE, &mut outcome.image[..]);

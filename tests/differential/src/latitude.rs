@@ -7,12 +7,13 @@
 mod vector;
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
+use arch_x86::emulate::decode::MAX_LENGTH;
 use arch_x86::regs::{gpr, rflags};
 use iced_x86::{FlowControl, Instruction, Mnemonic, Register, RflagsBits};
 
 use crate::case::{Case, End, Outcome};
+use crate::vendor::is_amd;
 
 /// The flags that PUSHF, LAHF and their kin read, whatever the tables say.
 const ALL_FLAGS: u32 = RflagsBits::OF
@@ -24,17 +25,6 @@ const ALL_FLAGS: u32 = RflagsBits::OF
 
 /// The upper half of a register.
 const UPPER: u64 = !0 << 32;
-
-/// Whether the host's processor is one of AMD's, or behaves as they do.
-#[must_use]
-pub fn is_amd() -> bool {
-    static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
-        let leaf = std::arch::x86_64::__cpuid(0);
-        // "Auth" and "Hygo".
-        matches!(leaf.ebx, 0x6874_7541 | 0x6f67_7948)
-    });
-    *IS_AMD
-}
 
 /// What of a case's outcome is the processor's choice: set bits are not compared.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +155,13 @@ fn ended(outcome: &Outcome) -> bool {
     matches!(outcome.end, End::Exception { vector: 3, .. })
 }
 
+/// Whether the instruction that faulted has all the bytes that one may have, or more.
+fn too_long(outcome: &Outcome, case: &Case) -> bool {
+    let mut instructions = case.instructions().zip(&case.code);
+    instructions
+        .any(|(instruction, bytes)| instruction.ip() == outcome.rip && bytes.len() >= MAX_LENGTH)
+}
+
 fn is_repeated(instruction: &Instruction) -> bool {
     instruction.has_rep_prefix() || instruction.has_repne_prefix()
 }
@@ -190,6 +187,27 @@ fn has_short_pointers(instruction: &Instruction) -> bool {
             use iced_x86::OpKind::{MemoryESEDI, MemorySegESI};
             matches!(instruction.op_kind(n), MemoryESEDI | MemorySegESI)
         })
+}
+
+/// Whether the engine found nothing at an address at which this process may have something: its program,
+/// or what lies below its stack. Rarely a random address is one.
+#[must_use]
+pub fn is_the_process(native: &Outcome, engine: &Outcome) -> bool {
+    let absent = matches!(engine.end, End::Exception { vector: 14, .. });
+    absent && native.end != engine.end && (1 << 46..1 << 47).contains(&engine.cr2)
+}
+
+/// Whether the engine faulted on bytes that the host does not read: of what POP to FS or GS takes from the
+/// stack Intel's processors read the selector only.
+#[must_use]
+pub fn reads_less(engine: &Outcome, case: &Case) -> bool {
+    let fault = matches!(engine.end, End::Exception { vector: 12 | 14 | 17, .. });
+    let pops_segment = |i: Instruction| {
+        i.ip() == engine.rip
+            && i.mnemonic() == Mnemonic::Pop
+            && i.op0_register().is_segment_register()
+    };
+    !is_amd() && fault && case.instructions().any(pops_segment)
 }
 
 /// Whether an instruction has two faults, and host and engine see different ones, where which comes
@@ -227,7 +245,7 @@ pub fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> boo
     }
     match (first, other) {
         (Some(17), Some(14)) => case.instructions().any(|i| i.mnemonic() == Mnemonic::Enter),
-        (Some(6), Some(13)) => case.code.iter().any(|bytes| bytes.len() >= 15),
+        (Some(6), Some(13)) | (Some(13), Some(6)) if too_long(native, case) => true,
         (Some(6), Some(14)) | (Some(14), Some(6)) => case.instructions().any(|i| i.is_invalid()),
         (Some(13), Some(_)) => {
             case.instructions().any(|i| matches!(i.segment_prefix(), Register::FS | Register::GS))

@@ -25,3 +25,4 @@ pub mod operands;
 pub mod random;
 pub mod sweep;
 pub mod vector;
+pub mod vendor;

@@ -8,6 +8,7 @@
 mod images;
 mod implied;
 mod memory;
+mod selectors;
 mod values;
 mod vector;
 
@@ -400,6 +401,10 @@ impl Builder {
                 i.set_immediate64(value);
             }
             // To the next instruction: the block corrects it when the others are there.
+            Kind::br16_1 | Kind::br16_2 => {
+                i.set_op_kind(n, OpKind::NearBranch16);
+                i.set_near_branch16(0);
+            }
             Kind::br64_1 | Kind::br64_4 => {
                 i.set_op_kind(n, OpKind::NearBranch64);
                 i.set_near_branch64(0);

@@ -2,11 +2,12 @@
 
 use differential::case::{Case, End, Outcome};
 use differential::compare::differences;
-use differential::forms::{Forms, Kind};
+use differential::forms::{Forms, Kind, Permits};
 use differential::generate;
 use differential::host::Host;
 use differential::latitude::Free;
 use differential::layout::{CODE, IMAGE};
+use differential::vendor::Vendor;
 
 /// A NOP on registers of a random case.
 fn nop(seed: u64, forms: &Forms) -> Case {
@@ -16,7 +17,7 @@ fn nop(seed: u64, forms: &Forms) -> Case {
 
 #[test]
 fn the_host_leaves_vector_registers_as_they_were_loaded() {
-    let forms = Forms::new(Kind::Vector, false);
+    let forms = Forms::new(Kind::Vector, Vendor::host(), Permits::NONE);
     let (mut host, mut outcome) = (Host::new(), Outcome::default());
     for seed in 0..100 {
         let case = nop(seed, &forms);
@@ -31,6 +32,29 @@ fn the_host_leaves_vector_registers_as_they_were_loaded() {
         actual.vector.upper = vector.upper;
         assert_eq!(differences(&expected, &actual, &Free::default()), "", "seed {seed}");
     }
+}
+
+#[test]
+fn a_case_starts_with_null_selectors() {
+    let forms = Forms::new(Kind::Integer, Vendor::host(), Permits::NONE);
+    let (mut host, mut outcome) = (Host::new(), Outcome::default());
+    // MOV DS, EAX with Linux's selector of flat data.
+    let mut load = Case { code: vec![vec![0x8e, 0xd8]], ..nop(1, &forms) };
+    load.gprs[0] = 0x2b;
+    for (case, expected) in [(&load, [0, 0x2b, 0, 0]), (&nop(2, &forms), [0; 4])] {
+        host.run(case, &[0; IMAGE], &mut outcome);
+        assert_eq!(outcome.end, End::Exception { vector: 3, error: 0 });
+        assert_eq!(outcome.selectors, expected);
+    }
+}
+
+#[test]
+fn selectors_are_compared() {
+    let outcome = |ds| Outcome { selectors: [0, ds, 0, 0], ..Outcome::default() };
+    let differ = |one, other| differences(&outcome(one), &outcome(other), &Free::default());
+    assert!(differ(0x2b, 0).contains("ds") && differ(0x2b, 0x28).contains("ds"));
+    // The level of a null one does not last.
+    assert_eq!(differ(3, 0), "");
 }
 
 #[test]

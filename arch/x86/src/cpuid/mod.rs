@@ -135,8 +135,10 @@ impl Table {
             (Feature::Rdtscp, 0x8000_0001, EDX, 27),
         ];
         let amd = self.vendor() == Vendor::Amd;
-        let by_vendor =
-            Features::default().with(Feature::LegacySyscall, amd).with(Feature::LongSysenter, !amd);
+        let by_vendor = Features::default()
+            .with(Feature::LegacySyscall, amd)
+            .with(Feature::LongSysenter, !amd)
+            .with(Feature::AmdEncodings, amd);
         bits.iter().fold(by_vendor, |set, (feature, function, register, bit)| {
             set.with(*feature, self.bit(*function, *register, *bit))
         })

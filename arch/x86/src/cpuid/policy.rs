@@ -208,13 +208,15 @@ fn extended_leaves(
     let repeated = if amd { leaf1[3] & AMD_REPEATED } else { 0 };
     // With several cores AMD wants the legacy bit (CmpLegacy) for the topology of leaf 0x8000_0008.
     let legacy = u32::from(amd && cpus > 1) << 1;
+    // LOCK MOV CR0 is MOV CR8 (AltMovCr8).
+    let short_cr8 = u32::from(amd) << 4;
     table.set(
         0x8000_0001,
         None,
         [
             host[0],
             0,
-            host[2] & engine.extended1_ecx | ALWAYS.extended1_ecx | legacy,
+            host[2] & engine.extended1_ecx | ALWAYS.extended1_ecx | legacy | short_cr8,
             host[3] & engine.extended1_edx | ALWAYS.extended1_edx | repeated,
         ],
     )?;

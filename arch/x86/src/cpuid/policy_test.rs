@@ -65,6 +65,15 @@ cases! {
         check_eq!(amd.answer(0x8000_0021, 0)[0] >> 8 & 1, 1);
     }
 
+    fn encodings_are_the_vendors() {
+        for (vendor, amd) in [(b"AuthenticAMD", true), (b"HygonGenuine", true), (b"GenuineIntel", false)] {
+            let table = default_table(&everything(vendor), engine(), 0, 1, 1).unwrap_or_default();
+            check_eq!(table.features().has(Feature::AmdEncodings), amd);
+            // AltMovCr8, which is one of them.
+            check_eq!(table.answer(0x8000_0001, 0)[2] >> 4 & 1 != 0, amd);
+        }
+    }
+
     fn only_intel_has_leaf_7s_last_subleaf() {
         for (vendor, last, control) in [(b"GenuineIntel", 2, 1 << 4), (b"AuthenticAMD", 0, 0)] {
             let table = default_table(&everything(vendor), engine(), 0, 1, 1).unwrap_or_default();

@@ -3,17 +3,29 @@
 //!
 //! [`lower`] knows integer and system instructions; vector and x87 ones are
 //! the engine's ([`Undecoded::Foreign`]).
+//!
+//! By vendor ([`Feature::AmdEncodings`]), AMD's processors first, then Intel's:
+//! - an operand-size prefix gives near branches in 64-bit mode 16-bit operands, as in other modes
+//!   (what is pushed and popped, RIP, a 16-bit distance), or is ignored;
+//! - REX.W does nothing to far JMP and CALL through memory, LSS, LFS and LGS, or makes their offset one
+//!   of 64 bits;
+//! - LOCK MOV CR0 is MOV CR8, or no instruction;
+//! - 0F 0D with a register is no instruction, or a NOP;
+//! - UD0 ends with its opcode, or has a ModRM byte.
+//!
+//! See: AMD APM vol. 3, 1.2.2, 1.2.7 and the instructions; Intel SDM vol. 2, JMP, CALL, RET, UD.
 
 use iced_x86::{
     Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind, Register,
 };
 
 use super::operand::HIGH_BYTE;
-use super::{Cpu, Exec, Insn, Op, Stop};
+use super::{Cpu, Exec, Feature, Insn, Op, Stop};
 use super::{
     alu, atomic, bcd, bits, branch, condition, mov, muldiv, nop, random, shift, stack, string,
     system,
 };
+use crate::engine::Features;
 use crate::exception::Exception;
 use crate::regs::{Attr, Regs, Seg};
 
@@ -69,15 +81,22 @@ pub enum Undecoded {
     Foreign(Instruction),
 }
 
-/// Decodes the instruction at `rip`, of which `bytes` are the first. Bytes that are no
-/// instruction decode as one that faults.
+/// Decodes the instruction at `rip`, of which `bytes` are the first, for a guest whose CPUID
+/// offers `features`. Bytes that are no instruction decode as one that faults.
 ///
 /// # Errors
 /// If more bytes are needed, or another decoder.
 // Not inline: the decoder is large for a kernel's stack.
 #[inline(never)]
-pub fn decode<C: Cpu>(bytes: &[u8], rip: u64, mode: Mode) -> Result<Decoded<C>, Undecoded> {
-    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
+pub fn decode<C: Cpu>(
+    bytes: &[u8],
+    rip: u64,
+    mode: Mode,
+    features: Features,
+) -> Result<Decoded<C>, Undecoded> {
+    let amd = features.has(Feature::AmdEncodings);
+    let options = if amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
+    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options);
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::NoMoreBytes if bytes.len() < MAX_LENGTH => return Err(Undecoded::Truncated),

@@ -25,6 +25,8 @@ mod bits;
 #[cfg(feature = "selftest")]
 pub mod bits_test;
 mod branch;
+#[cfg(feature = "selftest")]
+pub mod branch_test;
 mod condition;
 pub mod decode;
 #[cfg(feature = "selftest")]
@@ -251,6 +253,8 @@ pub enum Feature {
     LegacySyscall,
     /// SYSENTER and SYSEXIT in long mode: everybody's but AMD's.
     LongSysenter,
+    /// What AMD's processors decode otherwise than Intel's: see [`decode`].
+    AmdEncodings,
 }
 
 /// A decoded instruction, ready to be executed on a `C`.

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Code, Instruction, Mnemonic};
 
 use super::decode::undefined;
 use super::operand::{Mem, Source};
@@ -13,6 +13,7 @@ use crate::exception::Exception;
 /// Picks the semantics of an instruction of this file.
 pub(super) fn lower<C: Cpu>(i: &Instruction) -> Option<Exec<C>> {
     match i.mnemonic() {
+        Mnemonic::Reservednop if is_prefetch(i.code()) => Some(prefetch_register),
         Mnemonic::Nop
         | Mnemonic::Reservednop
         | Mnemonic::Endbr32
@@ -48,6 +49,21 @@ pub(super) fn lower<C: Cpu>(i: &Instruction) -> Option<Exec<C>> {
 
 fn nop<C: Cpu>(_: &mut C, _: &Insn) -> Result<(), Stop> {
     Ok(())
+}
+
+/// PREFETCH and PREFETCHW with a register.
+const fn is_prefetch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
+}
+
+/// 0F 0D with a register. See: AMD APM vol. 3, PREFETCH; Intel SDM vol. 2, A.2.5.
+fn prefetch_register<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    if cpu.offers(Feature::AmdEncodings) { Err(cpu.fault(Exception::ud())) } else { Ok(()) }
 }
 
 fn pause<C: Cpu>(_: &mut C, _: &Insn) -> Result<(), Stop> {

@@ -55,7 +55,7 @@ mod test_tables;
 use iced_x86::{Code, Instruction, OpKind};
 
 use super::decode::{Mode, undefined};
-use super::operand::{Mem, Reg, Rm, canonical, linear_address};
+use super::operand::{Mem, Reg, Rm, access_fault, canonical, linear_address};
 use super::{Access, Cpu, Exec, Insn, Stop};
 use crate::exception::{Exception, NP};
 use crate::regs::{Attr, Regs, Seg, Segment, cr4};
@@ -460,10 +460,24 @@ fn store_sized<C: Cpu>(
     }
 }
 
-/// Reads a far pointer: an offset of `size` bytes, then a selector.
+/// Reads `size` bytes of the memory operand, at `linear`: 2, 4 or 8.
+fn load_part<C: Cpu>(cpu: &mut C, insn: &Insn, linear: u64, size: u8) -> Result<u64, Stop> {
+    load_sized(cpu, linear, size, Access::Operand)
+        .map_err(|stop| access_fault(cpu, insn.segment(), linear, size, stop))
+}
+
+/// Reads a far pointer: an offset of `size` bytes, then a selector. They are two accesses: with addresses of
+/// 32 bits the selector's wraps.
 fn read_far_pointer<C: Cpu>(cpu: &mut C, insn: &Insn, size: u8) -> Result<(u16, u64), Stop> {
     let linear = linear_address(cpu, insn, size + 2, false)?;
-    let offset = load_sized(cpu, linear, size, Access::Operand)?;
-    let selector = load_sized(cpu, linear.wrapping_add(size.into()), 2, Access::Operand)?;
+    let offset = load_part(cpu, insn, linear, size)?;
+    let next = linear.wrapping_add(size.into());
+    let next = if cpu.mode64() && insn.address_size == 4 {
+        let base = cpu.linear64(insn.segment(), 0);
+        base.wrapping_add(next.wrapping_sub(base) & 0xffff_ffff)
+    } else {
+        next
+    };
+    let selector = load_part(cpu, insn, next, 2)?;
     Ok((selector as u16, offset))
 }

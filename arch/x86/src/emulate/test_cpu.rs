@@ -49,7 +49,7 @@ impl TestCpu {
     pub const MEMORY: usize = 0x1_0000;
 
     /// A processor in 64-bit mode at CPL 0, RIP at [`CODE`](Self::CODE), RSP at
-    /// [`STACK`](Self::STACK), all features on.
+    /// [`STACK`](Self::STACK), all features on, and with Intel's encodings.
     #[must_use]
     pub fn long() -> Box<Self> {
         let mut cpu = Self::real();
@@ -125,7 +125,7 @@ impl TestCpu {
         let available = self.memory.get(start..).unwrap_or(&[]);
         let count = available.len().min(bytes.len());
         bytes[..count].copy_from_slice(&available[..count]);
-        let Ok(decoded) = decode::<Self>(&bytes[..count], rip, mode) else {
+        let Ok(decoded) = decode::<Self>(&bytes[..count], rip, mode, self.features) else {
             return Err(self.intercept(Intercept::Unsupported { bytes, len: count as u8 }));
         };
         self.state.rip = rip.wrapping_add(decoded.op.insn.len.into());
@@ -171,7 +171,7 @@ fn flat_segments(state: &mut State, code: Attr) {
     state.segments[Seg::Cs as usize] = Segment { selector: 0x8, attr: code, ..flat };
 }
 
-/// All of [`Feature`].
+/// All of [`Feature`], but [`Feature::AmdEncodings`].
 const FEATURES: [Feature; 24] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,

@@ -224,7 +224,7 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
             Ok(fetched) => fetched,
             Err(_) => return Err(None),
         };
-        match decode(&bytes[..fetched], self.rip(), Mode::of(self)) {
+        match decode(&bytes[..fetched], self.rip(), Mode::of(self), self.features) {
             Ok(decoded) => Ok(decoded.op),
             Err(Undecoded::Foreign(_) | Undecoded::Truncated) => {
                 Err(Some(Exit::Unsupported { bytes, len: fetched as u8 }))

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use super::{Builder, Known, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, canonical};
+use super::{Builder, Known, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, canonical, selectors};
 
 impl Builder {
     /// Chooses what the instruction uses without naming it; `None` if it cannot be chosen any more, and
@@ -61,6 +61,21 @@ impl Builder {
                     && let Some(stack) = self.get(RSP)
                 {
                     self.patch(stack, &pad.to_le_bytes());
+                }
+            }
+            Mnemonic::Mov | Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw
+                if let Some(register) = selectors::register(i) =>
+            {
+                let selector = self.selector(i);
+                let upper = self.random.bits() & !0xffff;
+                if self.random.chance(90) {
+                    self.set(register as usize - Register::RAX as usize, upper | selector);
+                }
+            }
+            Mnemonic::Pop if selectors::is_segment(i.op0_register()) => {
+                let selector = self.selector(i);
+                if let Some(stack) = self.get(RSP) {
+                    self.patch(stack, &selector.to_le_bytes());
                 }
             }
             Mnemonic::Popf | Mnemonic::Popfq => {

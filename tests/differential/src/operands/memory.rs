@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 
-use super::{Builder, Known, RAX, RDX, RSP, XSAVE_SIZE, canonical, gpr};
+use super::{Builder, Known, RAX, RDX, RSP, XSAVE_SIZE, canonical, gpr, selectors};
 use crate::layout::CODE;
 
 impl Builder {
@@ -132,6 +132,13 @@ impl Builder {
     /// What lies at the memory operand.
     pub(super) fn fill_memory(&mut self, i: &Instruction, address: u64) {
         if self.fill_vector_memory(i, address) {
+            return;
+        }
+        if let Some(at) = selectors::offset_in_memory(i)
+            && self.random.chance(90)
+        {
+            let selector = self.selector(i);
+            self.patch(address.wrapping_add(at), &(selector as u16).to_le_bytes());
             return;
         }
         let accumulates =

@@ -5,6 +5,8 @@ use guests::programs::{end, report};
 use guests::x86::{State, SysReg, gpr};
 use guests::{Guest, Hypervisor, IcedError, Log, at, code_asm::*, selector, states};
 
+use crate::vendor::is_amd;
+
 fn run<H: Hypervisor>(
     guest: &mut Guest<H>,
     state: &State,
@@ -69,18 +71,6 @@ fn with_system_calls<H: Hypervisor>(guest: &Guest<H>) -> State {
         end(a)
     });
     state
-}
-
-/// Whether the processor says that it is AMD's (or Hygon's).
-fn is_amd<H: Hypervisor>(guest: &mut Guest<H>) -> bool {
-    let state = state(guest);
-    let log = run(guest, &state, |a| {
-        a.xor(eax, eax)?;
-        a.cpuid()?;
-        a.mov(eax, ebx)?;
-        report(a)
-    });
-    [*b"Auth", *b"Hygo"].contains(&log.values[0].to_le_bytes())
 }
 
 guests::on_every_processor! {
@@ -185,7 +175,7 @@ guests::on_every_processor! {
     /// SYSCALL is AMD's here, SYSENTER everybody else's.
     fn system_calls_by_vendor(engine) {
         let mut guest = Guest::new(engine);
-        let amd = is_amd(&mut guest);
+        let amd = is_amd(engine);
         let state = with_system_calls(&guest);
         for (bytes, exists) in [([0x0f, 0x05], amd), ([0x0f, 0x34], !amd)] {
             guest.memory.write(at::USER_CODE, &bytes);
@@ -198,7 +188,7 @@ guests::on_every_processor! {
 
     fn sysenter_of_64_bit_mode_by_vendor(engine) {
         let mut guest = Guest::new(engine);
-        let amd = is_amd(&mut guest);
+        let amd = is_amd(engine);
         let state = with_system_calls(&guest);
         let mut long = states::user(guest.long_mode());
         long.sysregs = state.sysregs;
@@ -209,7 +199,7 @@ guests::on_every_processor! {
     /// Where it faults: at level 0, or behind it.
     fn sysret_to_nowhere_by_vendor(engine) {
         let mut guest = Guest::new(engine);
-        let amd = is_amd(&mut guest);
+        let amd = is_amd(engine);
         let mut kernel = guest.long_mode();
         kernel.sysregs = with_system_calls(&guest).sysregs;
         kernel.gprs[usize::from(gpr::RCX)] = 1 << 47;

@@ -23,6 +23,7 @@ mod real_mode;
 mod smp;
 mod task_switch;
 mod v86;
+mod vendor;
 
 /// What is known of QEMU is about bodies that there are.
 #[test]

@@ -5,10 +5,10 @@
 //! The page-directory-pointer entries of PAE paging are not checked here but when they are used
 //! (see [`crate::mmu`]). See: AMD APM vol. 2, 3.1, 14.6; vol. 3, MOV CRn.
 
-use super::{check_privileged, check_umip, cr_gpr_size, gp, load_sized, ud};
+use super::{check_privileged, check_umip, cr_gpr_size, gp, load_part, ud};
 use crate::emulate::operand::canonical;
 use crate::emulate::operand::{Destination, Source, effective_address, linear_address};
-use crate::emulate::{Access, Cpu, Feature, Insn, Int, Stop};
+use crate::emulate::{Cpu, Feature, Insn, Int, Stop};
 use crate::engine::Intercept;
 use crate::exception::Exception;
 use crate::regs::{Attr, Seg, SysReg, cr0, cr4, efer, gpr, xcr0};
@@ -214,8 +214,8 @@ pub(super) fn invpcid<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
     check_privileged(cpu)?;
     let kind = cpu.gpr(insn.reg) & cr_gpr_size(cpu);
     let descriptor = linear_address(cpu, insn, 16, false)?;
-    let pcid = load_sized(cpu, descriptor, 8, Access::Operand)?;
-    let linear = load_sized(cpu, descriptor.wrapping_add(8), 8, Access::Operand)?;
+    let pcid = load_part(cpu, insn, descriptor, 8)?;
+    let linear = load_part(cpu, insn, descriptor.wrapping_add(8), 8)?;
     let no_pcids = cpu.cr4() & cr4::PCIDE == 0 && kind <= 1 && pcid != 0;
     let malformed = kind > 3
         || kind <= 1 && pcid & !PCID != 0

@@ -8,7 +8,7 @@ use super::test_tables::{
 };
 use crate::emulate::test_cpu::TestCpu;
 use crate::exception::{Exception, NP};
-use crate::regs::{Attr, Regs, Seg, gpr, rflags};
+use crate::regs::{Attr, Regs, Seg, Segment, gpr, rflags};
 
 /// `mov %eax, %ds` and `mov %eax, %ss`.
 const TO_DS: [u8; 2] = [0x8e, 0xd8];
@@ -141,6 +141,19 @@ selftest::cases! {
         cpu.state.gprs[3] = 0x6000;
         check_eq!(cpu.run(&[0x0f, 0xb2, 0x23]), Ok(()));
         check_eq!((rsp(&cpu), selector(&cpu, Seg::Ss)), (0x7654, DATA));
+    }
+
+    fn the_selector_of_a_far_pointer_wraps_at_4_gib() {
+        // LFS EAX, GS:[EBX]: four bytes of offset before 4 GiB, and the selector at GS's base.
+        let mut cpu = long();
+        let base = 0x5000_u64.wrapping_sub(0xffff_fffc);
+        let gs = cpu.segment(Seg::Gs);
+        cpu.set_segment(Seg::Gs, Segment { base, ..gs });
+        cpu.state.gprs[3] = 0xffff_fffc;
+        let code = [0x65, 0x67, 0x0f, 0xb4, 0x03];
+        check_eq!(raises(&mut cpu, &code), Some(Exception::pf(base, 0)));
+        cpu.state.gprs[3] -= 2;
+        check_eq!(cpu.run(&code), Ok(()), "both before it");
     }
 
     fn questions_about_selectors() {

@@ -3,9 +3,8 @@
 //! See: AMD APM vol. 2, 4.6; vol. 3, the instructions.
 
 use super::segment::{self, Descriptor, fetch_any, is_null, kind};
-use super::{check_privileged, check_umip, gp, load_sized, np, selector_error, ud};
-use crate::emulate::operand::canonical;
-use crate::emulate::operand::{Destination, Source, linear_address};
+use super::{check_privileged, check_umip, gp, load_part, np, selector_error, ud};
+use crate::emulate::operand::{Destination, Source, access_fault, canonical, linear_address};
 use crate::emulate::{Access, Cpu, Insn, Int, Stop};
 use crate::regs::{Attr, Seg, Table};
 
@@ -14,8 +13,8 @@ fn read_table<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<Table, Stop> {
     check_privileged(cpu)?;
     let size = if insn.extra == 8 { 8 } else { 4 };
     let linear = linear_address(cpu, insn, size + 2, false)?;
-    let limit = load_sized(cpu, linear, 2, Access::Operand)? as u16;
-    let base = load_sized(cpu, linear.wrapping_add(2), size, Access::Operand)?;
+    let limit = load_part(cpu, insn, linear, 2)? as u16;
+    let base = load_part(cpu, insn, linear.wrapping_add(2), size)?;
     let base = if insn.extra == 2 { base & 0x00ff_ffff } else { base };
     if size == 8 && !canonical(cpu, base) {
         return Err(gp(cpu, 0));
@@ -34,6 +33,7 @@ fn write_table<C: Cpu>(cpu: &mut C, insn: &Insn, table: Table) -> Result<(), Sto
     base.copy_from_slice(&table.base.to_le_bytes());
     let bytes = bytes.get(..usize::from(size) + 2).unwrap_or(&[]);
     cpu.store_bytes(linear, bytes, Access::Operand)
+        .map_err(|stop| access_fault(cpu, insn.segment(), linear, size + 2, stop))
 }
 
 pub(super) fn lgdt<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {

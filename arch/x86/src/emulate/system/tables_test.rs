@@ -46,6 +46,21 @@ selftest::cases! {
         check_eq!(cpu.gdtr().base, 0x65_4321);
     }
 
+    fn operands_on_the_stack_raise_its_fault() {
+        // LGDT, SIDT, INVPCID, LFS and far JMP with an operand at RBP, which is no address.
+        for code in [
+            &[0x0f, 0x01, 0x55, 0x00][..],
+            &[0x0f, 0x01, 0x4d, 0x00],
+            &[0x66, 0x0f, 0x38, 0x82, 0x45, 0x00],
+            &[0x0f, 0xb4, 0x45, 0x00],
+            &[0xff, 0x6d, 0x00],
+        ] {
+            let mut cpu = long();
+            cpu.state.gprs[5] = 1 << 47;
+            check_eq!(raises(&mut cpu, code), Some(Exception::ss(0)), "{code:x?}");
+        }
+    }
+
     fn task_register() {
         let mut cpu = long();
         cpu.state.segments[Seg::Tr as usize] = Segment::default();
