@@ -253,7 +253,7 @@ pub enum Feature {
     LegacySyscall,
     /// SYSENTER and SYSEXIT in long mode: everybody's but AMD's.
     LongSysenter,
-    /// What AMD's processors decode otherwise than Intel's: see [`decode`].
+    /// What AMD's processors decode otherwise than Intel's: see [`mod@decode`].
     AmdEncodings,
 }
 
