@@ -201,9 +201,43 @@ fn may_be_initial(case: &Case, native: &Outcome) -> bool {
 }
 
 /// Whether what a case does is not defined: it uses [`fields`] that were stored, or it is not
-/// known where they are.
+/// known where they are; or an operand in pieces may have some before and some behind the end of
+/// addresses of 32 bits, where each processor wraps other pieces around.
 pub(super) fn is_loose(case: &Case) -> bool {
-    stored(case).is_none()
+    let mut written = [false; 16];
+    let mut factory = InstructionInfoFactory::new();
+    let wraps = case.instructions().any(|instruction| {
+        let wraps = in_pieces(&instruction) && may_wrap(case, &instruction, &written);
+        note_written(&mut factory, &instruction, &mut written);
+        wraps
+    });
+    wraps || stored(case).is_none()
+}
+
+/// Whether a memory operand with an address of 32 bits lies, or may lie, across their end.
+fn may_wrap(case: &Case, instruction: &Instruction, written: &[bool; 16]) -> bool {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    if !base.is_gpr32() && !index.is_gpr32() && instruction.memory_displ_size() != 4 {
+        return false;
+    }
+    let flat = Case { bases: [0; 2], ..case.clone() };
+    let offset = address(&flat, instruction, written).map(|address| address & 0xffff_ffff);
+    offset.is_none_or(|offset| offset > 0xffff_ffff - LONGEST)
+}
+
+/// Notes which general-purpose registers an instruction may write.
+fn note_written(
+    factory: &mut InstructionInfoFactory,
+    instruction: &Instruction,
+    written: &mut [bool; 16],
+) {
+    for used in factory.info(instruction).used_registers() {
+        let full = used.register().full_register();
+        let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
+        if full.is_gpr() && writes {
+            written[full.number()] = true;
+        }
+    }
 }
 
 /// [`fields`] that were stored: by which instruction, where its operand lies, and where they do.
@@ -242,13 +276,7 @@ fn stored(case: &Case) -> Option<Vec<Stored>> {
             let range = start.wrapping_add(*first)..start.wrapping_add(*end);
             all.push((instruction.code(), start, range));
         }
-        for used in factory.info(&instruction).used_registers() {
-            let full = used.register().full_register();
-            let writes = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
-            if full.is_gpr() && writes {
-                written[full.number()] = true;
-            }
-        }
+        note_written(&mut factory, &instruction, &mut written);
     }
     Some(all)
 }
