@@ -3,7 +3,7 @@
 /// How long programs may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Seconds that one program has.
+    /// Seconds that one program has, unless the script's environment says otherwise by `LIMIT`.
     pub seconds: u32,
 }
 
@@ -16,7 +16,7 @@ impl Limits {
              cd /tests\n\
              for test in *; do\n\
              echo \"begin $test\"\n\
-             timeout -s KILL {} ./$test 2>&1 </dev/null\n\
+             timeout -s KILL ${{LIMIT:-{}}} ./$test 2>&1 </dev/null\n\
              status=$?\n\
              echo\n\
              echo \"end $test $status\"\n\

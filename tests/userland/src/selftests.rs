@@ -27,10 +27,10 @@ pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Image> {
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
     let version = name.split(".tar").next().unwrap_or_default();
     let size = archive.metadata()?.len();
-    let kept = shelf.get(&format!("selftests-2-{version}-{size}"), |folder| {
+    let kept = shelf.get(&format!("selftests-4-{version}-{size}"), |folder| {
         unpack(&archive, folder)?;
         compile(folder)?;
-        Image::make(folder, busybox, Limits { seconds: 40 })
+        Image::make(folder, busybox, Limits { seconds: 150 })
     })?;
     Ok(Image::in_folder(&kept))
 }

@@ -22,7 +22,7 @@ const ARCHITECTURES: [(&str, &[&str]); 2] =
 
 /// Builds all of them.
 pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Image> {
-    let kept = shelf.get("valgrind-1", |folder| {
+    let kept = shelf.get("valgrind-2", |folder| {
         let work = folder.join("source");
         fs::create_dir(&work)?;
         let archive = Apt::new(&work.join("apt"))?.source("valgrind")?;

@@ -4,8 +4,9 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use support::{LIMIT, finish_within, pulled, shelf, text, unibody};
+use support::{finish_within, pulled, shelf, text, unibody};
 use userland::image::Image;
 use userland::report::{self, Outcome};
 use userland::{qemu, selftests};
@@ -13,6 +14,9 @@ use userland::{qemu, selftests};
 /// Those that fail in a guest, and why. ARCHITECTURE.md says it too.
 const FAIL: [(&str, &str); 1] =
     [("amx_64", "tests AMX, which is beyond x86-64-v3: a guest has none, whatever the host has")];
+
+/// How long the whole list may take: one of the programs makes millions of traced system calls.
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// The kernel that was pulled.
 fn kernel(pulled: &Path) -> PathBuf {

@@ -4,11 +4,11 @@
 //! A back end of `hv` for tests only: one vCPU, RAM, and ports; no devices, no pause. The machine's
 //! own processor runs a small monitor, and the guest beneath it.
 //!
-//! - [`process`]: QEMU's process, and what its trace tells;
-//! - [`monitor`]: the program that runs the guest inside QEMU;
-//! - [`area`]: what the monitor and this process share;
-//! - [`vmcb`]: a guest's registers as the monitor's processor takes them;
-//! - [`stale`]: what QEMU must translate again;
+//! - `process`: QEMU's process, and what its trace tells;
+//! - `monitor`: the program that runs the guest inside QEMU;
+//! - `area`: what the monitor and this process share;
+//! - `vmcb`: a guest's registers as the monitor's processor takes them;
+//! - `stale`: what QEMU must translate again;
 //! - [`differences`]: where QEMU is known to deviate, and why.
 
 mod area;
