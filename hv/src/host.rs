@@ -71,7 +71,7 @@ pub fn engines() -> Vec<Engine> {
     };
     vec![
         Engine {
-            name: InProcess.name(),
+            name: InProcess::default().name(),
             about: "the software CPU: any x86-64 Linux machine, no privilege",
             readiness: soft,
         },
@@ -101,7 +101,7 @@ pub fn processor() -> Result<Processor, Error> {
 
 /// What a guest is told about its processor.
 fn guest_cpuid() -> Result<crate::x86::Cpuid, Error> {
-    let vm = InProcess.create_vm(VmConfig { cpus: 1 })?;
+    let vm = InProcess::INTERPRETER.create_vm(VmConfig { cpus: 1 })?;
     Ok(vm.create_vcpu(0)?.cpuid().clone())
 }
 

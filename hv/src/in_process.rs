@@ -24,8 +24,32 @@ type Engine = SoftEngine;
 type CoreVm = virt::Vm<X86<Engine, Process>>;
 
 /// The software CPU: any x86-64 Linux machine, no privilege, no device.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct InProcess;
+#[derive(Clone, Copy, Debug)]
+pub struct InProcess {
+    /// Bytes of translated code that all vCPUs together may keep; 0: the interpreter executes all.
+    pub jit_cache: usize,
+    /// How many times a block of code is interpreted before it is translated.
+    pub patience: u32,
+}
+
+impl InProcess {
+    /// Nothing is translated.
+    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0 };
+
+    /// Why the interpreter executes all although code was to be translated; `None` if it does not.
+    #[must_use]
+    pub fn lacks_jit(self) -> Option<io::Error> {
+        if self.jit_cache == 0 { None } else { SoftEngine::can_translate().err() }
+    }
+}
+
+impl Default for InProcess {
+    /// With the JIT, and its usual room.
+    fn default() -> Self {
+        let options = Options::default();
+        Self { jit_cache: options.translated, patience: options.patience }
+    }
+}
 
 impl Hypervisor for InProcess {
     type Vm = InProcessVm;
@@ -37,10 +61,12 @@ impl Hypervisor for InProcess {
     fn create_vm(&self, config: VmConfig) -> Result<InProcessVm, Error> {
         let host = Process::new().map_err(Error::Start)?;
         let memory = Arc::new(Memory::default());
+        let options =
+            Options { translated: self.jit_cache, patience: self.patience, ..Options::default() };
         // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,
         // are held in `Shared::regions` until the machine and its vCPUs are gone, and `vm-memory`
         // gives out no references to their bytes, only volatile accesses.
-        let engine = unsafe { SoftEngine::new(Arc::clone(&memory), Options::default()) };
+        let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
         let start = |errno| Error::Start(os_error(errno));
         let arch =
             X86::new(host, engine, Arc::clone(&memory), host_cpuid, config.cpus).map_err(start)?;

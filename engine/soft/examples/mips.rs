@@ -1,4 +1,4 @@
-//! Measures the interpreter: millions of guest instructions a second on small loops.
+//! Measures the engine: millions of guest instructions a second on small loops.
 #![allow(missing_docs)]
 
 #[path = "../src/test_machine.rs"]
@@ -88,6 +88,26 @@ fn misses(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
+/// Packed additions and multiplications, and their operands in memory.
+fn vectors(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut top = a.create_label();
+    a.mov(ecx, 5_000_000)?;
+    a.mov(rsi, at::LARGE)?;
+    a.set_label(&mut top)?;
+    a.mov(eax, ecx)?;
+    a.and(eax, 0x7ff0)?;
+    a.movdqa(xmm0, xmmword_ptr(rsi + rax))?;
+    a.paddd(xmm1, xmm0)?;
+    a.pxor(xmm2, xmm1)?;
+    a.movups(xmmword_ptr(rsi + rax), xmm2)?;
+    a.cvtsi2sd(xmm3, ecx)?;
+    a.mulsd(xmm3, qword_ptr(rsi + 8))?;
+    a.addsd(xmm4, xmm3)?;
+    a.dec(rcx)?;
+    a.jnz(top)?;
+    a.hlt()
+}
+
 /// System calls: user mode and back.
 fn system_calls(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut user = a.create_label();
@@ -121,11 +141,12 @@ fn seconds() -> f64 {
 }
 
 fn main() {
-    let programs: [(&str, Program); 5] = [
+    let programs: [(&str, Program); 6] = [
         ("integer", integer),
         ("memory", memory),
         ("calls", calls),
         ("misses", misses),
+        ("vectors", vectors),
         ("syscalls", system_calls),
     ];
     let wanted = std::env::args().nth(1);

@@ -10,7 +10,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use arch_x86::emulate::{Mode, Op};
 
 use crate::code_pages::{CodePages, PageId};
+use crate::engine::Options;
 use crate::itlb::same_mode;
+use crate::jit::Jit;
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
@@ -22,6 +24,7 @@ const MAX_CROSSINGS: usize = 1024;
 
 /// Instructions that are executed one after the other.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Run {
     first: u32,
     /// How many they are.
@@ -41,18 +44,52 @@ pub struct Place {
     pub rip: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Block {
-    place: Place,
-    run: Run,
+/// A block as it is to be executed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Found {
+    /// Address of its translation, or 0.
+    pub code: u64,
+    /// Its instructions.
+    pub run: Run,
+    /// Its number, or [`Found::NONE`].
+    pub block: u32,
+}
+
+impl Found {
+    /// The number of what is no block.
+    pub const NONE: u32 = u32::MAX;
 }
 
 #[derive(Clone, Copy)]
+struct Block {
+    place: Place,
+    found: Found,
+    /// How many times it is yet to be interpreted before it is translated.
+    left: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
 struct Jump {
     rip: u64,
     key: u64,
-    run: Run,
-    page: PageId,
+    found: Found,
+}
+
+/// How translated code looks into the jump cache.
+pub(crate) mod jump {
+    use core::mem::offset_of;
+
+    use super::{Found, JUMPS, Jump};
+
+    /// Where a jump's parts are.
+    pub const RIP: i32 = offset_of!(Jump, rip) as i32;
+    pub const KEY: i32 = offset_of!(Jump, key) as i32;
+    pub const CODE: i32 = offset_of!(Jump, found) as i32 + offset_of!(Found, code) as i32;
+    /// The number of an address's jump: `(address ^ address >> 12) & MASK`.
+    pub const MASK: u32 = JUMPS as u32 - 1;
+    const _: () = assert!(size_of::<Jump>() == 40);
 }
 
 /// An instruction that crosses a page's end. Its bytes are compared each time.
@@ -96,29 +133,46 @@ pub struct Blocks {
     map: AddressMap<Place, u32>,
     jumps: Box<[Jump; JUMPS]>,
     crossings: AddressMap<(u64, Mode), Crossing>,
+    jit: Option<Jit>,
+    /// How many times a block is interpreted before it is translated, and once more.
+    patience: u32,
     /// How many instructions were decoded.
     pub decoded: u64,
+    /// How many blocks were translated.
+    pub translated: u64,
     /// How many times all was dropped because it was full.
     pub drops: u64,
 }
 
 const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NO_JUMP: Jump = Jump { rip: 0, key: 0, run: NO_RUN, page: PageId::MAX };
+const NOTHING: Found = Found { code: 0, run: NO_RUN, block: Found::NONE };
+const NO_JUMP: Jump = Jump { rip: 0, key: 0, found: NOTHING };
 
 const fn slot(rip: u64) -> usize {
     (rip ^ rip >> 12) as usize % JUMPS
 }
 
 impl Blocks {
-    /// No code. Memory for `capacity` instructions is reserved, and used as code comes.
-    pub fn new(capacity: usize) -> Self {
+    /// No code. Memory for as much as `options` allow is reserved, and used as code comes; of translated
+    /// code, for one of `sharers` vCPUs.
+    pub fn new(options: &Options, sharers: usize) -> Self {
+        let capacity = options.code_instructions;
+        let jit = match options.translated {
+            0 => None,
+            // A host that denies executable memory has the interpreter.
+            size => Jit::new(size / sharers).ok(),
+        };
+        let patience = if jit.is_some() { options.patience.saturating_add(1) } else { u32::MAX };
         Self {
+            jit,
+            patience,
             ops: Vec::with_capacity(capacity.max(MAX_BLOCK)),
             blocks: Vec::new(),
             map: AddressMap::default(),
             jumps: Box::new([NO_JUMP; JUMPS]),
             crossings: AddressMap::default(),
             decoded: 0,
+            translated: 0,
             drops: 0,
         }
     }
@@ -126,6 +180,7 @@ impl Blocks {
     /// Whether there may be no room for another block within `limit` instructions.
     pub fn is_full(&self, limit: usize) -> bool {
         self.ops.len() + MAX_BLOCK > limit.min(self.ops.capacity())
+            || self.jit.as_ref().is_some_and(Jit::is_full)
     }
 
     /// Drops everything. Keys and pages that refer to it are for the caller to drop.
@@ -135,6 +190,9 @@ impl Blocks {
         self.map.clear();
         self.crossings.clear();
         self.jumps.fill(NO_JUMP);
+        if let Some(jit) = &mut self.jit {
+            jit.clear();
+        }
         self.drops += 1;
     }
 
@@ -147,29 +205,31 @@ impl Blocks {
 
     /// The block at `rip`, if the jump cache knows it under `key`.
     #[inline(always)]
-    pub fn jump(&self, rip: u64, key: u64) -> Option<Run> {
+    pub fn jump(&self, rip: u64, key: u64) -> Option<Found> {
         let jump = &self.jumps[slot(rip)];
         // One test.
-        if (jump.rip ^ rip) | (jump.key ^ key) == 0 { Some(jump.run) } else { None }
+        if (jump.rip ^ rip) | (jump.key ^ key) == 0 { Some(jump.found) } else { None }
     }
 
     /// Lets the jump cache know a block.
-    pub fn remember(&mut self, place: &Place, key: u64, run: Run) {
-        self.jumps[slot(place.rip)] = Jump { rip: place.rip, key, run, page: place.page };
+    pub fn remember(&mut self, place: &Place, key: u64, found: Found) {
+        self.jumps[slot(place.rip)] = Jump { rip: place.rip, key, found };
     }
 
     /// The block at a place; the jump cache then knows it under `key`.
-    pub fn find(&mut self, place: &Place, key: u64) -> Option<Run> {
+    pub fn find(&mut self, place: &Place, key: u64) -> Option<Found> {
         let jump = &mut self.jumps[slot(place.rip)];
-        if jump.rip == place.rip && jump.page == place.page && same_mode(jump.key, key) {
+        let page = |block: u32| self.blocks.get(block as usize).map(|block| block.place.page);
+        let is_it = jump.rip == place.rip && same_mode(jump.key, key);
+        if is_it && page(jump.found.block) == Some(place.page) {
             // Only its key was too old: dropped blocks are in no jump.
             jump.key = key;
-            return Some(jump.run);
+            return Some(jump.found);
         }
         let block = *self.map.get(place)?;
-        let run = self.blocks[block as usize].run;
-        self.remember(place, key, run);
-        Some(run)
+        let found = self.blocks[block as usize].found;
+        self.remember(place, key, found);
+        Some(found)
     }
 
     /// Where the next block starts.
@@ -189,13 +249,59 @@ impl Blocks {
         Run { first: first as u32, count, bytes: bytes as u16 }
     }
 
-    /// Makes a block of the instructions since `first`, which are `bytes` long. Gives its number, too.
-    pub fn add(&mut self, place: Place, first: usize, bytes: usize) -> (u32, Run) {
-        let run = self.finish(first, bytes);
+    /// Makes a block of the instructions since `first`, which are `bytes` long.
+    pub fn add(&mut self, place: Place, first: usize, bytes: usize) -> Found {
         let block = self.blocks.len() as u32;
-        self.blocks.push(Block { place, run });
+        let found = Found { code: 0, run: self.finish(first, bytes), block };
+        let left = if place.mode == Mode::Bits64 { self.patience } else { u32::MAX };
+        self.blocks.push(Block { place, found, left });
         self.map.insert(place, block);
-        (block, run)
+        found
+    }
+
+    /// A block is about to be interpreted. Gives where it lies if it is rather to be translated.
+    #[inline]
+    pub fn is_hot(&mut self, block: u32) -> Option<Place> {
+        let block = self.blocks.get_mut(block as usize)?;
+        block.left = block.left.checked_sub(1)?;
+        (block.left == 0).then_some(block.place)
+    }
+
+    /// Translates a block whose instructions were decoded from `bytes`. Gives it as it is then.
+    pub fn translate(&mut self, number: u32, bytes: &[u8]) -> Found {
+        let Block { place, mut found, .. } = self.blocks[number as usize];
+        if let Some(jit) = &mut self.jit {
+            let find = |place: &Place| {
+                let block = *self.map.get(place)?;
+                Some(self.blocks[block as usize].found.code).filter(|code| *code != 0)
+            };
+            let first = found.run.first as usize;
+            let ops = &self.ops[first..first + usize::from(found.run.count)];
+            found.code = jit.translate(place, number, bytes, ops, find);
+            self.translated += u64::from(found.code != 0);
+            self.blocks[number as usize].found = found;
+            let jump = &mut self.jumps[slot(place.rip)];
+            if jump.found.block == number {
+                jump.found = found;
+            }
+        }
+        found
+    }
+
+    /// Where a block starts, and its instructions.
+    pub fn block(&self, block: u32) -> (u64, &[Op<SoftVcpu>]) {
+        let block = &self.blocks[block as usize];
+        (block.place.rip, self.ops(block.found.run))
+    }
+
+    /// The translated code, if there is any.
+    pub fn jit(&self) -> Option<&Jit> {
+        self.jit.as_ref()
+    }
+
+    /// The address of the jump cache.
+    pub fn jumps_address(&self) -> u64 {
+        self.jumps.as_ptr().expose_provenance() as u64
     }
 
     /// The instruction at `rip` that crosses a page, if it was decoded from `bytes`.
@@ -221,10 +327,13 @@ impl Blocks {
     /// Drops the blocks in `granules` of a page.
     pub fn forget(&mut self, pages: &mut CodePages, id: PageId, granules: u64) {
         pages.forget(id, granules, |block| {
-            let Block { place, run } = self.blocks[block as usize];
+            let place = self.blocks[block as usize].place;
             self.map.remove(&place);
+            if let Some(jit) = &mut self.jit {
+                jit.forget(&place);
+            }
             let jump = &mut self.jumps[slot(place.rip)];
-            if jump.run.first == run.first {
+            if jump.found.block == block {
                 *jump = NO_JUMP;
             }
         });

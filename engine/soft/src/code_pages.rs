@@ -96,6 +96,11 @@ impl CodePages {
         &code.bytes[offset..end]
     }
 
+    /// Bytes that were decoded.
+    pub fn kept(&self, id: PageId, offset: usize, size: usize) -> &[u8] {
+        &self.pages[id as usize].bytes[offset..offset + size]
+    }
+
     /// Bytes just peeked at were decoded. Gives whether they are the page's first.
     pub fn mark(&mut self, id: PageId, offset: usize, size: usize) -> bool {
         let code = &mut self.pages[id as usize];

@@ -5,31 +5,47 @@ use arch_x86::regs::{Regs, gpr};
 use iced_x86::code_asm::*;
 use std::sync::atomic::AtomicU32;
 
-use crate::test_machine::{Machine, assemble, at, pte, run_to_halt};
+use crate::Options;
+use crate::test_machine::{Machine, assemble, at, machine, pte, run_to_halt};
+use crate::test_ways::in_both_ways;
+
+in_both_ways! {
+    a_write_to_another_page_of_code_is_seen,
+    a_write_to_the_next_instruction_is_seen,
+    a_loop_that_patches_itself_computes_on,
+    data_beside_code_stays_cheap_and_correct,
+    a_write_through_another_mapping_is_seen,
+    string_stores_over_code_are_seen,
+    the_hosts_writes_are_seen_with_a_fresh_entry,
+    a_remapped_page_runs_its_new_code_after_invlpg,
+    an_instruction_across_pages_runs_and_follows_both,
+    a_fault_in_the_second_page_of_an_instruction_is_that_pages,
+    a_full_cache_is_dropped_and_all_goes_on,
+    full_memory_for_translations_is_dropped_and_all_goes_on,
+    a_stale_entry_may_use_stale_code,
+}
 
 /// Writes `mov eax, value; ret` at `gpa`.
 fn write_function(machine: &Machine, gpa: u64, value: u32) {
     machine.write(gpa, &[&[0xb8], &value.to_le_bytes()[..], &[0xc3]].concat());
 }
 
-#[test]
-fn a_write_to_another_page_of_code_is_seen() {
+fn a_write_to_another_page_of_code_is_seen(options: Options) {
     let function = at::USER_CODE;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.call(function)?;
         a.mov(ebx, eax)?;
         a.mov(dword_ptr(function + 1), 2)?;
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 1);
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!((vcpu.gpr(gpr::RBX), vcpu.gpr(gpr::RAX)), (1, 2));
 }
 
-#[test]
-fn a_write_to_the_next_instruction_is_seen() {
+fn a_write_to_the_next_instruction_is_seen(options: Options) {
     // The immediate of `mov eax, 1` is overwritten by the instruction before it.
     let code = |target: u64| {
         assemble(at::CODE, |a| {
@@ -41,16 +57,15 @@ fn a_write_to_the_next_instruction_is_seen() {
         })
     };
     let target = at::CODE + 1 + 11 + 1;
-    let machine = Machine::new(&code(target));
+    let machine = Machine::with(options, &code(target));
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!((vcpu.gpr(gpr::RAX), vcpu.gpr(gpr::RBX)), (7, 1));
 }
 
-#[test]
-fn a_loop_that_patches_itself_computes_on() {
+fn a_loop_that_patches_itself_computes_on(options: Options) {
     // Adds the immediate, which it increments each time: 1 + 2 + … + 100.
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.mov(ecx, 100)?;
         a.set_label(&mut top)?;
@@ -59,7 +74,7 @@ fn a_loop_that_patches_itself_computes_on() {
         a.dec(ecx)?;
         a.jnz(top)?;
         a.hlt()
-    }));
+    });
     machine.write(at::CODE + 6, &1_u32.to_le_bytes());
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
@@ -67,11 +82,10 @@ fn a_loop_that_patches_itself_computes_on() {
     assert!(vcpu.statistics().decoded < 1000);
 }
 
-#[test]
-fn data_beside_code_stays_cheap_and_correct() {
+fn data_beside_code_stays_cheap_and_correct(options: Options) {
     // A counter in the page of the loop that counts.
     let counter = at::CODE + 0x800;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.mov(ecx, 1000)?;
         a.set_label(&mut top)?;
@@ -79,7 +93,7 @@ fn data_beside_code_stays_cheap_and_correct() {
         a.dec(ecx)?;
         a.jnz(top)?;
         a.hlt()
-    }));
+    });
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!(machine.read_u64(counter), 1000);
@@ -88,10 +102,9 @@ fn data_beside_code_stays_cheap_and_correct() {
     assert!(statistics.tlb_fills < 5, "nor walked again: {statistics:?}");
 }
 
-#[test]
-fn a_write_through_another_mapping_is_seen() {
+fn a_write_through_another_mapping_is_seen(options: Options) {
     let function = at::USER_CODE;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.mov(rsi, at::UPPER + function + 1)?;
         a.mov(dword_ptr(rsi), 1)?;
         a.call(function)?;
@@ -99,17 +112,16 @@ fn a_write_through_another_mapping_is_seen() {
         a.mov(dword_ptr(rsi), 2)?;
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 9);
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!((vcpu.gpr(gpr::RBX), vcpu.gpr(gpr::RAX)), (1, 2));
 }
 
-#[test]
-fn string_stores_over_code_are_seen() {
+fn string_stores_over_code_are_seen(options: Options) {
     let function = at::USER_CODE;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.call(function)?;
         a.mov(ebx, eax)?;
         a.mov(esi, at::DATA as u32)?;
@@ -118,7 +130,7 @@ fn string_stores_over_code_are_seen() {
         a.rep().movsb()?;
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 1);
     write_function(&machine, at::DATA, 2);
     let mut vcpu = machine.vcpu();
@@ -126,16 +138,15 @@ fn string_stores_over_code_are_seen() {
     assert_eq!((vcpu.gpr(gpr::RBX), vcpu.gpr(gpr::RAX)), (1, 2));
 }
 
-#[test]
-fn the_hosts_writes_are_seen_with_a_fresh_entry() {
+fn the_hosts_writes_are_seen_with_a_fresh_entry(options: Options) {
     let function = at::USER_CODE;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.set_label(&mut top)?;
         a.call(function)?;
         a.hlt()?;
         a.jmp(top)
-    }));
+    });
     write_function(&machine, function, 1);
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
@@ -151,11 +162,10 @@ fn the_hosts_writes_are_seen_with_a_fresh_entry() {
     assert_eq!(vcpu.statistics().decoded, before);
 }
 
-#[test]
-fn a_remapped_page_runs_its_new_code_after_invlpg() {
+fn a_remapped_page_runs_its_new_code_after_invlpg(options: Options) {
     let function = at::USER_CODE;
     let entry = at::PT + (function >> 12) * 8;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.call(function)?;
         a.mov(ebx, eax)?;
         a.mov(rsi, at::DATA | pte::RIGHTS)?;
@@ -163,7 +173,7 @@ fn a_remapped_page_runs_its_new_code_after_invlpg() {
         a.invlpg(byte_ptr(function))?;
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 1);
     write_function(&machine, at::DATA, 2);
     let mut vcpu = machine.vcpu();
@@ -171,11 +181,10 @@ fn a_remapped_page_runs_its_new_code_after_invlpg() {
     assert_eq!((vcpu.gpr(gpr::RBX), vcpu.gpr(gpr::RAX)), (1, 2));
 }
 
-#[test]
-fn an_instruction_across_pages_runs_and_follows_both() {
+fn an_instruction_across_pages_runs_and_follows_both(options: Options) {
     // mov eax, imm32 with three of its bytes in the second page.
     let function = at::USER_CODE + 0x1000 - 2;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.call(function)?;
         a.mov(ebx, eax)?;
         a.mov(byte_ptr(function + 4), 5)?;
@@ -184,7 +193,7 @@ fn an_instruction_across_pages_runs_and_follows_both() {
         a.mov(byte_ptr(function + 1), 6)?;
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 0);
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
@@ -192,14 +201,13 @@ fn an_instruction_across_pages_runs_and_follows_both() {
     assert_eq!(got, [0, 5 << 24, 5 << 24 | 6]);
 }
 
-#[test]
-fn a_fault_in_the_second_page_of_an_instruction_is_that_pages() {
+fn a_fault_in_the_second_page_of_an_instruction_is_that_pages(options: Options) {
     let function = at::USER_CODE + 0x1000 - 2;
     let second = at::USER_CODE + 0x1000;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         a.call(function)?;
         a.hlt()
-    }));
+    });
     write_function(&machine, function, 0x42);
     let entry = at::PT + (second >> 12) * 8;
     machine.write_u64(entry, 0);
@@ -219,9 +227,8 @@ fn a_fault_in_the_second_page_of_an_instruction_is_that_pages() {
     assert_eq!(vcpu.gpr(gpr::RDX), 0x10, "a fetch");
 }
 
-#[test]
-fn a_full_cache_is_dropped_and_all_goes_on() {
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+fn a_full_cache_is_dropped_and_all_goes_on(options: Options) {
+    let machine = machine(options, |a| {
         // Calls a function in each of 20 pages, twice.
         for _ in 0..2 {
             for n in 0..20_u64 {
@@ -230,27 +237,53 @@ fn a_full_cache_is_dropped_and_all_goes_on() {
             }
         }
         a.hlt()
-    }));
+    });
     for n in 0..20 {
         write_function(&machine, at::LARGE + n * 0x1000, n as u32);
     }
-    let mut vcpu = machine.vcpu_with(crate::Options { code_instructions: 64, code_pages: 8 });
+    let mut vcpu = machine.vcpu_with(Options { code_instructions: 64, code_pages: 8, ..options });
     run_to_halt(&mut vcpu);
     assert_eq!(vcpu.gpr(gpr::RBX), 2 * 190);
     assert!(vcpu.statistics().code_drops > 2);
 }
 
-#[test]
-fn a_stale_entry_may_use_stale_code() {
+fn full_memory_for_translations_is_dropped_and_all_goes_on(options: Options) {
+    // Calls functions of 60 additions to memory, three times; the translations of a few fill the least
+    // memory there is for them.
+    const FUNCTIONS: u64 = 40;
+    let machine = machine(options, |a| {
+        for n in (0..FUNCTIONS).cycle().take(FUNCTIONS as usize * 3) {
+            a.call(at::LARGE + n * 0x1000)?;
+        }
+        a.hlt()
+    });
+    for function in (0..FUNCTIONS).map(|n| at::LARGE + n * 0x1000) {
+        let code = assemble(function, |a| {
+            for _ in 0..60 {
+                a.add(qword_ptr(at::DATA), 1)?;
+            }
+            a.ret()
+        });
+        machine.write(function, &code);
+    }
+    let least = options.translated.min(1);
+    let mut vcpu = machine.vcpu_with(Options { translated: least, ..options });
+    run_to_halt(&mut vcpu);
+    assert_eq!(machine.read_u64(at::DATA), FUNCTIONS * 3 * 60);
+    let drops = vcpu.statistics().code_drops;
+    assert!(if least == 0 { drops == 0 } else { drops > 3 }, "{drops}");
+}
+
+fn a_stale_entry_may_use_stale_code(options: Options) {
     // Not a promise, but what makes exits cheap: without `fresh` nothing is compared.
     let function = at::USER_CODE;
-    let machine = Machine::new(&assemble(at::CODE, |a| {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.set_label(&mut top)?;
         a.call(function)?;
         a.hlt()?;
         a.jmp(top)
-    }));
+    });
     write_function(&machine, function, 1);
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);

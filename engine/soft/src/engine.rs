@@ -9,6 +9,7 @@ use lock_api::RawMutex;
 use virt::Errno;
 use virt::memory::{Memory, View};
 
+use crate::jit::Jit;
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
 
@@ -20,11 +21,15 @@ pub struct Options {
     pub code_instructions: usize,
     /// Pages with decoded code (a bit over 4 KiB each) that all vCPUs together may keep.
     pub code_pages: usize,
+    /// Bytes of translated code that all vCPUs together may keep; 0: nothing is translated.
+    pub translated: usize,
+    /// How many times a block is interpreted before it is translated.
+    pub patience: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_instructions: 512 << 10, code_pages: 3072 }
+        Self { code_instructions: 512 << 10, code_pages: 3072, translated: 32 << 20, patience: 8 }
     }
 }
 
@@ -80,6 +85,11 @@ impl Sync {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// The address of the word that [`waiting`](Self::waiting) reads.
+    pub fn waiting_address(&self) -> u64 {
+        self.waiting.as_ptr().expose_provenance() as u64
+    }
+
     /// Invalidates by calling `invalidate`, and tells who waits.
     pub fn acknowledge(&self, invalidate: impl FnOnce()) {
         // In this order: what is asked for meanwhile sets `waiting` again.
@@ -122,6 +132,14 @@ impl SoftEngine {
         let shared =
             Shared { memory, options, vcpus: AtomicUsize::new(0), split_lock: Mutex::new(()) };
         Self { shared: Arc::new(shared), vcpus: Mutex::default() }
+    }
+
+    /// Whether this host lets code be translated.
+    ///
+    /// # Errors
+    /// The host's reason.
+    pub fn can_translate() -> std::io::Result<()> {
+        Jit::new(0).map(drop)
     }
 }
 

@@ -7,7 +7,7 @@ use arch_x86::exception::Exception;
 use arch_x86::mmu::Query;
 use iced_x86::{CpuidFeature, Instruction};
 
-use crate::blocks::{Blocks, MAX_BLOCK, Place, Run};
+use crate::blocks::{Blocks, Found, MAX_BLOCK, Place};
 use crate::itlb::Fetched;
 use crate::ram;
 use crate::vcpu::{SoftVcpu, attention};
@@ -31,22 +31,22 @@ impl SoftVcpu {
     }
 
     /// The block at RIP, which the jump cache does not know.
-    pub(crate) fn find_block(&mut self, blocks: &mut Blocks) -> Result<Run, Stop> {
+    pub(crate) fn find_block(&mut self, blocks: &mut Blocks) -> Result<Found, Stop> {
         self.statistics.block_lookups += 1;
         self.drop_code_if_full(blocks);
         let (linear, room) = self.code_address()?;
         let fetched = self.fetch_page(blocks, linear)?;
         let place = Place { page: fetched.id, mode: self.code_mode, rip: self.rip };
         let key = self.itlb.key(self.rip);
-        if let Some(run) = blocks.find(&place, key) {
-            return Ok(run);
+        if let Some(found) = blocks.find(&place, key) {
+            return Ok(found);
         }
-        let Some(run) = self.build(blocks, place, fetched, linear, room)? else {
+        let Some(found) = self.build(blocks, place, fetched, linear, room)? else {
             // Across pages: never in the jump cache.
             return self.find_crossing(blocks, fetched, linear, room);
         };
-        blocks.remember(&place, key, run);
-        Ok(run)
+        blocks.remember(&place, key, found);
+        Ok(found)
     }
 
     /// Keeps the memory for decoded code within this vCPU's share.
@@ -90,7 +90,7 @@ impl SoftVcpu {
         fetched: Fetched,
         linear: u64,
         room: u64,
-    ) -> Result<Option<Run>, Stop> {
+    ) -> Result<Option<Found>, Stop> {
         let first = blocks.next();
         let start = (linear % ram::SIZE) as usize;
         let mut at = start;
@@ -122,9 +122,17 @@ impl SoftVcpu {
                 break;
             }
         }
-        let (block, run) = blocks.add(place, first, at - start);
-        self.code_pages.add_block(fetched.id, start, at - start, block);
-        Ok(Some(run))
+        let found = blocks.add(place, first, at - start);
+        self.code_pages.add_block(fetched.id, start, at - start, found.block);
+        Ok(Some(found))
+    }
+
+    /// Translates a block that is executed again and again.
+    #[cold]
+    pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
+        let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
+        let bytes = self.code_pages.kept(place.page, offset, found.run.bytes.into());
+        blocks.translate(found.block, bytes)
     }
 
     /// The instruction at RIP, which starts in `head` and ends in the next page. Both pages
@@ -135,7 +143,7 @@ impl SoftVcpu {
         head: Fetched,
         linear: u64,
         room: u64,
-    ) -> Result<Run, Stop> {
+    ) -> Result<Found, Stop> {
         let offset = linear % ram::SIZE;
         let first = (ram::SIZE - offset) as usize;
         let next = linear.wrapping_add(first as u64);
@@ -151,14 +159,15 @@ impl SoftVcpu {
         let bytes = &buffer[..room.min(MAX_LENGTH as u64) as usize];
         let (rip, mode) = (self.rip, self.code_mode);
         if let Some(run) = blocks.find_crossing(rip, mode, bytes) {
-            return Ok(run);
+            return Ok(Found { run, code: 0, block: Found::NONE });
         }
         let Some(decoded) = lower(bytes, rip, mode, self.features) else {
             return Err(self.raise(Exception::gp(0)));
         };
         let len = decoded.op.insn.len;
         blocks.push(decoded.op);
-        Ok(blocks.add_crossing(rip, mode, bytes, len.into()))
+        let run = blocks.add_crossing(rip, mode, bytes, len.into());
+        Ok(Found { run, code: 0, block: Found::NONE })
     }
 
     /// Drops the blocks that the guest has written to.

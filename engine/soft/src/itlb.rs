@@ -75,7 +75,7 @@ impl Seen {
 /// The instruction TLB of one vCPU.
 pub struct InstructionTlb {
     entries: Box<[Entry; ENTRIES]>,
-    keys: [u64; 2],
+    pub(crate) keys: [u64; 2],
     generations: [u64; 2],
     mode: u64,
     seen: [Seen; 2],

@@ -1,12 +1,13 @@
 //! The software CPU: an [`arch_x86::engine::Engine`] that needs nothing of its host
 //! but to be an x86-64 processor.
 //!
-//! An interpreter over decoded and cached blocks. Integer and system
+//! An interpreter over decoded and cached blocks, and a JIT for those of 64-bit mode. Integer and system
 //! instructions are `arch_x86::emulate`'s; [`vector`] has x87, MMX and SSE ones.
 //!
 //! - `engine`: one VM's engine, and what its vCPUs share;
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
+//! - `jit`: blocks translated to the host's code;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
@@ -16,6 +17,7 @@ mod engine;
 mod fetch;
 mod host;
 mod itlb;
+mod jit;
 mod memory;
 mod ram;
 mod registers;
@@ -30,11 +32,19 @@ extern crate self as engine_soft;
 #[cfg(test)]
 mod coherence_test;
 #[cfg(test)]
+mod debug_test;
+#[cfg(test)]
+mod patching_test;
+#[cfg(test)]
 mod run_test;
 #[cfg(test)]
 mod smp_test;
 #[cfg(test)]
+mod test_code;
+#[cfg(test)]
 mod test_machine;
+#[cfg(test)]
+mod test_ways;
 #[cfg(test)]
 mod translate_test;
 

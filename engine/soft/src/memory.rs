@@ -342,7 +342,11 @@ impl Cpu for SoftVcpu {
     }
 
     fn serialize(&mut self) {
-        self.itlb.flush_all();
+        // What this vCPU has written is known. What others have is not; what comes from outside the
+        // machine is seen at the next entry.
+        if self.shared.vcpus.load(std::sync::atomic::Ordering::Relaxed) > 1 {
+            self.itlb.flush_all();
+        }
         self.leave_block = true;
     }
 

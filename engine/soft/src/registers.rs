@@ -33,6 +33,7 @@ impl SoftVcpu {
         } else {
             Rights::Supervisor
         };
+        self.jit.table = self.tlb.table(self.operand_rights);
         self.system_rights = if self.watch_data { Rights::Watched } else { Rights::Supervisor };
         self.itlb.set_mode(self.code_mode, user);
     }

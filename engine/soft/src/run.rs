@@ -14,7 +14,7 @@ use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::regs::{Seg, rflags};
 
-use crate::blocks::{Blocks, Run};
+use crate::blocks::{Blocks, Found};
 use crate::ram;
 use crate::vcpu::{SoftVcpu, attention};
 
@@ -58,6 +58,7 @@ impl SoftVcpu {
         self.wants_nmi_window = entry.nmi_window;
         self.update_attention();
         self.invalidate_if_asked();
+        self.prepare_translated(&blocks, request);
         let intercept = match entry.inject.map_or(Ok(()), |event| event::deliver(self, event)) {
             Ok(()) => self.execute_blocks(&mut blocks, request),
             Err(_) => {
@@ -87,10 +88,10 @@ impl SoftVcpu {
             }
             let key = self.itlb.key(self.rip);
             let executed = match blocks.jump(self.rip, key) {
-                Some(run) => self.execute(blocks.ops(run), run),
-                None => self.find_block(blocks).and_then(|run| {
+                Some(found) => self.execute_found(blocks, found),
+                None => self.find_block(blocks).and_then(|found| {
                     if self.attention & attention::CODE_WRITTEN == 0 {
-                        self.execute(blocks.ops(run), run)
+                        self.execute_found(blocks, found)
                     } else {
                         Ok(())
                     }
@@ -104,9 +105,23 @@ impl SoftVcpu {
         }
     }
 
-    /// Executes a block.
     #[inline(always)]
-    fn execute(&mut self, ops: &[Op<Self>], run: Run) -> Result<(), Stop> {
+    fn execute_found(&mut self, blocks: &mut Blocks, mut found: Found) -> Result<(), Stop> {
+        if found.code == 0
+            && let Some(place) = blocks.is_hot(found.block)
+        {
+            found = self.translate(blocks, found, &place);
+        }
+        if found.code == 0 {
+            self.execute(blocks.ops(found.run), found.run.bytes)
+        } else {
+            self.execute_translated(blocks, found.code)
+        }
+    }
+
+    /// Executes a block of `bytes` bytes.
+    #[inline(always)]
+    pub(crate) fn execute(&mut self, ops: &[Op<Self>], bytes: u16) -> Result<(), Stop> {
         let Some((last, body)) = ops.split_last() else { return Ok(()) };
         let start = self.rip;
         // An instruction that does not end a block has no use for RIP.
@@ -116,7 +131,7 @@ impl SoftVcpu {
                 return self.left_early(ops, n, executed);
             }
         }
-        let end = start.wrapping_add(run.bytes.into());
+        let end = start.wrapping_add(bytes.into());
         self.rip = end;
         self.statistics.instructions += ops.len() as u64;
         let executed = (last.exec)(self, &last.insn);
@@ -260,11 +275,11 @@ impl SoftVcpu {
     /// Executes one instruction; gives whether it trapped: `Never`, `Always`, or `Held`.
     fn fetch_and_execute_one(&mut self, blocks: &mut Blocks) -> Result<Stepped, Stop> {
         let key = self.itlb.key(self.rip);
-        let run = match blocks.jump(self.rip, key) {
-            Some(run) => run,
+        let found = match blocks.jump(self.rip, key) {
+            Some(found) => found,
             None => self.find_block(blocks)?,
         };
-        let Some(op) = blocks.ops(run).first() else { return Ok(Stepped::Never) };
+        let Some(op) = blocks.ops(found.run).first() else { return Ok(Stepped::Never) };
         let (shadow, resume) = (self.shadow, self.flags & rflags::RF);
         self.shadow = false;
         self.flags &= !rflags::RF;

@@ -8,14 +8,35 @@ use arch_x86::regs::{Attr, Regs, Seg, cr0, cr4, gpr, rflags};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
-use crate::SoftVcpu;
-use crate::test_machine::{Machine, assemble, at, pte, run, run_to_halt, selector};
+use crate::test_machine::{Machine, assemble, at, machine, pte, run, run_to_halt, selector};
+use crate::test_ways::in_both_ways;
+use crate::{Options, SoftVcpu};
 
-fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
-    Machine::new(&assemble(at::CODE, program))
+in_both_ways! {
+    computes_in_a_loop,
+    what_is_no_instruction_faults_with_rip_at_it,
+    faults_reach_their_handler_with_rip_at_the_instruction,
+    user_mode_faults_on_supervisor_pages,
+    a_triple_fault_shuts_down,
+    intercepts_leave_rip_at_the_instruction,
+    what_no_slot_backs_is_a_nested_fault,
+    unknown_instructions_are_ud_and_lacking_ones_come_out,
+    the_request_word_ends_even_an_endless_loop,
+    injected_interrupts_run_their_handler_and_return,
+    an_event_that_an_intercept_kept_is_given_back,
+    the_interrupt_window_opens_one_instruction_after_sti,
+    hlt_after_sti_comes_out_in_the_shadow,
+    the_nmi_window_opens_with_iret,
+    alignment_is_checked_when_asked_for,
+    alignment_of_sixteen_bytes_is_not_checked,
+    alignment_is_checked_across_pages_and_before_them,
+    smap_is_lifted_by_ac_only,
+    real_mode_runs_with_its_segments,
+    code_beyond_the_limit_of_cs_faults,
+    exceptions_are_values,
 }
 
-fn handler(
+pub(crate) fn handler(
     machine: &Machine,
     vector: u8,
     program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
@@ -28,9 +49,8 @@ fn enter(vcpu: &mut SoftVcpu, entry: Entry) -> Intercept {
     vcpu.enter(&entry, &AtomicU32::new(0))
 }
 
-#[test]
-fn computes_in_a_loop() {
-    let machine = machine(|a| {
+fn computes_in_a_loop(options: Options) {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.mov(ecx, 1000)?;
         a.xor(eax, eax)?;
@@ -45,12 +65,14 @@ fn computes_in_a_loop() {
     run_to_halt(&mut vcpu);
     assert_eq!(machine.read_u64(at::DATA), 500_500);
     assert_eq!(vcpu.instructions(), 2 + 3000 + 1);
+    // What precedes the loop with its first round, the loop, what follows.
+    let translated = if options.translated == 0 { 0 } else { 3 };
+    assert_eq!(vcpu.statistics().translated, translated);
 }
 
-#[test]
-fn what_is_no_instruction_faults_with_rip_at_it() {
+fn what_is_no_instruction_faults_with_rip_at_it(options: Options) {
     for code in [&[0x06][..], &[0x0f, 0x0b], &[0x0f, 0xff, 0xc0], &[0x66; 16]] {
-        let machine = machine(|a| {
+        let machine = machine(options, |a| {
             a.inc(rdx)?;
             a.db(code)
         });
@@ -65,9 +87,8 @@ fn what_is_no_instruction_faults_with_rip_at_it() {
     }
 }
 
-#[test]
-fn faults_reach_their_handler_with_rip_at_the_instruction() {
-    let machine = machine(|a| {
+fn faults_reach_their_handler_with_rip_at_the_instruction(options: Options) {
+    let machine = machine(options, |a| {
         a.mov(rbx, 0x1234_5000_u64)?;
         a.inc(rdx)?;
         a.mov(rax, qword_ptr(rbx + 8))?;
@@ -94,9 +115,8 @@ fn faults_reach_their_handler_with_rip_at_the_instruction() {
     assert_eq!(vcpu.flags & rflags::RF, 0);
 }
 
-#[test]
-fn user_mode_faults_on_supervisor_pages() {
-    let machine = machine(|a| {
+fn user_mode_faults_on_supervisor_pages(options: Options) {
+    let machine = machine(options, |a| {
         a.push(u32::from(selector::USER_DATA) as i32)?;
         a.push(0x7_0000)?;
         a.pushfq()?;
@@ -125,16 +145,14 @@ fn user_mode_faults_on_supervisor_pages() {
     assert_eq!(vcpu.gpr(gpr::RSP), at::STACK0 - 40);
 }
 
-#[test]
-fn a_triple_fault_shuts_down() {
-    let machine = machine(|a| a.ud2());
+fn a_triple_fault_shuts_down(options: Options) {
+    let machine = machine(options, |a| a.ud2());
     let mut vcpu = machine.vcpu();
     assert_eq!(run(&mut vcpu), Intercept::Shutdown);
 }
 
-#[test]
-fn intercepts_leave_rip_at_the_instruction() {
-    let machine = machine(|a| {
+fn intercepts_leave_rip_at_the_instruction(options: Options) {
+    let machine = machine(options, |a| {
         a.mov(eax, 7)?;
         a.cpuid()?;
         a.out(0x80, al)?;
@@ -151,9 +169,8 @@ fn intercepts_leave_rip_at_the_instruction() {
     assert_eq!(run(&mut vcpu), Intercept::Halt { len: 1 });
 }
 
-#[test]
-fn what_no_slot_backs_is_a_nested_fault() {
-    let machine = machine(|a| {
+fn what_no_slot_backs_is_a_nested_fault(options: Options) {
+    let machine = machine(options, |a| {
         a.mov(rbx, at::LARGE)?;
         a.inc(rdx)?;
         a.add(dword_ptr(rbx + 16), edx)?;
@@ -170,10 +187,9 @@ fn what_no_slot_backs_is_a_nested_fault() {
     }
 }
 
-#[test]
-fn unknown_instructions_are_ud_and_lacking_ones_come_out() {
+fn unknown_instructions_are_ud_and_lacking_ones_come_out(options: Options) {
     // VADDPS is not offered; RSM would be, but there is no system management mode.
-    let machine = Machine::new(&[0xc5, 0xf8, 0x58, 0xc1]);
+    let machine = Machine::with(options, &[0xc5, 0xf8, 0x58, 0xc1]);
     handler(&machine, exception::UD, |a| {
         a.mov(rax, qword_ptr(rsp))?;
         a.hlt()
@@ -183,9 +199,8 @@ fn unknown_instructions_are_ud_and_lacking_ones_come_out() {
     assert_eq!(vcpu.gpr(gpr::RAX), at::CODE);
 }
 
-#[test]
-fn the_request_word_ends_even_an_endless_loop() {
-    let machine = machine(|a| {
+fn the_request_word_ends_even_an_endless_loop(options: Options) {
+    let machine = machine(options, |a| {
         let mut top = a.create_label();
         a.set_label(&mut top)?;
         a.jmp(top)
@@ -200,9 +215,8 @@ fn the_request_word_ends_even_an_endless_loop() {
     assert_eq!(vcpu.rip(), at::CODE);
 }
 
-#[test]
-fn injected_interrupts_run_their_handler_and_return() {
-    let machine = machine(|a| {
+fn injected_interrupts_run_their_handler_and_return(options: Options) {
+    let machine = machine(options, |a| {
         a.inc(rbx)?;
         a.hlt()
     });
@@ -217,9 +231,8 @@ fn injected_interrupts_run_their_handler_and_return() {
     assert_eq!((vcpu.gpr(gpr::RAX), vcpu.gpr(gpr::RBX)), (at::CODE, 1));
 }
 
-#[test]
-fn an_event_that_an_intercept_kept_is_given_back() {
-    let machine = machine(|a| a.hlt());
+fn an_event_that_an_intercept_kept_is_given_back(options: Options) {
+    let machine = machine(options, |a| a.hlt());
     handler(&machine, 0x30, |a| a.iretq());
     machine.write_u64(at::PD + 2 * 8, 0xfee0_0000 | pte::RIGHTS | pte::LARGE);
     let mut vcpu = machine.vcpu();
@@ -232,9 +245,8 @@ fn an_event_that_an_intercept_kept_is_given_back() {
     assert_eq!(vcpu.rip(), at::CODE);
 }
 
-#[test]
-fn the_interrupt_window_opens_one_instruction_after_sti() {
-    let machine = machine(|a| {
+fn the_interrupt_window_opens_one_instruction_after_sti(options: Options) {
+    let machine = machine(options, |a| {
         a.nop()?;
         a.sti()?;
         a.inc(rax)?;
@@ -251,9 +263,8 @@ fn the_interrupt_window_opens_one_instruction_after_sti() {
     assert_eq!(vcpu.gpr(gpr::RAX), 2);
 }
 
-#[test]
-fn hlt_after_sti_comes_out_in_the_shadow() {
-    let machine = machine(|a| {
+fn hlt_after_sti_comes_out_in_the_shadow(options: Options) {
+    let machine = machine(options, |a| {
         a.sti()?;
         a.hlt()
     });
@@ -264,9 +275,8 @@ fn hlt_after_sti_comes_out_in_the_shadow() {
     assert_eq!(vcpu.rip(), at::CODE + 1);
 }
 
-#[test]
-fn the_nmi_window_opens_with_iret() {
-    let machine = machine(|a| {
+fn the_nmi_window_opens_with_iret(options: Options) {
+    let machine = machine(options, |a| {
         a.inc(rax)?;
         a.hlt()
     });
@@ -282,99 +292,6 @@ fn the_nmi_window_opens_with_iret() {
     assert!(!vcpu.nmi_blocked());
 }
 
-/// Counts #DB in R8, and gathers DR6 in R9 and the pushed RIP in R10.
-fn count_debug_exceptions(machine: &Machine) {
-    handler(machine, exception::DB, |a| {
-        a.inc(r8)?;
-        a.mov(r11, dr6)?;
-        a.or(r9, r11)?;
-        a.mov(r10, qword_ptr(rsp))?;
-        a.iretq()
-    });
-}
-
-#[test]
-fn single_step_traps_after_each_instruction() {
-    let machine = machine(|a| {
-        a.pushfq()?;
-        a.or(dword_ptr(rsp), rflags::TF as i32)?;
-        a.popfq()?;
-        a.inc(rax)?;
-        a.inc(rax)?;
-        a.inc(rax)?;
-        a.hlt()
-    });
-    count_debug_exceptions(&machine);
-    let mut vcpu = machine.vcpu();
-    run_to_halt(&mut vcpu);
-    assert_eq!((vcpu.gpr(gpr::R8), vcpu.gpr(gpr::RAX)), (3, 3));
-    assert_eq!(vcpu.gpr(gpr::R9) & 1 << 14, 1 << 14, "BS");
-    assert_eq!(vcpu.gpr(gpr::R10), vcpu.rip() - 1, "at HLT");
-}
-
-#[test]
-fn software_interrupts_are_not_stepped() {
-    let machine = machine(|a| {
-        a.int3()?;
-        a.hlt()
-    });
-    handler(&machine, exception::BP, |a| {
-        a.and(dword_ptr(rsp + 16), !(rflags::TF as i32))?;
-        a.iretq()
-    });
-    count_debug_exceptions(&machine);
-    let mut vcpu = machine.vcpu();
-    vcpu.set_rflags(rflags::FIXED | rflags::TF);
-    run_to_halt(&mut vcpu);
-    assert_eq!(vcpu.gpr(gpr::R8), 0);
-}
-
-#[test]
-fn data_breakpoints_trap_after_the_access() {
-    let machine = machine(|a| {
-        a.mov(rax, qword_ptr(at::DATA + 8))?;
-        a.mov(qword_ptr(at::DATA), rax)?;
-        a.mov(qword_ptr(at::DATA + 8), rax)?;
-        a.inc(rbx)?;
-        a.hlt()
-    });
-    count_debug_exceptions(&machine);
-    let mut vcpu = machine.vcpu();
-    // DR0: writes of 4 bytes at DATA + 12.
-    vcpu.set_dr(0, at::DATA + 12);
-    vcpu.set_dr(7, 0x400 | 1 << 1 | 0b1101 << 16);
-    run_to_halt(&mut vcpu);
-    assert_eq!((vcpu.gpr(gpr::R8), vcpu.gpr(gpr::RBX)), (1, 1));
-    assert_eq!(vcpu.gpr(gpr::R9) & 0xf, 1);
-    assert_eq!(vcpu.gpr(gpr::R10), at::CODE + 30);
-    // Switched off, the fast way is taken again.
-    vcpu.set_dr(7, 0x400);
-    vcpu.set_rip(at::CODE);
-    run_to_halt(&mut vcpu);
-    assert_eq!(vcpu.gpr(gpr::R8), 1);
-}
-
-#[test]
-fn instruction_breakpoints_fault_before_it_and_rf_lets_it_pass() {
-    let machine = machine(|a| {
-        a.inc(rax)?;
-        a.inc(rbx)?;
-        a.hlt()
-    });
-    handler(&machine, exception::DB, |a| {
-        a.inc(r8)?;
-        a.mov(r9, rbx)?;
-        a.or(dword_ptr(rsp + 16), rflags::RF as i32)?;
-        a.iretq()
-    });
-    let mut vcpu = machine.vcpu();
-    vcpu.set_dr(0, at::CODE + 3);
-    vcpu.set_dr(7, 0x400 | 1);
-    run_to_halt(&mut vcpu);
-    assert_eq!((vcpu.gpr(gpr::R8), vcpu.gpr(gpr::R9), vcpu.gpr(gpr::RBX)), (1, 0, 1));
-    assert_eq!(vcpu.rflags() & rflags::RF, 0, "for one instruction only");
-}
-
 /// Makes `vcpu` execute in user mode, with alignment checked.
 fn check_alignment(vcpu: &mut SoftVcpu) {
     let user =
@@ -386,9 +303,8 @@ fn check_alignment(vcpu: &mut SoftVcpu) {
     vcpu.set_rflags(rflags::FIXED | rflags::AC);
 }
 
-#[test]
-fn alignment_is_checked_when_asked_for() {
-    let machine = machine(|a| {
+fn alignment_is_checked_when_asked_for(options: Options) {
+    let machine = machine(options, |a| {
         a.mov(rax, qword_ptr(at::DATA + 8))?;
         a.mov(rax, qword_ptr(at::DATA + 1))?;
         a.hlt()
@@ -404,9 +320,8 @@ fn alignment_is_checked_when_asked_for() {
     assert_eq!((vcpu.gpr(gpr::RDX), vcpu.gpr(gpr::RCX)), (0, at::CODE + 10));
 }
 
-#[test]
-fn alignment_of_sixteen_bytes_is_not_checked() {
-    let machine = machine(|a| {
+fn alignment_of_sixteen_bytes_is_not_checked(options: Options) {
+    let machine = machine(options, |a| {
         a.movups(xmm0, xmmword_ptr(at::DATA + 1))?;
         a.movups(xmmword_ptr(at::DATA + 9), xmm0)?;
         a.int3()
@@ -421,8 +336,7 @@ fn alignment_of_sixteen_bytes_is_not_checked() {
     assert_eq!(vcpu.gpr(gpr::RCX), 1);
 }
 
-#[test]
-fn alignment_is_checked_across_pages_and_before_them() {
+fn alignment_is_checked_across_pages_and_before_them(options: Options) {
     type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
     let edge = at::DATA + 0x1000;
     let programs: [Program; 5] = [
@@ -435,7 +349,7 @@ fn alignment_is_checked_across_pages_and_before_them() {
     ];
     for present in [false, true] {
         for program in programs {
-            let machine = machine(program);
+            let machine = machine(options, program);
             if !present {
                 machine.write_u64(at::PT + (edge >> 12) * 8, 0);
             }
@@ -454,9 +368,8 @@ fn alignment_is_checked_across_pages_and_before_them() {
     }
 }
 
-#[test]
-fn smap_is_lifted_by_ac_only() {
-    let machine = machine(|a| {
+fn smap_is_lifted_by_ac_only(options: Options) {
+    let machine = machine(options, |a| {
         a.stac()?;
         a.mov(rax, qword_ptr(at::DATA))?;
         a.clac()?;
@@ -478,10 +391,9 @@ fn smap_is_lifted_by_ac_only() {
     assert_eq!(vcpu.gpr(gpr::RCX), at::CODE + 3 + 10 + 3);
 }
 
-#[test]
-fn real_mode_runs_with_its_segments() {
+fn real_mode_runs_with_its_segments(options: Options) {
     // mov ax, 0x1234; mov ds, ax; mov [0x10], ax; hlt
-    let machine = Machine::new(&[]);
+    let machine = Machine::with(options, &[]);
     machine.write(0x2_0100, &[0xb8, 0x34, 0x12, 0x8e, 0xd8, 0xa3, 0x10, 0x00, 0xf4]);
     let mut vcpu = machine.vcpu();
     let mut state = arch_x86::regs::State::at_reset();
@@ -494,9 +406,8 @@ fn real_mode_runs_with_its_segments() {
     assert_eq!(vcpu.rip(), 0x109);
 }
 
-#[test]
-fn code_beyond_the_limit_of_cs_faults() {
-    let machine = Machine::new(&[]);
+fn code_beyond_the_limit_of_cs_faults(options: Options) {
+    let machine = Machine::with(options, &[]);
     let mut vcpu = machine.vcpu();
     let mut state = arch_x86::regs::State::at_reset();
     // Two NOPs, then the first byte of an instruction that is cut off by the limit.
@@ -513,9 +424,8 @@ fn code_beyond_the_limit_of_cs_faults() {
     assert_eq!(machine.read_u64(0x7ffa) & 0xffff, 0xffff, "the pushed IP");
 }
 
-#[test]
-fn exceptions_are_values() {
-    let machine = machine(|a| a.hlt());
+fn exceptions_are_values(options: Options) {
+    let machine = machine(options, |a| a.hlt());
     handler(&machine, exception::GP, |a| {
         a.pop(rax)?;
         a.hlt()

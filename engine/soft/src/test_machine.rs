@@ -79,6 +79,11 @@ pub struct Machine {
 impl Machine {
     /// A machine with `code` at [`at::CODE`].
     pub fn new(code: &[u8]) -> Self {
+        Self::with(Options::default(), code)
+    }
+
+    /// The same, with an engine of some options.
+    pub fn with(options: Options, code: &[u8]) -> Self {
         // SAFETY: a new anonymous mapping.
         let ram = unsafe {
             libc::mmap(
@@ -96,7 +101,7 @@ impl Machine {
         let slot = Slot { id: 0, gpa: 0, size: RAM, hva, read_only: false };
         memory.insert(slot).expect("the first slot");
         // SAFETY: the mapping above is never unmapped, and no reference to it is made.
-        let engine = unsafe { SoftEngine::new(Arc::clone(&memory), Options::default()) };
+        let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
         let machine = Self { engine, memory, hva };
         machine.write_tables();
         machine.write(at::CODE, code);
@@ -153,6 +158,14 @@ impl Machine {
     /// Writes an integer to RAM.
     pub fn write_u64(&self, gpa: u64, value: u64) {
         self.write(gpa, &value.to_le_bytes());
+    }
+
+    /// Writes an aligned integer to RAM, so that nobody sees a part of it.
+    pub fn write_at_once(&self, gpa: u64, value: u64) {
+        assert!(gpa.is_multiple_of(8) && gpa < RAM);
+        let at = std::ptr::with_exposed_provenance_mut::<u64>((self.hva + gpa) as usize);
+        // SAFETY: within the mapping, and aligned; only ever accessed through raw pointers.
+        unsafe { at.write_volatile(value) };
     }
 
     /// Reads an integer from RAM.
@@ -218,6 +231,15 @@ pub fn assemble(
     let mut assembler = CodeAssembler::new(64).expect("64-bit");
     program(&mut assembler).expect("valid instructions");
     assembler.assemble(address).expect("encodable")
+}
+
+/// A machine with a program at [`at::CODE`], and an engine of some options.
+#[allow(dead_code, reason = "the example uses only some")]
+pub fn machine(
+    options: Options,
+    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Machine {
+    Machine::with(options, &assemble(at::CODE, program))
 }
 
 /// Runs until something else than nothing happens.

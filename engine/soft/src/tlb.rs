@@ -10,6 +10,16 @@
 
 use crate::ram::{self, Page};
 
+/// Where an entry's parts are, for translated code.
+pub const READ_OFFSET: i32 = core::mem::offset_of!(Entry, read) as i32;
+pub const WRITE_OFFSET: i32 = core::mem::offset_of!(Entry, write) as i32;
+pub const PAGE_OFFSET: i32 = core::mem::offset_of!(Entry, page) as i32;
+/// An entry's distance from its table's start is an address shifted right by this…
+pub const INDEX_SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
+/// … and masked with this.
+pub const INDEX_MASK: u32 = ((ENTRIES - 1) * size_of::<Entry>()) as u32;
+const _: () = assert!(size_of::<Entry>() == 32);
+
 /// Entries of each table.
 const ENTRIES: usize = 1024;
 const WORDS: usize = ENTRIES / 64;
@@ -31,6 +41,7 @@ pub enum Rights {
 
 /// What is known of one linear page.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Entry {
     /// The linear page, for reads.
     pub read: u64,
@@ -116,6 +127,12 @@ impl Tlb {
         let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
         Self { entries, used: [Used::default(); TABLES], large: [0; 2], fills: 0 }
+    }
+
+    /// The address of the entries of a table.
+    pub fn table(&self, rights: Rights) -> u64 {
+        let table = &self.entries[rights as usize * ENTRIES..];
+        table.as_ptr().expose_provenance() as u64
     }
 
     /// The entry that `linear` may hit.

@@ -7,7 +7,7 @@ use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::mmu::{Limits, Paging};
 use arch_x86::regs::{FxArea, Segment, State, SysReg, Table, YmmHigh, rflags};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 use virt::Errno;
 use virt::memory::View;
 
@@ -15,6 +15,7 @@ use crate::blocks::Blocks;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
+use crate::jit::context::Context;
 use crate::tlb::{Rights, Tlb};
 
 /// What the run loop has to look at before the next block.
@@ -45,6 +46,8 @@ pub struct Statistics {
     pub instructions: u64,
     /// Instructions decoded.
     pub decoded: u64,
+    /// Blocks translated to the host's code.
+    pub translated: u64,
     /// Data translations entered into the TLB.
     pub tlb_fills: u64,
     /// Instruction translations entered into the TLB.
@@ -104,6 +107,8 @@ pub struct SoftVcpu {
     /// Taken out while it is executed.
     pub(crate) blocks: Option<Box<Blocks>>,
     pub(crate) view: View,
+    /// Translated code's.
+    pub(crate) jit: Context,
 
     // The run loop's.
     /// Bits of [`attention`].
@@ -170,6 +175,7 @@ impl SoftVcpu {
             code_writes: Vec::new(),
             blocks: None,
             view: shared.memory.view(),
+            jit: Context::default(),
             attention: 0,
             wants_interrupt_window: false,
             wants_nmi_window: false,
@@ -198,9 +204,12 @@ impl SoftVcpu {
     /// What has been done so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let (decoded, code_drops) =
-            self.blocks.as_ref().map_or((0, 0), |blocks| (blocks.decoded, blocks.drops));
+        let (decoded, translated, code_drops) = self
+            .blocks
+            .as_ref()
+            .map_or((0, 0, 0), |blocks| (blocks.decoded, blocks.translated, blocks.drops));
         Statistics {
+            translated,
             tlb_fills: self.tlb.fills,
             itlb_fills: self.itlb.fills,
             decoded,
@@ -243,7 +252,8 @@ impl EngineVcpu for SoftVcpu {
 
     fn prepare(&mut self) -> Result<(), Errno> {
         if self.blocks.is_none() {
-            self.blocks = Some(Box::new(Blocks::new(self.shared.options.code_instructions)));
+            let vcpus = self.shared.vcpus.load(Ordering::Relaxed).max(1);
+            self.blocks = Some(Box::new(Blocks::new(&self.shared.options, vcpus)));
         }
         Ok(())
     }

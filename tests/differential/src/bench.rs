@@ -1,4 +1,4 @@
-//! [`Bench`]: both processors side by side; runs cases, and makes those that differ smaller.
+//! [`Bench`]: the processors side by side; runs cases, and makes those that differ smaller.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -31,20 +31,32 @@ pub struct Statistics {
     pub undefined: BTreeMap<String, (u64, u64, u64)>,
 }
 
-/// Both processors.
+/// The software CPU in one of its ways.
+struct Tested {
+    name: &'static str,
+    guest: Guest,
+    outcome: Outcome,
+}
+
+impl Tested {
+    fn new(name: &'static str, guest: Guest) -> Self {
+        Self { name, guest, outcome: Outcome::default() }
+    }
+}
+
+/// The host's processor, and the software CPU's interpreter and JIT.
 pub struct Bench {
     host: Host,
-    guest: Guest,
+    tested: [Tested; 2],
     forms: Forms,
     image: Vec<u8>,
     native: Outcome,
-    engine: Outcome,
     /// What was done so far.
     pub statistics: Statistics,
 }
 
 impl Bench {
-    /// Prepares both, for instructions of one kind.
+    /// Prepares all, for instructions of one kind.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         let host = Host::new();
@@ -53,11 +65,13 @@ impl Bench {
         let image = (0..IMAGE / 8).flat_map(|_| random.operand().to_le_bytes()).collect();
         Self {
             host,
-            guest: Guest::new(),
+            tested: [
+                Tested::new("interpreter", Guest::interpreter()),
+                Tested::new("jit", Guest::jit()),
+            ],
             forms,
             image,
             native: Outcome::default(),
-            engine: Outcome::default(),
             statistics: Statistics::default(),
         }
     }
@@ -68,7 +82,13 @@ impl Bench {
         &self.forms
     }
 
-    /// Runs the case that `seed` stands for; gives a report if the two differ.
+    /// How many blocks of the cases were translated.
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.tested.iter().map(|tested| tested.guest.translated()).sum()
+    }
+
+    /// Runs the case that `seed` stands for; gives a report if an outcome differs from the host's.
     pub fn check(&mut self, seed: u64) -> Option<String> {
         let case = generate::case(seed, &self.forms, self.host.has_bases());
         let differs = self.differences(&case);
@@ -84,33 +104,41 @@ impl Bench {
         format!("{}{differs}{}", describe(&case), self.ends())
     }
 
-    /// How the last case ended on both sides.
+    /// How the last case ended on all sides.
     fn ends(&self) -> String {
         let mut text = String::new();
-        for (name, outcome) in [("native", &self.native), ("engine", &self.engine)] {
+        let tested = self.tested.iter().map(|tested| (tested.name, &tested.outcome));
+        for (name, outcome) in std::iter::once(("native", &self.native)).chain(tested) {
             let (end, rip, rflags) = (outcome.end, outcome.rip, outcome.rflags);
-            let _ = writeln!(text, "  {name}  {end:x?} rip {rip:x} rflags {rflags:x}");
+            let _ = writeln!(text, "  {name:<11}  {end:x?} rip {rip:x} rflags {rflags:x}");
         }
         text
     }
 
-    /// What differs between the two; `None` if nothing does.
+    /// What differs from the host's outcome, and where; `None` if nothing does.
     fn differences(&mut self, case: &Case) -> Option<String> {
         self.host.run(case, &self.image, &mut self.native);
         if matches!(self.native.end, End::Hang | End::Astray) || is_loose(case) {
             return None;
         }
-        let panic = PanicReport(case);
-        self.guest.run(case, &self.image, &mut self.engine);
-        std::mem::forget(panic);
-        if self.engine.end == End::Hang
-            || other_fault_first(&self.native, &self.engine, case)
-            || is_the_process(&self.native, &self.engine)
-            || reads_less(&self.engine, case)
-        {
-            return None;
+        let (native, free) = (&self.native, Free::of(case, &self.native));
+        let mut text = String::new();
+        for Tested { name, guest, outcome } in &mut self.tested {
+            let panic = PanicReport(name, case);
+            guest.run(case, &self.image, outcome);
+            std::mem::forget(panic);
+            if outcome.end == End::Hang
+                || other_fault_first(native, outcome, case)
+                || is_the_process(native, outcome)
+                || reads_less(outcome, case)
+            {
+                continue;
+            }
+            let differs = differences(native, outcome, &free);
+            if !differs.is_empty() {
+                let _ = write!(text, " {name}:\n{differs}");
+            }
         }
-        let text = differences(&self.native, &self.engine, &Free::of(case, &self.native));
         (!text.is_empty()).then_some(text)
     }
 
@@ -122,8 +150,9 @@ impl Bench {
         };
         *self.statistics.vectors.entry(vector).or_default() += 1;
         if case.code.len() == 1 && vector == 3 {
+            let interpreted = &self.tested[0].outcome;
             let flags =
-                (self.native.rflags ^ self.engine.rflags) & Free::of(case, &self.native).rflags;
+                (self.native.rflags ^ interpreted.rflags) & Free::of(case, &self.native).rflags;
             if flags != 0
                 && let Some(instruction) = case.instructions().next()
             {
@@ -136,7 +165,7 @@ impl Bench {
         }
     }
 
-    /// Makes the case smaller as long as the two still differ, and describes it.
+    /// Makes the case smaller as long as an outcome still differs, and describes it.
     fn report(&mut self, case: &Case) -> String {
         let whole = describe(case);
         let small = self.shrink(case.clone());
@@ -228,11 +257,12 @@ impl Bench {
 }
 
 /// Tells which case it was if the engine panics.
-struct PanicReport<'a>(&'a Case);
+struct PanicReport<'a>(&'static str, &'a Case);
 
 impl Drop for PanicReport<'_> {
     fn drop(&mut self) {
-        eprintln!("the engine panicked: seed {:#x}\n{}", self.0.seed, describe(self.0));
+        let Self(name, case) = self;
+        eprintln!("the {name} panicked: seed {:#x}\n{}", case.seed, describe(case));
     }
 }
 

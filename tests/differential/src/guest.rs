@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 use arch_x86::emulate::Feature;
 use arch_x86::engine::{Engine, EngineVcpu, Entry, Features, Intercept};
 use arch_x86::regs::{Attr, Regs, Seg, Segment, State, SysReg, Table, cr0, cr4, efer, gpr, xcr0};
-use engine_soft::{SoftEngine, SoftVcpu};
+use engine_soft::{Options, SoftEngine, SoftVcpu};
 
 use crate::case::{Case, End, Outcome};
 use crate::host::{Mapping, PROCESSOR, descriptor, watched};
@@ -68,9 +68,9 @@ pub struct Guest {
 impl Guest {
     /// A vCPU that has the instructions that the host's processor has.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(options: Options) -> Self {
         let ram = Mapping::anonymous(at::END);
-        let engine = ram.engine();
+        let engine = ram.engine(options);
         let vcpu = engine.create_vcpu(0).expect("a vCPU");
         let tables = at::TABLES + PAGE;
         let mut guest = Self { ram, tables, vcpu, request: AtomicU32::new(0), _engine: engine };
@@ -80,6 +80,24 @@ impl Guest {
         guest.vcpu.prepare().expect("a code cache");
         guest.ram.write(at::BACKING, &[0xcc; CODE_SIZE as usize]);
         guest
+    }
+
+    /// One that interprets all code.
+    #[must_use]
+    pub fn interpreter() -> Self {
+        Self::new(Options { translated: 0, ..Options::default() })
+    }
+
+    /// One that translates code before it is executed for the first time.
+    #[must_use]
+    pub fn jit() -> Self {
+        Self::new(Options { patience: 0, ..Options::default() })
+    }
+
+    /// How many blocks were translated.
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.vcpu.statistics().translated
     }
 
     fn write_u64(&self, gpa: u64, value: u64) {
@@ -260,12 +278,6 @@ impl Guest {
             outcome.cr2 = self.vcpu.cr2();
         }
         End::Exception { vector, error }
-    }
-}
-
-impl Default for Guest {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

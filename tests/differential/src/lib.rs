@@ -2,8 +2,8 @@
 //!
 //! A seed stands for a [`case::Case`]: a block of one to eight instructions ([`forms`],
 //! [`operands`], [`mod@generate`]) and the registers ([`vector`]: those of x87, SSE and AVX) and memory that it
-//! starts with. It is executed natively
-//! ([`host`]) and by the engine ([`guest`]), at the same addresses ([`layout`]), and what came of
+//! starts with. It is executed natively ([`host`]) and by the engine ([`guest`]), once interpreted and once
+//! translated, at the same addresses ([`layout`]), and what came of
 //! it is compared ([`mod@compare`]), as far as it is not left to the processor ([`latitude`]): registers,
 //! defined flags, memory, and the exception with its error code, RIP and CR2. What differs is made
 //! smaller and printed ([`mod@bench`]). [`mod@sweep`] does so with many seeds; [`coverage`] says what of the

@@ -34,7 +34,7 @@ fn number(name: &str) -> Option<u64> {
 /// Runs random cases of instructions of one kind.
 ///
 /// # Panics
-/// If some end otherwise on the engine than on the host; the message describes them.
+/// If some end otherwise on the software CPU, interpreted or translated, than on the host; the message describes them.
 pub fn sweep(kind: Kind, extent: &Extent) {
     let asked = number("UNIBODY_CASES");
     let seed = number("UNIBODY_SEED").unwrap_or(extent.seed);
@@ -58,10 +58,11 @@ pub fn sweep(kind: Kind, extent: &Extent) {
     }
     let statistics = &bench.statistics;
     println!(
-        "{} cases in {:.1} s, {} discarded; by vector: {:?}",
+        "{} cases in {:.1} s, {} discarded, {} blocks translated; by vector: {:?}",
         statistics.cases,
         start.elapsed().as_secs_f32(),
         statistics.discarded,
+        bench.translated(),
         statistics.vectors
     );
     println!("undefined flags that differ: {:x?}", statistics.undefined);

@@ -4,6 +4,7 @@ use differential::case::{Case, End, Outcome};
 use differential::compare::differences;
 use differential::forms::{Forms, Kind, Permits};
 use differential::generate;
+use differential::guest::Guest;
 use differential::host::Host;
 use differential::latitude::Free;
 use differential::layout::{CODE, IMAGE};
@@ -45,6 +46,25 @@ fn a_case_starts_with_null_selectors() {
         host.run(case, &[0; IMAGE], &mut outcome);
         assert_eq!(outcome.end, End::Exception { vector: 3, error: 0 });
         assert_eq!(outcome.selectors, expected);
+    }
+}
+
+#[test]
+fn the_jit_translates_and_the_interpreter_does_not() {
+    let forms = Forms::new(Kind::Integer, Vendor::host(), Permits::NONE);
+    let (mut interpreter, mut jit) = (Guest::interpreter(), Guest::jit());
+    let mut outcome = Outcome::default();
+    for n in 1..=10 {
+        // ADD EAX, n; one that is there no longer is not executed again.
+        let case = Case { code: vec![vec![0x83, 0xc0, n]], ..nop(1, &forms) };
+        for guest in [&mut interpreter, &mut jit] {
+            guest.run(&case, &[0; IMAGE], &mut outcome);
+            assert_eq!(outcome.end, End::Exception { vector: 3, error: 0 });
+            let sum = (case.gprs[0] as u32).wrapping_add(n.into());
+            assert_eq!(outcome.gprs[0], sum.into());
+        }
+        // The case, and the handler of INT3 once.
+        assert_eq!((interpreter.translated(), jit.translated()), (0, u64::from(n) + 1));
     }
 }
 

@@ -29,6 +29,9 @@ pub use iced_x86::IcedError;
 pub use iced_x86::code_asm;
 pub use layout::{at, port, selector};
 
+/// The software CPU with everything translated, at its first execution.
+pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, patience: 0 };
+
 /// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
 /// `&impl Hypervisor`. Once in a module.
 ///
@@ -39,7 +42,11 @@ macro_rules! on_every_engine {
         $($(#[$attribute])* fn $name<H: $crate::Hypervisor>($engine: &H) $body)*
 
         mod soft {
-            $(#[test] fn $name() { super::$name(&$crate::InProcess) })*
+            $(#[test] fn $name() { super::$name(&$crate::InProcess::INTERPRETER) })*
+        }
+
+        mod jit {
+            $(#[test] fn $name() { super::$name(&$crate::TRANSLATED) })*
         }
     };
 }

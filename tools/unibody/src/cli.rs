@@ -96,6 +96,14 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) engine: Engine,
 
+    /// Memory for code that the software CPU translates
+    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = parse_size)]
+    pub(crate) jit_cache: u64,
+
+    /// Translate no code: the software CPU interprets it, which is slower
+    #[arg(long, conflicts_with = "jit_cache")]
+    pub(crate) no_jit: bool,
+
     /// Show the kernel's messages, and what is done, on stderr
     #[arg(long, short, conflicts_with = "quiet")]
     pub(crate) verbose: bool,

@@ -40,6 +40,16 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!((options.memory, options.cpus.get()), (512 << 20, 1));
     assert_eq!(options.engine, Engine::Auto);
     assert!(options.command.is_empty() && options.cmdline.is_empty());
+    assert_eq!((options.jit_cache, options.no_jit), (32 << 20, false));
+}
+
+#[test]
+fn code_is_translated_into_as_much_memory_as_is_said_or_not_at_all() {
+    assert_eq!(run(&["--jit-cache", "1M"]).jit_cache, 1 << 20);
+    assert!(run(&["--no-jit"]).no_jit);
+    let both = ["unibody", "run", "--no-jit", "--jit-cache", "1M"];
+    let error = Cli::try_parse_from(both).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
 }
 
 #[test]

@@ -55,8 +55,24 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
         own_kernel => Parts::find(options, own_kernel, own_init)?,
     };
     match options.engine {
-        Engine::Auto | Engine::Soft => boot(&InProcess, options, parts, session, interactive),
+        Engine::Auto | Engine::Soft => {
+            let engine = software_cpu(options);
+            boot(&engine, options, parts, session, interactive)
+        }
     }
+}
+
+/// The software CPU as the person wants it. Says so if this host does not let it translate code.
+fn software_cpu(options: &cli::Run) -> InProcess {
+    let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
+    let engine = InProcess { jit_cache, ..InProcess::default() };
+    if let Some(why) = engine.lacks_jit() {
+        say(&format!(
+            "unibody: this host does not let code be translated ({}): the guest runs slower",
+            crate::error::reason(&why)
+        ));
+    }
+    engine
 }
 
 /// Whether the person wants another init than Unibody's, which only an initrd of their own can have.

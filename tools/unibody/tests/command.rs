@@ -19,6 +19,13 @@ fn the_guest_answers_uname() {
 }
 
 #[test]
+fn a_guest_runs_without_translated_code() {
+    let mut command = unibody();
+    command.args(["run", "--no-jit", "--", "uname", "-m"]);
+    assert_eq!(outcome(command), (Some(0), "x86_64\n".to_owned(), String::new()));
+}
+
+#[test]
 fn the_exit_status_is_the_commands() {
     assert_eq!(outcome(shell("exit 7")).0, Some(7));
 }

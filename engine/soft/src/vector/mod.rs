@@ -2,7 +2,7 @@
 //! executed by the host's own instruction on the guest's register file.
 //!
 //! `lower` picks the function for a decoded instruction. Those that compute call a stub
-//! (`stub`, `table`) which the build script assembled, so that no executable memory is made at
+//! (`stub`, `table`) which the build script assembled, so that the interpreter needs no executable memory made at
 //! run time; moves, control and state instructions are plain code:
 //!
 //! - `simd`: MMX and SSE through the stubs; `x87`: the same for the x87;
@@ -27,7 +27,7 @@
 //!   loaded.
 
 use arch_x86::emulate::{Cpu, Mode, Op, decode};
-use iced_x86::Instruction;
+use iced_x86::{Code, Instruction};
 
 mod check;
 mod image;
@@ -68,6 +68,45 @@ pub fn lower<C: Cpu>(instruction: &Instruction, mode: Mode) -> Option<Op<C>> {
         .or_else(|| simd::lower(instruction, &mut insn))
         .or_else(|| x87::lower(instruction, &mut insn))?;
     Some(Op { exec, insn })
+}
+
+/// Which registers an instruction's vector operands are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registers {
+    /// XMM, and the upper halves stay: no VEX prefix.
+    Sse,
+    /// YMM, or XMM with upper halves that are cleared: a VEX prefix.
+    Avx,
+}
+
+/// An instruction that the host executes as [`lower`]'s function does, given the guest's registers and MXCSR
+/// with all exceptions masked, and its operands, of whatever kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alike {
+    pub registers: Registers,
+    /// A memory operand must be aligned to its size.
+    pub aligned: bool,
+}
+
+/// Whether the host executes an instruction as [`lower`]'s function does: then it is one that accesses all of its
+/// memory operand, or nothing.
+pub(crate) fn alike(i: &Instruction) -> Option<Alike> {
+    let alike = |registers, aligned| Some(Alike { registers, aligned });
+    if let Some((_, form)) = table::Form::find(i.code()) {
+        let executes = form.class() != table::Class::X87 && form.extension().host_has();
+        return executes.then_some(Alike { registers: Registers::Sse, aligned: form.aligned() });
+    }
+    if let Some((_, form)) = vex_table::Form::find(i.code()) {
+        let executes = form.host_has();
+        return executes.then_some(Alike { registers: Registers::Avx, aligned: form.aligned() });
+    }
+    match i.code() {
+        Code::VEX_Vzeroupper | Code::VEX_Vzeroall if Extension::Avx.host_has() => {
+            alike(Registers::Avx, false)
+        }
+        code if moves::is_alike(code) => alike(Registers::Sse, moves::is_aligned(code)),
+        _ => None,
+    }
 }
 
 /// The extensions of the vector instruction set that CPUID names.

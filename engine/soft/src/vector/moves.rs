@@ -6,7 +6,8 @@ use arch_x86::emulate::{Access, Cpu, Exec, Insn, Int, Stop, operand};
 use arch_x86::regs::gpr;
 use iced_x86::{Code, Instruction, OpKind};
 
-use super::{check, image, memory};
+use super::{Extension, check, image, memory};
+use crate::vcpu::SoftVcpu;
 
 /// Picks the function.
 pub fn lower<C: Cpu>(i: &Instruction, insn: &mut Insn) -> Option<Exec<C>> {
@@ -16,6 +17,35 @@ pub fn lower<C: Cpu>(i: &Instruction, insn: &mut Insn) -> Option<Exec<C>> {
         .or_else(|| part(i.code(), load, store))
         .or_else(|| mmx(i.code(), load, store))
         .or_else(|| masked(i.code(), insn))
+}
+
+/// Whether it is a move of XMM registers that the host executes as the function here does.
+pub fn is_alike(code: Code) -> bool {
+    let has = match code {
+        Code::Movntdqa_xmm_m128 => Extension::Sse41.host_has(),
+        Code::Lddqu_xmm_m128 => Extension::Sse3.host_has(),
+        _ => true,
+    };
+    let in_whole = whole::<SoftVcpu>(code, true, false).or(whole(code, false, true));
+    has && in_whole.or(part(code, true, false)).or(part(code, false, true)).is_some()
+}
+
+/// Whether its memory operand must be aligned.
+pub fn is_aligned(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        Movaps_xmm_xmmm128
+            | Movapd_xmm_xmmm128
+            | Movdqa_xmm_xmmm128
+            | Movntdqa_xmm_m128
+            | Movaps_xmmm128_xmm
+            | Movapd_xmmm128_xmm
+            | Movdqa_xmmm128_xmm
+            | Movntps_m128_xmm
+            | Movntpd_m128_xmm
+            | Movntdq_m128_xmm
+    )
 }
 
 /// Moves of 16 bytes.

@@ -65,7 +65,7 @@ impl Mapping {
 
     /// A software CPU whose memory this is.
     #[must_use]
-    pub fn engine(&self) -> SoftEngine {
+    pub fn engine(&self, options: Options) -> SoftEngine {
         let memory = Arc::new(Memory::<spin::Mutex<()>>::default());
         let slot = Slot {
             id: 0,
@@ -76,7 +76,7 @@ impl Mapping {
         };
         memory.insert(slot).expect("the first slot");
         // SAFETY: the mapping is never unmapped, and there are no references to it.
-        unsafe { SoftEngine::new(memory, Options::default()) }
+        unsafe { SoftEngine::new(memory, options) }
     }
 
     /// Unmaps it.

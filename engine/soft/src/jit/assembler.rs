@@ -1,0 +1,304 @@
+//! [`Assembler`]: the few instructions that translated code needs beside the guest's own.
+//!
+//! Nothing here knows the guest. A register is its number in the encoding, 0 (RAX) to 15 (R15).
+//! `gs:` is where the vCPU is: see [`super::context`].
+
+/// Conditions, as Jcc encodes them.
+pub(crate) mod condition {
+    pub const ABOVE: u8 = 0x7;
+    pub const BELOW: u8 = 0x2;
+    pub const EQUAL: u8 = 0x4;
+    pub const NOT_EQUAL: u8 = 0x5;
+}
+
+/// A place in memory: `base + index * 2^scale + displacement`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub base: Option<u8>,
+    /// Register, and log2 of what it is multiplied by. Never RSP.
+    pub index: Option<(u8, u8)>,
+    pub displacement: i32,
+}
+
+/// What stands before a memory operand's ModRM byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Opcode<'a> {
+    /// Prefixes before REX.
+    pub prefixes: &'a [u8],
+    /// REX.W.
+    pub wide: bool,
+    /// REX is there even if it says nothing: byte registers from SPL on.
+    pub rex: bool,
+    /// The opcode's bytes.
+    pub bytes: &'a [u8],
+}
+
+/// What stands before ModRM of an instruction with a VEX prefix.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Vex {
+    /// Prefixes before VEX: of segments.
+    pub prefixes: &'static [u8],
+    /// The map: 1 is 0F, 2 is 0F 38, 3 is 0F 3A.
+    pub map: u8,
+    /// What VEX stands for: 1 is 66, 2 is F3, 3 is F2.
+    pub prefix: u8,
+    pub wide: bool,
+    /// VEX.L.
+    pub length: bool,
+    /// The register in VEX.vvvv.
+    pub register: u8,
+    pub opcode: u8,
+}
+
+/// Code that is being made for one place.
+pub(crate) struct Assembler {
+    bytes: Vec<u8>,
+    /// Where the first byte will be executed.
+    base: u64,
+}
+
+/// A jump whose target is not known yet.
+#[must_use]
+pub(crate) struct Jump(usize);
+
+/// REX, if it is needed: `reg`, `index` and `base` are registers' numbers.
+fn rex(wide: bool, reg: u8, index: u8, base: u8, forced: bool) -> Option<u8> {
+    let bits = u8::from(wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
+    (bits != 0 || forced).then_some(0x40 | bits)
+}
+
+impl Assembler {
+    /// Code that will be executed at `base`.
+    pub fn new(base: u64) -> Self {
+        Self { bytes: Vec::with_capacity(1024), base }
+    }
+
+    /// What was assembled.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where the next instruction will be executed.
+    pub fn here(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// Instructions as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// An instruction on two registers.
+    pub fn registers(&mut self, opcode: Opcode<'_>, reg: u8, rm: u8) {
+        self.raw(opcode.prefixes);
+        self.bytes.extend(rex(opcode.wide, reg, 0, rm, opcode.rex));
+        self.raw(opcode.bytes);
+        self.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
+    }
+
+    /// An instruction on a register and memory.
+    pub fn memory(&mut self, opcode: Opcode<'_>, reg: u8, at: Address) {
+        let (base, index) = (at.base.unwrap_or(0), at.index.map_or(0, |(index, _)| index));
+        self.raw(opcode.prefixes);
+        self.bytes.extend(rex(opcode.wide, reg, index, base, opcode.rex));
+        self.raw(opcode.bytes);
+        self.address(reg, at);
+    }
+
+    /// An instruction with a VEX prefix, on two registers beside that of VEX.
+    pub fn vex_registers(&mut self, opcode: Vex, reg: u8, rm: u8) {
+        self.vex(opcode, reg, 0, rm);
+        self.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
+    }
+
+    /// An instruction with a VEX prefix, on a register and memory.
+    pub fn vex_memory(&mut self, opcode: Vex, reg: u8, at: Address) {
+        self.vex(opcode, reg, at.index.map_or(0, |(index, _)| index), at.base.unwrap_or(0));
+        self.address(reg, at);
+    }
+
+    /// VEX and the opcode. See: Intel SDM vol. 2, 2.3.5.
+    fn vex(&mut self, opcode: Vex, reg: u8, index: u8, base: u8) {
+        self.raw(opcode.prefixes);
+        let inverted = |register: u8, bit: u8| (!register >> 3 & 1) << bit;
+        let rest = (!opcode.register & 15) << 3 | u8::from(opcode.length) << 2 | opcode.prefix;
+        if opcode.map == 1 && !opcode.wide && index < 8 && base < 8 {
+            self.raw(&[0xc5, inverted(reg, 7) | rest]);
+        } else {
+            let registers = inverted(reg, 7) | inverted(index, 6) | inverted(base, 5);
+            self.raw(&[0xc4, registers | opcode.map, u8::from(opcode.wide) << 7 | rest]);
+        }
+        self.bytes.push(opcode.opcode);
+    }
+
+    /// ModRM, SIB and the displacement.
+    fn address(&mut self, reg: u8, at: Address) {
+        let base = at.base.unwrap_or(0);
+        let displacement = at.displacement;
+        // RBP and R13 have no form without a displacement.
+        let size = match at.base {
+            None => 2,
+            Some(base) if displacement == 0 && base & 7 != 5 => 0,
+            Some(_) if i8::try_from(displacement).is_ok() => 1,
+            Some(_) => 2,
+        };
+        let mode = if at.base.is_none() { 0 } else { size };
+        let needs_sib = at.index.is_some() || at.base.is_none_or(|base| base & 7 == 4);
+        let rm = if needs_sib { 4 } else { base & 7 };
+        self.bytes.push(mode << 6 | (reg & 7) << 3 | rm);
+        if needs_sib {
+            let (index, scale) = at.index.map_or((4, 0), |(index, scale)| (index & 7, scale));
+            let base = at.base.map_or(5, |base| base & 7);
+            self.bytes.push(scale << 6 | index << 3 | base);
+        }
+        match size {
+            0 => {}
+            1 => self.bytes.push(displacement as u8),
+            _ => self.raw(&displacement.to_le_bytes()),
+        }
+    }
+
+    /// An instruction on a register and the vCPU's field at `offset`.
+    fn field(&mut self, wide: bool, bytes: &[u8], reg: u8, offset: u32) {
+        let at = Address { displacement: offset as i32, ..Address::default() };
+        self.memory(Opcode { prefixes: &[0x65], wide, rex: false, bytes }, reg, at);
+    }
+
+    /// `mov reg, gs:[offset]`.
+    pub fn load(&mut self, reg: u8, offset: u32) {
+        self.field(true, &[0x8b], reg, offset);
+    }
+
+    /// `mov` of a field of 32 bits.
+    pub fn load_32(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x8b], reg, offset);
+    }
+
+    /// `xor reg, gs:[offset]`, of 32 bits.
+    pub fn xor_field_32(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x33], reg, offset);
+    }
+
+    /// `mov gs:[offset], reg`.
+    pub fn store(&mut self, offset: u32, reg: u8) {
+        self.field(true, &[0x89], reg, offset);
+    }
+
+    /// `mov` of a byte register without REX (AL–BL, AH–BH) to a field.
+    pub fn store_byte(&mut self, offset: u32, reg: u8) {
+        self.field(false, &[0x88], reg, offset);
+    }
+
+    /// `seto` of a byte field: 1 if there was an overflow, else 0.
+    pub fn store_overflow(&mut self, offset: u32) {
+        self.field(false, &[0x0f, 0x90], 0, offset);
+    }
+
+    /// `mov` of a field to a byte register without REX.
+    pub fn load_byte(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x8a], reg, offset);
+    }
+
+    /// `mov dword gs:[offset], value`.
+    pub fn store_value(&mut self, offset: u32, value: u32) {
+        self.field(false, &[0xc7], 0, offset);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `add reg, gs:[offset]`.
+    pub fn add_field(&mut self, reg: u8, offset: u32) {
+        self.field(true, &[0x03], reg, offset);
+    }
+
+    /// `add qword gs:[offset], value`.
+    pub fn count(&mut self, offset: u32, value: u8) {
+        self.field(true, &[0x83], 0, offset);
+        self.bytes.push(value);
+    }
+
+    /// `cmp dword gs:[offset], 0`.
+    pub fn test_field(&mut self, offset: u32) {
+        self.field(false, &[0x83], 7, offset);
+        self.bytes.push(0);
+    }
+
+    /// `cmp dword [reg], 0`. Not for RSP and RBP, and what is encoded like them.
+    pub fn test_word(&mut self, reg: u8) {
+        let at = Address { base: Some(reg), ..Address::default() };
+        self.memory(Opcode { bytes: &[0x83], ..Opcode::default() }, 7, at);
+        self.bytes.push(0);
+    }
+
+    /// `cmp byte gs:[offset], value`.
+    pub fn compare_byte(&mut self, offset: u32, value: u8) {
+        self.field(false, &[0x80], 7, offset);
+        self.bytes.push(value);
+    }
+
+    /// `test dword gs:[offset], bits`.
+    pub fn test_bits(&mut self, offset: u32, bits: u32) {
+        self.field(false, &[0xf7], 0, offset);
+        self.raw(&bits.to_le_bytes());
+    }
+
+    /// `call gs:[offset]`.
+    pub fn call_field(&mut self, offset: u32) {
+        self.field(false, &[0xff], 2, offset);
+    }
+
+    /// `mov reg, value`, in the shortest form. No flags change.
+    pub fn set(&mut self, reg: u8, value: u64) {
+        if let Ok(value) = u32::try_from(value) {
+            self.bytes.extend(rex(false, 0, 0, reg, false));
+            self.bytes.push(0xb8 | reg & 7);
+            self.raw(&value.to_le_bytes());
+        } else if let Ok(value) = i32::try_from(value as i64) {
+            self.registers(Opcode { wide: true, bytes: &[0xc7], ..Opcode::default() }, 0, reg);
+            self.raw(&value.to_le_bytes());
+        } else {
+            self.bytes.extend(rex(true, 0, 0, reg, false));
+            self.bytes.push(0xb8 | reg & 7);
+            self.raw(&value.to_le_bytes());
+        }
+    }
+
+    /// `mov to, from`.
+    pub fn copy(&mut self, to: u8, from: u8) {
+        self.registers(Opcode { wide: true, bytes: &[0x89], ..Opcode::default() }, from, to);
+    }
+
+    /// `lea reg, at`; of the address's low half only unless `wide`.
+    pub fn lea(&mut self, wide: bool, reg: u8, at: Address) {
+        self.memory(Opcode { wide, bytes: &[0x8d], ..Opcode::default() }, reg, at);
+    }
+
+    /// `call target`.
+    pub fn call(&mut self, target: u64) {
+        self.bytes.push(0xe8);
+        self.relative(target);
+    }
+
+    /// `jmp target`.
+    pub fn jump(&mut self, target: u64) {
+        self.bytes.push(0xe9);
+        self.relative(target);
+    }
+
+    /// `jcc`, to where [`bind`](Self::bind) says.
+    pub fn jump_if(&mut self, condition: u8) -> Jump {
+        self.raw(&[0x0f, 0x80 | condition, 0, 0, 0, 0]);
+        Jump(self.bytes.len())
+    }
+
+    /// The target of `jump` is here.
+    pub fn bind(&mut self, jump: Jump) {
+        let distance = (self.bytes.len() - jump.0) as u32;
+        self.bytes[jump.0 - 4..jump.0].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// All code lies within 2 GiB.
+    fn relative(&mut self, target: u64) {
+        let distance = target.wrapping_sub(self.here() + 4) as u32;
+        self.raw(&distance.to_le_bytes());
+    }
+}

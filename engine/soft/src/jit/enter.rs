@@ -1,0 +1,106 @@
+//! From Rust into translated code and back: [`SoftVcpu::execute_translated`], and the functions that
+//! translated code calls.
+
+use std::sync::atomic::AtomicU32;
+
+use arch_x86::emulate::{Op, Stop};
+
+use crate::blocks::Blocks;
+use crate::vcpu::SoftVcpu;
+
+/// How a step ended: what [`super::context::Context::ending`] says.
+pub(super) mod ending {
+    /// The block is to be left behind the instruction.
+    pub const LEFT: u32 = 1;
+    /// The guest faults.
+    pub const FAULT: u32 = 2;
+    /// An intercept.
+    pub const INTERCEPT: u32 = 3;
+    /// What the instruction needs can't be had: the interpreter executes the block from there on.
+    pub const REFUSED: u32 = 4;
+}
+
+impl SoftVcpu {
+    /// What translated code has to know that may be elsewhere at each entry.
+    pub(crate) fn prepare_translated(&mut self, blocks: &Blocks, request: &AtomicU32) {
+        self.jit.this = core::ptr::from_mut(self).expose_provenance() as u64;
+        self.jit.table = self.tlb.table(self.operand_rights);
+        self.jit.jumps = blocks.jumps_address();
+        self.jit.request = request.as_ptr().expose_provenance() as u64;
+        self.jit.waiting = self.sync.waiting_address();
+        self.jit.step = step as *const () as u64;
+        self.jit.step_last = step_last as *const () as u64;
+    }
+
+    /// Executes translated code from `code` on, until the dispatcher knows no way on or an
+    /// instruction does not complete.
+    pub(crate) fn execute_translated(&mut self, blocks: &Blocks, code: u64) -> Result<(), Stop> {
+        let Some(jit) = blocks.jit() else { return Ok(()) };
+        self.jit.set_status(self.status);
+        let this = core::ptr::from_mut(self);
+        let enter = jit.stubs().enter as usize;
+        // SAFETY: `enter` is the address of the stub of this type, in memory that `blocks` keeps.
+        let enter: extern "sysv64" fn(*mut Self, u64) -> u32 =
+            unsafe { core::mem::transmute(core::ptr::with_exposed_provenance::<()>(enter)) };
+        // `self` is not used while translated code has its address. `code` is that of a block in `blocks`
+        // which the jump cache knows, or that was just made; nothing in `blocks` changes meanwhile.
+        let ending = enter(this, code);
+        self.status = self.jit.status();
+        if ending == 0 { Ok(()) } else { self.stopped_in_translated(blocks) }
+    }
+
+    /// An instruction did not complete, or the block is to be left behind it, or to the interpreter: sets RIP.
+    #[cold]
+    fn stopped_in_translated(&mut self, blocks: &Blocks) -> Result<(), Stop> {
+        let (start, ops) = blocks.block(self.jit.block);
+        let distance = self.jit.stopped_at - ops.as_ptr().expose_provenance() as u64;
+        let n = distance as usize / size_of::<Op<Self>>();
+        let executed = match self.jit.ending {
+            ending::LEFT | ending::REFUSED => Ok(()),
+            ending::FAULT => Err(Stop::Fault),
+            _ => Err(Stop::Intercept),
+        };
+        let done = if self.jit.ending == ending::LEFT { n + 1 } else { n };
+        let bytes = |ops: &[Op<Self>]| ops.iter().map(|op| u16::from(op.insn.len)).sum::<u16>();
+        self.rip = start.wrapping_add(bytes(&ops[..done]).into());
+        self.statistics.instructions -= (ops.len() - done) as u64;
+        self.leave_block = false;
+        if self.jit.ending == ending::REFUSED {
+            return self.execute(&ops[done..], bytes(&ops[done..]));
+        }
+        executed
+    }
+
+    /// Executes one instruction for translated code. Gives whether that goes on.
+    fn step_for_translated(&mut self, op: &Op<Self>, last: bool) -> u32 {
+        self.status = self.jit.status();
+        let executed = (op.exec)(self, &op.insn);
+        self.jit.set_status(self.status);
+        self.jit.ending = match executed {
+            Ok(()) if last || !self.leave_block => {
+                self.leave_block = false;
+                return 0;
+            }
+            Ok(()) => ending::LEFT,
+            Err(Stop::Fault) => ending::FAULT,
+            Err(Stop::Intercept) => ending::INTERCEPT,
+        };
+        self.jit.stopped_at = core::ptr::from_ref(op).expose_provenance() as u64;
+        1
+    }
+}
+
+/// Called by the stub `step`.
+extern "sysv64" fn step(vcpu: *mut SoftVcpu, op: *const Op<SoftVcpu>) -> u32 {
+    // SAFETY: translated code gives the address of its vCPU, which `execute_translated` has borrowed and does not
+    // use meanwhile, and that of an instruction of the block that it was made with.
+    let (vcpu, op) = unsafe { (&mut *vcpu, &*op) };
+    vcpu.step_for_translated(op, false)
+}
+
+/// Called by the stub `step_last`.
+extern "sysv64" fn step_last(vcpu: *mut SoftVcpu, op: *const Op<SoftVcpu>) -> u32 {
+    // SAFETY: as in `step`.
+    let (vcpu, op) = unsafe { (&mut *vcpu, &*op) };
+    vcpu.step_for_translated(op, true)
+}

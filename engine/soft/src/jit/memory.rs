@@ -1,0 +1,109 @@
+//! [`CodeMemory`]: where translated code lies, and how it gets there.
+//!
+//! The same pages are mapped twice: where they are written they cannot be executed, and where they are
+//! executed they cannot be written. It is filled from its start, and emptied as a whole.
+
+use std::io;
+use std::ptr;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// Memory for translated code.
+pub(crate) struct CodeMemory {
+    /// Address at which it is written.
+    writable: u64,
+    /// Address at which it is executed.
+    executable: u64,
+    size: usize,
+    used: usize,
+}
+
+// SAFETY: the mappings are this value's own, wherever it is used.
+unsafe impl Send for CodeMemory {}
+
+impl CodeMemory {
+    /// `size` bytes, rounded up to whole pages; memory is used as code comes.
+    ///
+    /// # Errors
+    /// If the host denies executable memory, or has none.
+    pub fn new(size: usize) -> io::Result<Self> {
+        let size = size.next_multiple_of(4096);
+        let file = memfd_create("unibody-jit", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, size as u64)?;
+        let map = |protection| {
+            // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
+            unsafe { mmap(ptr::null_mut(), size, protection, MapFlags::SHARED, &file, 0) }
+        };
+        let writable = map(ProtFlags::READ | ProtFlags::WRITE)?;
+        let executable = match map(ProtFlags::READ | ProtFlags::EXEC) {
+            Ok(executable) => executable,
+            Err(error) => {
+                // SAFETY: mapped above, and nobody else knows of it.
+                let _ = unsafe { munmap(writable, size) };
+                return Err(error.into());
+            }
+        };
+        let address = |mapping: *mut core::ffi::c_void| mapping.expose_provenance() as u64;
+        Ok(Self { writable: address(writable), executable: address(executable), size, used: 0 })
+    }
+
+    /// The address at which what is added next will be executed.
+    pub fn next(&self) -> u64 {
+        self.executable + self.used as u64
+    }
+
+    /// How many bytes are left.
+    pub fn room(&self) -> usize {
+        self.size - self.used
+    }
+
+    /// Adds code, and gives the address at which it is executed; `None` if there is no room.
+    pub fn add(&mut self, code: &[u8]) -> Option<u64> {
+        let size = code.len().next_multiple_of(16);
+        if size > self.room() {
+            return None;
+        }
+        let at = self.next();
+        let to = ptr::with_exposed_provenance_mut(self.writable as usize + self.used);
+        // SAFETY: `size` bytes from `used` on are within the mapping, which is written here only; its vCPU
+        // executes no code meanwhile, and no code that is there already changes.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), to, code.len()) };
+        self.used += size;
+        Some(at)
+    }
+
+    /// Changes the distance of a jump or call that lies at `at`, to lead to `target`.
+    pub fn redirect(&mut self, at: u64, target: u64) {
+        let Some(offset) = at.checked_sub(self.executable).map(|offset| offset as usize) else {
+            return;
+        };
+        if offset + 4 > self.used {
+            return;
+        }
+        let distance = target.wrapping_sub(at + 4) as u32;
+        let to: *mut u32 = ptr::with_exposed_provenance_mut(self.writable as usize + offset);
+        // SAFETY: within what is used of the mapping, by the test above; its vCPU executes no code meanwhile.
+        unsafe { to.write_unaligned(distance) };
+    }
+
+    /// Forgets all code behind the first `kept` bytes. None of it may be executed again.
+    pub fn truncate(&mut self, kept: usize) {
+        self.used = self.used.min(kept);
+    }
+
+    /// How many bytes are used.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        for address in [self.writable, self.executable] {
+            // SAFETY: mapped by `new` with this size; code is executed only while its owner lives.
+            let _ =
+                unsafe { munmap(ptr::with_exposed_provenance_mut(address as usize), self.size) };
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The JIT: blocks of 64-bit code, translated to the host's own code.
+//!
+//! - [`Jit`]: one vCPU's translated code;
+//! - `translate`: a block's translation; `shape`, `vector`: which instructions are executed as themselves;
+//! - `assembler`: the bytes of the host's instructions; `stubs`: the code that blocks share, `vector_registers`:
+//!   of it, what loads and saves vector registers;
+//! - `context`: what translated code finds at `gs:`; `enter`: the ways in and out;
+//! - `memory`: where it lies; `links`: jumps from block to block.
+//!
+//! Decoded blocks ([`crate::blocks`]) stay: what is not translated is executed by the interpreter's functions, and
+//! all that is said there of keys, code pages and writes to code holds for translated code, too. The ways
+//! from one block to the next are the jump cache, and links within a page; a block that is dropped leaves both.
+
+mod assembler;
+#[cfg(test)]
+mod assembler_test;
+#[cfg(test)]
+mod bounds_test;
+pub(crate) mod context;
+mod enter;
+mod links;
+mod memory;
+#[cfg(test)]
+mod memory_test;
+mod shape;
+#[cfg(test)]
+mod shape_test;
+mod stubs;
+mod translate;
+mod vector;
+mod vector_registers;
+#[cfg(test)]
+mod vector_test;
+
+use std::io;
+
+use arch_x86::emulate::Op;
+
+use crate::blocks::Place;
+use crate::vcpu::SoftVcpu;
+use links::{Link, Links};
+use memory::CodeMemory;
+use stubs::Stubs;
+use translate::Source;
+
+/// More than any block's translation takes.
+const MAX_TRANSLATION: usize = 24 << 10;
+
+/// The translated code of one vCPU.
+pub(crate) struct Jit {
+    memory: CodeMemory,
+    stubs: Stubs,
+    links: Links,
+    /// How many bytes the stubs are.
+    kept: usize,
+}
+
+impl Jit {
+    /// Room for `size` bytes of code.
+    ///
+    /// # Errors
+    /// If the host denies executable memory, or its kernel the instructions that change GS's base.
+    pub fn new(size: usize) -> io::Result<Self> {
+        if !crate::host::has_fsgsbase() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut memory = CodeMemory::new(size.max(4 * MAX_TRANSLATION))?;
+        let (stubs, code) = Stubs::assemble(memory.next());
+        memory.add(&code);
+        let kept = memory.used();
+        Ok(Self { memory, stubs, links: Links::default(), kept })
+    }
+
+    /// Whether there may be no room for another block.
+    pub fn is_full(&self) -> bool {
+        self.memory.room() < MAX_TRANSLATION
+    }
+
+    /// Drops all translations.
+    pub fn clear(&mut self) {
+        self.memory.truncate(self.kept);
+        self.links.clear();
+    }
+
+    /// The shared code.
+    pub const fn stubs(&self) -> &Stubs {
+        &self.stubs
+    }
+
+    /// Translates the block at `place`, whose bytes are executed by `ops`. Gives the code's address, or 0 if it
+    /// can't be had. `find` gives the translations of other blocks.
+    pub fn translate(
+        &mut self,
+        place: Place,
+        block: u32,
+        bytes: &[u8],
+        ops: &[Op<SoftVcpu>],
+        find: impl Fn(&Place) -> Option<u64>,
+    ) -> u64 {
+        let source = Source { bytes, rip: place.rip, ops, block };
+        let translation = translate::translate(&source, &self.stubs, self.memory.next());
+        let Some(translation) = translation else { return 0 };
+        let Some(code) = self.memory.add(&translation.code) else { return 0 };
+        for exit in translation.exits {
+            let target = Place { rip: exit.target, ..place };
+            let link = Link { at: exit.at, otherwise: exit.otherwise };
+            let found = if target == place { Some(code) } else { find(&target) };
+            self.links.add(&mut self.memory, target, link, found);
+        }
+        self.links.connect(&mut self.memory, &place, code);
+        code
+    }
+
+    /// The block at `place` is dropped.
+    pub fn forget(&mut self, place: &Place) {
+        self.links.disconnect(&mut self.memory, place);
+    }
+}

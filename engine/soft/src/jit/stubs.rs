@@ -1,0 +1,192 @@
+//! [`Stubs`]: the code that all translated code shares.
+//!
+//! - `enter`: from Rust into translated code, and back: a function `(vcpu, code) -> ending`;
+//! - `dispatch`: from the end of a block to the next one, which the jump cache knows, or back to Rust;
+//! - `step`, `step_last`: call Rust to execute one instruction;
+//! - `vectors`: see [`super::vector_registers`].
+
+use super::assembler::{Address, Assembler, Opcode, condition};
+use super::context;
+use super::enter::ending;
+use super::vector_registers::VectorStubs;
+use crate::blocks::jump;
+
+const T0: u8 = 10;
+const T1: u8 = 11;
+const RDI: u8 = 7;
+const RSI: u8 = 6;
+/// The guest's registers that are in registers, and where: RSP is in R9.
+const HOMES: [(u8, u8); 12] = [
+    (0, 0),
+    (1, 1),
+    (2, 2),
+    (3, 3),
+    (4, 9),
+    (5, 5),
+    (6, 6),
+    (7, 7),
+    (8, 8),
+    (12, 12),
+    (13, 13),
+    (14, 14),
+];
+/// What a function has to preserve: RBX, RBP, R12–R15.
+const PUSHES: [u8; 10] = [0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57];
+const POPS: [u8; 10] = [0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b];
+
+/// Addresses of the stubs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stubs {
+    pub enter: u64,
+    /// To be jumped to with RIP in R10.
+    pub dispatch: u64,
+    /// The same with RIP in its field.
+    pub dispatch_from_rip: u64,
+    /// To be called with the address of an `Op` in R10.
+    pub step: u64,
+    /// The same for an instruction that ends a block.
+    pub step_last: u64,
+    pub vectors: VectorStubs,
+}
+
+impl Stubs {
+    /// Assembles them for `base`.
+    pub fn assemble(base: u64) -> (Self, Vec<u8>) {
+        let mut code = Assembler::new(base);
+        let mut stubs = Self::default();
+        stubs.vectors.assemble_save(&mut code);
+        let leave = leave(&mut code, &stubs.vectors);
+        stubs.vectors.assemble_load(&mut code, leave.refused);
+        stubs.enter = enter(&mut code);
+        stubs.dispatch = code.here();
+        code.store(context::RIP, T0);
+        let known = code.here();
+        dispatch(&mut code, leave.nothing);
+        stubs.dispatch_from_rip = code.here();
+        code.load(T0, context::RIP);
+        code.jump(known);
+        stubs.step = step(&mut code, context::STEP, &leave, &stubs.vectors);
+        stubs.step_last = step(&mut code, context::STEP_LAST, &leave, &stubs.vectors);
+        (stubs, code.bytes().to_vec())
+    }
+}
+
+fn save_registers(code: &mut Assembler) {
+    for (guest, host) in HOMES {
+        code.store(context::gpr(guest), host);
+    }
+}
+
+fn load_registers(code: &mut Assembler) {
+    for (guest, host) in HOMES {
+        code.load(host, context::gpr(guest));
+    }
+}
+
+fn enter(code: &mut Assembler) -> u64 {
+    let at = code.here();
+    code.raw(&PUSHES);
+    // rdgsbase rax; wrgsbase rdi.
+    code.raw(&[0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xf3, 0x48, 0x0f, 0xae, 0xdf]);
+    code.store(context::HOST_GS, 0);
+    code.copy(T1, RSI);
+    load_registers(code);
+    // jmp r11.
+    code.raw(&[0x41, 0xff, 0xe3]);
+    at
+}
+
+/// Ways back to Rust.
+struct Leave {
+    /// The registers are still where translated code has them; nothing happened.
+    nothing: u64,
+    /// The registers are in their fields, and EAX says what happened.
+    stopped: u64,
+    /// The registers are still where translated code has them, which has called a stub: the interpreter
+    /// is to go on at the `Op` in R10.
+    refused: u64,
+}
+
+fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
+    let nothing = code.here();
+    save_registers(code);
+    vectors.save_if_loaded(code);
+    // xor eax, eax.
+    code.raw(&[0x31, 0xc0]);
+    let stopped = code.here();
+    code.load(T1, context::HOST_GS);
+    // wrgsbase r11.
+    code.raw(&[0xf3, 0x49, 0x0f, 0xae, 0xdb]);
+    code.raw(&POPS);
+    // ret.
+    code.raw(&[0xc3]);
+    let refused = code.here();
+    code.store(context::STOPPED_AT, T0);
+    code.store_value(context::ENDING, ending::REFUSED);
+    save_registers(code);
+    vectors.save_if_loaded(code);
+    // The return address: add rsp, 8; mov eax, 1.
+    code.raw(&[0x48, 0x83, 0xc4, 0x08, 0xb8, 1, 0, 0, 0]);
+    code.jump(stopped);
+    Leave { nothing, stopped, refused }
+}
+
+/// Finds the block at R10, as [`crate::blocks`] does.
+fn dispatch(code: &mut Assembler, leave: u64) {
+    let at = |displacement| Address { base: Some(T1), index: None, displacement };
+    let mut out = Vec::new();
+    code.test_field(context::ATTENTION);
+    out.push(code.jump_if(condition::NOT_EQUAL));
+    for word in [context::REQUEST, context::WAITING] {
+        code.load(T1, word);
+        code.test_word(T1);
+        out.push(code.jump_if(condition::NOT_EQUAL));
+    }
+    code.copy(T1, T0);
+    // shr r11, 12; xor r11d, r10d; and r11d, mask; lea r11, [r11 + r11 * 4]; shl r11, 3.
+    code.raw(&[0x49, 0xc1, 0xeb, 0x0c, 0x45, 0x31, 0xd3, 0x41, 0x81, 0xe3]);
+    code.raw(&jump::MASK.to_le_bytes());
+    code.lea(true, T1, Address { base: Some(T1), index: Some((T1, 2)), displacement: 0 });
+    code.raw(&[0x49, 0xc1, 0xe3, 0x03]);
+    code.add_field(T1, context::JUMPS);
+    let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+    code.memory(compare, T0, at(jump::RIP));
+    out.push(code.jump_if(condition::NOT_EQUAL));
+    // The key of the upper or the lower half: shr r10, 63; mov r10, gs:[keys + r10 * 8].
+    code.raw(&[0x49, 0xc1, 0xea, 0x3f]);
+    let keys = Opcode { prefixes: &[0x65], wide: true, rex: false, bytes: &[0x8b] };
+    let key = Address { base: None, index: Some((T0, 3)), displacement: context::KEYS as i32 };
+    code.memory(keys, T0, key);
+    code.memory(compare, T0, at(jump::KEY));
+    out.push(code.jump_if(condition::NOT_EQUAL));
+    code.memory(Opcode { wide: true, bytes: &[0x8b], ..Opcode::default() }, T0, at(jump::CODE));
+    // test r10, r10.
+    code.raw(&[0x4d, 0x85, 0xd2]);
+    out.push(code.jump_if(condition::EQUAL));
+    // jmp r10.
+    code.raw(&[0x41, 0xff, 0xe2]);
+    for jump in out {
+        code.bind(jump);
+    }
+    code.jump(leave);
+}
+
+fn step(code: &mut Assembler, function: u32, leave: &Leave, vectors: &VectorStubs) -> u64 {
+    let at = code.here();
+    save_registers(code);
+    vectors.save_if_loaded(code);
+    code.load(RDI, context::THIS);
+    code.copy(RSI, T0);
+    // The stack is aligned: `enter` was called, and pushed six words; this was called.
+    code.call_field(function);
+    // test eax, eax.
+    code.raw(&[0x85, 0xc0]);
+    let stopped = code.jump_if(condition::NOT_EQUAL);
+    load_registers(code);
+    code.raw(&[0xc3]);
+    code.bind(stopped);
+    // The return address: add rsp, 8.
+    code.raw(&[0x48, 0x83, 0xc4, 0x08]);
+    code.jump(leave.stopped);
+    at
+}

@@ -1,0 +1,335 @@
+//! [`translate`]: from the bytes of a block to code of the host's.
+//!
+//! The guest's instructions are the host's: most are executed as they are, on the guest's own registers,
+//! with another memory operand. What is not translated is executed by the interpreter's function, in
+//! between. So is every access that misses the TLB: there is no other slow way.
+//!
+//! | guest | here |
+//! |---|---|
+//! | RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R12–R14 | themselves |
+//! | RSP | R9: the host's stack stays the host's |
+//! | R9, R10, R11, R15 | fields of the vCPU; R10, R11 and R15 are temporary |
+//! | vector registers, MXCSR | themselves, once they are loaded: see [`super::vector_registers`] |
+//! | arithmetic flags | between blocks a field; within a block EFLAGS, from where they are made on |
+//!
+//! The look-up in the TLB changes EFLAGS; flags that are there only are stored before it ([`Flags`]), for the
+//! access may fault.
+
+mod branches;
+mod integer;
+mod memory;
+mod vectors;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+
+use arch_x86::emulate::Op;
+
+use super::assembler::{Assembler, Jump, Opcode, condition};
+use super::context;
+use super::shape::Encoding;
+use super::stubs::Stubs;
+use super::vector::Vector;
+use super::vector_registers::level;
+use crate::vcpu::SoftVcpu;
+
+/// Temporary registers.
+const T0: u8 = 10;
+const T1: u8 = 11;
+const T2: u8 = 15;
+/// Where the guest's RSP is.
+const STACK: u8 = 9;
+const RAX: u8 = 0;
+const RBP: u8 = 5;
+const RSP: u8 = 4;
+
+/// `mov r64, r/m64` and `mov r/m64, r64`.
+const LOAD: Opcode<'_> = Opcode { prefixes: &[], wide: true, rex: false, bytes: &[0x8b] };
+const SAVE: Opcode<'_> = Opcode { prefixes: &[], wide: true, rex: false, bytes: &[0x89] };
+
+/// Where a guest's register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    Host(u8),
+    Field(u32),
+}
+
+const fn home(guest: u8) -> Home {
+    match guest {
+        RSP => Home::Host(STACK),
+        9 | 10 | 11 | 15 => Home::Field(context::gpr(guest)),
+        _ => Home::Host(guest),
+    }
+}
+
+/// Where the guest's arithmetic flags are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flags {
+    /// In the vCPU's field.
+    Field,
+    /// In EFLAGS only.
+    Host,
+    /// In both.
+    Both,
+}
+
+/// One instruction of a block.
+struct Step<'a> {
+    instruction: Instruction,
+    encoding: Option<Encoding<'a>>,
+    /// Address of the interpreter's form.
+    op: u64,
+    /// The arithmetic flags that it reads, and those that it changes.
+    read: u32,
+    changed: u32,
+    /// It is executed on vector registers.
+    vector: Option<Vector>,
+    /// What of them is needed behind it.
+    later: u8,
+}
+
+/// An access that misses the TLB: the instruction is executed by the interpreter, out of the way.
+struct Slow {
+    jump: Jump,
+    /// Also if the operand is not aligned.
+    misaligned: Option<Jump>,
+    op: u64,
+    /// Where translated code goes on.
+    back: u64,
+    /// Translated code then expects the flags in EFLAGS.
+    flags: bool,
+    /// What of the vector registers it expects to be loaded.
+    vectors: u8,
+    /// The instruction ends the block: the dispatcher goes on, from behind the block.
+    end: Option<u64>,
+}
+
+/// What is translated.
+pub(super) struct Source<'a> {
+    /// The guest's bytes.
+    pub bytes: &'a [u8],
+    /// Where they are.
+    pub rip: u64,
+    /// The interpreter's forms of the instructions.
+    pub ops: &'a [Op<SoftVcpu>],
+    /// The block's number.
+    pub block: u32,
+}
+
+/// The arithmetic flags, as iced-x86 numbers them.
+const ARITHMETIC: u32 = iced_x86::RflagsBits::OF
+    | iced_x86::RflagsBits::SF
+    | iced_x86::RflagsBits::ZF
+    | iced_x86::RflagsBits::AF
+    | iced_x86::RflagsBits::CF
+    | iced_x86::RflagsBits::PF;
+
+/// A jump to another block of the same page.
+pub(super) struct Exit {
+    /// Where it leads.
+    pub target: u64,
+    /// Address of the jump's distance.
+    pub at: u64,
+    /// Where it leads while there is no such block.
+    pub otherwise: u64,
+}
+
+/// A block's translation.
+pub(super) struct Translation {
+    pub code: Vec<u8>,
+    pub exits: Vec<Exit>,
+}
+
+/// Translates a block of 64-bit mode that will be executed at `base`. Gives `None` if the bytes are not
+/// what the interpreter's forms were made of.
+pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option<Translation> {
+    let steps = steps(source)?;
+    let mut translator = Translator {
+        code: Assembler::new(base),
+        stubs,
+        flags: Flags::Field,
+        vectors: level::NONE,
+        slow: Vec::new(),
+        rip: source.rip,
+        loads: Vec::new(),
+        end: source.rip.wrapping_add(source.bytes.len() as u64),
+        exits: Vec::new(),
+    };
+    translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
+    translator.code.store_value(context::BLOCK, source.block);
+    translator.expect_vectors_at_entry(&steps);
+    let (last, body) = steps.split_last()?;
+    for step in body {
+        translator.step(step);
+    }
+    translator.last(last);
+    translator.slow_ways();
+    Some(Translation { code: translator.code.bytes().to_vec(), exits: translator.exits })
+}
+
+/// Decodes once more.
+fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
+    let mut decoder = Decoder::with_ip(64, source.bytes, source.rip, DecoderOptions::NONE);
+    let mut steps = Vec::with_capacity(source.ops.len());
+    let mut at = 0;
+    for op in source.ops {
+        let instruction = decoder.decode();
+        if instruction.len() != usize::from(op.insn.len) {
+            return None;
+        }
+        let bytes = source.bytes.get(at..at + instruction.len())?;
+        at += instruction.len();
+        let constants = decoder.get_constant_offsets(&instruction);
+        let by_count = reads_count(&instruction);
+        let changed = instruction.rflags_modified() & ARITHMETIC;
+        let encoding = match instruction.is_invalid() {
+            true => None,
+            false => Encoding::of(bytes, &constants),
+        };
+        steps.push(Step {
+            vector: encoding.and_then(|encoding| Vector::of(&instruction, &encoding)),
+            later: level::NONE,
+            encoding,
+            op: core::ptr::from_ref(op).expose_provenance() as u64,
+            // With a count of 0 all flags stay.
+            read: instruction.rflags_read() & ARITHMETIC | if by_count { ARITHMETIC } else { 0 },
+            changed: if by_count { 0 } else { changed },
+            instruction,
+        });
+    }
+    vectors::look_ahead(&mut steps);
+    Some(steps)
+}
+
+/// A shift whose count may be 0.
+fn reads_count(i: &Instruction) -> bool {
+    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
+    if !matches!(i.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd) {
+        return false;
+    }
+    let last = i.op_count() - 1;
+    i.op_kind(last) == OpKind::Register || i.immediate(last) & 31 == 0
+}
+
+struct Translator<'a> {
+    code: Assembler,
+    stubs: &'a Stubs,
+    flags: Flags,
+    /// What of the vector registers is certainly loaded.
+    vectors: u8,
+    slow: Vec<Slow>,
+    loads: Vec<vectors::Load>,
+    /// RIP at the block's start, and behind it.
+    rip: u64,
+    end: u64,
+    exits: Vec<Exit>,
+}
+
+impl Translator<'_> {
+    /// An instruction that the block goes on behind.
+    fn step(&mut self, step: &Step<'_>) {
+        if !self.native(step) {
+            self.interpret(step, self.stubs.step);
+            self.flags = Flags::Field;
+        }
+    }
+
+    /// The last instruction.
+    fn last(&mut self, step: &Step<'_>) {
+        if self.branch(step) {
+            return;
+        }
+        if self.native(step) {
+            self.store_flags();
+            self.leave_to(self.end);
+            return;
+        }
+        self.code.set(T0, self.end);
+        self.code.store(context::RIP, T0);
+        self.interpret(step, self.stubs.step_last);
+        self.code.jump(self.stubs.dispatch_from_rip);
+    }
+
+    /// Has the interpreter execute the instruction.
+    fn interpret(&mut self, step: &Step<'_>, stub: u64) {
+        self.store_flags();
+        self.code.set(T0, step.op);
+        self.code.call(stub);
+        self.vectors = level::NONE;
+    }
+
+    /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.
+    fn leave_to(&mut self, target: u64) {
+        if (target ^ self.rip) >> 12 != 0 {
+            self.code.set(T0, target);
+            self.code.jump(self.stubs.dispatch);
+            return;
+        }
+        self.code.test_field(context::ATTENTION);
+        let mut out = vec![self.code.jump_if(condition::NOT_EQUAL)];
+        if target <= self.rip {
+            // Each loop has a way back.
+            for word in [context::REQUEST, context::WAITING] {
+                self.code.load(T0, word);
+                self.code.test_word(T0);
+                out.push(self.code.jump_if(condition::NOT_EQUAL));
+            }
+        }
+        // To what follows, until the block is known.
+        self.code.jump(self.code.here() + 5);
+        let otherwise = self.code.here();
+        self.exits.push(Exit { target, at: otherwise - 4, otherwise });
+        for jump in out {
+            self.code.bind(jump);
+        }
+        self.code.set(T0, target);
+        self.code.jump(self.stubs.dispatch);
+    }
+
+    // Flags.
+
+    /// Puts the flags into their field if they are in EFLAGS only. T0 changes; EFLAGS stay.
+    fn store_flags(&mut self) {
+        if self.flags == Flags::Host {
+            self.code.store_overflow(context::FLAGS + 1);
+            self.code.copy(T0, RAX);
+            // LAHF.
+            self.code.raw(&[0x9f]);
+            self.code.store_byte(context::FLAGS, 4); // AH
+            self.code.copy(RAX, T0);
+            self.flags = Flags::Both;
+        }
+    }
+
+    /// Takes the flags from their field.
+    fn load_flags(&mut self) {
+        self.code.store(context::SAVED, RAX);
+        self.code.load_byte(4, context::FLAGS);
+        self.code.load_byte(0, context::FLAGS + 1);
+        // ADD AL, 0x7f overflows if AL is 1; SAHF.
+        self.code.raw(&[0x04, 0x7f, 0x9e]);
+        self.code.load(RAX, context::SAVED);
+        self.flags = Flags::Both;
+    }
+
+    /// What EFLAGS must have before the instruction is executed as itself.
+    fn expect_flags(&mut self, step: &Step<'_>) {
+        // Those that it does not change must be there, too.
+        let changes_some = step.changed != 0 && step.changed != ARITHMETIC;
+        if self.flags == Flags::Field && (step.read != 0 || changes_some) {
+            self.load_flags();
+        }
+    }
+
+    /// What the instruction, executed as itself, has done to the flags.
+    fn flags_changed(&mut self, step: &Step<'_>) {
+        if step.changed != 0 || step.read == ARITHMETIC {
+            self.flags = Flags::Host;
+        }
+    }
+
+    /// The look-up changes EFLAGS.
+    fn flags_are_lost(&mut self) {
+        self.store_flags();
+        self.flags = Flags::Field;
+    }
+}

@@ -1,0 +1,117 @@
+//! Memory operands in a block: their address, the look-up in the TLB, and what is done on a miss.
+//!
+//! After [`Translator::look_up`] an operand is at [`Translator::operand`], two temporary registers.
+
+use arch_x86::emulate::Op;
+use iced_x86::{Instruction, Register};
+
+use super::super::assembler::{Address, Jump, Opcode, condition};
+use super::super::context;
+use super::super::shape::Encoding;
+use super::super::vector_registers::level;
+use super::{Flags, Home, LOAD, Slow, Step, T0, T1, Translator, home};
+use crate::vcpu::SoftVcpu;
+use crate::{ram, tlb};
+
+impl Translator<'_> {
+    /// Puts a guest's register for an address into a register.
+    pub(super) fn address_register(&mut self, register: Register, temporary: u8) -> u8 {
+        match home(register.number() as u8) {
+            Home::Host(host) => host,
+            Home::Field(field) => {
+                self.code.load(temporary, field);
+                temporary
+            }
+        }
+    }
+
+    /// The memory operand's offset into T0, or another register.
+    pub(super) fn effective_address(&mut self, i: &Instruction, to: u8, wide: bool) {
+        let displacement = i.memory_displacement64();
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let base_is_gpr = base != Register::None && !i.is_ip_rel_memory_operand();
+        if !base_is_gpr && index == Register::None {
+            self.code.set(to, if wide { displacement } else { displacement & 0xffff_ffff });
+            return;
+        }
+        let mut at = Address { displacement: displacement as i32, ..Address::default() };
+        if base_is_gpr {
+            at.base = Some(self.address_register(base, T0));
+        }
+        if index != Register::None {
+            let scale = i.memory_index_scale().trailing_zeros() as u8;
+            at.index = Some((self.address_register(index, T1), scale));
+        }
+        self.code.lea(wide, to, at);
+    }
+
+    /// The memory operand's linear address into T0.
+    pub(super) fn linear_address(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+        let i = &step.instruction;
+        self.effective_address(i, T0, !encoding.address_size);
+        match i.memory_segment() {
+            Register::FS => self.code.add_field(T0, context::segment_base(4)),
+            Register::GS => self.code.add_field(T0, context::segment_base(5)),
+            _ => {}
+        }
+    }
+
+    /// Looks up the linear address in T0. Then the operand is at `T1 + T0`.
+    pub(super) fn look_up(&mut self, size: u32, write: bool) -> Jump {
+        let tag = if write { tlb::WRITE_OFFSET } else { tlb::READ_OFFSET };
+        let at = |displacement| Address { base: Some(T1), index: None, displacement };
+        // The entry: mov r11d, r10d; shr r11d, 7; and r11d, mask.
+        self.code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, tlb::INDEX_SHIFT]);
+        self.code.raw(&[0x41, 0x81, 0xe3]);
+        self.code.raw(&tlb::INDEX_MASK.to_le_bytes());
+        self.code.add_field(T1, context::TABLE);
+        // The offset in the page: sub r10, [r11 + tag]; cmp r10, 4096 - size.
+        self.code.memory(Opcode { wide: true, bytes: &[0x2b], ..Opcode::default() }, T0, at(tag));
+        self.code.raw(&[0x49, 0x81, 0xfa]);
+        self.code.raw(&(ram::SIZE as u32 - size).to_le_bytes());
+        let miss = self.code.jump_if(condition::ABOVE);
+        self.code.memory(LOAD, T1, at(tlb::PAGE_OFFSET));
+        miss
+    }
+
+    /// The place of an operand that was looked up.
+    pub(super) const fn operand() -> Address {
+        Address { base: Some(T1), index: Some((T0, 0)), displacement: 0 }
+    }
+
+    /// What to do on a miss. To be called where the instruction is done.
+    pub(super) fn on_miss(&mut self, jump: Jump, step: &Step<'_>, end: Option<u64>) {
+        let back = self.code.here();
+        let flags = self.flags != Flags::Field;
+        let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
+        let misaligned = None;
+        self.slow.push(Slow { jump, misaligned, op: step.op, back, flags, vectors, end });
+    }
+
+    pub(super) fn slow_ways(&mut self) {
+        for slow in core::mem::take(&mut self.slow) {
+            self.code.bind(slow.jump);
+            if let Some(misaligned) = slow.misaligned {
+                self.code.bind(misaligned);
+            }
+            if let Some(end) = slow.end {
+                self.code.set(T0, end);
+                self.code.store(context::RIP, T0);
+                self.code.set(T0, slow.op);
+                self.code.call(self.stubs.step_last);
+                self.code.jump(self.stubs.dispatch_from_rip);
+                continue;
+            }
+            self.code.set(T0, slow.op);
+            self.code.call(self.stubs.step);
+            if slow.vectors != level::NONE {
+                self.load_vectors(slow.vectors, slow.op + size_of::<Op<SoftVcpu>>() as u64);
+            }
+            if slow.flags {
+                self.load_flags();
+            }
+            self.code.jump(slow.back);
+        }
+        self.slow_loads();
+    }
+}

@@ -1,0 +1,183 @@
+//! Vector instructions in a block: [`Translator::vector`].
+//!
+//! A block that has any sees to it at its entry that the guest's registers are loaded, where EFLAGS are
+//! free. Behind an instruction that the interpreter executes they are not, and are loaded once more.
+
+use super::super::assembler::{Jump, Opcode, Vex, condition};
+use super::super::context;
+use super::super::shape::{Encoding, Map};
+use super::super::vector::{General, Vector};
+use super::super::vector_registers::level;
+use super::{Home, Step, T0, T1, T2, Translator, home};
+
+/// The vector registers have to be loaded, out of the way.
+pub(super) struct Load {
+    jump: Jump,
+    level: u8,
+    /// The instruction before which they have to be: where the interpreter goes on if they can't.
+    op: u64,
+    back: u64,
+}
+
+/// Finds out what of the vector registers is needed behind each instruction.
+pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
+    let mut later = level::NONE;
+    for step in steps.iter_mut().rev() {
+        step.later = later;
+        later = later.max(step.vector.map_or(level::NONE, |vector| vector.level));
+    }
+}
+
+impl Translator<'_> {
+    /// Has the registers loaded if the block needs them.
+    pub(super) fn expect_vectors_at_entry(&mut self, steps: &[Step<'_>]) {
+        if let Some(first) = steps.first() {
+            let level = first.vector.map_or(level::NONE, |vector| vector.level);
+            self.expect_vectors(level.max(first.later), first.op);
+        }
+    }
+
+    /// Has the registers loaded before the instruction `op`.
+    fn expect_vectors(&mut self, level: u8, op: u64) {
+        if level <= self.vectors {
+            return;
+        }
+        self.flags_are_lost();
+        self.code.compare_byte(context::VECTORS, level);
+        let jump = self.code.jump_if(condition::BELOW);
+        self.loads.push(Load { jump, level, op, back: self.code.here() });
+        self.vectors = level;
+    }
+
+    /// Loads them; the flags are in their field. T0 and T1 change.
+    pub(super) fn load_vectors(&mut self, level: u8, op: u64) {
+        self.code.set(T0, op);
+        self.code.call(self.stubs.vectors.load(level));
+    }
+
+    pub(super) fn slow_loads(&mut self) {
+        for load in core::mem::take(&mut self.loads) {
+            self.code.bind(load.jump);
+            self.load_vectors(load.level, load.op);
+            self.code.jump(load.back);
+        }
+    }
+
+    /// Translates a vector instruction.
+    pub(super) fn vector(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, vector: &Vector) {
+        self.expect_vectors(vector.level, step.op);
+        if vector.bare {
+            self.code.raw(encoding.bytes);
+            return;
+        }
+        match encoding.rm() {
+            Some(rm) => self.vector_on_registers(step, encoding, vector, rm),
+            None => self.vector_on_memory(step, encoding, vector),
+        }
+    }
+
+    fn vector_on_registers(
+        &mut self,
+        step: &Step<'_>,
+        encoding: &Encoding<'_>,
+        vector: &Vector,
+        rm: u8,
+    ) {
+        self.expect_flags(step);
+        let reg = self.written_register(encoding, vector);
+        let host_rm = match vector.general {
+            General::Rm { written: false } => self.take(rm, T1),
+            General::Rm { written: true } => target(rm, T1),
+            _ => rm,
+        };
+        match vex(encoding) {
+            Some(vex) => self.code.vex_registers(vex, reg, host_rm),
+            None => legacy(encoding, |opcode| self.code.registers(opcode, reg, host_rm)),
+        }
+        self.code.raw(encoding.immediate);
+        self.flags_changed(step);
+        match vector.general {
+            General::Reg => self.give(encoding.reg(), reg),
+            General::Rm { written: true } => self.give(rm, host_rm),
+            _ => {}
+        }
+    }
+
+    fn vector_on_memory(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, vector: &Vector) {
+        self.flags_are_lost();
+        self.linear_address(step, encoding);
+        let misaligned = (vector.alignment > 1).then(|| {
+            // test r10b, alignment - 1.
+            self.code.raw(&[0x41, 0xf6, 0xc2, vector.alignment - 1]);
+            self.code.jump_if(condition::NOT_EQUAL)
+        });
+        let miss = self.look_up(vector.size, vector.written);
+        self.expect_flags(step);
+        let reg = self.written_register(encoding, vector);
+        match vex(encoding) {
+            Some(vex) => self.code.vex_memory(vex, reg, Self::operand()),
+            None => legacy(encoding, |opcode| self.code.memory(opcode, reg, Self::operand())),
+        }
+        self.code.raw(encoding.immediate);
+        self.flags_changed(step);
+        if vector.general == General::Reg {
+            self.give(encoding.reg(), reg);
+        }
+        self.on_miss(miss, step, None);
+        if let Some(slow) = self.slow.last_mut() {
+            slow.misaligned = misaligned;
+        }
+    }
+
+    /// The host's register for ModRM's `reg`, which is written if it is a general-purpose one.
+    fn written_register(&self, encoding: &Encoding<'_>, vector: &Vector) -> u8 {
+        match vector.general {
+            General::Reg => target(encoding.reg(), T2),
+            _ => encoding.reg(),
+        }
+    }
+}
+
+/// The host's register in which a guest's is written.
+const fn target(guest: u8, temporary: u8) -> u8 {
+    match home(guest) {
+        Home::Host(host) => host,
+        Home::Field(_) => temporary,
+    }
+}
+
+/// What stands before ModRM if the instruction has no VEX prefix: one prefix, as only one chooses it.
+fn legacy(encoding: &Encoding<'_>, emit: impl FnOnce(Opcode<'_>)) {
+    let prefix = encoding.repeat.or(encoding.operand_size.then_some(0x66));
+    let (three, two) = ([0x0f, 0x38, encoding.opcode], [0x0f, encoding.opcode]);
+    let bytes = match encoding.map {
+        Map::Three38 => &three[..],
+        Map::Three3a => &[0x0f, 0x3a, encoding.opcode],
+        _ => &two,
+    };
+    let wide = encoding.wide();
+    emit(Opcode { prefixes: prefix.as_slice(), wide, rex: false, bytes });
+}
+
+/// What stands before ModRM if it has a VEX prefix.
+fn vex(encoding: &Encoding<'_>) -> Option<Vex> {
+    let vex = encoding.vex?;
+    Some(Vex {
+        prefixes: &[],
+        map: match encoding.map {
+            Map::Three38 => 2,
+            Map::Three3a => 3,
+            _ => 1,
+        },
+        prefix: match (encoding.operand_size, encoding.repeat) {
+            (true, _) => 1,
+            (_, Some(0xf3)) => 2,
+            (_, Some(_)) => 3,
+            _ => 0,
+        },
+        wide: encoding.wide(),
+        length: vex.length,
+        register: vex.register,
+        opcode: encoding.opcode,
+    })
+}
