@@ -262,6 +262,7 @@ impl Blocks {
     /// A block is about to be interpreted. Gives where it lies if it is rather to be translated.
     #[inline]
     pub fn is_hot(&mut self, block: u32) -> Option<Place> {
+        self.jit.as_ref()?;
         let block = self.blocks.get_mut(block as usize)?;
         block.left = block.left.checked_sub(1)?;
         (block.left == 0).then_some(block.place)
@@ -327,9 +328,11 @@ impl Blocks {
     /// Drops the blocks in `granules` of a page.
     pub fn forget(&mut self, pages: &mut CodePages, id: PageId, granules: u64) {
         pages.forget(id, granules, |block| {
-            let place = self.blocks[block as usize].place;
+            let Block { place, found, .. } = self.blocks[block as usize];
             self.map.remove(&place);
-            if let Some(jit) = &mut self.jit {
+            if found.code != 0
+                && let Some(jit) = &mut self.jit
+            {
                 jit.forget(&place);
             }
             let jump = &mut self.jumps[slot(place.rip)];

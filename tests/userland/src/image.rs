@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::command;
-use crate::report::Limits;
+use crate::report;
 
 /// What the script and [`crate::qemu`]'s init use of BusyBox.
 const APPLETS: [&str; 7] = ["basename", "cat", "mkdir", "mount", "sh", "sleep", "timeout"];
@@ -35,7 +35,7 @@ impl Image {
     pub const SCRIPT: &str = "/run-tests";
 
     /// Packs the programs in `folder/programs` into `folder/image.cpio`. `busybox` runs the script.
-    pub fn make(folder: &Path, busybox: &Path, limits: Limits) -> Result<()> {
+    pub fn make(folder: &Path, busybox: &Path, seconds: u32) -> Result<()> {
         let programs = folder.join("programs");
         let tree = folder.join("image");
         fs::create_dir_all(tree.join("bin"))?;
@@ -52,7 +52,7 @@ impl Image {
             let entry = entry?;
             fs::copy(entry.path(), tree.join("tests").join(entry.file_name()))?;
         }
-        script(&tree.join(&Self::SCRIPT[1..]), &limits.script())?;
+        script(&tree.join(&Self::SCRIPT[1..]), &report::script(seconds))?;
         script(&tree.join("init"), crate::qemu::INIT)?;
         archive(&tree, &folder.join("image.cpio"))?;
         Ok(fs::remove_dir_all(tree)?)

@@ -1,29 +1,20 @@
 //! What a list of test programs says: the script that runs them, and [`outcomes`], which reads its output.
 
-/// How long programs may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Seconds that one program has, unless the script's environment says otherwise by `LIMIT`.
-    pub seconds: u32,
-}
-
-impl Limits {
-    /// A shell script that runs each program of `/tests`, between two lines of the script's own.
-    #[must_use]
-    pub fn script(self) -> String {
-        format!(
-            "#!/bin/sh\n\
-             cd /tests\n\
-             for test in *; do\n\
-             echo \"begin $test\"\n\
-             timeout -s KILL ${{LIMIT:-{}}} ./$test 2>&1 </dev/null\n\
-             status=$?\n\
-             echo\n\
-             echo \"end $test $status\"\n\
-             done\n",
-            self.seconds
-        )
-    }
+/// A shell script that runs each program of `/tests`, between two lines of the script's own. One program has
+/// `seconds`, unless the script's environment says otherwise by `LIMIT`.
+#[must_use]
+pub fn script(seconds: u32) -> String {
+    format!(
+        "#!/bin/sh\n\
+         cd /tests\n\
+         for test in *; do\n\
+         echo \"begin $test\"\n\
+         timeout -s KILL ${{LIMIT:-{seconds}}} ./$test 2>&1 </dev/null\n\
+         status=$?\n\
+         echo\n\
+         echo \"end $test $status\"\n\
+         done\n"
+    )
 }
 
 /// How a program ended, and what it printed.
@@ -78,7 +69,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
-    use super::{Limits, Outcome, outcomes};
+    use super::{Outcome, outcomes, script};
 
     #[test]
     fn the_script_says_how_each_program_ended() {
@@ -88,7 +79,7 @@ mod tests {
             fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("it is ours");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("it is ours");
         }
-        let script = Limits { seconds: 1 }.script();
+        let script = script(1);
         let script = script.replace("/tests", &folder.path().display().to_string());
         let output = Command::new("sh").args(["-c", &script]).output().expect("a shell");
         let found = outcomes(&String::from_utf8_lossy(&output.stdout));

@@ -7,7 +7,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::image::Image;
-use crate::report::Limits;
 use crate::{Shelf, command};
 
 /// Where Debian's packages `linux-source-*` put their archives.
@@ -30,7 +29,7 @@ pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Image> {
     let kept = shelf.get(&format!("selftests-4-{version}-{size}"), |folder| {
         unpack(&archive, folder)?;
         compile(folder)?;
-        Image::make(folder, busybox, Limits { seconds: 150 })
+        Image::make(folder, busybox, 150)
     })?;
     Ok(Image::in_folder(&kept))
 }

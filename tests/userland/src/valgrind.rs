@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 
 use crate::apt::Apt;
 use crate::image::Image;
-use crate::report::Limits;
 use crate::{Shelf, command};
 
 /// Valgrind's names of the architectures, and the compiler's options for them.
@@ -37,7 +36,7 @@ pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Image> {
             }
         }
         fs::remove_dir_all(&work)?;
-        Image::make(folder, busybox, Limits { seconds: 60 })
+        Image::make(folder, busybox, 60)
     })?;
     Ok(Image::in_folder(&kept))
 }

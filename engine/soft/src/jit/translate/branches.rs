@@ -57,7 +57,7 @@ impl Translator<'_> {
         true
     }
 
-    pub(super) fn jump_if(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+    fn jump_if(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         self.expect_flags(step);
         let target = step.instruction.near_branch_target();
         self.store_flags();
@@ -68,7 +68,7 @@ impl Translator<'_> {
     }
 
     /// The target of an indirect branch into T2.
-    pub(super) fn indirect_target(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+    fn indirect_target(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         match encoding.rm() {
             Some(rm) => match home(rm) {
                 Home::Host(host) => self.code.copy(T2, host),
@@ -84,7 +84,7 @@ impl Translator<'_> {
     }
 
     /// Leaves a branch to an address in T2 that is not canonical to the interpreter, which faults.
-    pub(super) fn expect_canonical(&mut self, step: &Step<'_>) {
+    fn expect_canonical(&mut self, step: &Step<'_>) {
         self.code.copy(T0, T2);
         // shl r10, 16; sar r10, 16; cmp r10, r15.
         self.code.raw(&[0x49, 0xc1, 0xe2, 0x10, 0x49, 0xc1, 0xfa, 0x10, 0x4d, 0x39, 0xfa]);
@@ -93,7 +93,7 @@ impl Translator<'_> {
     }
 
     /// Pushes the address behind the block, and goes on at T2.
-    pub(super) fn call(&mut self, step: &Step<'_>) {
+    fn call(&mut self, step: &Step<'_>) {
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
         let miss = self.look_up(8, true);

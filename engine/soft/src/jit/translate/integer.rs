@@ -40,7 +40,7 @@ impl Translator<'_> {
     }
 
     /// The prefixes that stay.
-    pub(super) fn prefixes(encoding: &Encoding<'_>) -> &'static [u8] {
+    fn prefixes(encoding: &Encoding<'_>) -> &'static [u8] {
         match (encoding.lock, encoding.operand_size) {
             (false, false) => &[],
             (false, true) => &[0x66],
@@ -50,11 +50,11 @@ impl Translator<'_> {
     }
 
     /// Whether a byte operand is AH, CH, DH or BH, which no instruction with REX can name.
-    pub(super) const fn is_high_byte(encoding: &Encoding<'_>, register: u8) -> bool {
+    const fn is_high_byte(encoding: &Encoding<'_>, register: u8) -> bool {
         encoding.rex == 0 && register >= 4
     }
 
-    pub(super) fn on_registers(
+    fn on_registers(
         &mut self,
         step: &Step<'_>,
         encoding: &Encoding<'_>,
@@ -120,12 +120,7 @@ impl Translator<'_> {
         }
     }
 
-    pub(super) fn on_memory(
-        &mut self,
-        step: &Step<'_>,
-        encoding: &Encoding<'_>,
-        shape: Shape,
-    ) -> bool {
+    fn on_memory(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, shape: Shape) -> bool {
         let reg = encoding.reg();
         let has_reg = shape.reg != Role::None;
         if has_reg && shape.byte_reg && Self::is_high_byte(encoding, reg) {
@@ -159,7 +154,7 @@ impl Translator<'_> {
     }
 
     /// Instructions whose operands are in the opcode, and some more.
-    pub(super) fn one_byte(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
+    fn one_byte(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
         let opcode = encoding.opcode;
         if encoding.lock {
             return false;
@@ -194,14 +189,14 @@ impl Translator<'_> {
         }
     }
 
-    pub(super) fn as_it_is(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
+    fn as_it_is(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
         self.expect_flags(step);
         self.code.raw(encoding.bytes);
         self.flags_changed(step);
         true
     }
 
-    pub(super) fn set_register(&mut self, guest: u8, value: u64) {
+    fn set_register(&mut self, guest: u8, value: u64) {
         match home(guest) {
             Home::Host(host) => self.code.set(host, value),
             Home::Field(field) => {
@@ -211,7 +206,7 @@ impl Translator<'_> {
         }
     }
 
-    pub(super) fn bswap(&mut self, encoding: &Encoding<'_>) -> bool {
+    fn bswap(&mut self, encoding: &Encoding<'_>) -> bool {
         if encoding.operand_size || encoding.lock {
             return false;
         }
@@ -223,7 +218,7 @@ impl Translator<'_> {
         true
     }
 
-    pub(super) fn lea(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+    fn lea(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         let guest = encoding.reg();
         let wide = encoding.wide() && !encoding.address_size;
         let host = match home(guest) {
@@ -234,7 +229,7 @@ impl Translator<'_> {
         self.give(guest, host);
     }
 
-    pub(super) fn push(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
+    fn push(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
         self.flags_are_lost();
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
@@ -254,7 +249,7 @@ impl Translator<'_> {
     }
 
     /// POP of a register, and LEAVE, which pops RBP from where RBP points.
-    pub(super) fn pop(&mut self, step: &Step<'_>, guest: u8) -> bool {
+    fn pop(&mut self, step: &Step<'_>, guest: u8) -> bool {
         self.flags_are_lost();
         let is_leave = step.instruction.mnemonic() == Mnemonic::Leave;
         let from = if is_leave { RBP } else { STACK };
