@@ -11,7 +11,7 @@ use arch_x86::emulate::{Mode, Op};
 
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
-use crate::itlb::same_mode;
+use crate::itlb::{key, same_mode};
 use crate::jit::Jit;
 use crate::vcpu::SoftVcpu;
 
@@ -40,6 +40,8 @@ pub struct Place {
     pub page: PageId,
     /// How it is decoded.
     pub mode: Mode,
+    /// The privilege level: translations depend on it.
+    pub cpl: u8,
     /// RIP: relative operands are absolute in the decoded form.
     pub rip: u64,
 }
@@ -73,23 +75,44 @@ struct Block {
 #[repr(C)]
 struct Jump {
     rip: u64,
-    key: u64,
-    found: Found,
+    /// Of its translation, if its key says that there is one.
+    code: u64,
+    run: Run,
+    block: u32,
+    key: u32,
+}
+
+impl Jump {
+    fn new(rip: u64, key: u32, found: Found) -> Self {
+        let key = if found.code == 0 { key & !key::TRANSLATED } else { key };
+        Self { rip, code: found.code, run: found.run, block: found.block, key }
+    }
+
+    const fn found(&self) -> Found {
+        Found { code: self.code, run: self.run, block: self.block }
+    }
 }
 
 /// How translated code looks into the jump cache.
 pub(crate) mod jump {
     use core::mem::offset_of;
 
-    use super::{Found, JUMPS, Jump};
+    use super::{JUMPS, Jump};
 
     /// Where a jump's parts are.
     pub const RIP: i32 = offset_of!(Jump, rip) as i32;
     pub const KEY: i32 = offset_of!(Jump, key) as i32;
-    pub const CODE: i32 = offset_of!(Jump, found) as i32 + offset_of!(Found, code) as i32;
+    pub const CODE: i32 = offset_of!(Jump, code) as i32;
     /// The number of an address's jump: `(address ^ address >> 12) & MASK`.
     pub const MASK: u32 = JUMPS as u32 - 1;
-    const _: () = assert!(size_of::<Jump>() == 40);
+    /// A jump's distance from the first one is its number shifted left by this.
+    pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
+    const _: () = assert!(size_of::<Jump>() == 32);
+
+    /// The distance of the jump for `rip` from the first one.
+    pub const fn distance(rip: u64) -> i32 {
+        (super::slot(rip) << SIZE_SHIFT) as i32
+    }
 }
 
 /// An instruction that crosses a page's end. Its bytes are compared each time.
@@ -114,6 +137,9 @@ impl Hasher for AddressHasher {
     }
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0.rotate_left(29) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
     }
     fn write_u32(&mut self, value: u32) {
         self.write_u64(value.into());
@@ -145,8 +171,7 @@ pub struct Blocks {
 }
 
 const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NOTHING: Found = Found { code: 0, run: NO_RUN, block: Found::NONE };
-const NO_JUMP: Jump = Jump { rip: 0, key: 0, found: NOTHING };
+const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NONE };
 
 const fn slot(rip: u64) -> usize {
     (rip ^ rip >> 12) as usize % JUMPS
@@ -205,26 +230,27 @@ impl Blocks {
 
     /// The block at `rip`, if the jump cache knows it under `key`.
     #[inline(always)]
-    pub fn jump(&self, rip: u64, key: u64) -> Option<Found> {
+    pub fn jump(&self, rip: u64, key: u32) -> Option<Found> {
         let jump = &self.jumps[slot(rip)];
         // One test.
-        if (jump.rip ^ rip) | (jump.key ^ key) == 0 { Some(jump.found) } else { None }
+        let key = (jump.key ^ key) & !key::TRANSLATED;
+        if (jump.rip ^ rip) | u64::from(key) == 0 { Some(jump.found()) } else { None }
     }
 
     /// Lets the jump cache know a block.
-    pub fn remember(&mut self, place: &Place, key: u64, found: Found) {
-        self.jumps[slot(place.rip)] = Jump { rip: place.rip, key, found };
+    pub fn remember(&mut self, place: &Place, key: u32, found: Found) {
+        self.jumps[slot(place.rip)] = Jump::new(place.rip, key, found);
     }
 
     /// The block at a place; the jump cache then knows it under `key`.
-    pub fn find(&mut self, place: &Place, key: u64) -> Option<Found> {
+    pub fn find(&mut self, place: &Place, key: u32) -> Option<Found> {
         let jump = &mut self.jumps[slot(place.rip)];
         let page = |block: u32| self.blocks.get(block as usize).map(|block| block.place.page);
         let is_it = jump.rip == place.rip && same_mode(jump.key, key);
-        if is_it && page(jump.found.block) == Some(place.page) {
+        if is_it && page(jump.block) == Some(place.page) {
             // Only its key was too old: dropped blocks are in no jump.
-            jump.key = key;
-            return Some(jump.found);
+            *jump = Jump::new(place.rip, key, jump.found());
+            return Some(jump.found());
         }
         let block = *self.map.get(place)?;
         let found = self.blocks[block as usize].found;
@@ -282,8 +308,8 @@ impl Blocks {
             self.translated += u64::from(found.code != 0);
             self.blocks[number as usize].found = found;
             let jump = &mut self.jumps[slot(place.rip)];
-            if jump.found.block == number {
-                jump.found = found;
+            if jump.block == number {
+                *jump = Jump::new(place.rip, jump.key | key::TRANSLATED, found);
             }
         }
         found
@@ -336,7 +362,7 @@ impl Blocks {
                 jit.forget(&place);
             }
             let jump = &mut self.jumps[slot(place.rip)];
-            if jump.found.block == block {
+            if jump.block == block {
                 *jump = NO_JUMP;
             }
         });

@@ -88,6 +88,9 @@ pub struct SoftVcpu {
     pub(crate) code_mode: Mode,
     /// Base and limit of CS, where they count.
     pub(crate) code_place: (u64, u32),
+    /// With whose rights operands are accessed at levels 0 to 2, and at 3.
+    pub(crate) rights: [Rights; 2],
+    /// The one of these that holds.
     pub(crate) operand_rights: Rights,
     pub(crate) system_rights: Rights,
     pub(crate) check_alignment: bool,
@@ -161,6 +164,7 @@ impl SoftVcpu {
             mode64: false,
             code_mode: Mode::Bits16,
             code_place: (0, 0),
+            rights: [Rights::Supervisor, Rights::User],
             operand_rights: Rights::Supervisor,
             system_rights: Rights::Supervisor,
             check_alignment: false,

@@ -199,6 +199,11 @@ impl Assembler {
         self.field(false, &[0x8a], reg, offset);
     }
 
+    /// `movzx` of a byte field.
+    pub fn load_zero_extended_byte(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x0f, 0xb6], reg, offset);
+    }
+
     /// `mov dword gs:[offset], value`.
     pub fn store_value(&mut self, offset: u32, value: u32) {
         self.field(false, &[0xc7], 0, offset);

@@ -19,13 +19,11 @@ pub(crate) struct Context {
     pub saved: u64,
     /// The vCPU's own address.
     pub this: u64,
-    /// The TLB's entries for operands, with the rights of now.
-    pub table: u64,
+    /// The TLB's entries for operands, at levels 0 to 2 and at 3.
+    pub tables: [u64; 2],
     /// The jump cache's entries.
     pub jumps: u64,
-    /// The VMM's request word.
-    pub request: u64,
-    /// The word that says that an invalidation waits.
+    /// The address of the word that says that translated code is to be left.
     pub waiting: u64,
     /// [`super::enter`]'s functions that execute one instruction.
     pub step: u64,
@@ -67,13 +65,10 @@ macro_rules! offsets {
 offsets! {
     GPRS = gprs;
     RIP = rip;
-    ATTENTION = attention;
     FLAGS = jit.flags;
     SAVED = jit.saved;
     THIS = jit.this;
-    TABLE = jit.table;
     JUMPS = jit.jumps;
-    REQUEST = jit.request;
     WAITING = jit.waiting;
     STEP = jit.step;
     STEP_LAST = jit.step_last;
@@ -92,9 +87,23 @@ offsets! {
 /// The count of executed instructions.
 pub(crate) const INSTRUCTIONS: u32 =
     offset_of!(SoftVcpu, statistics) as u32 + offset_of!(Statistics, instructions) as u32;
-/// The two keys of the instruction TLB.
+/// The keys of the instruction TLB: by privilege level, and by half of the address space.
 pub(crate) const KEYS: u32 =
     offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, keys) as u32;
+/// The privilege level, as the instruction TLB has it.
+pub(crate) const ITLB_CPL: u32 =
+    offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, cpl) as u32;
+
+/// The key of code at a privilege level, in the half of the address space that `rip` is in.
+pub(crate) const fn key(cpl: u8, rip: u64) -> u32 {
+    KEYS + cpl as u32 * 8 + (rip >> 63) as u32 * 4
+}
+
+/// The address of the TLB's entries for operands at a privilege level.
+pub(crate) const fn table(cpl: u8) -> u32 {
+    let tables = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, tables) as u32;
+    tables + if cpl == 3 { 8 } else { 0 }
+}
 
 /// The field of a general-purpose register.
 pub(crate) const fn gpr(n: u8) -> u32 {

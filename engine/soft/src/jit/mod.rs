@@ -97,7 +97,7 @@ impl Jit {
         ops: &[Op<SoftVcpu>],
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
-        let source = Source { bytes, rip: place.rip, ops, block };
+        let source = Source { bytes, rip: place.rip, cpl: place.cpl, ops, block };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };
         let Some(code) = self.memory.add(&translation.code) else { return 0 };

@@ -24,12 +24,13 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 use arch_x86::emulate::Op;
 
-use super::assembler::{Assembler, Jump, Opcode, condition};
+use super::assembler::{Address, Assembler, Jump, Opcode, condition};
 use super::context;
 use super::shape::Encoding;
 use super::stubs::Stubs;
 use super::vector::Vector;
 use super::vector_registers::level;
+use crate::blocks::jump;
 use crate::vcpu::SoftVcpu;
 
 /// Temporary registers.
@@ -90,8 +91,8 @@ struct Step<'a> {
 /// An access that misses the TLB: the instruction is executed by the interpreter, out of the way.
 struct Slow {
     jump: Jump,
-    /// Also if the operand is not aligned.
-    misaligned: Option<Jump>,
+    /// Others that lead here.
+    more: Vec<Jump>,
     op: u64,
     /// Where translated code goes on.
     back: u64,
@@ -109,6 +110,8 @@ pub(super) struct Source<'a> {
     pub bytes: &'a [u8],
     /// Where they are.
     pub rip: u64,
+    /// The privilege level at which they are executed.
+    pub cpl: u8,
     /// The interpreter's forms of the instructions.
     pub ops: &'a [Op<SoftVcpu>],
     /// The block's number.
@@ -150,6 +153,7 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         vectors: level::NONE,
         slow: Vec::new(),
         rip: source.rip,
+        cpl: source.cpl,
         loads: Vec::new(),
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
@@ -218,6 +222,8 @@ struct Translator<'a> {
     vectors: u8,
     slow: Vec<Slow>,
     loads: Vec<vectors::Load>,
+    /// The privilege level.
+    cpl: u8,
     /// RIP at the block's start, and behind it.
     rip: u64,
     end: u64,
@@ -259,30 +265,51 @@ impl Translator<'_> {
 
     /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.
     fn leave_to(&mut self, target: u64) {
-        if (target ^ self.rip) >> 12 != 0 {
+        // Each loop has a way back.
+        let waiting = (target <= self.rip).then(|| self.expect_no_request());
+        let mut out = Vec::new();
+        if (target ^ self.rip) >> 12 == 0 {
+            // To what follows, until the block is known.
+            self.code.jump(self.code.here() + 5);
+            let otherwise = self.code.here();
+            self.exits.push(Exit { target, at: otherwise - 4, otherwise });
+        } else {
             self.code.set(T0, target);
-            self.code.jump(self.stubs.dispatch);
-            return;
+            self.code.load(T1, context::JUMPS);
+            out = self.jump_to_cached(jump::distance(target), context::key(self.cpl, target));
         }
-        self.code.test_field(context::ATTENTION);
-        let mut out = vec![self.code.jump_if(condition::NOT_EQUAL)];
-        if target <= self.rip {
-            // Each loop has a way back.
-            for word in [context::REQUEST, context::WAITING] {
-                self.code.load(T0, word);
-                self.code.test_word(T0);
-                out.push(self.code.jump_if(condition::NOT_EQUAL));
-            }
-        }
-        // To what follows, until the block is known.
-        self.code.jump(self.code.here() + 5);
-        let otherwise = self.code.here();
-        self.exits.push(Exit { target, at: otherwise - 4, otherwise });
-        for jump in out {
+        for jump in waiting.into_iter().chain(out) {
             self.code.bind(jump);
         }
         self.code.set(T0, target);
         self.code.jump(self.stubs.dispatch);
+    }
+
+    /// Whether translated code is to be left. T1 and EFLAGS change.
+    fn expect_no_request(&mut self) -> Jump {
+        self.code.load(T1, context::WAITING);
+        self.code.test_word(T1);
+        self.code.jump_if(condition::NOT_EQUAL)
+    }
+
+    /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under the
+    /// key in a field. T2 and EFLAGS change. Gives the ways on if it has not.
+    fn jump_to_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+        let out = self.expect_cached(distance, key);
+        let code = Address { base: Some(T1), index: None, displacement: distance + jump::CODE };
+        // jmp [r11 + code].
+        self.code.memory(Opcode { bytes: &[0xff], ..Opcode::default() }, 4, code);
+        out
+    }
+
+    fn expect_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+        let at = |part| Address { base: Some(T1), index: None, displacement: distance + part };
+        let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+        self.code.memory(compare, T0, at(jump::RIP));
+        let other = self.code.jump_if(condition::NOT_EQUAL);
+        self.code.load_32(T2, key);
+        self.code.memory(Opcode { wide: false, ..compare }, T2, at(jump::KEY));
+        vec![other, self.code.jump_if(condition::NOT_EQUAL)]
     }
 
     // Flags.

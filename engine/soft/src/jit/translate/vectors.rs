@@ -125,7 +125,7 @@ impl Translator<'_> {
         }
         self.on_miss(miss, step, None);
         if let Some(slow) = self.slow.last_mut() {
-            slow.misaligned = misaligned;
+            slow.more.extend(misaligned);
         }
     }
 
