@@ -18,7 +18,7 @@ use crate::vcpu::SoftVcpu;
 /// Instructions of a block at most.
 pub const MAX_BLOCK: usize = 64;
 
-const JUMPS: usize = 4096;
+const JUMPS: usize = 1 << 14;
 /// Instructions that cross a page, kept at most.
 const MAX_CROSSINGS: usize = 1024;
 

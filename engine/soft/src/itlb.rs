@@ -11,7 +11,7 @@ use arch_x86::emulate::Mode;
 use crate::code_pages::PageId;
 use crate::ram::{self, Page};
 
-const ENTRIES: usize = 256;
+const ENTRIES: usize = 1024;
 
 /// Bits of a key. The rest, above them, is the generation.
 pub mod key {

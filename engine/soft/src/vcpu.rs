@@ -100,7 +100,7 @@ pub struct SoftVcpu {
     // What the guest's CPUID and the VMM say.
     pub(crate) limits: Limits,
     pub(crate) features: Features,
-    tsc_offset: u64,
+    pub(crate) tsc_offset: u64,
 
     // Caches of the guest's memory.
     pub(crate) tlb: Tlb,

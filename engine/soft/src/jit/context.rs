@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use arch_x86::emulate::Status;
-use arch_x86::regs::{SysReg, rflags};
+use arch_x86::regs::{Segment, SysReg, rflags};
 
 use crate::itlb::InstructionTlb;
 use crate::vcpu::{SoftVcpu, Statistics};
@@ -19,6 +19,8 @@ pub(crate) struct Context {
     pub saved: u64,
     /// The vCPU's own address.
     pub this: u64,
+    /// The TLB's first table.
+    pub tlb: u64,
     /// The TLB's entries for operands, at levels 0 to 2 and at 3.
     pub tables: [u64; 2],
     /// The jump cache's entries.
@@ -80,6 +82,14 @@ offsets! {
     HOST_MXCSR = jit.host_mxcsr;
     CR0 = cr0;
     CR4 = cr4;
+    EFER = efer;
+    RFLAGS = flags;
+    CPL = cpl;
+    SHADOW = shadow;
+    OPERAND_RIGHTS = operand_rights;
+    WANTS_INTERRUPT_WINDOW = wants_interrupt_window;
+    TSC_OFFSET = tsc_offset;
+    TLB = jit.tlb;
     FX = fx;
     YMM_HIGH = ymm_high;
 }
@@ -110,8 +120,18 @@ pub(crate) const fn gpr(n: u8) -> u32 {
     GPRS + n as u32 * 8
 }
 
+/// The field of a register of the system.
+pub(crate) const fn sysreg(register: SysReg) -> u32 {
+    offset_of!(SoftVcpu, sysregs) as u32 + register as u32 * 8
+}
+
+/// With whose rights operands are accessed at a privilege level.
+pub(crate) const fn rights(cpl: u8) -> u32 {
+    offset_of!(SoftVcpu, rights) as u32 + if cpl == 3 { 1 } else { 0 }
+}
+
 /// The field of XCR0.
-pub(crate) const XCR0: u32 = offset_of!(SoftVcpu, sysregs) as u32 + SysReg::Xcr0 as u32 * 8;
+pub(crate) const XCR0: u32 = sysreg(SysReg::Xcr0);
 /// The field of MXCSR. See: AMD APM vol. 2, 11.4.4.
 pub(crate) const MXCSR: u32 = FX + 24;
 
@@ -125,9 +145,26 @@ pub(crate) const fn ymm_high(n: u8) -> u32 {
     YMM_HIGH + n as u32 * 16
 }
 
+const fn segment(n: u8) -> u32 {
+    offset_of!(SoftVcpu, segments) as u32 + n as u32 * size_of::<Segment>() as u32
+}
+
 /// The field of a segment's base.
 pub(crate) const fn segment_base(n: u8) -> u32 {
-    let segments = offset_of!(SoftVcpu, segments) as u32;
-    let base = offset_of!(arch_x86::regs::Segment, base) as u32;
-    segments + n as u32 * size_of::<arch_x86::regs::Segment>() as u32 + base
+    segment(n) + offset_of!(Segment, base) as u32
+}
+
+/// The field of a segment's limit.
+pub(crate) const fn segment_limit(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, limit) as u32
+}
+
+/// The field of a segment's selector.
+pub(crate) const fn segment_selector(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, selector) as u32
+}
+
+/// The field of a segment's access rights.
+pub(crate) const fn segment_attr(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, attr) as u32
 }

@@ -4,6 +4,7 @@
 use arch_x86::emulate::{Op, Stop};
 
 use crate::blocks::Blocks;
+use crate::tlb::Rights;
 use crate::vcpu::SoftVcpu;
 
 /// How a step ended: what [`super::context::Context::ending`] says.
@@ -24,6 +25,7 @@ impl SoftVcpu {
     /// What translated code has to know that may be elsewhere at each entry.
     pub(crate) fn prepare_translated(&mut self, blocks: &Blocks) {
         self.jit.this = core::ptr::from_mut(self).expose_provenance() as u64;
+        self.jit.tlb = self.tlb.table(Rights::User);
         self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
         self.jit.jumps = blocks.jumps_address();
         self.jit.waiting = self.sync.waiting_address();
@@ -76,6 +78,8 @@ impl SoftVcpu {
     /// Executes one instruction for translated code. Gives whether that goes on.
     fn step_for_translated(&mut self, op: &Op<Self>, last: bool) -> u32 {
         self.status = self.jit.status();
+        // STI before it, if it is on: it is over then.
+        let shadow = std::mem::take(&mut self.shadow);
         let executed = (op.exec)(self, &op.insn);
         self.jit.set_status(self.status);
         self.jit.ending = match executed {
@@ -89,7 +93,10 @@ impl SoftVcpu {
             Ok(()) if !self.leave_block && self.attention == 0 => return 0,
             Ok(()) => ending::LEFT,
             Err(Stop::Fault) => ending::FAULT,
-            Err(Stop::Intercept) => ending::INTERCEPT,
+            Err(Stop::Intercept) => {
+                self.shadow = shadow;
+                ending::INTERCEPT
+            }
         };
         self.jit.stopped_at = core::ptr::from_ref(op).expose_provenance() as u64;
         1

@@ -18,6 +18,7 @@
 mod branches;
 mod integer;
 mod memory;
+mod system;
 mod vectors;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
@@ -100,6 +101,8 @@ struct Slow {
     flags: bool,
     /// What of the vector registers it expects to be loaded.
     vectors: u8,
+    /// The instruction before it holds interrupts.
+    shadowed: bool,
     /// The instruction ends the block: the dispatcher goes on, from behind the block.
     end: Option<u64>,
 }
@@ -157,6 +160,8 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         loads: Vec::new(),
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
+        shadowed: false,
+        shadow_next: false,
     };
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
     translator.code.store_value(context::BLOCK, source.block);
@@ -228,11 +233,20 @@ struct Translator<'a> {
     rip: u64,
     end: u64,
     exits: Vec<Exit>,
+    /// The instruction that is translated is the one behind an STI; or the next one is.
+    shadowed: bool,
+    shadow_next: bool,
 }
 
 impl Translator<'_> {
     /// An instruction that the block goes on behind.
     fn step(&mut self, step: &Step<'_>) {
+        self.shadowed = core::mem::take(&mut self.shadow_next);
+        if let Some(encoding) = &step.encoding
+            && self.system(step, encoding)
+        {
+            return;
+        }
         if !self.native(step) {
             self.interpret(step, self.stubs.step);
             self.flags = Flags::Field;
@@ -241,7 +255,8 @@ impl Translator<'_> {
 
     /// The last instruction.
     fn last(&mut self, step: &Step<'_>) {
-        if self.branch(step) {
+        self.shadowed = core::mem::take(&mut self.shadow_next);
+        if self.branch(step) || self.system_branch(step) {
             return;
         }
         if self.native(step) {
@@ -258,6 +273,9 @@ impl Translator<'_> {
     /// Has the interpreter execute the instruction.
     fn interpret(&mut self, step: &Step<'_>, stub: u64) {
         self.store_flags();
+        if self.shadowed {
+            self.code.store_byte_value(context::SHADOW, 1);
+        }
         self.code.set(T0, step.op);
         self.code.call(stub);
         self.vectors = level::NONE;

@@ -85,7 +85,15 @@ impl Translator<'_> {
         let flags = self.flags != Flags::Field;
         let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
         let more = Vec::new();
-        self.slow.push(Slow { jump, more, op: step.op, back, flags, vectors, end });
+        let shadowed = self.shadowed;
+        self.slow.push(Slow { jump, more, op: step.op, back, flags, vectors, shadowed, end });
+    }
+
+    /// Another jump that leads where the last miss does.
+    pub(super) fn or_on_miss(&mut self, jump: Jump) {
+        if let Some(slow) = self.slow.last_mut() {
+            slow.more.push(jump);
+        }
     }
 
     pub(super) fn slow_ways(&mut self) {
@@ -93,6 +101,9 @@ impl Translator<'_> {
             self.code.bind(slow.jump);
             for jump in slow.more {
                 self.code.bind(jump);
+            }
+            if slow.shadowed {
+                self.code.store_byte_value(context::SHADOW, 1);
             }
             if let Some(end) = slow.end {
                 self.code.set(T0, end);
