@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use arch_x86::emulate::{Mode, Op};
+use arch_x86::engine::Features;
 
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
@@ -295,7 +296,7 @@ impl Blocks {
     }
 
     /// Translates a block whose instructions were decoded from `bytes`. Gives it as it is then.
-    pub fn translate(&mut self, number: u32, bytes: &[u8]) -> Found {
+    pub fn translate(&mut self, number: u32, bytes: &[u8], features: Features) -> Found {
         let Block { place, mut found, .. } = self.blocks[number as usize];
         if let Some(jit) = &mut self.jit {
             let find = |place: &Place| {
@@ -304,7 +305,7 @@ impl Blocks {
             };
             let first = found.run.first as usize;
             let ops = &self.ops[first..first + usize::from(found.run.count)];
-            found.code = jit.translate(place, number, bytes, ops, find);
+            found.code = jit.translate(place, number, bytes, ops, features, find);
             self.translated += u64::from(found.code != 0);
             self.blocks[number as usize].found = found;
             let jump = &mut self.jumps[slot(place.rip)];

@@ -133,7 +133,7 @@ impl SoftVcpu {
     pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
         let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
         let bytes = self.code_pages.kept(place.page, offset, found.run.bytes.into());
-        blocks.translate(found.block, bytes)
+        blocks.translate(found.block, bytes, self.features)
     }
 
     /// The instruction at RIP, which starts in `head` and ends in the next page. Both pages

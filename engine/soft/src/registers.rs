@@ -62,6 +62,7 @@ impl SoftVcpu {
         let window = self.wants_interrupt_window && self.flags & rflags::IF != 0
             || self.wants_nmi_window && !self.nmi_blocked;
         self.set_attention(attention::WINDOW, window);
+        self.leave_block |= self.attention != 0;
     }
 
     /// Drops every translation.

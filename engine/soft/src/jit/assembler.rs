@@ -7,8 +7,10 @@
 pub(crate) mod condition {
     pub const ABOVE: u8 = 0x7;
     pub const BELOW: u8 = 0x2;
+    pub const NOT_BELOW: u8 = 0x3;
     pub const EQUAL: u8 = 0x4;
     pub const NOT_EQUAL: u8 = 0x5;
+    pub const BELOW_OR_EQUAL: u8 = 0x6;
 }
 
 /// Operations of which the opcode's group has the number in ModRM.

@@ -35,6 +35,7 @@ mod vector_test;
 use std::io;
 
 use arch_x86::emulate::Op;
+use arch_x86::engine::Features;
 
 use crate::blocks::Place;
 use crate::vcpu::SoftVcpu;
@@ -95,9 +96,10 @@ impl Jit {
         block: u32,
         bytes: &[u8],
         ops: &[Op<SoftVcpu>],
+        features: Features,
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
-        let source = Source { bytes, rip: place.rip, cpl: place.cpl, ops, block };
+        let source = Source { bytes, rip: place.rip, cpl: place.cpl, features, ops, block };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };
         let Some(code) = self.memory.add(&translation.code) else { return 0 };

@@ -16,6 +16,7 @@
 //! access may fault.
 
 mod branches;
+mod checked;
 mod integer;
 mod memory;
 mod system;
@@ -23,7 +24,8 @@ mod vectors;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
-use arch_x86::emulate::Op;
+use arch_x86::emulate::{Feature, Op};
+use arch_x86::engine::Features;
 
 use super::assembler::{Address, Assembler, Jump, Opcode, condition};
 use super::context;
@@ -115,6 +117,8 @@ pub(super) struct Source<'a> {
     pub rip: u64,
     /// The privilege level at which they are executed.
     pub cpl: u8,
+    /// What the guest is offered.
+    pub features: Features,
     /// The interpreter's forms of the instructions.
     pub ops: &'a [Op<SoftVcpu>],
     /// The block's number.
@@ -190,7 +194,8 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         let constants = decoder.get_constant_offsets(&instruction);
         let by_count = reads_count(&instruction);
         let changed = instruction.rflags_modified() & ARITHMETIC;
-        let encoding = match instruction.is_invalid() {
+        let encoding = match instruction.is_invalid() || !is_offered(&instruction, source.features)
+        {
             true => None,
             false => Encoding::of(bytes, &constants),
         };
@@ -207,6 +212,18 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
     }
     vectors::look_ahead(&mut steps);
     Some(steps)
+}
+
+/// Whether an integer instruction that the interpreter asks CPUID about is what it seems to be.
+fn is_offered(i: &Instruction, features: Features) -> bool {
+    match i.mnemonic() {
+        Mnemonic::Popcnt => features.has(Feature::Popcnt),
+        Mnemonic::Tzcnt => features.has(Feature::Bmi1),
+        Mnemonic::Lzcnt => features.has(Feature::Lzcnt),
+        Mnemonic::Cmpxchg16b => features.has(Feature::Cmpxchg16b),
+        Mnemonic::Clac | Mnemonic::Stac => features.has(Feature::Smap),
+        _ => true,
+    }
 }
 
 /// A shift whose count may be 0.
@@ -243,7 +260,7 @@ impl Translator<'_> {
     fn step(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
         if let Some(encoding) = &step.encoding
-            && self.system(step, encoding)
+            && (self.system(step, encoding) || self.checked(step, encoding))
         {
             return;
         }
@@ -259,7 +276,9 @@ impl Translator<'_> {
         if self.branch(step) || self.system_branch(step) {
             return;
         }
-        if self.native(step) {
+        let is_native = self.native(step)
+            || step.encoding.as_ref().is_some_and(|encoding| self.checked(step, encoding));
+        if is_native {
             self.store_flags();
             self.leave_to(self.end);
             return;
