@@ -18,15 +18,21 @@ static void prepare_fp(void)
 	}
 }
 
-/* One operation is one product of matrices of 64 by 64. */
+/*
+ * One operation is one product of matrices of 64 by 64, in the textbook's
+ * order: each element is a sum, added up one after the other.
+ */
 static void fp(unsigned long count)
 {
 	while (count--) {
-		memset(product, 0, sizeof(product));
 		for (int i = 0; i < SIDE; i++)
-			for (int k = 0; k < SIDE; k++)
-				for (int j = 0; j < SIDE; j++)
-					product[i][j] += left[i][k] * right[k][j];
+			for (int j = 0; j < SIDE; j++) {
+				double sum = 0;
+
+				for (int k = 0; k < SIDE; k++)
+					sum += left[i][k] * right[k][j];
+				product[i][j] = sum;
+			}
 		USED(product);
 	}
 }

@@ -159,6 +159,7 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         flags: Flags::Field,
         vectors: level::NONE,
         slow: Vec::new(),
+        block: source.block,
         rip: source.rip,
         cpl: source.cpl,
         loads: Vec::new(),
@@ -168,7 +169,6 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         shadow_next: false,
     };
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
-    translator.code.store_value(context::BLOCK, source.block);
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
     for step in body {
@@ -244,6 +244,8 @@ struct Translator<'a> {
     vectors: u8,
     slow: Vec<Slow>,
     loads: Vec<vectors::Load>,
+    /// The block's number.
+    block: u32,
     /// The privilege level.
     cpl: u8,
     /// RIP at the block's start, and behind it.
@@ -295,9 +297,15 @@ impl Translator<'_> {
         if self.shadowed {
             self.code.store_byte_value(context::SHADOW, 1);
         }
-        self.code.set(T0, step.op);
-        self.code.call(stub);
+        self.call_with(step.op, stub);
         self.vectors = level::NONE;
+    }
+
+    /// Calls a stub that executes the instruction `op`, or may have the interpreter go on there.
+    fn call_with(&mut self, op: u64, stub: u64) {
+        self.code.store_value(context::BLOCK, self.block);
+        self.code.set(T0, op);
+        self.code.call(stub);
     }
 
     /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.

@@ -108,13 +108,11 @@ impl Translator<'_> {
             if let Some(end) = slow.end {
                 self.code.set(T0, end);
                 self.code.store(context::RIP, T0);
-                self.code.set(T0, slow.op);
-                self.code.call(self.stubs.step_last);
+                self.call_with(slow.op, self.stubs.step_last);
                 self.code.jump(self.stubs.dispatch_from_rip);
                 continue;
             }
-            self.code.set(T0, slow.op);
-            self.code.call(self.stubs.step);
+            self.call_with(slow.op, self.stubs.step);
             if slow.vectors != level::NONE {
                 self.load_vectors(slow.vectors, slow.op + size_of::<Op<SoftVcpu>>() as u64);
             }
