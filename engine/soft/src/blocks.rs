@@ -61,11 +61,14 @@ impl Found {
     pub const NONE: u32 = u32::MAX;
 }
 
+/// A block is not to be translated, or was.
+const NEVER: u32 = 0;
+
 #[derive(Clone, Copy)]
 struct Block {
     place: Place,
     found: Found,
-    /// How many times it is yet to be interpreted before it is translated.
+    /// How many times it is yet to be interpreted before it is translated, and once more; or [`NEVER`].
     left: u32,
 }
 
@@ -134,7 +137,7 @@ pub struct Blocks {
     jumps: Box<[Jump; JUMPS]>,
     crossings: AddressMap<(u64, Mode), Crossing>,
     jit: Option<Jit>,
-    /// How many times a block is interpreted before it is translated, and once more.
+    /// How many times a block is interpreted before it is translated, and once more; or [`NEVER`].
     patience: u32,
     /// How many instructions were decoded.
     pub decoded: u64,
@@ -162,7 +165,7 @@ impl Blocks {
             // A host that denies executable memory has the interpreter.
             size => Jit::new(size / sharers).ok(),
         };
-        let patience = if jit.is_some() { options.patience.saturating_add(1) } else { u32::MAX };
+        let patience = if jit.is_some() { options.patience.saturating_add(1) } else { NEVER };
         Self {
             jit,
             patience,
@@ -253,7 +256,7 @@ impl Blocks {
     pub fn add(&mut self, place: Place, first: usize, bytes: usize) -> Found {
         let block = self.blocks.len() as u32;
         let found = Found { code: 0, run: self.finish(first, bytes), block };
-        let left = if place.mode == Mode::Bits64 { self.patience } else { u32::MAX };
+        let left = if place.mode == Mode::Bits64 { self.patience } else { NEVER };
         self.blocks.push(Block { place, found, left });
         self.map.insert(place, block);
         found
