@@ -262,6 +262,11 @@ impl Blocks {
         found
     }
 
+    /// A block will not be translated.
+    pub fn keep_interpreted(&mut self, block: u32) {
+        self.blocks[block as usize].left = NEVER;
+    }
+
     /// A block is about to be interpreted. Gives where it lies if it is rather to be translated.
     #[inline]
     pub fn is_hot(&mut self, block: u32) -> Option<Place> {
@@ -289,6 +294,11 @@ impl Blocks {
             }
         }
         found
+    }
+
+    /// By which a block is found.
+    pub fn place(&self, block: u32) -> Place {
+        self.blocks[block as usize].place
     }
 
     /// Where a block starts, and its instructions.

@@ -9,9 +9,9 @@ use iced_x86::code_asm::*;
 
 use crate::Options;
 use crate::test_machine::{Machine, at, machine, run_to_halt};
-use crate::test_ways::in_both_ways;
+use crate::test_ways::in_every_way;
 
-in_both_ways! {
+in_every_way! {
     locked_updates_lose_nothing,
     cmpxchg16b_is_atomic,
     a_lock_and_plain_stores_keep_their_order,

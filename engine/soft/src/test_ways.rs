@@ -1,4 +1,4 @@
-//! Both ways in which the software CPU executes code.
+//! The ways in which the software CPU executes code.
 
 use engine_soft::Options;
 
@@ -12,8 +12,13 @@ pub fn jit() -> Options {
     Options { patience: 0, ..Options::default() }
 }
 
+/// The same, and the interpreter checks it. (With one vCPU.)
+pub fn lockstep() -> Options {
+    Options { lockstep: true, ..jit() }
+}
+
 /// Makes a test of each body for each way: `fn name(options: Options) { … }`. Once in a module.
-macro_rules! in_both_ways {
+macro_rules! in_every_way {
     ($($name:ident),* $(,)?) => {
         mod interpreter {
             $(#[test] fn $name() { super::$name($crate::test_ways::interpreter()) })*
@@ -22,6 +27,10 @@ macro_rules! in_both_ways {
         mod jit {
             $(#[test] fn $name() { super::$name($crate::test_ways::jit()) })*
         }
+
+        mod lockstep {
+            $(#[test] fn $name() { super::$name($crate::test_ways::lockstep()) })*
+        }
     };
 }
-pub(crate) use in_both_ways;
+pub(crate) use in_every_way;

@@ -16,6 +16,7 @@ use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
 use crate::jit::context::Context;
+use crate::lockstep::{Divergence, Lockstep};
 use crate::tlb::{Rights, Tlb};
 
 /// What the run loop has to look at before the next block.
@@ -30,10 +31,12 @@ pub(crate) mod attention {
     pub const CODE_WRITTEN: u32 = 1 << 3;
     /// A debug trap follows what was executed.
     pub const TRAP: u32 = 1 << 4;
+    /// Translated code is to be left behind its first block.
+    pub const ONE_BLOCK: u32 = 1 << 5;
 }
 
 /// Decoded code that the guest has written to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CodeWrite {
     pub page: PageId,
     pub granules: u64,
@@ -48,6 +51,8 @@ pub struct Statistics {
     pub decoded: u64,
     /// Blocks translated to the host's code.
     pub translated: u64,
+    /// Executions of a block by both interpreter and JIT, which agreed.
+    pub compared: u64,
     /// Data translations entered into the TLB.
     pub tlb_fills: u64,
     /// Instruction translations entered into the TLB.
@@ -109,6 +114,7 @@ pub struct SoftVcpu {
     pub(crate) view: View,
     /// Translated code's.
     pub(crate) jit: Context,
+    pub(crate) lockstep: Lockstep,
 
     // The run loop's.
     /// Bits of [`attention`].
@@ -176,6 +182,7 @@ impl SoftVcpu {
             blocks: None,
             view: shared.memory.view(),
             jit: Context::default(),
+            lockstep: Lockstep::new(shared.options.lockstep),
             attention: 0,
             wants_interrupt_window: false,
             wants_nmi_window: false,
@@ -216,6 +223,12 @@ impl SoftVcpu {
             code_drops,
             ..self.statistics
         }
+    }
+
+    /// Where interpreter and JIT did not agree in lockstep: why the last entry came out as failed.
+    #[must_use]
+    pub fn divergence(&self) -> Option<&Divergence> {
+        self.lockstep.divergence()
     }
 
     pub(crate) fn set_attention(&mut self, bit: u32, on: bool) {

@@ -22,6 +22,8 @@ mod links;
 mod memory;
 #[cfg(test)]
 mod memory_test;
+#[cfg(test)]
+pub(crate) mod sabotage;
 mod shape;
 #[cfg(test)]
 mod shape_test;
@@ -42,6 +44,7 @@ use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
 use translate::Source;
+pub(crate) use translate::reads_count;
 
 /// More than any block's translation takes.
 const MAX_TRANSLATION: usize = 24 << 10;
@@ -97,6 +100,8 @@ impl Jit {
         ops: &[Op<SoftVcpu>],
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
+        #[cfg(test)]
+        let bytes = &sabotage::corrupted(bytes);
         let source = Source { bytes, rip: place.rip, ops, block };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };

@@ -201,7 +201,7 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
 }
 
 /// A shift whose count may be 0.
-fn reads_count(i: &Instruction) -> bool {
+pub(crate) fn reads_count(i: &Instruction) -> bool {
     use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
     if !matches!(i.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd) {
         return false;
