@@ -106,8 +106,8 @@ pub(crate) struct Run {
 
     /// Check what translated code does: the software CPU interprets it, too.
     ///
-    /// The run ends at the first instruction on which the two do not agree, and names it. Only with one processor;
-    /// a guest takes about five times as long.
+    /// The run ends at the first instruction on which the two do not agree, and names it. Only with one
+    /// processor; a guest takes about twenty times as long.
     #[arg(long, conflicts_with = "no_jit")]
     pub(crate) lockstep: bool,
 

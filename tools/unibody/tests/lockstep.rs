@@ -15,7 +15,12 @@ fn a_stock_kernel_and_a_command_run_in_lockstep() {
 
 #[test]
 fn lockstep_is_for_one_processor_and_translated_code() {
-    for (arguments, mentioned) in [(["--cpus", "2"], "--cpus 1"), (["--no-jit", "-q"], "--no-jit")] {
+    let wrong = [
+        (["--cpus", "2"], "--cpus 1"),
+        (["--jit-cache", "0"], "--jit-cache 0"),
+        (["--no-jit", "-q"], "--no-jit"),
+    ];
+    for (arguments, mentioned) in wrong {
         let mut command = unibody();
         command.args(["run", "--lockstep"]).args(arguments).args(["--", "true"]);
         let output = finish(command, b"");
