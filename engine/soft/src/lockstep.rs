@@ -79,6 +79,12 @@ impl Lockstep {
         Some(if access == Access::Operand { operand } else { system })
     }
 
+    /// Whether no access is to take the fast way, with whatever rights.
+    #[inline(always)]
+    pub const fn keeps_from_fast_way(&self) -> bool {
+        self.behind.is_some()
+    }
+
     /// `size` bytes of a page are about to be written, or nothing comes of it.
     pub fn about_to_write(&mut self, page: Page, offset: u64, size: u64) {
         self.journal.note(page, offset, size);
@@ -182,14 +188,14 @@ impl SoftVcpu {
     }
 
     /// No access hits the TLB.
-    fn keep_from_fast_way(&mut self) {
+    pub(crate) fn keep_from_fast_way(&mut self) {
         self.lockstep.behind = Some([self.operand_rights, self.system_rights]);
         self.operand_rights = Rights::Watched;
         self.system_rights = Rights::Watched;
         self.jit.table = self.tlb.table(self.operand_rights);
     }
 
-    /// Accesses hit the TLB again. Nothing that is executed twice changes whose rights they have.
+    /// Accesses hit the TLB again.
     fn let_fast_way(&mut self) {
         if let Some([operand, system]) = self.lockstep.behind.take() {
             self.operand_rights = operand;

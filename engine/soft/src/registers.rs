@@ -36,10 +36,13 @@ impl SoftVcpu {
         self.jit.table = self.tlb.table(self.operand_rights);
         self.system_rights = if self.watch_data { Rights::Watched } else { Rights::Supervisor };
         self.itlb.set_mode(self.code_mode, user);
+        if self.lockstep.keeps_from_fast_way() {
+            self.keep_from_fast_way();
+        }
     }
 
     /// Derives how code is decoded, and where it lies.
-    fn update_mode(&mut self) {
+    pub(crate) fn update_mode(&mut self) {
         let cs = self.segments[Seg::Cs as usize];
         self.mode64 = self.efer & efer::LMA != 0 && cs.attr.has(Attr::L);
         self.code_mode = Mode::of(self);

@@ -1,8 +1,8 @@
 //! [`Comparable`]: what can be executed twice, and be compared.
 //!
-//! Instructions that only change registers and memory, and only by what is in them. All others are the
-//! interpreter's function in translated code, too. They end their block, and in lockstep they are not part of a
-//! block with those that can be compared.
+//! Instructions that only change registers and memory, and only by what is in them, and of the registers no
+//! other that says where memory is than CPL and segments. All others are the interpreter's function in translated
+//! code, too. They end their block, and in lockstep they are not part of a block with those that can be compared.
 
 use arch_x86::regs::rflags;
 use iced_x86::{
@@ -76,6 +76,9 @@ fn undefined_after(i: &Instruction, before: u32) -> u32 {
 }
 
 fn is_comparable(i: &Instruction) -> bool {
+    if is_system(i.mnemonic()) {
+        return true;
+    }
     let flows = match i.flow_control() {
         FlowControl::Next => true,
         FlowControl::ConditionalBranch => true,
@@ -89,6 +92,26 @@ fn is_comparable(i: &Instruction) -> bool {
     let plain = (0..i.op_count()).all(|n| i.op_kind(n) != OpKind::Register || is_plain(i, n));
     let by_features = i.cpuid_features().iter().all(|feature| is_computation(*feature));
     flows && plain && (by_features || is_integer(i.mnemonic()))
+}
+
+/// System instructions that only change registers of [`super::outcome::Registers`].
+fn is_system(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        mnemonic,
+        Syscall
+            | Sysretq
+            | Swapgs
+            | Popfq
+            | Cli
+            | Sti
+            | Clac
+            | Stac
+            | Rdfsbase
+            | Rdgsbase
+            | Wrfsbase
+            | Wrgsbase
+    )
 }
 
 /// Whether an operand is a general-purpose, a vector, or an x87 register.

@@ -3,7 +3,7 @@
 use arch_x86::emulate::{Status, Stop};
 use arch_x86::engine::Intercept;
 use arch_x86::exception::Exception;
-use arch_x86::regs::{FxArea, Regs, YmmHigh};
+use arch_x86::regs::{FxArea, Regs, Seg, Segment, SysReg, YmmHigh, rflags};
 
 use super::Difference;
 use crate::vcpu::{CodeWrite, SoftVcpu};
@@ -14,6 +14,11 @@ pub(super) struct Registers {
     gprs: [u64; 32],
     rip: u64,
     rflags: u64,
+    /// The interrupt shadow.
+    shadow: bool,
+    cpl: u8,
+    segments: [Segment; 8],
+    sysregs: [u64; SysReg::COUNT],
     fx: FxArea,
     ymm_high: YmmHigh,
     /// How many instructions were executed.
@@ -36,6 +41,10 @@ impl Registers {
             gprs: cpu.gprs,
             rip: cpu.rip,
             rflags: cpu.rflags(),
+            shadow: cpu.shadow,
+            cpl: cpu.cpl,
+            segments: cpu.segments,
+            sysregs: cpu.sysregs,
             fx: cpu.fx,
             ymm_high: cpu.ymm_high,
             instructions: cpu.statistics.instructions,
@@ -47,7 +56,14 @@ impl Registers {
         cpu.gprs = self.gprs;
         cpu.rip = self.rip;
         cpu.status = Status::from_bits(self.rflags);
-        cpu.flags = self.rflags & !arch_x86::regs::rflags::STATUS;
+        cpu.flags = self.rflags & !rflags::STATUS;
+        cpu.shadow = self.shadow;
+        cpu.cpl = self.cpl;
+        cpu.segments = self.segments;
+        cpu.sysregs = self.sysregs;
+        // What follows from them.
+        cpu.update_mode();
+        cpu.update_attention();
         cpu.fx = self.fx;
         cpu.ymm_high = self.ymm_high;
         cpu.statistics.instructions = self.instructions;
@@ -68,9 +84,26 @@ impl Registers {
             let defined = !undefined();
             number("RFLAGS (where they are defined)", self.rflags & defined, jit.rflags & defined);
         }
+        number("the interrupt shadow", self.shadow.into(), jit.shadow.into());
+        number("CPL", self.cpl.into(), jit.cpl.into());
         number("the count of instructions", self.instructions, jit.instructions);
+        self.compare_segments(jit, found);
+        if self.sysregs != jit.sysregs {
+            let [own, other] = [self, jit].map(|side| format!("{:x?}", side.sysregs));
+            found.push(Difference::new("system registers", own, other));
+        }
         if self.fx != jit.fx || self.ymm_high != jit.ymm_high {
             self.compare_vectors(jit, found);
+        }
+    }
+
+    fn compare_segments(&self, jit: &Self, found: &mut Vec<Difference>) {
+        for seg in Seg::ALL {
+            let [own, other] = [self, jit].map(|side| side.segments[seg as usize]);
+            if own != other {
+                let [own, other] = [own, other].map(|segment| format!("{segment:x?}"));
+                found.push(Difference::new(format!("{seg:?}").to_uppercase(), own, other));
+            }
         }
     }
 
