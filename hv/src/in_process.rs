@@ -30,11 +30,14 @@ pub struct InProcess {
     pub jit_cache: usize,
     /// How many times a block of code is interpreted before it is translated.
     pub patience: u32,
+    /// Each translated block is executed by the interpreter, too, and has to do the same: [`Error::Diverged`] if it
+    /// does not. With one vCPU only: others could change memory in between, so nothing is checked.
+    pub lockstep: bool,
 }
 
 impl InProcess {
     /// Nothing is translated.
-    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0 };
+    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0, lockstep: false };
 
     /// Why the interpreter executes all although code was to be translated; `None` if it does not.
     #[must_use]
@@ -47,7 +50,11 @@ impl Default for InProcess {
     /// With the JIT, and its usual room.
     fn default() -> Self {
         let options = Options::default();
-        Self { jit_cache: options.translated, patience: options.patience }
+        Self {
+            jit_cache: options.translated,
+            patience: options.patience,
+            lockstep: options.lockstep,
+        }
     }
 }
 
@@ -61,8 +68,12 @@ impl Hypervisor for InProcess {
     fn create_vm(&self, config: VmConfig) -> Result<InProcessVm, Error> {
         let host = Process::new().map_err(Error::Start)?;
         let memory = Arc::new(Memory::default());
-        let options =
-            Options { translated: self.jit_cache, patience: self.patience, ..Options::default() };
+        let options = Options {
+            translated: self.jit_cache,
+            patience: self.patience,
+            lockstep: self.lockstep,
+            ..Options::default()
+        };
         // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,
         // are held in `Shared::regions` until the machine and its vCPUs are gone, and `vm-memory`
         // gives out no references to their bytes, only volatile accesses.
@@ -169,6 +180,14 @@ impl InProcessVcpu {
     pub(crate) fn cpuid(&self) -> &Table {
         self.core.cpuid()
     }
+
+    /// Why the vCPU can't go on.
+    fn failure(&self, errno: Errno) -> Error {
+        match self.core.engine().divergence() {
+            Some(divergence) => Error::Diverged { report: divergence.to_string() },
+            None => Error::Run { error: os_error(errno) },
+        }
+    }
 }
 
 impl Vcpu for InProcessVcpu {
@@ -186,7 +205,7 @@ impl Vcpu for InProcessVcpu {
             match exit {
                 // Paused, or to return: the gate knows.
                 Exit::Interrupted => answer = Answer::None,
-                Exit::Failed(errno) => return Err(Error::Run { error: os_error(errno) }),
+                Exit::Failed(errno) => return Err(self.failure(errno)),
                 Exit::BadMemory { gpa } => return Err(Error::BadMemory { gpa }),
                 exit => return Ok(exit),
             }

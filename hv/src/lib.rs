@@ -62,6 +62,12 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+    /// Two ways of executing the guest's code, one of which checks the other, did not agree.
+    #[error("{report}")]
+    Diverged {
+        /// On which instruction, and what came of it in each.
+        report: String,
+    },
     /// An MSR does not exist, or does not take the value.
     #[error("MSR {index:#x} does not take the value {value:#x}")]
     Msr {

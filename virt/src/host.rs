@@ -11,6 +11,8 @@ use alloc::sync::Arc;
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// Input or output failed: what it works with does not do what it should.
+    pub const EIO: Self = Self(5);
     /// Bad address.
     pub const EFAULT: Self = Self(14);
     /// Out of memory.

@@ -188,6 +188,8 @@ pub enum Intercept {
     },
     /// A triple fault.
     Shutdown,
+    /// The engine can't go on; what it knows of the reason is asked there.
+    Failed(Errno),
     /// An instruction that the engine lacks.
     Unsupported {
         /// Its first bytes.

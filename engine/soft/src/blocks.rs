@@ -64,11 +64,14 @@ impl Found {
     pub const NONE: u32 = u32::MAX;
 }
 
+/// A block is not to be translated, or was.
+const NEVER: u32 = 0;
+
 #[derive(Clone, Copy)]
 struct Block {
     place: Place,
     found: Found,
-    /// How many times it is yet to be interpreted before it is translated.
+    /// How many times it is yet to be interpreted before it is translated, and once more; or [`NEVER`].
     left: u32,
 }
 
@@ -161,7 +164,7 @@ pub struct Blocks {
     jumps: Box<[Jump; JUMPS]>,
     crossings: AddressMap<(u64, Mode), Crossing>,
     jit: Option<Jit>,
-    /// How many times a block is interpreted before it is translated, and once more.
+    /// How many times a block is interpreted before it is translated, and once more; or [`NEVER`].
     patience: u32,
     /// How many instructions were decoded.
     pub decoded: u64,
@@ -186,9 +189,9 @@ impl Blocks {
         let jit = match options.translated {
             0 => None,
             // A host that denies executable memory has the interpreter.
-            size => Jit::new(size / sharers).ok(),
+            size => Jit::new(size / sharers, !options.lockstep).ok(),
         };
-        let patience = if jit.is_some() { options.patience.saturating_add(1) } else { u32::MAX };
+        let patience = if jit.is_some() { options.patience.saturating_add(1) } else { NEVER };
         Self {
             jit,
             patience,
@@ -280,10 +283,15 @@ impl Blocks {
     pub fn add(&mut self, place: Place, first: usize, bytes: usize) -> Found {
         let block = self.blocks.len() as u32;
         let found = Found { code: 0, run: self.finish(first, bytes), block };
-        let left = if place.mode == Mode::Bits64 { self.patience } else { u32::MAX };
+        let left = if place.mode == Mode::Bits64 { self.patience } else { NEVER };
         self.blocks.push(Block { place, found, left });
         self.map.insert(place, block);
         found
+    }
+
+    /// A block will not be translated.
+    pub fn keep_interpreted(&mut self, block: u32) {
+        self.blocks[block as usize].left = NEVER;
     }
 
     /// A block is about to be interpreted. Gives where it lies if it is rather to be translated.
@@ -314,6 +322,11 @@ impl Blocks {
             }
         }
         found
+    }
+
+    /// By which a block is found.
+    pub fn place(&self, block: u32) -> Place {
+        self.blocks[block as usize].place
     }
 
     /// Where a block starts, and its instructions.

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicU32;
 
 use crate::Options;
 use crate::test_machine::{Machine, assemble, at, machine, pte, run_to_halt};
-use crate::test_ways::in_both_ways;
+use crate::test_ways::in_every_way;
 
-in_both_ways! {
+in_every_way! {
     a_write_to_another_page_of_code_is_seen,
     a_write_to_the_next_instruction_is_seen,
     a_loop_that_patches_itself_computes_on,

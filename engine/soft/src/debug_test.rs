@@ -7,9 +7,9 @@ use iced_x86::code_asm::*;
 use crate::Options;
 use crate::run_test::handler;
 use crate::test_machine::{Machine, at, machine, run_to_halt};
-use crate::test_ways::in_both_ways;
+use crate::test_ways::in_every_way;
 
-in_both_ways! {
+in_every_way! {
     single_step_traps_after_each_instruction,
     software_interrupts_are_not_stepped,
     data_breakpoints_trap_after_the_access,

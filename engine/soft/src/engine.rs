@@ -25,11 +25,20 @@ pub struct Options {
     pub translated: usize,
     /// How many times a block is interpreted before it is translated.
     pub patience: u32,
+    /// Each translated block is executed by the interpreter, too, and has to do the same. Not with more than
+    /// one vCPU: another one could change memory in between.
+    pub lockstep: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_instructions: 512 << 10, code_pages: 3072, translated: 32 << 20, patience: 8 }
+        Self {
+            code_instructions: 512 << 10,
+            code_pages: 3072,
+            translated: 32 << 20,
+            patience: 8,
+            lockstep: false,
+        }
     }
 }
 
@@ -157,7 +166,7 @@ impl SoftEngine {
     /// # Errors
     /// The host's reason.
     pub fn can_translate() -> std::io::Result<()> {
-        Jit::new(0).map(drop)
+        Jit::new(0, true).map(drop)
     }
 }
 

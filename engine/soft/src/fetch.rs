@@ -57,11 +57,16 @@ impl SoftVcpu {
         let full = blocks.is_full(options.code_instructions / sharers)
             || self.code_pages.len() >= (options.code_pages / sharers).max(2);
         if full || self.itlb.is_used_up() {
-            blocks.clear();
-            self.code_pages.clear();
-            self.code_writes.clear();
-            self.itlb.restart();
+            self.drop_code(blocks);
         }
+    }
+
+    /// Drops all decoded code.
+    pub(crate) fn drop_code(&mut self, blocks: &mut Blocks) {
+        blocks.clear();
+        self.code_pages.clear();
+        self.code_writes.clear();
+        self.itlb.restart();
     }
 
     /// The page of code at `linear`. When it enters the instruction TLB its decoded bytes are
@@ -95,6 +100,7 @@ impl SoftVcpu {
         let first = blocks.next();
         let start = (linear % ram::SIZE) as usize;
         let mut at = start;
+        let mut lockstep = self.lockstep.block(place.mode);
         while blocks.next() - first < MAX_BLOCK && at < ram::SIZE as usize {
             let left = room.saturating_sub((at - start) as u64).min(MAX_LENGTH as u64) as usize;
             if left == 0 {
@@ -114,6 +120,9 @@ impl SoftVcpu {
                 return Ok(None);
             };
             let len = usize::from(decoded.op.insn.len).max(1);
+            if lockstep.ends_before(&bytes[..len.min(bytes.len())], rip) {
+                break;
+            }
             if self.code_pages.mark(fetched.id, at, len) {
                 self.tlb.withhold_writes(self.code_pages.gpa(fetched.id));
             }
@@ -124,6 +133,9 @@ impl SoftVcpu {
             }
         }
         let found = blocks.add(place, first, at - start);
+        if !lockstep.is_comparable() {
+            blocks.keep_interpreted(found.block);
+        }
         self.code_pages.add_block(fetched.id, start, at - start, found.block);
         Ok(Some(found))
     }

@@ -7,7 +7,7 @@
 //! - `engine`: one VM's engine, and what its vCPUs share;
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
-//! - `jit`: blocks translated to the host's code;
+//! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
@@ -18,6 +18,7 @@ mod fetch;
 mod host;
 mod itlb;
 mod jit;
+mod lockstep;
 mod memory;
 mod ram;
 mod registers;
@@ -34,6 +35,8 @@ mod coherence_test;
 #[cfg(test)]
 mod debug_test;
 #[cfg(test)]
+mod lockstep_test;
+#[cfg(test)]
 mod patching_test;
 #[cfg(test)]
 mod run_test;
@@ -49,4 +52,5 @@ mod test_ways;
 mod translate_test;
 
 pub use engine::{Options, SoftEngine};
+pub use lockstep::{Difference, Divergence};
 pub use vcpu::{SoftVcpu, Statistics};

@@ -11,10 +11,10 @@ use iced_x86::code_asm::*;
 
 use crate::test_code::{Code, Random};
 use crate::test_machine::{Machine, assemble, at, run_to_halt};
-use crate::test_ways::{in_both_ways, interpreter, jit};
+use crate::test_ways::{in_every_way, interpreter, jit};
 use crate::{Options, SoftVcpu};
 
-in_both_ways! { a_vcpu_sees_one_version_per_fresh_entry }
+in_every_way! { a_vcpu_sees_one_version_per_fresh_entry }
 
 /// Across the end of a page.
 const FUNCTIONS: u64 = at::USER_CODE + 0x1000 - 0x500;

@@ -30,10 +30,13 @@ impl SoftVcpu {
         self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
         self.system_rights = watched(Rights::Supervisor, false);
         self.itlb.set_mode(self.code_mode, self.cpl);
+        if self.lockstep.keeps_from_fast_way() {
+            self.keep_from_fast_way();
+        }
     }
 
     /// Derives how code is decoded, and where it lies.
-    fn update_mode(&mut self) {
+    pub(crate) fn update_mode(&mut self) {
         let cs = self.segments[Seg::Cs as usize];
         self.mode64 = self.efer & efer::LMA != 0 && cs.attr.has(Attr::L);
         self.code_mode = Mode::of(self);

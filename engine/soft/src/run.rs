@@ -113,6 +113,8 @@ impl SoftVcpu {
         }
         if found.code == 0 {
             self.execute(blocks.ops(found.run), found.run.bytes)
+        } else if self.lockstep.is_on() {
+            self.execute_in_lockstep(blocks, found)
         } else {
             self.execute_translated(blocks, found.code)
         }

@@ -9,10 +9,10 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use crate::test_machine::{Machine, assemble, at, machine, pte, run, run_to_halt, selector};
-use crate::test_ways::in_both_ways;
+use crate::test_ways::in_every_way;
 use crate::{Options, SoftVcpu};
 
-in_both_ways! {
+in_every_way! {
     computes_in_a_loop,
     what_is_no_instruction_faults_with_rip_at_it,
     faults_reach_their_handler_with_rip_at_the_instruction,

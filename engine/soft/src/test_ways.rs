@@ -1,4 +1,4 @@
-//! Both ways in which the software CPU executes code.
+//! The ways in which the software CPU executes code.
 
 use engine_soft::Options;
 
@@ -12,7 +12,13 @@ pub fn jit() -> Options {
     Options { patience: 0, ..Options::default() }
 }
 
-/// Makes a test of each body for each way: `fn name(options: Options) { … }`. Once in a module.
+/// The same, and the interpreter checks it. (With one vCPU.)
+pub fn lockstep() -> Options {
+    Options { lockstep: true, ..jit() }
+}
+
+/// Makes a test of each body for the ways that several vCPUs can go: `fn name(options: Options) { … }`. Once in a
+/// module.
 macro_rules! in_both_ways {
     ($($name:ident),* $(,)?) => {
         mod interpreter {
@@ -25,3 +31,15 @@ macro_rules! in_both_ways {
     };
 }
 pub(crate) use in_both_ways;
+
+/// The same for each way.
+macro_rules! in_every_way {
+    ($($name:ident),* $(,)?) => {
+        $crate::test_ways::in_both_ways! { $($name),* }
+
+        mod lockstep {
+            $(#[test] fn $name() { super::$name($crate::test_ways::lockstep()) })*
+        }
+    };
+}
+pub(crate) use in_every_way;

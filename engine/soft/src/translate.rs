@@ -26,6 +26,8 @@ struct Tables<'a> {
     view: &'a View,
     code_pages: &'a CodePages,
     code_writes: &'a mut Vec<CodeWrite>,
+    /// Accessed or dirty bits were set.
+    marked: &'a mut bool,
 }
 
 impl Tables<'_> {
@@ -35,6 +37,7 @@ impl Tables<'_> {
 
     /// An accessed or dirty bit was set: in a page with code as well, if the guest is odd.
     fn written(&mut self, gpa: u64) {
+        *self.marked = true;
         note_code_write(self.code_pages, self.code_writes, gpa, 8);
     }
 }
@@ -84,12 +87,18 @@ impl SoftVcpu {
         }
     }
 
+    /// The table that the slow way of an access looks into and fills: also while the fast way is not to hit.
+    fn table(&self, access: Access) -> Rights {
+        self.lockstep.behind(access).unwrap_or_else(|| self.rights(access))
+    }
+
     /// Walks the guest's page tables.
     pub(crate) fn walk(&mut self, query: Query) -> Result<Translation, Stop> {
         let mut tables = Tables {
             view: &self.view,
             code_pages: &self.code_pages,
             code_writes: &mut self.code_writes,
+            marked: &mut self.lockstep.marked,
         };
         let walked = mmu::walk(&self.paging, query, &mut tables);
         if !self.code_writes.is_empty() {
@@ -122,7 +131,21 @@ impl SoftVcpu {
         write: bool,
         access: Access,
     ) -> Result<Located, Stop> {
-        let rights = self.rights(access);
+        let located = self.find_page(linear, size, write, access)?;
+        if write {
+            self.lockstep.about_to_write(located.page, linear % ram::SIZE, size);
+        }
+        Ok(located)
+    }
+
+    fn find_page(
+        &mut self,
+        linear: u64,
+        size: u64,
+        write: bool,
+        access: Access,
+    ) -> Result<Located, Stop> {
+        let rights = self.table(access);
         let entry = self.tlb.entry(rights, linear);
         if linear.wrapping_sub(entry.read) < ram::SIZE && (!write || entry.writable()) {
             return Ok(Located { page: entry.page, gpa: entry.gpa() });
@@ -191,7 +214,7 @@ impl SoftVcpu {
         if note_code_write(&self.code_pages, &mut self.code_writes, gpa, size) {
             self.leave_for_code();
         } else if !self.code_pages.is_code(at.gpa) {
-            let rights = self.rights(access);
+            let rights = self.table(access);
             self.tlb.allow_writes(rights, linear);
         }
     }

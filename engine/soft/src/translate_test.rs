@@ -7,9 +7,9 @@ use virt::memory::Slot;
 
 use crate::Options;
 use crate::test_machine::{Machine, RAM, assemble, at, machine, pte, run, run_to_halt};
-use crate::test_ways::in_both_ways;
+use crate::test_ways::in_every_way;
 
-in_both_ways! {
+in_every_way! {
     translations_stay_until_they_are_dropped,
     invlpg_drops_a_page_global_or_not,
     a_change_of_cr3_keeps_global_pages_only,

@@ -16,6 +16,7 @@ use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
 use crate::jit::context::Context;
+use crate::lockstep::{Divergence, Lockstep};
 use crate::tlb::{Rights, Tlb};
 
 /// What the run loop has to look at before the next block.
@@ -33,7 +34,7 @@ pub(crate) mod attention {
 }
 
 /// Decoded code that the guest has written to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CodeWrite {
     pub page: PageId,
     pub granules: u64,
@@ -48,6 +49,8 @@ pub struct Statistics {
     pub decoded: u64,
     /// Blocks translated to the host's code.
     pub translated: u64,
+    /// Executions of a block by both interpreter and JIT, which agreed.
+    pub compared: u64,
     /// Data translations entered into the TLB.
     pub tlb_fills: u64,
     /// Instruction translations entered into the TLB.
@@ -112,6 +115,7 @@ pub struct SoftVcpu {
     pub(crate) view: View,
     /// Translated code's.
     pub(crate) jit: Context,
+    pub(crate) lockstep: Lockstep,
 
     // The run loop's.
     /// Bits of [`attention`].
@@ -180,6 +184,7 @@ impl SoftVcpu {
             blocks: None,
             view: shared.memory.view(),
             jit: Context::default(),
+            lockstep: Lockstep::new(shared.options.lockstep),
             attention: 0,
             wants_interrupt_window: false,
             wants_nmi_window: false,
@@ -220,6 +225,12 @@ impl SoftVcpu {
             code_drops,
             ..self.statistics
         }
+    }
+
+    /// Where interpreter and JIT did not agree in lockstep: why the last entry came out as failed.
+    #[must_use]
+    pub fn divergence(&self) -> Option<&Divergence> {
+        self.lockstep.divergence()
     }
 
     pub(crate) fn set_attention(&mut self, bit: u32, on: bool) {

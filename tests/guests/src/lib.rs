@@ -30,7 +30,10 @@ pub use iced_x86::code_asm;
 pub use layout::{at, port, selector};
 
 /// The software CPU with everything translated, at its first execution.
-pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, patience: 0 };
+pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, patience: 0, lockstep: false };
+
+/// The same, and the interpreter checks it, where there is one vCPU.
+pub const IN_LOCKSTEP: InProcess = InProcess { lockstep: true, ..TRANSLATED };
 
 /// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
 /// `&impl Hypervisor`. Once in a module.
@@ -47,6 +50,10 @@ macro_rules! on_every_engine {
 
         mod jit {
             $(#[test] fn $name() { super::$name(&$crate::TRANSLATED) })*
+        }
+
+        mod lockstep {
+            $(#[test] fn $name() { super::$name(&$crate::IN_LOCKSTEP) })*
         }
     };
 }

@@ -104,6 +104,13 @@ pub(crate) struct Run {
     #[arg(long, conflicts_with = "jit_cache")]
     pub(crate) no_jit: bool,
 
+    /// Check what translated code does: the software CPU interprets it, too.
+    ///
+    /// The run ends at the first instruction on which the two do not agree, and names it. Only with one
+    /// processor; a guest takes about twenty times as long.
+    #[arg(long, conflicts_with = "no_jit")]
+    pub(crate) lockstep: bool,
+
     /// Show the kernel's messages, and what is done, on stderr
     #[arg(long, short, conflicts_with = "quiet")]
     pub(crate) verbose: bool,

@@ -53,6 +53,14 @@ fn code_is_translated_into_as_much_memory_as_is_said_or_not_at_all() {
 }
 
 #[test]
+fn lockstep_is_asked_for_and_needs_translated_code() {
+    assert!(!run(&[]).lockstep);
+    assert!(run(&["--lockstep", "--jit-cache", "1M"]).lockstep);
+    let error = Cli::try_parse_from(["unibody", "run", "--lockstep", "--no-jit"]).unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
+}
+
+#[test]
 fn what_follows_the_dashes_is_the_command_s() {
     let options = run(&["--memory", "1G", "--", "sh", "-c", "exit 7", "--verbose"]);
     assert_eq!(options.command, ["sh", "-c", "exit 7", "--verbose"]);

@@ -108,6 +108,9 @@ fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
             format!("its processors are halted with interrupts off, at RIP {:#x}", state.rip),
         ),
         Ending::Unsupported { bytes, state } => unsupported(bytes, state),
+        Ending::Failed(error @ hv::Error::Diverged { .. }) => {
+            Error::new("the guest's code was translated wrongly", error).advise(REPORT)
+        }
         Ending::Failed(error) => Error::new("cannot go on with the guest", error),
         Ending::Stopped => Error::new(BEFORE, "it was stopped").advise(REPORT),
     };

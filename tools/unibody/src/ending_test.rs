@@ -90,6 +90,10 @@ fn each_other_end_has_its_line() {
     assert!(text(&ended(Ending::PowerOff, &console)).contains("it switched itself off"));
     let failed = Ending::Failed(hv::Error::BadMemory { gpa: 0x5000 });
     assert!(text(&ended(failed, &console)).contains("0x5000"));
+    let report = "interpreter and JIT disagree on inc eax (ff c0) at RIP 0x1000".to_string();
+    let told = text(&ended(Ending::Failed(hv::Error::Diverged { report }), &console));
+    assert!(told.contains("translated wrongly: interpreter and JIT disagree on inc eax"), "{told}");
+    assert!(told.contains("please report it"), "{told}");
 }
 
 #[test]

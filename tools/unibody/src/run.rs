@@ -41,6 +41,12 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
             "a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)",
         );
     }
+    if options.lockstep && options.cpus.get() > 1 {
+        usage_error("--lockstep works with one processor only (--cpus 1)");
+    }
+    if options.lockstep && options.jit_cache == 0 {
+        usage_error("--lockstep checks translated code, for which --jit-cache 0 leaves no room");
+    }
     // What a person gives is looked at before anything is downloaded.
     let own_kernel = options.kernel.as_deref().map(open_kernel).transpose()?;
     let is_multiboot = own_kernel.as_ref().is_some_and(Kernel::is_multiboot);
@@ -56,23 +62,34 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     };
     match options.engine {
         Engine::Auto | Engine::Soft => {
-            let engine = software_cpu(options);
+            let engine = software_cpu(options)?;
             boot(&engine, options, parts, session, interactive)
         }
     }
 }
 
 /// The software CPU as the person wants it. Says so if this host does not let it translate code.
-fn software_cpu(options: &cli::Run) -> InProcess {
+fn software_cpu(options: &cli::Run) -> Result<InProcess, Error> {
     let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
-    let engine = InProcess { jit_cache, ..InProcess::default() };
+    let mut engine = InProcess { jit_cache, lockstep: options.lockstep, ..InProcess::default() };
+    if options.lockstep {
+        // All code is checked, even what is executed only once.
+        engine.patience = 0;
+    }
     if let Some(why) = engine.lacks_jit() {
+        if options.lockstep {
+            let action = "cannot check translated code";
+            return Err(Error::new(
+                action,
+                format!("this host lets none be translated ({})", reason(&why)),
+            ));
+        }
         say(&format!(
             "unibody: this host does not let code be translated ({}): the guest runs slower",
-            crate::error::reason(&why)
+            reason(&why)
         ));
     }
-    engine
+    Ok(engine)
 }
 
 /// Whether the person wants another init than Unibody's, which only an initrd of their own can have.

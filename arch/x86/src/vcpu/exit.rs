@@ -93,7 +93,7 @@ pub enum Exit {
         /// The address.
         gpa: u64,
     },
-    /// The host lacks what the engine needs to go on.
+    /// The engine can't go on: the host lacks what it needs, or it found a fault of its own.
     Failed(virt::Errno),
     /// An instruction that the engine, or the emulator of accesses to devices, lacks.
     Unsupported {

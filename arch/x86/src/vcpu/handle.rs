@@ -71,6 +71,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.activity = Activity::Shutdown;
                 return Some(Exit::Shutdown);
             }
+            Intercept::Failed(errno) => return Some(Exit::Failed(errno)),
             Intercept::Unsupported { bytes, len } => {
                 return Some(Exit::Unsupported { bytes, len });
             }

@@ -46,7 +46,7 @@ const LONG: [&[u8]; 8] = [
 
 #[test]
 fn no_block_takes_more_room_than_is_kept_free() {
-    let mut jit = Jit::new(0).expect("executable memory");
+    let mut jit = Jit::new(0, true).expect("executable memory");
     for instruction in LONG {
         let room = room_for_block_of(&mut jit, instruction);
         println!("{room} bytes for {MAX_BLOCK} of {instruction:02x?}");
@@ -57,7 +57,7 @@ fn no_block_takes_more_room_than_is_kept_free() {
 
 #[test]
 fn it_is_full_before_a_block_has_no_room() {
-    let mut jit = Jit::new(0).expect("executable memory");
+    let mut jit = Jit::new(0, true).expect("executable memory");
     let stubs = jit.memory.used();
     for _ in 0..3 {
         let mut blocks = 0;

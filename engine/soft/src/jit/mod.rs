@@ -22,6 +22,8 @@ mod links;
 mod memory;
 #[cfg(test)]
 mod memory_test;
+#[cfg(test)]
+pub(crate) mod sabotage;
 mod shape;
 #[cfg(test)]
 mod shape_test;
@@ -43,6 +45,7 @@ use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
 use translate::Source;
+pub(crate) use translate::reads_count;
 
 /// More than any block's translation takes.
 const MAX_TRANSLATION: usize = 24 << 10;
@@ -54,14 +57,16 @@ pub(crate) struct Jit {
     links: Links,
     /// How many bytes the stubs are.
     kept: usize,
+    /// Blocks lead to each other, and not back to Rust each time.
+    chained: bool,
 }
 
 impl Jit {
-    /// Room for `size` bytes of code.
+    /// Room for `size` bytes of code. Unless it is to be `chained`, each block leads back to Rust.
     ///
     /// # Errors
     /// If the host denies executable memory, or its kernel the instructions that change GS's base.
-    pub fn new(size: usize) -> io::Result<Self> {
+    pub fn new(size: usize, chained: bool) -> io::Result<Self> {
         if !crate::host::has_fsgsbase() {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -69,7 +74,7 @@ impl Jit {
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code);
         let kept = memory.used();
-        Ok(Self { memory, stubs, links: Links::default(), kept })
+        Ok(Self { memory, stubs, links: Links::default(), kept, chained })
     }
 
     /// Whether there may be no room for another block.
@@ -99,7 +104,17 @@ impl Jit {
         features: Features,
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
-        let source = Source { bytes, rip: place.rip, cpl: place.cpl, features, ops, block };
+        #[cfg(test)]
+        let bytes = &sabotage::corrupted(bytes);
+        let source = Source {
+            bytes,
+            rip: place.rip,
+            cpl: place.cpl,
+            features,
+            chained: self.chained,
+            ops,
+            block,
+        };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };
         let Some(code) = self.memory.add(&translation.code) else { return 0 };

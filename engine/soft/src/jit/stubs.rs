@@ -1,6 +1,7 @@
 //! [`Stubs`]: the code that all translated code shares.
 //!
 //! - `enter`: from Rust into translated code, and back: a function `(vcpu, code) -> ending`;
+//! - `leave`: from the end of a block to Rust;
 //! - `dispatch`: from the end of a block to the next one, which the jump cache knows, or back to Rust;
 //! - `step`, `step_last`: call Rust to execute one instruction;
 //! - `vectors`: see [`super::vector_registers`].
@@ -41,7 +42,11 @@ pub(crate) struct Stubs {
     pub enter: u64,
     /// To be jumped to with RIP in R10.
     pub dispatch: u64,
+    /// The same, but leads to Rust.
+    pub leave: u64,
     /// The same with RIP in its field.
+    pub leave_from_rip: u64,
+    /// The same as `dispatch` with RIP in its field.
     pub dispatch_from_rip: u64,
     /// To be called with the address of an `Op` in R10.
     pub step: u64,
@@ -59,6 +64,10 @@ impl Stubs {
         let leave = leave(&mut code, &stubs.vectors);
         stubs.vectors.assemble_load(&mut code, leave.refused);
         stubs.enter = enter(&mut code);
+        stubs.leave = code.here();
+        code.store(context::RIP, T0);
+        code.jump(leave.nothing);
+        stubs.leave_from_rip = leave.nothing;
         stubs.dispatch = code.here();
         code.store(context::RIP, T0);
         let known = code.here();

@@ -117,6 +117,8 @@ pub(super) struct Source<'a> {
     pub rip: u64,
     /// The privilege level at which they are executed.
     pub cpl: u8,
+    /// Whether it leads to other blocks.
+    pub chained: bool,
     /// What the guest is offered.
     pub features: Features,
     /// The interpreter's forms of the instructions.
@@ -159,6 +161,7 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         flags: Flags::Field,
         vectors: level::NONE,
         slow: Vec::new(),
+        chained: source.chained,
         block: source.block,
         rip: source.rip,
         cpl: source.cpl,
@@ -227,7 +230,7 @@ fn is_offered(i: &Instruction, features: Features) -> bool {
 }
 
 /// A shift whose count may be 0.
-fn reads_count(i: &Instruction) -> bool {
+pub(crate) fn reads_count(i: &Instruction) -> bool {
     use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
     if !matches!(i.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd) {
         return false;
@@ -244,6 +247,8 @@ struct Translator<'a> {
     vectors: u8,
     slow: Vec<Slow>,
     loads: Vec<vectors::Load>,
+    /// The block leads to others, and not to Rust.
+    chained: bool,
     /// The block's number.
     block: u32,
     /// The privilege level.
@@ -288,7 +293,12 @@ impl Translator<'_> {
         self.code.set(T0, self.end);
         self.code.store(context::RIP, T0);
         self.interpret(step, self.stubs.step_last);
-        self.code.jump(self.stubs.dispatch_from_rip);
+        self.code.jump(self.from_rip());
+    }
+
+    /// Where to go on at RIP.
+    const fn from_rip(&self) -> u64 {
+        if self.chained { self.stubs.dispatch_from_rip } else { self.stubs.leave_from_rip }
     }
 
     /// Has the interpreter execute the instruction.
@@ -310,6 +320,11 @@ impl Translator<'_> {
 
     /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.
     fn leave_to(&mut self, target: u64) {
+        if !self.chained {
+            self.code.set(T0, target);
+            self.code.jump(self.stubs.leave);
+            return;
+        }
         // Each loop has a way back.
         let waiting = (target <= self.rip).then(|| self.expect_no_request());
         let mut out = Vec::new();

@@ -1,6 +1,6 @@
 //! Branches at the end of a block: [`Translator::branch`].
 
-use super::super::assembler::Address;
+use super::super::assembler::{Address, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::find_jump;
@@ -82,8 +82,17 @@ impl Translator<'_> {
     }
 
     /// Finds the code at the address in T0, which the jump cache has to know: else, as when it is not canonical,
-    /// the interpreter executes the branch. Its address is in T2 then.
+    /// the interpreter executes the branch. Its address is in T2 then; that of the guest's code is if this leads to Rust.
     fn find_target(&mut self, step: &Step<'_>) {
+        if !self.chained {
+            // shl r11, 16; sar r11, 16; cmp r11, r10.
+            self.code.copy(T1, T0);
+            self.code.raw(&[0x49, 0xc1, 0xe3, 0x10, 0x49, 0xc1, 0xfb, 0x10, 0x4d, 0x39, 0xd3]);
+            let odd = self.code.jump_if(condition::NOT_EQUAL);
+            self.on_miss(odd, step, Some(self.end));
+            self.code.copy(T2, T0);
+            return;
+        }
         let request = self.expect_no_request();
         find_jump(&mut self.code);
         let mut out = self.expect_cached(0, context::key(self.cpl, self.rip));
@@ -97,6 +106,11 @@ impl Translator<'_> {
 
     /// Goes on at what [`find_target`](Self::find_target) has found.
     fn jump_to_target(&mut self) {
+        if !self.chained {
+            self.code.copy(T0, T2);
+            self.code.jump(self.stubs.leave);
+            return;
+        }
         // jmp r15.
         self.code.raw(&[0x41, 0xff, 0xe7]);
     }

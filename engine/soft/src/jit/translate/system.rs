@@ -254,6 +254,10 @@ impl Translator<'_> {
 
     /// Goes on at T0, in the half of the address space that `half` is in, at another privilege level.
     fn leave_to_other_level(&mut self, cpl: u8, half: u64) {
+        if !self.chained {
+            self.code.jump(self.stubs.leave);
+            return;
+        }
         let mut out = vec![self.expect_no_request()];
         find_jump(&mut self.code);
         out.append(&mut self.expect_cached(0, context::key(cpl, half)));
