@@ -21,6 +21,7 @@ mod integer;
 mod memory;
 mod system;
 mod vectors;
+mod windows;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
@@ -35,6 +36,7 @@ use super::vector::Vector;
 use super::vector_registers::level;
 use crate::blocks::jump;
 use crate::vcpu::SoftVcpu;
+use windows::Windows;
 
 /// Temporary registers.
 const T0: u8 = 10;
@@ -166,6 +168,8 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         rip: source.rip,
         cpl: source.cpl,
         loads: Vec::new(),
+        open: None,
+        one_by_one: Vec::new(),
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
         shadowed: false,
@@ -174,10 +178,20 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
-    for step in body {
-        translator.step(step);
+    let mut windows = Windows::new();
+    let mut next = 0;
+    while let Some(step) = body.get(next) {
+        // What STI holds is looked at instruction by instruction.
+        let window = if translator.shadow_next { None } else { windows.find(body, next) };
+        if let Some(window) = window {
+            next = translator.window(body, window);
+        } else {
+            translator.step(step);
+            next += 1;
+        }
     }
     translator.last(last);
+    translator.windows_one_by_one(body);
     translator.slow_ways();
     Some(Translation { code: translator.code.bytes().to_vec(), exits: translator.exits })
 }
@@ -247,6 +261,9 @@ struct Translator<'a> {
     vectors: u8,
     slow: Vec<Slow>,
     loads: Vec<vectors::Load>,
+    /// The window that is being translated, and those whose look-up may miss.
+    open: Option<windows::Open>,
+    one_by_one: Vec<windows::OneByOne>,
     /// The block leads to others, and not to Rust.
     chained: bool,
     /// The block's number.
@@ -303,6 +320,7 @@ impl Translator<'_> {
 
     /// Has the interpreter execute the instruction.
     fn interpret(&mut self, step: &Step<'_>, stub: u64) {
+        debug_assert!(self.open.is_none(), "a window has none but native instructions");
         self.store_flags();
         if self.shadowed {
             self.code.store_byte_value(context::SHADOW, 1);

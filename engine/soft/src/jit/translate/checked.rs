@@ -86,7 +86,7 @@ impl Translator<'_> {
     }
 
     /// What leads out of an instruction that is done leads to the interpreter's function.
-    fn finish(&mut self, step: &Step<'_>, out: Vec<Jump>) {
+    pub(super) fn finish(&mut self, step: &Step<'_>, out: impl IntoIterator<Item = Jump>) {
         let mut out = out.into_iter();
         if let Some(first) = out.next() {
             self.on_miss(first, step, None);

@@ -137,9 +137,13 @@ impl Translator<'_> {
         if !matches!(size, 1 | 2 | 4 | 8) {
             return false;
         }
-        self.flags_are_lost();
-        self.linear_address(step, encoding);
-        let miss = self.look_up(size, shape.rm.writes());
+        let mut miss = None;
+        let at = self.in_window_of(step).unwrap_or_else(|| {
+            self.flags_are_lost();
+            self.linear_address(step, encoding);
+            miss = Some(self.look_up(size, shape.rm.writes()));
+            Self::operand()
+        });
         self.expect_flags(step);
         let host_reg = if has_reg { self.take(reg, T2) } else { reg };
         let opcode = [0x0f, encoding.opcode];
@@ -150,13 +154,13 @@ impl Translator<'_> {
             rex: true,
             bytes: opcode,
         };
-        self.code.memory(opcode, host_reg, Self::operand());
+        self.code.memory(opcode, host_reg, at);
         self.code.raw(encoding.immediate);
         self.flags_changed(step);
         if has_reg && shape.reg.writes() {
             self.give(reg, host_reg);
         }
-        self.on_miss(miss, step, None);
+        self.finish(step, miss);
         true
     }
 
@@ -237,38 +241,48 @@ impl Translator<'_> {
     }
 
     fn push(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
-        self.flags_are_lost();
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
-        self.code.lea(true, T0, below);
-        let miss = self.look_up(8, true);
+        let mut miss = None;
+        let at = self.in_window(-8i64 as u64, true).unwrap_or_else(|| {
+            self.flags_are_lost();
+            self.code.lea(true, T0, below);
+            miss = Some(self.look_up(8, true));
+            Self::operand()
+        });
         if matches!(encoding.opcode, 0x68 | 0x6a) {
             let value = step.instruction.immediate(0) as u32;
             let store = Opcode { wide: true, bytes: &[0xc7], ..Opcode::default() };
-            self.code.memory(store, 0, Self::operand());
+            self.code.memory(store, 0, at);
             self.code.raw(&value.to_le_bytes());
         } else {
             let host = self.take(encoding.in_opcode(), T2);
-            self.code.memory(SAVE, host, Self::operand());
+            self.code.memory(SAVE, host, at);
         }
         self.code.lea(true, STACK, below);
-        self.on_miss(miss, step, None);
+        self.note_push(-8);
+        self.finish(step, miss);
         true
     }
 
     /// POP of a register, and LEAVE, which pops RBP from where RBP points.
     fn pop(&mut self, step: &Step<'_>, guest: u8) -> bool {
-        self.flags_are_lost();
         let is_leave = step.instruction.mnemonic() == Mnemonic::Leave;
         let from = if is_leave { RBP } else { STACK };
-        self.code.copy(T0, from);
-        let miss = self.look_up(8, false);
-        self.code.memory(LOAD, T2, Self::operand());
+        let mut miss = None;
+        let at = self.in_window(0, true).unwrap_or_else(|| {
+            self.flags_are_lost();
+            self.code.copy(T0, from);
+            miss = Some(self.look_up(8, false));
+            Self::operand()
+        });
+        self.code.memory(LOAD, T2, at);
         self.code.lea(true, STACK, Address { base: Some(from), index: None, displacement: 8 });
         match home(guest) {
             Home::Host(host) => self.code.copy(host, T2),
             Home::Field(field) => self.code.store(field, T2),
         }
-        self.on_miss(miss, step, None);
+        self.note_push(8);
+        self.finish(step, miss);
         true
     }
 }

@@ -38,7 +38,7 @@ impl Translator<'_> {
     }
 
     /// Has the registers loaded before the instruction `op`.
-    fn expect_vectors(&mut self, level: u8, op: u64) {
+    pub(super) fn expect_vectors(&mut self, level: u8, op: u64) {
         if level <= self.vectors {
             return;
         }
@@ -103,29 +103,30 @@ impl Translator<'_> {
     }
 
     fn vector_on_memory(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, vector: &Vector) {
-        self.flags_are_lost();
-        self.linear_address(step, encoding);
-        let misaligned = (vector.alignment > 1).then(|| {
-            // test r10b, alignment - 1.
-            self.code.raw(&[0x41, 0xf6, 0xc2, vector.alignment - 1]);
-            self.code.jump_if(condition::NOT_EQUAL)
+        let mut misses = Vec::new();
+        let at = self.in_window_of(step).unwrap_or_else(|| {
+            self.flags_are_lost();
+            self.linear_address(step, encoding);
+            if vector.alignment > 1 {
+                // test r10b, alignment - 1.
+                self.code.raw(&[0x41, 0xf6, 0xc2, vector.alignment - 1]);
+                misses.push(self.code.jump_if(condition::NOT_EQUAL));
+            }
+            misses.push(self.look_up(vector.size, vector.written));
+            Self::operand()
         });
-        let miss = self.look_up(vector.size, vector.written);
         self.expect_flags(step);
         let reg = self.written_register(encoding, vector);
         match vex(encoding) {
-            Some(vex) => self.code.vex_memory(vex, reg, Self::operand()),
-            None => legacy(encoding, |opcode| self.code.memory(opcode, reg, Self::operand())),
+            Some(vex) => self.code.vex_memory(vex, reg, at),
+            None => legacy(encoding, |opcode| self.code.memory(opcode, reg, at)),
         }
         self.code.raw(encoding.immediate);
         self.flags_changed(step);
         if vector.general == General::Reg {
             self.give(encoding.reg(), reg);
         }
-        self.on_miss(miss, step, None);
-        if let Some(slow) = self.slow.last_mut() {
-            slow.more.extend(misaligned);
-        }
+        self.finish(step, misses);
     }
 
     /// The host's register for ModRM's `reg`, which is written if it is a general-purpose one.

@@ -1,0 +1,349 @@
+//! [`Window`]: accesses of a block that share one look-up.
+//!
+//! Fields of one structure, pushes one after the other, neighbours in an array: accesses by the same registers,
+//! unchanged in between, at distances that are known. One look-up of all that lies between the lowest and the
+//! highest of them says that they are in one page that may be accessed so; then they are at known distances from it.
+//! Nothing is executed before that is known: if it is not so, each of them is executed with a
+//! look-up of its own, out of the way.
+
+use core::ops::Range;
+
+use iced_x86::{Instruction, InstructionInfoFactory, OpKind, Register};
+
+use super::super::assembler::{Address, Jump, condition};
+use super::super::shape::{Encoding, Map, Shape};
+use super::super::vector_registers::level;
+use super::{Flags, Home, RSP, STACK, Step, T0, Translator, home};
+
+/// How far accesses may be apart, in bytes: accesses that are far from each other are seldom in one page.
+const REACH: i64 = 512;
+
+/// Accesses that share a look-up.
+pub(super) struct Window {
+    /// The instructions from the first access to the last one.
+    steps: Range<usize>,
+    /// Of all accesses, relative to the address of the first one.
+    low: i32,
+    size: u32,
+    written: bool,
+    /// What the first access has to be aligned to; the others then are.
+    alignment: u8,
+}
+
+/// A look-up that has been made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    /// What is to be added to an access's displacement: then it is at that distance from the operand's place.
+    displacement: i64,
+    /// How much RSP has changed since.
+    pushed: i64,
+}
+
+/// A window's instructions have to be executed one by one, out of the way.
+pub(super) struct OneByOne {
+    jumps: Vec<Jump>,
+    steps: Range<usize>,
+    /// What of the vector registers is loaded before.
+    vectors: u8,
+    /// Where translated code goes on, and where it expects the flags.
+    back: u64,
+    flags: Flags,
+}
+
+/// How an address is made, but for its displacement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Base {
+    base: Register,
+    index: Register,
+    scale: u32,
+    segment: Register,
+    short: bool,
+}
+
+impl Base {
+    const STACK: Self = Self {
+        base: Register::RSP,
+        index: Register::None,
+        scale: 1,
+        segment: Register::None,
+        short: false,
+    };
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    base: Base,
+    displacement: i64,
+    size: u32,
+    written: bool,
+    alignment: u8,
+}
+
+impl Access {
+    /// The access of an instruction that executes as itself on one operand in memory; `pushed` is how much RSP has
+    /// changed since the window's start.
+    fn of(step: &Step<'_>, pushed: i64) -> Option<Self> {
+        let encoding = step.encoding.as_ref()?;
+        if let Some(displacement) = stack_displacement(step, encoding) {
+            let (displacement, written) = (displacement + pushed, displacement < 0);
+            return Some(Self { base: Base::STACK, displacement, size: 8, written, alignment: 1 });
+        }
+        let (size, written, alignment) = match &step.vector {
+            Some(vector) if !vector.bare && encoding.rm().is_none() => {
+                (vector.size, vector.written, vector.alignment)
+            }
+            Some(_) => return None,
+            None => {
+                let shape = Shape::of(encoding).filter(|_| encoding.rm().is_none())?;
+                let size = step.instruction.memory_size().size() as u32;
+                if names_high_byte(encoding, shape) || !matches!(size, 1 | 2 | 4 | 8) {
+                    return None;
+                }
+                (size, shape.rm.writes(), 1)
+            }
+        };
+        let i = &step.instruction;
+        let segment = match i.memory_segment() {
+            segment @ (Register::FS | Register::GS) => segment,
+            _ => Register::None,
+        };
+        let base = Base {
+            base: i.memory_base(),
+            index: i.memory_index(),
+            scale: i.memory_index_scale(),
+            segment,
+            short: encoding.address_size,
+        };
+        // EIP wraps where RIP does not; a short address is cut off behind the displacement.
+        if base.short || !matches!(size, 1..=32) {
+            return None;
+        }
+        let displacement = i.memory_displacement64() as i64;
+        let pushed = if base.base == Register::RSP { pushed } else { 0 };
+        Some(Self {
+            base,
+            displacement: displacement.checked_add(pushed)?,
+            size,
+            written,
+            alignment,
+        })
+    }
+}
+
+/// Where PUSH and POP access memory, relative to RSP before them.
+fn stack_displacement(step: &Step<'_>, encoding: &Encoding<'_>) -> Option<i64> {
+    if encoding.map != Map::One || encoding.operand_size || encoding.lock || encoding.vex.is_some()
+    {
+        return None;
+    }
+    match encoding.opcode {
+        0x50..=0x57 | 0x68 | 0x6a => Some(-8),
+        0x58..=0x5f if encoding.in_opcode() != RSP => Some(0),
+        _ => None,
+    }
+    .filter(|_| step.vector.is_none())
+}
+
+/// How much an instruction of the stack changes RSP by.
+const fn pushes(displacement: Option<i64>) -> i64 {
+    match displacement {
+        Some(0) => 8,
+        Some(_) => -8,
+        None => 0,
+    }
+}
+
+/// Whether an instruction is translated without memory and temporary registers.
+fn is_plain(step: &Step<'_>) -> bool {
+    let Some(encoding) = &step.encoding else { return false };
+    let i = &step.instruction;
+    let on_host = (0..i.op_count()).all(|n| match i.op_kind(n) {
+        OpKind::Memory => false,
+        OpKind::Register if i.op_register(n).is_gpr() => {
+            matches!(home(i.op_register(n).full_register().number() as u8), Home::Host(_))
+        }
+        _ => true,
+    });
+    if !on_host {
+        return false;
+    }
+    if step.vector.is_some() {
+        return true;
+    }
+    let is_constant = encoding.map == Map::One
+        && matches!(encoding.opcode, 0xb8..=0xbf)
+        && !encoding.operand_size
+        && !encoding.lock;
+    let shape = Shape::of(encoding).filter(|_| encoding.rm().is_some());
+    encoding.vex.is_none()
+        && (is_constant || shape.is_some_and(|shape| !names_high_byte(encoding, shape)))
+}
+
+/// Whether an operand may be AH, CH, DH or BH: some such instructions are the interpreter's.
+const fn names_high_byte(encoding: &Encoding<'_>, shape: Shape) -> bool {
+    encoding.rex == 0
+        && (shape.byte_reg && encoding.reg() >= 4
+            || shape.byte_rm && matches!(encoding.rm(), Some(4..)))
+}
+
+/// Finds windows.
+pub(super) struct Windows {
+    information: InstructionInfoFactory,
+}
+
+impl Windows {
+    /// Has found nothing yet.
+    pub fn new() -> Self {
+        Self { information: InstructionInfoFactory::new() }
+    }
+
+    /// The window that starts with the first of `steps` from `start` on; `None` if there is none.
+    pub fn find(&mut self, steps: &[Step<'_>], start: usize) -> Option<Window> {
+        let first = Access::of(steps.get(start)?, 0)?;
+        let (mut low, mut high) = (0, i64::from(first.size));
+        let mut window = Window {
+            steps: start..start + 1,
+            low: 0,
+            size: first.size,
+            written: first.written,
+            alignment: first.alignment,
+        };
+        let mut count = 1;
+        let mut pushed = 0;
+        for (n, step) in steps.iter().enumerate().skip(start) {
+            let stack =
+                step.encoding.as_ref().and_then(|encoding| stack_displacement(step, encoding));
+            match Access::of(step, pushed) {
+                _ if n == start => {}
+                Some(access) if access.base == first.base => {
+                    let distance = access.displacement.wrapping_sub(first.displacement);
+                    let span =
+                        low.min(distance)..high.max(distance.saturating_add(access.size.into()));
+                    let alignment = window.alignment.max(access.alignment);
+                    let aligned = access.alignment == 1 || distance % i64::from(alignment) == 0;
+                    let near = span.end.saturating_sub(span.start) <= REACH;
+                    if !near || !aligned {
+                        break;
+                    }
+                    (low, high) = (span.start, span.end);
+                    window.written |= access.written;
+                    window.alignment = alignment;
+                    window.steps.end = n + 1;
+                    count += 1;
+                }
+                None if is_plain(step) => {}
+                _ => break,
+            }
+            pushed += pushes(stack);
+            if self.changes(&step.instruction, &first.base, stack.is_some()) {
+                break;
+            }
+        }
+        window.low = low as i32;
+        window.size = (high - low) as u32;
+        (count > 1).then_some(window)
+    }
+
+    /// Whether an instruction changes a register that the addresses are made with.
+    fn changes(&mut self, i: &Instruction, base: &Base, is_stack: bool) -> bool {
+        let used = self.information.info(i).used_registers();
+        used.iter().filter(|used| is_write(used.access())).any(|used| {
+            let register = used.register().full_register();
+            let is_it = register == base.base || register == base.index;
+            // What PUSH and POP do to RSP is known.
+            is_it && !(is_stack && register == Register::RSP)
+        })
+    }
+}
+
+const fn is_write(access: iced_x86::OpAccess) -> bool {
+    use iced_x86::OpAccess::{CondWrite, ReadCondWrite, ReadWrite, Write};
+    matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite)
+}
+
+impl Translator<'_> {
+    /// Translates the instructions of a window. Gives where the next one is.
+    pub(super) fn window(&mut self, steps: &[Step<'_>], window: Window) -> usize {
+        let (range, first) = (window.steps.clone(), &steps[window.steps.start]);
+        let levels = steps[range.clone()].iter().filter_map(|step| step.vector);
+        let wanted = levels.map(|vector| vector.level).max().unwrap_or(level::NONE);
+        self.expect_vectors(wanted, first.op);
+        self.flags_are_lost();
+        let vectors = self.vectors;
+        let displacement = self.first_address(first);
+        let mut jumps = Vec::new();
+        if window.alignment > 1 {
+            // test r10b, alignment - 1.
+            self.code.raw(&[0x41, 0xf6, 0xc2, window.alignment - 1]);
+            jumps.push(self.code.jump_if(condition::NOT_EQUAL));
+        }
+        if window.low != 0 {
+            let lower = Address { base: Some(T0), index: None, displacement: window.low };
+            self.code.lea(true, T0, lower);
+        }
+        jumps.push(self.look_up(window.size, window.written));
+        let displacement = -displacement - i64::from(window.low);
+        self.open = Some(Open { displacement, pushed: 0 });
+        for step in &steps[range.clone()] {
+            self.step(step);
+        }
+        self.open = None;
+        let end = range.end;
+        let (back, flags) = (self.code.here(), self.flags);
+        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, back, flags });
+        end
+    }
+
+    /// The first access's address into T0. Gives its displacement.
+    fn first_address(&mut self, step: &Step<'_>) -> i64 {
+        let Some(encoding) = &step.encoding else { return 0 };
+        if let Some(displacement) = stack_displacement(step, encoding) {
+            let displacement = displacement as i32;
+            self.code.lea(true, T0, Address { base: Some(STACK), index: None, displacement });
+            return displacement.into();
+        }
+        self.linear_address(step, encoding);
+        step.instruction.memory_displacement64() as i64
+    }
+
+    /// The place of an operand at `displacement`, if it is in a window whose look-up was made.
+    pub(super) fn in_window(&self, displacement: u64, by_stack: bool) -> Option<Address> {
+        let open = self.open?;
+        let pushed = if by_stack { open.pushed } else { 0 };
+        let distance = (displacement as i64).wrapping_add(pushed).wrapping_add(open.displacement);
+        Some(Address { displacement: distance as i32, ..Self::operand() })
+    }
+
+    /// The place of an instruction's operand, if that is in a window whose look-up was made.
+    pub(super) fn in_window_of(&self, step: &Step<'_>) -> Option<Address> {
+        let i = &step.instruction;
+        self.in_window(i.memory_displacement64(), i.memory_base() == Register::RSP)
+    }
+
+    /// RSP has changed.
+    pub(super) fn note_push(&mut self, by: i64) {
+        if let Some(open) = &mut self.open {
+            open.pushed += by;
+        }
+    }
+
+    /// Windows whose look-up has missed.
+    pub(super) fn windows_one_by_one(&mut self, steps: &[Step<'_>]) {
+        for window in core::mem::take(&mut self.one_by_one) {
+            for jump in window.jumps {
+                self.code.bind(jump);
+            }
+            self.flags = Flags::Field;
+            self.vectors = window.vectors;
+            for step in &steps[window.steps] {
+                self.step(step);
+            }
+            match (self.flags, window.flags) {
+                (Flags::Host, Flags::Field | Flags::Both) => self.store_flags(),
+                (Flags::Field, Flags::Host | Flags::Both) => self.load_flags(),
+                _ => {}
+            }
+            self.code.jump(window.back);
+        }
+    }
+}
