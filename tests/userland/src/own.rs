@@ -29,14 +29,14 @@ const OPTIONS: [&str; 7] =
 pub struct Programs {
     /// A folder of them, on the host.
     pub folder: PathBuf,
-    /// An initial file system with BusyBox, the programs in `/bin`, and the files that the caller adds.
+    /// An initial file system with BusyBox, and the programs in `/bin`.
     pub archive: PathBuf,
 }
 
-/// Builds all of them. The file system also has `files`, each in its root.
-pub fn build(shelf: &Shelf, busybox: &Path, files: &[PathBuf]) -> Result<Programs> {
+/// Builds all of them.
+pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Programs> {
     let mut hasher = DefaultHasher::new();
-    (PROGRAMS, OPTIONS, files).hash(&mut hasher);
+    (PROGRAMS, OPTIONS).hash(&mut hasher);
     let kept = shelf.get(&format!("own-{:016x}", hasher.finish()), |folder| {
         let programs = folder.join("programs");
         let tree = folder.join("image");
@@ -47,20 +47,12 @@ pub fn build(shelf: &Shelf, busybox: &Path, files: &[PathBuf]) -> Result<Program
             fs::copy(programs.join(name), tree.join("bin").join(name))?;
         }
         // Init makes the links to it.
-        copy(busybox, &tree.join("bin"))?;
-        for file in files {
-            copy(file, &tree)?;
-        }
+        fs::copy(busybox, tree.join("bin/busybox"))
+            .with_context(|| format!("cannot copy '{}'", busybox.display()))?;
         image::archive(&tree, &folder.join("image.cpio"))?;
         Ok(fs::remove_dir_all(tree)?)
     })?;
     Ok(Programs { folder: kept.join("programs"), archive: kept.join("image.cpio") })
-}
-
-fn copy(file: &Path, into: &Path) -> Result<()> {
-    let name = file.file_name().context("a file has a name")?;
-    fs::copy(file, into.join(name)).with_context(|| format!("cannot copy '{}'", file.display()))?;
-    Ok(())
 }
 
 fn compile(name: &str, source: &str, folder: &Path) -> Result<()> {

@@ -12,7 +12,7 @@ use userland::own;
 /// The file system that the guests have.
 fn archive() -> PathBuf {
     static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
-    let build = || own::build(&shelf(), &pulled().join("bin/busybox"), &[]);
+    let build = || own::build(&shelf(), &pulled().join("bin/busybox"));
     ARCHIVE.get_or_init(|| build().expect("it can be built").archive).clone()
 }
 
