@@ -10,6 +10,7 @@ use arch_x86::machine::X86;
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
 use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
+pub use engine_soft::Modes;
 use engine_soft::{Options, SoftEngine};
 use host_user::Process;
 use parking_lot::Mutex;
@@ -30,11 +31,13 @@ pub struct InProcess {
     pub jit_cache: usize,
     /// How many times a block of code is interpreted before it is translated.
     pub patience: u32,
+    /// For tests: how code is executed otherwise than usual.
+    pub modes: Modes,
 }
 
 impl InProcess {
     /// Nothing is translated.
-    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0 };
+    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0, modes: Modes::USUAL };
 
     /// Why the interpreter executes all although code was to be translated; `None` if it does not.
     #[must_use]
@@ -47,7 +50,7 @@ impl Default for InProcess {
     /// With the JIT, and its usual room.
     fn default() -> Self {
         let options = Options::default();
-        Self { jit_cache: options.translated, patience: options.patience }
+        Self { jit_cache: options.translated, patience: options.patience, modes: options.modes }
     }
 }
 
@@ -61,8 +64,12 @@ impl Hypervisor for InProcess {
     fn create_vm(&self, config: VmConfig) -> Result<InProcessVm, Error> {
         let host = Process::new().map_err(Error::Start)?;
         let memory = Arc::new(Memory::default());
-        let options =
-            Options { translated: self.jit_cache, patience: self.patience, ..Options::default() };
+        let options = Options {
+            translated: self.jit_cache,
+            patience: self.patience,
+            modes: self.modes,
+            ..Options::default()
+        };
         // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,
         // are held in `Shared::regions` until the machine and its vCPUs are gone, and `vm-memory`
         // gives out no references to their bytes, only volatile accesses.

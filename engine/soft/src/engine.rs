@@ -10,6 +10,7 @@ use virt::Errno;
 use virt::memory::{Memory, View};
 
 use crate::jit::Jit;
+use crate::modes::Modes;
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
 
@@ -25,11 +26,19 @@ pub struct Options {
     pub translated: usize,
     /// How many times a block is interpreted before it is translated.
     pub patience: u32,
+    /// For tests: how code is executed otherwise than usual.
+    pub modes: Modes,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_instructions: 512 << 10, code_pages: 3072, translated: 32 << 20, patience: 8 }
+        Self {
+            code_instructions: 512 << 10,
+            code_pages: 3072,
+            translated: 32 << 20,
+            patience: 8,
+            modes: Modes::USUAL,
+        }
     }
 }
 

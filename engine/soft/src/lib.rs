@@ -8,6 +8,7 @@
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code;
+//! - `modes`: other ways to execute, for tests;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
@@ -19,6 +20,7 @@ mod host;
 mod itlb;
 mod jit;
 mod memory;
+mod modes;
 mod ram;
 mod registers;
 mod run;
@@ -33,6 +35,8 @@ extern crate self as engine_soft;
 mod coherence_test;
 #[cfg(test)]
 mod debug_test;
+#[cfg(test)]
+mod modes_test;
 #[cfg(test)]
 mod patching_test;
 #[cfg(test)]
@@ -49,4 +53,5 @@ mod test_ways;
 mod translate_test;
 
 pub use engine::{Options, SoftEngine};
+pub use modes::Modes;
 pub use vcpu::{SoftVcpu, Statistics};

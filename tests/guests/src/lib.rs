@@ -30,7 +30,7 @@ pub use iced_x86::code_asm;
 pub use layout::{at, port, selector};
 
 /// The software CPU with everything translated, at its first execution.
-pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, patience: 0 };
+pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, ..InProcess::INTERPRETER };
 
 /// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
 /// `&impl Hypervisor`. Once in a module.

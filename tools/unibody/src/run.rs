@@ -65,7 +65,7 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
 /// The software CPU as the person wants it. Says so if this host does not let it translate code.
 fn software_cpu(options: &cli::Run) -> InProcess {
     let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
-    let engine = InProcess { jit_cache, ..InProcess::default() };
+    let engine = InProcess { jit_cache, modes: options.jit_mode, ..InProcess::default() };
     if let Some(why) = engine.lacks_jit() {
         say(&format!(
             "unibody: this host does not let code be translated ({}): the guest runs slower",

@@ -241,6 +241,12 @@ impl Assembler {
         self.raw(&bits.to_le_bytes());
     }
 
+    /// `or dword gs:[offset], bits`.
+    pub fn set_bits(&mut self, offset: u32, bits: u32) {
+        self.field(false, &[0x81], 1, offset);
+        self.raw(&bits.to_le_bytes());
+    }
+
     /// `call gs:[offset]`.
     pub fn call_field(&mut self, offset: u32) {
         self.field(false, &[0xff], 2, offset);

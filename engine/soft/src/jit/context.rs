@@ -42,6 +42,8 @@ pub(crate) struct Context {
     pub host_mxcsr: u32,
     /// The thread's own GS base.
     pub host_gs: u64,
+    /// How many blocks may be executed until a mode has something to do: see [`crate::modes`].
+    pub blocks_left: u64,
 }
 
 impl Context {
@@ -79,6 +81,7 @@ offsets! {
     STEP_LAST = jit.step_last;
     BLOCK = jit.block;
     HOST_GS = jit.host_gs;
+    BLOCKS_LEFT = jit.blocks_left;
     ENDING = jit.ending;
     STOPPED_AT = jit.stopped_at;
     VECTORS = jit.vectors;

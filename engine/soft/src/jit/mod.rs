@@ -42,6 +42,7 @@ use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
 use translate::Source;
+pub(crate) use translate::reads_count;
 
 /// More than any block's translation takes.
 const MAX_TRANSLATION: usize = 24 << 10;
@@ -53,6 +54,8 @@ pub(crate) struct Jit {
     links: Links,
     /// How many bytes the stubs are.
     kept: usize,
+    /// Blocks count themselves, and come back: see [`crate::modes`].
+    counts_blocks: bool,
 }
 
 impl Jit {
@@ -68,7 +71,12 @@ impl Jit {
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code);
         let kept = memory.used();
-        Ok(Self { memory, stubs, links: Links::default(), kept })
+        Ok(Self { memory, stubs, links: Links::default(), kept, counts_blocks: false })
+    }
+
+    /// The same whose blocks count themselves, if `on`.
+    pub fn returning(self, on: bool) -> Self {
+        Self { counts_blocks: on, ..self }
     }
 
     /// Whether there may be no room for another block.
@@ -97,7 +105,8 @@ impl Jit {
         ops: &[Op<SoftVcpu>],
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
-        let source = Source { bytes, rip: place.rip, ops, block };
+        let counts_blocks = self.counts_blocks;
+        let source = Source { bytes, rip: place.rip, ops, block, counts_blocks };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };
         let Some(code) = self.memory.add(&translation.code) else { return 0 };

@@ -30,7 +30,7 @@ use super::shape::Encoding;
 use super::stubs::Stubs;
 use super::vector::Vector;
 use super::vector_registers::level;
-use crate::vcpu::SoftVcpu;
+use crate::vcpu::{SoftVcpu, attention};
 
 /// Temporary registers.
 const T0: u8 = 10;
@@ -113,6 +113,8 @@ pub(super) struct Source<'a> {
     pub ops: &'a [Op<SoftVcpu>],
     /// The block's number.
     pub block: u32,
+    /// Blocks are counted, and come back: see [`crate::modes`].
+    pub counts_blocks: bool,
 }
 
 /// The arithmetic flags, as iced-x86 numbers them.
@@ -156,6 +158,9 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
     };
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
     translator.code.store_value(context::BLOCK, source.block);
+    if source.counts_blocks {
+        translator.count_block();
+    }
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
     for step in body {
@@ -201,7 +206,7 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
 }
 
 /// A shift whose count may be 0.
-fn reads_count(i: &Instruction) -> bool {
+pub(crate) fn reads_count(i: &Instruction) -> bool {
     use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
     if !matches!(i.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd) {
         return false;
@@ -225,6 +230,14 @@ struct Translator<'a> {
 }
 
 impl Translator<'_> {
+    /// Has the run loop look at its modes behind this block, after so many.
+    fn count_block(&mut self) {
+        self.code.count(context::BLOCKS_LEFT, 0xff); // -1
+        let more = self.code.jump_if(condition::NOT_EQUAL);
+        self.code.set_bits(context::ATTENTION, attention::MODE);
+        self.code.bind(more);
+    }
+
     /// An instruction that the block goes on behind.
     fn step(&mut self, step: &Step<'_>) {
         if !self.native(step) {
