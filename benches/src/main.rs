@@ -2,34 +2,77 @@
 //!
 //! - [`loops`]: guest instructions a second on small loops;
 //! - [`boot`]: a stock kernel to the first line of a command, beside QEMU's TCG, in turns;
-//! - [`memory`]: what a running machine costs besides the guest's own memory.
+//! - [`memory`]: what a running machine costs besides the guest's own memory;
+//! - [`engine`]: workloads on the software CPU, beside QEMU's TCG and the host, in turns;
+//! - [`guest`] and [`transcript`]: what is booted for that, and reading what it prints.
 //!
-//! Usage: `benches UNIBODY [ROUNDS]`, with the path of the program to be measured.
+//! Usage: `benches UNIBODY [ROUNDS]` or `benches UNIBODY engine [ROUNDS] [WORKLOAD...]`, with the path of the program
+//! to be measured.
 #![forbid(unsafe_code)]
 
 mod boot;
+mod engine;
+mod guest;
 mod loops;
 mod memory;
+mod transcript;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+
+const USAGE: &str = "usage: benches UNIBODY [engine] [ROUNDS] [WORKLOAD...]";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
-    let unibody: PathBuf = arguments.next().context("usage: benches UNIBODY [ROUNDS]")?.into();
-    let rounds = match arguments.next() {
-        Some(text) => text.to_string_lossy().parse().context("ROUNDS is a number")?,
-        None => 5,
-    };
+    let unibody: PathBuf = arguments.next().context(USAGE)?.into();
+    let words: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+    match words.split_first() {
+        Some((first, rest)) if first == "engine" => {
+            let (rounds, names) = rounds(rest, 3)?;
+            engine::measure(&unibody, rounds, names)
+        }
+        _ => {
+            let (rounds, rest) = rounds(&words, 5)?;
+            ensure!(rest.is_empty(), USAGE);
+            everything_else(&unibody, rounds)
+        }
+    }
+}
+
+fn everything_else(unibody: &Path, rounds: usize) -> anyhow::Result<()> {
     loops::measure(rounds)?;
-    let guest = boot::Guest::pulled(&unibody)?;
-    boot::measure(&unibody, &guest, rounds)?;
-    memory::measure(&unibody)
+    let guest = boot::guest(&guest::Pulled::find(unibody)?)?;
+    boot::measure(unibody, &guest, rounds)?;
+    memory::measure(unibody)
+}
+
+/// The number of rounds, if the first word is one, and the words after it.
+fn rounds(words: &[String], otherwise: usize) -> anyhow::Result<(usize, &[String])> {
+    let Some((first, rest)) = words.split_first() else { return Ok((otherwise, words)) };
+    match first.parse() {
+        Ok(0) => anyhow::bail!("there is nothing to see in 0 rounds"),
+        Ok(rounds) => Ok((rounds, rest)),
+        Err(_) => Ok((otherwise, words)),
+    }
 }
 
 /// The median of some measurements; 0 of none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounds;
+
+    #[test]
+    fn a_number_of_rounds_may_come_before_the_rest() {
+        let words = ["7".to_owned(), "qsort".to_owned()];
+        assert_eq!(rounds(&words, 3).expect("a number"), (7, &words[1..]));
+        assert_eq!(rounds(&words[1..], 3).expect("none"), (3, &words[1..]));
+        assert_eq!(rounds(&[], 3).expect("none"), (3, &[][..]));
+        assert!(rounds(&["0".to_owned()], 3).is_err());
+    }
 }

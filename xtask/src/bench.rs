@@ -1,12 +1,17 @@
 //! `cargo xtask bench`: prints the numbers that the project is measured by.
+//!
+//! `cargo xtask bench engine` is about the software CPU alone: workloads beside QEMU's TCG and the host.
 
 use crate::{Command, process, tree};
 use anyhow::Result;
 use std::process::Command as Process;
 
 /// The command.
-pub const COMMAND: Command =
-    Command { name: "bench", about: "measures: loops, boot beside QEMU, memory [ROUNDS]", run };
+pub const COMMAND: Command = Command {
+    name: "bench",
+    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]",
+    run,
+};
 
 fn run(arguments: &[String]) -> Result<()> {
     let mut build = process::cargo();

@@ -8,17 +8,18 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use arch_x86::emulate::{Mode, Op};
+use arch_x86::engine::Features;
 
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
-use crate::itlb::same_mode;
+use crate::itlb::{key, same_mode};
 use crate::jit::Jit;
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
 pub const MAX_BLOCK: usize = 64;
 
-const JUMPS: usize = 4096;
+const JUMPS: usize = 1 << 14;
 /// Instructions that cross a page, kept at most.
 const MAX_CROSSINGS: usize = 1024;
 
@@ -40,6 +41,8 @@ pub struct Place {
     pub page: PageId,
     /// How it is decoded.
     pub mode: Mode,
+    /// The privilege level: translations depend on it.
+    pub cpl: u8,
     /// RIP: relative operands are absolute in the decoded form.
     pub rip: u64,
 }
@@ -73,23 +76,44 @@ struct Block {
 #[repr(C)]
 struct Jump {
     rip: u64,
-    key: u64,
-    found: Found,
+    /// Of its translation, if its key says that there is one.
+    code: u64,
+    run: Run,
+    block: u32,
+    key: u32,
+}
+
+impl Jump {
+    fn new(rip: u64, key: u32, found: Found) -> Self {
+        let key = if found.code == 0 { key & !key::TRANSLATED } else { key };
+        Self { rip, code: found.code, run: found.run, block: found.block, key }
+    }
+
+    const fn found(&self) -> Found {
+        Found { code: self.code, run: self.run, block: self.block }
+    }
 }
 
 /// How translated code looks into the jump cache.
 pub(crate) mod jump {
     use core::mem::offset_of;
 
-    use super::{Found, JUMPS, Jump};
+    use super::{JUMPS, Jump};
 
     /// Where a jump's parts are.
     pub const RIP: i32 = offset_of!(Jump, rip) as i32;
     pub const KEY: i32 = offset_of!(Jump, key) as i32;
-    pub const CODE: i32 = offset_of!(Jump, found) as i32 + offset_of!(Found, code) as i32;
+    pub const CODE: i32 = offset_of!(Jump, code) as i32;
     /// The number of an address's jump: `(address ^ address >> 12) & MASK`.
     pub const MASK: u32 = JUMPS as u32 - 1;
-    const _: () = assert!(size_of::<Jump>() == 40);
+    /// A jump's distance from the first one is its number shifted left by this.
+    pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
+    const _: () = assert!(size_of::<Jump>() == 32);
+
+    /// The distance of the jump for `rip` from the first one.
+    pub const fn distance(rip: u64) -> i32 {
+        (super::slot(rip) << SIZE_SHIFT) as i32
+    }
 }
 
 /// An instruction that crosses a page's end. Its bytes are compared each time.
@@ -114,6 +138,9 @@ impl Hasher for AddressHasher {
     }
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0.rotate_left(29) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
     }
     fn write_u32(&mut self, value: u32) {
         self.write_u64(value.into());
@@ -147,8 +174,7 @@ pub struct Blocks {
 }
 
 const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NOTHING: Found = Found { code: 0, run: NO_RUN, block: Found::NONE };
-const NO_JUMP: Jump = Jump { rip: 0, key: 0, found: NOTHING };
+const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NONE };
 
 const fn slot(rip: u64) -> usize {
     (rip ^ rip >> 12) as usize % JUMPS
@@ -162,7 +188,7 @@ impl Blocks {
         let jit = match options.translated {
             0 => None,
             // A host that denies executable memory has the interpreter.
-            size => Jit::new(size / sharers).ok().map(|jit| jit.returning(options.modes.every > 1)),
+            size => Jit::new(size / sharers).ok().map(|jit| jit.polling(options.modes.every != 0)),
         };
         let patience = if jit.is_some() { options.patience.saturating_add(1) } else { u32::MAX };
         Self {
@@ -209,26 +235,27 @@ impl Blocks {
 
     /// The block at `rip`, if the jump cache knows it under `key`.
     #[inline(always)]
-    pub fn jump(&self, rip: u64, key: u64) -> Option<Found> {
+    pub fn jump(&self, rip: u64, key: u32) -> Option<Found> {
         let jump = &self.jumps[slot(rip)];
         // One test.
-        if (jump.rip ^ rip) | (jump.key ^ key) == 0 { Some(jump.found) } else { None }
+        let key = (jump.key ^ key) & !key::TRANSLATED;
+        if (jump.rip ^ rip) | u64::from(key) == 0 { Some(jump.found()) } else { None }
     }
 
     /// Lets the jump cache know a block.
-    pub fn remember(&mut self, place: &Place, key: u64, found: Found) {
-        self.jumps[slot(place.rip)] = Jump { rip: place.rip, key, found };
+    pub fn remember(&mut self, place: &Place, key: u32, found: Found) {
+        self.jumps[slot(place.rip)] = Jump::new(place.rip, key, found);
     }
 
     /// The block at a place; the jump cache then knows it under `key`.
-    pub fn find(&mut self, place: &Place, key: u64) -> Option<Found> {
+    pub fn find(&mut self, place: &Place, key: u32) -> Option<Found> {
         let jump = &mut self.jumps[slot(place.rip)];
         let page = |block: u32| self.blocks.get(block as usize).map(|block| block.place.page);
         let is_it = jump.rip == place.rip && same_mode(jump.key, key);
-        if is_it && page(jump.found.block) == Some(place.page) {
+        if is_it && page(jump.block) == Some(place.page) {
             // Only its key was too old: dropped blocks are in no jump.
-            jump.key = key;
-            return Some(jump.found);
+            *jump = Jump::new(place.rip, key, jump.found());
+            return Some(jump.found());
         }
         let block = *self.map.get(place)?;
         let found = self.blocks[block as usize].found;
@@ -283,7 +310,7 @@ impl Blocks {
     }
 
     /// Translates a block whose instructions were decoded from `bytes`. Gives it as it is then.
-    pub fn translate(&mut self, number: u32, bytes: &[u8]) -> Found {
+    pub fn translate(&mut self, number: u32, bytes: &[u8], features: Features) -> Found {
         let Block { place, mut found, .. } = self.blocks[number as usize];
         if let Some(jit) = &mut self.jit {
             let find = |place: &Place| {
@@ -292,12 +319,12 @@ impl Blocks {
             };
             let first = found.run.first as usize;
             let ops = &self.ops[first..first + usize::from(found.run.count)];
-            found.code = jit.translate(place, number, bytes, ops, find);
+            found.code = jit.translate(place, number, bytes, ops, features, find);
             self.translated += u64::from(found.code != 0);
             self.blocks[number as usize].found = found;
             let jump = &mut self.jumps[slot(place.rip)];
-            if jump.found.block == number {
-                jump.found = found;
+            if jump.block == number {
+                *jump = Jump::new(place.rip, jump.key | key::TRANSLATED, found);
             }
         }
         found
@@ -350,7 +377,7 @@ impl Blocks {
                 jit.forget(&place);
             }
             let jump = &mut self.jumps[slot(place.rip)];
-            if jump.found.block == block {
+            if jump.block == block {
                 *jump = NO_JUMP;
             }
         });

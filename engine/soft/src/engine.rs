@@ -63,12 +63,20 @@ pub(crate) struct Shared {
     pub split_lock: Mutex<()>,
 }
 
+/// Bits of [`Sync::waiting`].
+mod waiting {
+    /// An invalidation.
+    pub const INVALIDATION: u32 = 1 << 0;
+    /// The VMM's request word has changed.
+    pub const KICK: u32 = 1 << 1;
+}
+
 /// Lets one thread wait until a vCPU no longer uses an old mapping.
 #[derive(Default)]
 pub(crate) struct Sync {
     /// The vCPU is in guest code.
     inside: AtomicBool,
-    /// An invalidation waits for the vCPU: not 0.
+    /// What the vCPU is to come out of translated code for: bits of [`waiting`].
     waiting: AtomicU32,
     /// How many invalidations were asked for, and how many of them are done.
     asked: AtomicU64,
@@ -88,10 +96,20 @@ impl Sync {
         self.inside.store(false, Ordering::Release);
     }
 
-    /// Not 0 if an invalidation waits for the vCPU.
+    /// Not 0 if the run loop has something to look at.
     #[inline(always)]
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Whether an invalidation waits for the vCPU.
+    pub fn wants_invalidation(&self) -> bool {
+        self.waiting() & waiting::INVALIDATION != 0
+    }
+
+    /// The vCPU looks at the request word from now on.
+    pub fn take_kick(&self) {
+        self.waiting.fetch_and(!waiting::KICK, Ordering::SeqCst);
     }
 
     /// The address of the word that [`waiting`](Self::waiting) reads.
@@ -102,7 +120,7 @@ impl Sync {
     /// Invalidates by calling `invalidate`, and tells who waits.
     pub fn acknowledge(&self, invalidate: impl FnOnce()) {
         // In this order: what is asked for meanwhile sets `waiting` again.
-        self.waiting.store(0, Ordering::SeqCst);
+        self.waiting.fetch_and(!waiting::INVALIDATION, Ordering::SeqCst);
         let asked = self.asked.load(Ordering::SeqCst);
         invalidate();
         self.done.store(asked, Ordering::Release);
@@ -112,7 +130,7 @@ impl Sync {
     /// the vCPU executes guest code again.
     fn ask(&self) {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.waiting.store(1, Ordering::SeqCst);
+        self.waiting.fetch_or(waiting::INVALIDATION, Ordering::SeqCst);
         while self.inside.load(Ordering::SeqCst) && self.done.load(Ordering::Acquire) < ticket {
             // At the end of its block, microseconds from now if it has a processor.
             std::thread::yield_now();
@@ -123,7 +141,7 @@ impl Sync {
 /// The software CPU of one VM.
 pub struct SoftEngine {
     shared: Arc<Shared>,
-    vcpus: Mutex<Vec<Arc<Sync>>>,
+    vcpus: Mutex<Vec<(u32, Arc<Sync>)>>,
 }
 
 impl SoftEngine {
@@ -169,12 +187,12 @@ const INTEGER: Instructions = Instructions {
 impl Engine for SoftEngine {
     type Vcpu = SoftVcpu;
 
-    fn create_vcpu(&self, _id: u32) -> Result<SoftVcpu, Errno> {
+    fn create_vcpu(&self, id: u32) -> Result<SoftVcpu, Errno> {
         let sync = Arc::new(Sync::default());
         let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of vCPUs that are gone are nobody else's.
-        vcpus.retain(|sync| Arc::strong_count(sync) > 1);
-        vcpus.push(Arc::clone(&sync));
+        vcpus.retain(|(_, sync)| Arc::strong_count(sync) > 1);
+        vcpus.push((id, Arc::clone(&sync)));
         self.shared.vcpus.store(vcpus.len(), Ordering::Relaxed);
         Ok(SoftVcpu::new(Arc::clone(&self.shared), sync))
     }
@@ -202,12 +220,16 @@ impl Engine for SoftEngine {
     fn invalidate(&self, _start: u64, _size: u64) {
         // All is dropped: slots change seldom.
         let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for sync in vcpus {
+        for (_, sync) in vcpus {
             sync.ask();
         }
     }
 
-    fn kick(&self, _id: u32) {
-        // The request word is polled at every block.
+    fn kick(&self, id: u32) {
+        // Translated code looks at one word.
+        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, sync) in vcpus.iter().filter(|(of, _)| *of == id) {
+            sync.waiting.fetch_or(waiting::KICK, Ordering::SeqCst);
+        }
     }
 }

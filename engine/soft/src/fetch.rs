@@ -37,7 +37,8 @@ impl SoftVcpu {
         self.drop_code_if_full(blocks);
         let (linear, room) = self.code_address()?;
         let fetched = self.fetch_page(blocks, linear)?;
-        let place = Place { page: fetched.id, mode: self.code_mode, rip: self.rip };
+        let (page, mode, cpl) = (fetched.id, self.code_mode, self.cpl);
+        let place = Place { page, mode, cpl, rip: self.rip };
         let key = self.itlb.key(self.rip);
         if let Some(found) = blocks.find(&place, key) {
             return Ok(found);
@@ -56,11 +57,11 @@ impl SoftVcpu {
         let options = &self.shared.options;
         let full = blocks.is_full(options.code_instructions / sharers)
             || self.code_pages.len() >= (options.code_pages / sharers).max(2);
-        if full {
+        if full || self.itlb.is_used_up() {
             blocks.clear();
             self.code_pages.clear();
             self.code_writes.clear();
-            self.itlb.flush_all();
+            self.itlb.restart();
         }
     }
 
@@ -138,7 +139,7 @@ impl SoftVcpu {
     pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
         let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
         let bytes = self.code_pages.kept(place.page, offset, found.run.bytes.into());
-        blocks.translate(found.block, bytes)
+        blocks.translate(found.block, bytes, self.features)
     }
 
     /// The instruction at RIP, which starts in `head` and ends in the next page. Both pages

@@ -11,18 +11,35 @@ use arch_x86::emulate::Mode;
 use crate::code_pages::PageId;
 use crate::ram::{self, Page};
 
-const ENTRIES: usize = 256;
+const ENTRIES: usize = 1024;
 
-/// What a key is made of beside the generation.
-const MODE_BITS: u32 = 3;
-/// Those of them that say how code is decoded.
-const CODE_SIZE: u64 = 3;
+/// Bits of a key. The rest, above them, is the generation.
+pub mod key {
+    /// The block has a translation. No part of what the key says: [`super::InstructionTlb`]'s keys have it set.
+    pub const TRANSLATED: u32 = 1 << 0;
+    /// How code is decoded.
+    pub const CODE_SIZE: u32 = 3 << 1;
+    /// The privilege level's.
+    pub const CPL_SHIFT: u32 = 3;
+    /// The half of the address space.
+    pub const HALF_SHIFT: u32 = 5;
+    pub const GENERATION_SHIFT: u32 = 6;
+    /// No block has it.
+    pub const NONE: u32 = 0;
+}
+
+/// Generations that keys have room for.
+const GENERATIONS: u32 = 1 << (32 - key::GENERATION_SHIFT);
 
 #[derive(Clone, Copy)]
 struct Entry {
     linear: u64,
-    key: u64,
+    key: u32,
     fetched: Fetched,
+}
+
+fn no_entry() -> Entry {
+    Entry { linear: 0, key: key::NONE, fetched: Fetched { page: Page::nowhere(), id: 0 } }
 }
 
 /// A page that instructions come from.
@@ -75,9 +92,11 @@ impl Seen {
 /// The instruction TLB of one vCPU.
 pub struct InstructionTlb {
     entries: Box<[Entry; ENTRIES]>,
-    pub(crate) keys: [u64; 2],
-    generations: [u64; 2],
-    mode: u64,
+    /// By privilege level, and by half of the address space.
+    pub(crate) keys: [[u32; 2]; 4],
+    generations: [u32; 2],
+    code_size: u32,
+    pub(crate) cpl: u8,
     seen: [Seen; 2],
     /// The upper half has entries that are not global.
     upper_non_global: bool,
@@ -90,20 +109,20 @@ const fn half(linear: u64) -> usize {
 }
 
 /// Whether code is decoded the same way under two keys.
-pub const fn same_mode(a: u64, b: u64) -> bool {
-    (a ^ b) & CODE_SIZE == 0
+pub const fn same_mode(a: u32, b: u32) -> bool {
+    (a ^ b) & (key::CODE_SIZE | 3 << key::CPL_SHIFT) == 0
 }
 
 impl InstructionTlb {
     /// An empty TLB.
     pub fn new() -> Self {
-        let fetched = Fetched { page: Page::nowhere(), id: 0 };
-        // No key is 0: generations start at 1.
+        // No key is `NONE`: generations start at 1.
         let mut itlb = Self {
-            entries: Box::new([Entry { linear: 0, key: 0, fetched }; ENTRIES]),
-            keys: [0; 2],
+            entries: Box::new([no_entry(); ENTRIES]),
+            keys: [[key::NONE; 2]; 4],
             generations: [1; 2],
-            mode: 0,
+            code_size: 0,
+            cpl: 0,
             seen: [Seen::NONE; 2],
             upper_non_global: false,
             fills: 0,
@@ -114,29 +133,60 @@ impl InstructionTlb {
 
     /// The key that holds for blocks at `rip`.
     #[inline(always)]
-    pub fn key(&self, rip: u64) -> u64 {
-        self.keys[half(rip)]
+    pub fn key(&self, rip: u64) -> u32 {
+        self.keys[usize::from(self.cpl & 3)][half(rip)]
     }
 
     fn update_keys(&mut self) {
-        self.keys = self.generations.map(|generation| generation << MODE_BITS | self.mode);
+        for (cpl, keys) in (0..).zip(&mut self.keys) {
+            for (half, key) in (0..).zip(keys) {
+                let generation = self.generations[half as usize];
+                *key = match generation {
+                    GENERATIONS.. => key::NONE,
+                    _ => {
+                        generation << key::GENERATION_SHIFT
+                            | half << key::HALF_SHIFT
+                            | cpl << key::CPL_SHIFT
+                            | self.code_size
+                            | key::TRANSLATED
+                    }
+                };
+            }
+        }
     }
 
-    /// Code is decoded as `mode`, and fetched with a user's rights or a supervisor's.
-    pub fn set_mode(&mut self, mode: Mode, user: bool) {
-        let code = match mode {
+    /// Code is decoded as `mode`, and executed at a privilege level.
+    pub fn set_mode(&mut self, mode: Mode, cpl: u8) {
+        let code_size = match mode {
             Mode::Bits16 => 0,
             Mode::Bits32 => 1,
             Mode::Bits64 => 2,
-        };
-        self.mode = code | u64::from(user) << 2;
-        self.update_keys();
+        } << key::CODE_SIZE.trailing_zeros();
+        self.cpl = cpl;
+        if self.code_size != code_size {
+            self.code_size = code_size;
+            self.update_keys();
+        }
+    }
+
+    /// Whether there are no keys any more: nothing is found until [`restart`](Self::restart).
+    pub fn is_used_up(&self) -> bool {
+        self.generations.iter().any(|generation| *generation >= GENERATIONS)
+    }
+
+    /// Drops all, and starts with the first keys again: blocks must not be found under any.
+    pub fn restart(&mut self) {
+        self.entries.fill(no_entry());
+        self.generations = [0; 2];
+        self.flush_all();
     }
 
     /// The page of `linear`, if it is known.
     pub fn find(&self, linear: u64) -> Option<Fetched> {
         let entry = &self.entries[(linear >> 12) as usize % ENTRIES];
-        let hit = entry.linear == linear & !(ram::SIZE - 1) && entry.key == self.key(linear);
+        let hit = entry.linear == linear & !(ram::SIZE - 1)
+            && entry.key == self.key(linear)
+            && entry.key != key::NONE;
         hit.then_some(entry.fetched)
     }
 
@@ -147,7 +197,7 @@ impl InstructionTlb {
         self.seen[half].add(linear, page_size);
         self.upper_non_global |= half == 1 && !global;
         self.entries[(linear >> 12) as usize % ENTRIES] =
-            Entry { linear: linear & !(ram::SIZE - 1), key: self.keys[half], fetched };
+            Entry { linear: linear & !(ram::SIZE - 1), key: self.key(linear), fetched };
     }
 
     /// Drops all.
@@ -172,7 +222,7 @@ impl InstructionTlb {
     }
 
     fn flush_half(&mut self, half: usize) {
-        self.generations[half] += 1;
+        self.generations[half] = (self.generations[half] + 1).min(GENERATIONS);
         self.seen[half] = Seen::NONE;
         if half == 1 {
             self.upper_non_global = false;

@@ -2,9 +2,10 @@
 //!
 //! They are slower, and give the same: what goes wrong under one of them was wrong before, and rare. A mode acts
 //! where the run loop looks at `attention::MODE` between two blocks, where blocks are made (`fetch`), where the TLB is
-//! filled, and at the start of a translated block.
+//! filled, and at the start and the end of a translated block.
 
 use std::str::FromStr;
+use std::sync::atomic::AtomicU32;
 
 use iced_x86::{Decoder, DecoderOptions, RflagsBits};
 
@@ -28,6 +29,9 @@ pub struct Modes {
     /// Flags that an instruction leaves undefined are random. Everything is interpreted, one by one.
     pub poison: bool,
 }
+
+/// What translated code polls to come back: never 0, and never written.
+static ALWAYS: AtomicU32 = AtomicU32::new(1);
 
 impl Modes {
     /// As usual.
@@ -75,9 +79,12 @@ impl SoftVcpu {
     /// What the modes do between two blocks.
     pub(crate) fn attend_modes(&mut self) {
         let modes = self.shared.options.modes;
-        // What has to be done once more after so many blocks, translated code says.
+        // When it is to be done once more, after so many blocks, translated code says: it then polls `ALWAYS`.
         self.jit.blocks_left = modes.every.into();
-        self.set_attention(attention::MODE, modes.at_every_block());
+        let always = modes.at_every_block();
+        self.set_attention(attention::MODE, always);
+        self.jit.always = ALWAYS.as_ptr().expose_provenance() as u64;
+        self.jit.waiting = if always { self.jit.always } else { self.sync.waiting_address() };
         if modes.flush {
             self.flush_translations();
         }

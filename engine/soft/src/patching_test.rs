@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use arch_x86::engine::{EngineVcpu, Entry, Intercept};
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Intercept};
 use arch_x86::regs::{Regs, gpr, rflags};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -212,6 +212,7 @@ fn logs(options: Options, seed: u64) -> [Vec<u64>; 2] {
         }
         let both = [ended.recv_timeout(LIMIT), ended.recv_timeout(LIMIT)];
         request.store(1, Ordering::SeqCst);
+        machine.engine.kick(0);
         assert_eq!(both, [Ok(Intercept::Halt { len: 1 }); 2], "UNIBODY_SEED={seed}");
     });
     let size = (u64::from(ROUNDS) + 1) * LOG_SIZE;

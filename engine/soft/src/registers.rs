@@ -20,22 +20,16 @@ const CR3_NO_FLUSH: u64 = 1 << 63;
 impl SoftVcpu {
     /// Derives with whose rights accesses are made.
     pub(crate) fn update_rights(&mut self) {
-        let user = self.cpl == 3;
-        let alignment = user && self.flags & rflags::AC != 0 && self.cr0 & cr0::AM != 0;
-        self.check_alignment = alignment;
+        let checked = self.flags & rflags::AC != 0 && self.cr0 & cr0::AM != 0;
         let lifted = self.cr4 & cr4::SMAP != 0 && self.flags & rflags::AC != 0;
-        self.operand_rights = if alignment || self.watch_data {
-            Rights::Watched
-        } else if user {
-            Rights::User
-        } else if lifted {
-            Rights::SmapLifted
-        } else {
-            Rights::Supervisor
-        };
-        self.jit.table = self.tlb.table(self.operand_rights);
-        self.system_rights = if self.watch_data { Rights::Watched } else { Rights::Supervisor };
-        self.itlb.set_mode(self.code_mode, user);
+        self.check_alignment = self.cpl == 3 && checked;
+        let watched = |rights, or| if self.watch_data || or { Rights::Watched } else { rights };
+        let supervisor = if lifted { Rights::SmapLifted } else { Rights::Supervisor };
+        self.rights = [watched(supervisor, false), watched(Rights::User, checked)];
+        self.operand_rights = self.rights[usize::from(self.cpl == 3)];
+        self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
+        self.system_rights = watched(Rights::Supervisor, false);
+        self.itlb.set_mode(self.code_mode, self.cpl);
     }
 
     /// Derives how code is decoded, and where it lies.
@@ -68,6 +62,7 @@ impl SoftVcpu {
         let window = self.wants_interrupt_window && self.flags & rflags::IF != 0
             || self.wants_nmi_window && !self.nmi_blocked;
         self.set_attention(attention::WINDOW, window);
+        self.leave_block |= self.attention != 0;
     }
 
     /// Drops every translation.

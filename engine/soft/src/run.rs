@@ -58,7 +58,7 @@ impl SoftVcpu {
         self.wants_nmi_window = entry.nmi_window;
         self.update_attention();
         self.invalidate_if_asked();
-        self.prepare_translated(&blocks, request);
+        self.prepare_translated(&blocks);
         let intercept = match entry.inject.map_or(Ok(()), |event| event::deliver(self, event)) {
             Ok(()) => self.execute_blocks(&mut blocks, request),
             Err(_) => {
@@ -75,9 +75,8 @@ impl SoftVcpu {
     fn execute_blocks(&mut self, blocks: &mut Blocks, request: &AtomicU32) -> Intercept {
         let sync = std::sync::Arc::clone(&self.sync);
         loop {
-            let requested = request.load(Ordering::SeqCst);
-            if requested | self.attention | sync.waiting() != 0 {
-                match self.attend(blocks, requested) {
+            if request.load(Ordering::SeqCst) | self.attention | sync.waiting() != 0 {
+                match self.attend(blocks, request) {
                     Ok(Pace::Block) => {}
                     Ok(pace) => match self.execute_one(blocks, pace) {
                         Ok(()) => continue,
@@ -184,7 +183,7 @@ impl SoftVcpu {
     }
 
     fn invalidate_if_asked(&mut self) {
-        if self.sync.waiting() != 0 {
+        if self.sync.wants_invalidation() {
             let sync = std::sync::Arc::clone(&self.sync);
             sync.acknowledge(|| {
                 self.view = self.shared.memory.view();
@@ -196,8 +195,9 @@ impl SoftVcpu {
     /// What is to be done between blocks.
     #[cold]
     #[inline(never)]
-    fn attend(&mut self, blocks: &mut Blocks, requested: u32) -> Result<Pace, Intercept> {
+    fn attend(&mut self, blocks: &mut Blocks, request: &AtomicU32) -> Result<Pace, Intercept> {
         self.leave_block = false;
+        self.sync.take_kick();
         self.invalidate_if_asked();
         self.drop_written_code(blocks);
         if self.attention & attention::MODE != 0 {
@@ -207,7 +207,7 @@ impl SoftVcpu {
             // Before anything else at this boundary.
             self.deliver(exception)?;
         }
-        if requested != 0 {
+        if request.load(Ordering::SeqCst) != 0 {
             return Err(Intercept::Interrupted);
         }
         if self.attention & attention::WINDOW != 0 && !self.shadow {

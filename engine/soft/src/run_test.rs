@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arch_x86::engine::{EngineVcpu, Entry, Event, Intercept};
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Event, Intercept};
 use arch_x86::exception::{self, Exception};
 use arch_x86::regs::{Attr, Regs, Seg, cr0, cr4, gpr, rflags};
 use iced_x86::IcedError;
@@ -210,6 +210,7 @@ fn the_request_word_ends_even_an_endless_loop(options: Options) {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| vcpu.enter(&Entry::default(), &request));
         request.store(1, Ordering::SeqCst);
+        machine.engine.kick(0);
         assert_eq!(running.join().expect("no panic"), Intercept::Interrupted);
     });
     assert_eq!(vcpu.rip(), at::CODE);

@@ -125,6 +125,7 @@ fn invalidate_returns_although_vcpus_run(options: Options) {
             machine.engine.invalidate(0, 0x1000);
         }
         request.store(1, Ordering::SeqCst);
+        machine.engine.kick(0);
         assert_eq!(running.join().expect("no panic"), Intercept::Interrupted);
     });
 }

@@ -22,8 +22,11 @@ pub const INDEX_SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
 pub const INDEX_MASK: u32 = ((ENTRIES - 1) * size_of::<Entry>()) as u32;
 const _: () = assert!(size_of::<Entry>() == 32);
 
+/// Bytes of a table; tables lie in the order of [`Rights`].
+pub const TABLE_SIZE: usize = ENTRIES * size_of::<Entry>();
+
 /// Entries of each table.
-const ENTRIES: usize = 1024;
+const ENTRIES: usize = 4096;
 const WORDS: usize = ENTRIES / 64;
 const TABLES: usize = 4;
 
@@ -90,10 +93,24 @@ pub struct Fill {
 }
 
 /// Which entries of a table are in use.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Used {
     global: [u64; WORDS],
     other: [u64; WORDS],
+}
+
+impl Used {
+    const NONE: Self = Self { global: [0; WORDS], other: [0; WORDS] };
+}
+
+/// The slots whose bits are set.
+fn slots(words: &[u64; WORDS]) -> impl Iterator<Item = usize> {
+    words.iter().enumerate().flat_map(|(word, bits)| {
+        let after = |bits: &u64| Some(bits & (bits - 1)).filter(|bits| *bits != 0);
+        let first = Some(*bits).filter(|bits| *bits != 0);
+        std::iter::successors(first, after)
+            .map(move |bits| word * 64 + bits.trailing_zeros() as usize)
+    })
 }
 
 /// The data TLB of one vCPU.
@@ -132,7 +149,7 @@ impl Tlb {
     pub fn keeping(kept: usize) -> Self {
         let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
-        let used = [Used::default(); TABLES];
+        let used = [Used::NONE; TABLES];
         Self { entries, used, large: [0; 2], recent: VecDeque::new(), kept, fills: 0 }
     }
 
@@ -206,26 +223,24 @@ impl Tlb {
 
     /// Drops everything that is not global.
     pub fn flush_non_global(&mut self) {
-        self.flush_used(|used| core::mem::take(&mut used.other));
+        self.flush_used(|used| &mut used.other);
     }
 
     /// Drops everything.
     pub fn flush_all(&mut self) {
         self.flush_non_global();
-        self.flush_used(|used| core::mem::take(&mut used.global));
+        self.flush_used(|used| &mut used.global);
         self.large = [0; 2];
     }
 
-    fn flush_used(&mut self, take: impl Fn(&mut Used) -> [u64; WORDS]) {
-        for table in 0..TABLES {
-            let words = take(&mut self.used[table]);
-            for (word, mut bits) in words.into_iter().enumerate() {
-                while bits != 0 {
-                    let at = table * ENTRIES + word * 64 + bits.trailing_zeros() as usize;
-                    self.entries[at] = empty(at);
-                    bits &= bits - 1;
-                }
+    fn flush_used(&mut self, part: impl Fn(&mut Used) -> &mut [u64; WORDS]) {
+        for (table, used) in self.used.iter_mut().enumerate() {
+            let words = part(used);
+            for slot in slots(words) {
+                let at = table * ENTRIES + slot;
+                self.entries[at] = empty(at);
             }
+            words.fill(0);
         }
     }
 
@@ -239,9 +254,13 @@ impl Tlb {
 
     /// The guest-physical page `gpa` now holds decoded code: writes take the slow way.
     pub fn withhold_writes(&mut self, gpa: u64) {
-        for (at, entry) in self.entries.iter_mut().enumerate() {
-            if entry.gpa() == gpa && entry.writable() {
-                entry.write = empty(at).write;
+        for (table, used) in self.used.iter().enumerate() {
+            for slot in slots(&used.global).chain(slots(&used.other)) {
+                let at = table * ENTRIES + slot;
+                let entry = &mut self.entries[at];
+                if entry.gpa() == gpa && entry.writable() {
+                    entry.write = empty(at).write;
+                }
             }
         }
     }

@@ -91,6 +91,9 @@ pub struct SoftVcpu {
     pub(crate) code_mode: Mode,
     /// Base and limit of CS, where they count.
     pub(crate) code_place: (u64, u32),
+    /// With whose rights operands are accessed at levels 0 to 2, and at 3.
+    pub(crate) rights: [Rights; 2],
+    /// The one of these that holds.
     pub(crate) operand_rights: Rights,
     pub(crate) system_rights: Rights,
     pub(crate) check_alignment: bool,
@@ -100,7 +103,7 @@ pub struct SoftVcpu {
     // What the guest's CPUID and the VMM say.
     pub(crate) limits: Limits,
     pub(crate) features: Features,
-    tsc_offset: u64,
+    pub(crate) tsc_offset: u64,
 
     // Caches of the guest's memory.
     pub(crate) tlb: Tlb,
@@ -166,6 +169,7 @@ impl SoftVcpu {
             mode64: false,
             code_mode: Mode::Bits16,
             code_place: (0, 0),
+            rights: [Rights::Supervisor, Rights::User],
             operand_rights: Rights::Supervisor,
             system_rights: Rights::Supervisor,
             check_alignment: false,

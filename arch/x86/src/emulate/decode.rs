@@ -68,7 +68,9 @@ pub struct Decoded<C> {
     /// What to execute.
     pub op: Op<C>,
     /// Whether the next instruction may not be the one behind it, or may run in other
-    /// circumstances: branches, repeated strings, and all system instructions.
+    /// circumstances: branches, repeated strings, and most system instructions. Of the others, some change
+    /// what comes between two instructions (RFLAGS.TF and IF, the interrupt shadow): the engine sees that in
+    /// its registers.
     pub ends_block: bool,
 }
 
@@ -136,7 +138,28 @@ pub fn lower<C: Cpu>(i: &Instruction, mode: Mode) -> Option<Decoded<C>> {
         return Some(Decoded { op: Op { exec, insn }, ends_block });
     }
     let exec = system::lower(i, mode, &mut insn)?;
-    Some(Decoded { op: Op { exec, insn }, ends_block: true })
+    Some(Decoded { op: Op { exec, insn }, ends_block: !is_frequent(i.code()) })
+}
+
+/// System instructions that a kernel executes all the time, and that change nothing but registers.
+const fn is_frequent(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Cli
+            | Code::Sti
+            | Code::Pushfq
+            | Code::Popfq
+            | Code::Clac
+            | Code::Stac
+            | Code::Swapgs
+            | Code::Rdtsc
+            | Code::Rdtscp
+            | Code::Mov_r64_cr
+            | Code::Rdfsbase_r64
+            | Code::Rdgsbase_r64
+            | Code::Wrfsbase_r64
+            | Code::Wrgsbase_r64
+    )
 }
 
 /// An instruction that raises what `exec` raises. Its length is that of the bytes that say so: the

@@ -7,8 +7,16 @@
 pub(crate) mod condition {
     pub const ABOVE: u8 = 0x7;
     pub const BELOW: u8 = 0x2;
+    pub const NOT_BELOW: u8 = 0x3;
     pub const EQUAL: u8 = 0x4;
     pub const NOT_EQUAL: u8 = 0x5;
+    pub const BELOW_OR_EQUAL: u8 = 0x6;
+}
+
+/// Operations of which the opcode's group has the number in ModRM.
+pub(crate) mod group {
+    pub const OR: u8 = 1;
+    pub const AND: u8 = 4;
 }
 
 /// A place in memory: `base + index * 2^scale + displacement`.
@@ -199,6 +207,11 @@ impl Assembler {
         self.field(false, &[0x8a], reg, offset);
     }
 
+    /// `movzx` of a byte field.
+    pub fn load_zero_extended_byte(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x0f, 0xb6], reg, offset);
+    }
+
     /// `mov dword gs:[offset], value`.
     pub fn store_value(&mut self, offset: u32, value: u32) {
         self.field(false, &[0xc7], 0, offset);
@@ -214,12 +227,6 @@ impl Assembler {
     pub fn count(&mut self, offset: u32, value: u8) {
         self.field(true, &[0x83], 0, offset);
         self.bytes.push(value);
-    }
-
-    /// `cmp dword gs:[offset], 0`.
-    pub fn test_field(&mut self, offset: u32) {
-        self.field(false, &[0x83], 7, offset);
-        self.bytes.push(0);
     }
 
     /// `cmp dword [reg], 0`. Not for RSP and RBP, and what is encoded like them.
@@ -241,10 +248,78 @@ impl Assembler {
         self.raw(&bits.to_le_bytes());
     }
 
-    /// `or dword gs:[offset], bits`.
-    pub fn set_bits(&mut self, offset: u32, bits: u32) {
-        self.field(false, &[0x81], 1, offset);
-        self.raw(&bits.to_le_bytes());
+    /// An operation of [`group`] on a field of 32 bits and a value.
+    pub fn change_field(&mut self, operation: u8, offset: u32, value: u32) {
+        self.field(false, &[0x81], operation, offset);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// An operation of [`group`] on a register's low half and a value.
+    pub fn change(&mut self, operation: u8, reg: u8, value: u32) {
+        self.registers(Opcode { bytes: &[0x81], ..Opcode::default() }, operation, reg);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `test reg, value`, of 32 bits.
+    pub fn test_register(&mut self, reg: u8, value: u32) {
+        self.registers(Opcode { bytes: &[0xf7], ..Opcode::default() }, 0, reg);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `shl reg, count`, of 32 bits.
+    pub fn shift_left(&mut self, reg: u8, count: u8) {
+        self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 4, reg);
+        self.bytes.push(count);
+    }
+
+    /// `shr reg, count`, of 32 bits.
+    pub fn shift_right(&mut self, reg: u8, count: u8) {
+        self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 5, reg);
+        self.bytes.push(count);
+    }
+
+    /// `or to, from`, of 32 bits.
+    pub fn or(&mut self, to: u8, from: u8) {
+        self.registers(Opcode { bytes: &[0x09], ..Opcode::default() }, from, to);
+    }
+
+    /// `or reg, gs:[offset]`, of 32 bits.
+    pub fn or_field_32(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x0b], reg, offset);
+    }
+
+    /// `xor gs:[offset], reg`, of 32 bits.
+    pub fn xor_to_field_32(&mut self, offset: u32, reg: u8) {
+        self.field(false, &[0x31], reg, offset);
+    }
+
+    /// `mov` of a register to a field of 32 bits.
+    pub fn store_32(&mut self, offset: u32, reg: u8) {
+        self.field(false, &[0x89], reg, offset);
+    }
+
+    /// `mov` of a register to a field of 16 bits.
+    pub fn store_16(&mut self, offset: u32, reg: u8) {
+        self.bytes.push(0x66);
+        self.field(false, &[0x89], reg, offset);
+    }
+
+    /// `mov` of a value to a field of 16 bits.
+    pub fn store_16_value(&mut self, offset: u32, value: u16) {
+        self.bytes.push(0x66);
+        self.field(false, &[0xc7], 0, offset);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `mov` of a register's low byte to a field. Not for RSP to RDI.
+    pub fn store_low_byte(&mut self, offset: u32, reg: u8) {
+        self.field(false, &[0x88], reg, offset);
+    }
+
+    /// `mov` of a value to a byte field.
+    pub fn store_byte_value(&mut self, offset: u32, value: u8) {
+        self.field(false, &[0xc6], 0, offset);
+        self.bytes.push(value);
     }
 
     /// `call gs:[offset]`.

@@ -173,12 +173,6 @@ fn fields_are_relative_to_gs() {
             assert_eq!((i.code(), i.immediate(1)), (Code::Add_rm64_imm8, value.into()));
             assert_field(&i, offset);
         }
-        let i = one(|code| code.set_bits(offset, 0x8000_0020));
-        assert_eq!((i.code(), i.immediate32()), (Code::Or_rm32_imm32, 0x8000_0020));
-        assert_field(&i, offset);
-        let i = one(|code| code.test_field(offset));
-        assert_eq!((i.code(), i.immediate(1)), (Code::Cmp_rm32_imm8, 0));
-        assert_field(&i, offset);
         let i = one(|code| code.call_field(offset));
         assert_eq!(i.code(), Code::Call_rm64);
         assert_field(&i, offset);

@@ -20,8 +20,8 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
         })
         .collect();
     let used = jit.memory.used();
-    let place = Place { page: 0, mode: Mode::Bits64, rip: RIP };
-    let code = jit.translate(place, 0, &bytes, &ops, |_| None);
+    let place = Place { page: 0, mode: Mode::Bits64, cpl: 0, rip: RIP };
+    let code = jit.translate(place, 0, &bytes, &ops, Features::default(), |_| None);
     assert_ne!(code, 0, "{instruction:02x?}");
     jit.memory.used() - used
 }

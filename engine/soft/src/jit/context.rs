@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use arch_x86::emulate::Status;
-use arch_x86::regs::{SysReg, rflags};
+use arch_x86::regs::{Segment, SysReg, rflags};
 
 use crate::itlb::InstructionTlb;
 use crate::vcpu::{SoftVcpu, Statistics};
@@ -19,13 +19,13 @@ pub(crate) struct Context {
     pub saved: u64,
     /// The vCPU's own address.
     pub this: u64,
-    /// The TLB's entries for operands, with the rights of now.
-    pub table: u64,
+    /// The TLB's first table.
+    pub tlb: u64,
+    /// The TLB's entries for operands, at levels 0 to 2 and at 3.
+    pub tables: [u64; 2],
     /// The jump cache's entries.
     pub jumps: u64,
-    /// The VMM's request word.
-    pub request: u64,
-    /// The word that says that an invalidation waits.
+    /// The address of the word that says that translated code is to be left.
     pub waiting: u64,
     /// [`super::enter`]'s functions that execute one instruction.
     pub step: u64,
@@ -44,6 +44,8 @@ pub(crate) struct Context {
     pub host_gs: u64,
     /// How many blocks may be executed until a mode has something to do: see [`crate::modes`].
     pub blocks_left: u64,
+    /// A word that is never 0, to poll instead.
+    pub always: u64,
 }
 
 impl Context {
@@ -68,26 +70,33 @@ macro_rules! offsets {
 
 offsets! {
     GPRS = gprs;
-    RIP = rip;
     ATTENTION = attention;
+    RIP = rip;
     FLAGS = jit.flags;
     SAVED = jit.saved;
     THIS = jit.this;
-    TABLE = jit.table;
     JUMPS = jit.jumps;
-    REQUEST = jit.request;
     WAITING = jit.waiting;
     STEP = jit.step;
     STEP_LAST = jit.step_last;
     BLOCK = jit.block;
     HOST_GS = jit.host_gs;
     BLOCKS_LEFT = jit.blocks_left;
+    ALWAYS = jit.always;
     ENDING = jit.ending;
     STOPPED_AT = jit.stopped_at;
     VECTORS = jit.vectors;
     HOST_MXCSR = jit.host_mxcsr;
     CR0 = cr0;
     CR4 = cr4;
+    EFER = efer;
+    RFLAGS = flags;
+    CPL = cpl;
+    SHADOW = shadow;
+    OPERAND_RIGHTS = operand_rights;
+    WANTS_INTERRUPT_WINDOW = wants_interrupt_window;
+    TSC_OFFSET = tsc_offset;
+    TLB = jit.tlb;
     FX = fx;
     YMM_HIGH = ymm_high;
 }
@@ -95,17 +104,41 @@ offsets! {
 /// The count of executed instructions.
 pub(crate) const INSTRUCTIONS: u32 =
     offset_of!(SoftVcpu, statistics) as u32 + offset_of!(Statistics, instructions) as u32;
-/// The two keys of the instruction TLB.
+/// The keys of the instruction TLB: by privilege level, and by half of the address space.
 pub(crate) const KEYS: u32 =
     offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, keys) as u32;
+/// The privilege level, as the instruction TLB has it.
+pub(crate) const ITLB_CPL: u32 =
+    offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, cpl) as u32;
+
+/// The key of code at a privilege level, in the half of the address space that `rip` is in.
+pub(crate) const fn key(cpl: u8, rip: u64) -> u32 {
+    KEYS + cpl as u32 * 8 + (rip >> 63) as u32 * 4
+}
+
+/// The address of the TLB's entries for operands at a privilege level.
+pub(crate) const fn table(cpl: u8) -> u32 {
+    let tables = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, tables) as u32;
+    tables + if cpl == 3 { 8 } else { 0 }
+}
 
 /// The field of a general-purpose register.
 pub(crate) const fn gpr(n: u8) -> u32 {
     GPRS + n as u32 * 8
 }
 
+/// The field of a register of the system.
+pub(crate) const fn sysreg(register: SysReg) -> u32 {
+    offset_of!(SoftVcpu, sysregs) as u32 + register as u32 * 8
+}
+
+/// With whose rights operands are accessed at a privilege level.
+pub(crate) const fn rights(cpl: u8) -> u32 {
+    offset_of!(SoftVcpu, rights) as u32 + if cpl == 3 { 1 } else { 0 }
+}
+
 /// The field of XCR0.
-pub(crate) const XCR0: u32 = offset_of!(SoftVcpu, sysregs) as u32 + SysReg::Xcr0 as u32 * 8;
+pub(crate) const XCR0: u32 = sysreg(SysReg::Xcr0);
 /// The field of MXCSR. See: AMD APM vol. 2, 11.4.4.
 pub(crate) const MXCSR: u32 = FX + 24;
 
@@ -119,9 +152,26 @@ pub(crate) const fn ymm_high(n: u8) -> u32 {
     YMM_HIGH + n as u32 * 16
 }
 
+const fn segment(n: u8) -> u32 {
+    offset_of!(SoftVcpu, segments) as u32 + n as u32 * size_of::<Segment>() as u32
+}
+
 /// The field of a segment's base.
 pub(crate) const fn segment_base(n: u8) -> u32 {
-    let segments = offset_of!(SoftVcpu, segments) as u32;
-    let base = offset_of!(arch_x86::regs::Segment, base) as u32;
-    segments + n as u32 * size_of::<arch_x86::regs::Segment>() as u32 + base
+    segment(n) + offset_of!(Segment, base) as u32
+}
+
+/// The field of a segment's limit.
+pub(crate) const fn segment_limit(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, limit) as u32
+}
+
+/// The field of a segment's selector.
+pub(crate) const fn segment_selector(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, selector) as u32
+}
+
+/// The field of a segment's access rights.
+pub(crate) const fn segment_attr(n: u8) -> u32 {
+    segment(n) + offset_of!(Segment, attr) as u32
 }

@@ -1,11 +1,10 @@
 //! From Rust into translated code and back: [`SoftVcpu::execute_translated`], and the functions that
 //! translated code calls.
 
-use std::sync::atomic::AtomicU32;
-
 use arch_x86::emulate::{Op, Stop};
 
 use crate::blocks::Blocks;
+use crate::tlb::Rights;
 use crate::vcpu::SoftVcpu;
 
 /// How a step ended: what [`super::context::Context::ending`] says.
@@ -18,15 +17,17 @@ pub(super) mod ending {
     pub const INTERCEPT: u32 = 3;
     /// What the instruction needs can't be had: the interpreter executes the block from there on.
     pub const REFUSED: u32 = 4;
+    /// The block is at its end, and the run loop has something to look at.
+    pub const DONE: u32 = 5;
 }
 
 impl SoftVcpu {
     /// What translated code has to know that may be elsewhere at each entry.
-    pub(crate) fn prepare_translated(&mut self, blocks: &Blocks, request: &AtomicU32) {
+    pub(crate) fn prepare_translated(&mut self, blocks: &Blocks) {
         self.jit.this = core::ptr::from_mut(self).expose_provenance() as u64;
-        self.jit.table = self.tlb.table(self.operand_rights);
+        self.jit.tlb = self.tlb.table(Rights::User);
+        self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
         self.jit.jumps = blocks.jumps_address();
-        self.jit.request = request.as_ptr().expose_provenance() as u64;
         self.jit.waiting = self.sync.waiting_address();
         self.jit.step = step as *const () as u64;
         self.jit.step_last = step_last as *const () as u64;
@@ -52,6 +53,9 @@ impl SoftVcpu {
     /// An instruction did not complete, or the block is to be left behind it, or to the interpreter: sets RIP.
     #[cold]
     fn stopped_in_translated(&mut self, blocks: &Blocks) -> Result<(), Stop> {
+        if self.jit.ending == ending::DONE {
+            return Ok(());
+        }
         let (start, ops) = blocks.block(self.jit.block);
         let distance = self.jit.stopped_at - ops.as_ptr().expose_provenance() as u64;
         let n = distance as usize / size_of::<Op<Self>>();
@@ -74,16 +78,25 @@ impl SoftVcpu {
     /// Executes one instruction for translated code. Gives whether that goes on.
     fn step_for_translated(&mut self, op: &Op<Self>, last: bool) -> u32 {
         self.status = self.jit.status();
+        // STI before it, if it is on: it is over then.
+        let shadow = std::mem::take(&mut self.shadow);
         let executed = (op.exec)(self, &op.insn);
         self.jit.set_status(self.status);
         self.jit.ending = match executed {
-            Ok(()) if last || !self.leave_block => {
+            Ok(()) if last => {
                 self.leave_block = false;
-                return 0;
+                if self.attention == 0 {
+                    return 0;
+                }
+                ending::DONE
             }
+            Ok(()) if !self.leave_block && self.attention == 0 => return 0,
             Ok(()) => ending::LEFT,
             Err(Stop::Fault) => ending::FAULT,
-            Err(Stop::Intercept) => ending::INTERCEPT,
+            Err(Stop::Intercept) => {
+                self.shadow = shadow;
+                ending::INTERCEPT
+            }
         };
         self.jit.stopped_at = core::ptr::from_ref(op).expose_provenance() as u64;
         1

@@ -35,6 +35,7 @@ mod vector_test;
 use std::io;
 
 use arch_x86::emulate::Op;
+use arch_x86::engine::Features;
 
 use crate::blocks::Place;
 use crate::vcpu::SoftVcpu;
@@ -54,8 +55,8 @@ pub(crate) struct Jit {
     links: Links,
     /// How many bytes the stubs are.
     kept: usize,
-    /// Blocks count themselves, and come back: see [`crate::modes`].
-    counts_blocks: bool,
+    /// Each block counts itself and may come back: see [`crate::modes`].
+    polls: bool,
 }
 
 impl Jit {
@@ -71,12 +72,12 @@ impl Jit {
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code);
         let kept = memory.used();
-        Ok(Self { memory, stubs, links: Links::default(), kept, counts_blocks: false })
+        Ok(Self { memory, stubs, links: Links::default(), kept, polls: false })
     }
 
-    /// The same whose blocks count themselves, if `on`.
-    pub fn returning(self, on: bool) -> Self {
-        Self { counts_blocks: on, ..self }
+    /// The same, in which each block counts itself and may come back, if `on`.
+    pub fn polling(self, on: bool) -> Self {
+        Self { polls: on, ..self }
     }
 
     /// Whether there may be no room for another block.
@@ -103,10 +104,11 @@ impl Jit {
         block: u32,
         bytes: &[u8],
         ops: &[Op<SoftVcpu>],
+        features: Features,
         find: impl Fn(&Place) -> Option<u64>,
     ) -> u64 {
-        let counts_blocks = self.counts_blocks;
-        let source = Source { bytes, rip: place.rip, ops, block, counts_blocks };
+        let (rip, cpl, polls) = (place.rip, place.cpl, self.polls);
+        let source = Source { bytes, rip, cpl, features, ops, block, polls };
         let translation = translate::translate(&source, &self.stubs, self.memory.next());
         let Some(translation) = translation else { return 0 };
         let Some(code) = self.memory.add(&translation.code) else { return 0 };

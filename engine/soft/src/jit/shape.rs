@@ -198,14 +198,27 @@ const fn shape(reg: Role, rm: Role, byte: bool) -> Shape {
 impl Shape {
     /// The shape of an instruction, if it is one that is translated so.
     pub fn of(encoding: &Encoding<'_>) -> Option<Self> {
-        if encoding.repeat.is_some() || encoding.vex.is_some() {
+        if encoding.vex.is_some() {
             return None;
+        }
+        if encoding.repeat.is_some() {
+            return Self::of_counts(encoding);
         }
         match encoding.map {
             Map::One => Self::of_one_byte(encoding),
             Map::Two => Self::of_two_bytes(encoding),
             Map::Three38 | Map::Three3a => None,
         }
+    }
+
+    /// POPCNT, TZCNT and LZCNT. Where the host has not all of them they may mean something else.
+    fn of_counts(encoding: &Encoding<'_>) -> Option<Self> {
+        let is_one = encoding.map == Map::Two && matches!(encoding.opcode, 0xb8 | 0xbc | 0xbd);
+        let host_has = is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("lzcnt");
+        let alone = !encoding.lock && encoding.repeat == Some(0xf3);
+        (is_one && host_has && alone).then_some(shape(Role::Write, Role::Read, false))
     }
 
     fn of_one_byte(encoding: &Encoding<'_>) -> Option<Self> {

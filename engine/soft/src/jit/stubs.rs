@@ -13,6 +13,7 @@ use crate::blocks::jump;
 
 const T0: u8 = 10;
 const T1: u8 = 11;
+const T2: u8 = 15;
 const RDI: u8 = 7;
 const RSI: u8 = 6;
 /// The guest's registers that are in registers, and where: RSP is in R9.
@@ -135,40 +136,38 @@ fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
 fn dispatch(code: &mut Assembler, leave: u64) {
     let at = |displacement| Address { base: Some(T1), index: None, displacement };
     let mut out = Vec::new();
-    code.test_field(context::ATTENTION);
+    code.load(T1, context::WAITING);
+    code.test_word(T1);
     out.push(code.jump_if(condition::NOT_EQUAL));
-    for word in [context::REQUEST, context::WAITING] {
-        code.load(T1, word);
-        code.test_word(T1);
-        out.push(code.jump_if(condition::NOT_EQUAL));
-    }
-    code.copy(T1, T0);
-    // shr r11, 12; xor r11d, r10d; and r11d, mask; lea r11, [r11 + r11 * 4]; shl r11, 3.
-    code.raw(&[0x49, 0xc1, 0xeb, 0x0c, 0x45, 0x31, 0xd3, 0x41, 0x81, 0xe3]);
-    code.raw(&jump::MASK.to_le_bytes());
-    code.lea(true, T1, Address { base: Some(T1), index: Some((T1, 2)), displacement: 0 });
-    code.raw(&[0x49, 0xc1, 0xe3, 0x03]);
-    code.add_field(T1, context::JUMPS);
+    find_jump(code);
     let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
     code.memory(compare, T0, at(jump::RIP));
     out.push(code.jump_if(condition::NOT_EQUAL));
-    // The key of the upper or the lower half: shr r10, 63; mov r10, gs:[keys + r10 * 8].
+    // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte gs:[cpl];
+    // lea r10, [r10 + r15 * 2]; mov r10d, gs:[keys + r10 * 4].
     code.raw(&[0x49, 0xc1, 0xea, 0x3f]);
-    let keys = Opcode { prefixes: &[0x65], wide: true, rex: false, bytes: &[0x8b] };
-    let key = Address { base: None, index: Some((T0, 3)), displacement: context::KEYS as i32 };
+    code.load_zero_extended_byte(T2, context::ITLB_CPL);
+    code.lea(true, T0, Address { base: Some(T0), index: Some((T2, 1)), displacement: 0 });
+    let keys = Opcode { prefixes: &[0x65], wide: false, rex: false, bytes: &[0x8b] };
+    let key = Address { base: None, index: Some((T0, 2)), displacement: context::KEYS as i32 };
     code.memory(keys, T0, key);
-    code.memory(compare, T0, at(jump::KEY));
+    code.memory(Opcode { wide: false, ..compare }, T0, at(jump::KEY));
     out.push(code.jump_if(condition::NOT_EQUAL));
-    code.memory(Opcode { wide: true, bytes: &[0x8b], ..Opcode::default() }, T0, at(jump::CODE));
-    // test r10, r10.
-    code.raw(&[0x4d, 0x85, 0xd2]);
-    out.push(code.jump_if(condition::EQUAL));
-    // jmp r10.
-    code.raw(&[0x41, 0xff, 0xe2]);
+    // jmp [r11 + code].
+    code.memory(Opcode { bytes: &[0xff], ..Opcode::default() }, 4, at(jump::CODE));
     for jump in out {
         code.bind(jump);
     }
     code.jump(leave);
+}
+
+/// The entry of the jump cache for the address in R10 into R11. EFLAGS change.
+pub(super) fn find_jump(code: &mut Assembler) {
+    // mov r11d, r10d; shr r11d, 12; xor r11d, r10d; and r11d, mask; shl r11d, size.
+    code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, 0x0c, 0x45, 0x31, 0xd3, 0x41, 0x81, 0xe3]);
+    code.raw(&jump::MASK.to_le_bytes());
+    code.raw(&[0x41, 0xc1, 0xe3, jump::SIZE_SHIFT]);
+    code.add_field(T1, context::JUMPS);
 }
 
 fn step(code: &mut Assembler, function: u32, leave: &Leave, vectors: &VectorStubs) -> u64 {

@@ -16,20 +16,24 @@
 //! access may fault.
 
 mod branches;
+mod checked;
 mod integer;
 mod memory;
+mod system;
 mod vectors;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
-use arch_x86::emulate::Op;
+use arch_x86::emulate::{Feature, Op};
+use arch_x86::engine::Features;
 
-use super::assembler::{Assembler, Jump, Opcode, condition};
+use super::assembler::{Address, Assembler, Jump, Opcode, condition, group};
 use super::context;
 use super::shape::Encoding;
 use super::stubs::Stubs;
 use super::vector::Vector;
 use super::vector_registers::level;
+use crate::blocks::jump;
 use crate::vcpu::{SoftVcpu, attention};
 
 /// Temporary registers.
@@ -90,8 +94,8 @@ struct Step<'a> {
 /// An access that misses the TLB: the instruction is executed by the interpreter, out of the way.
 struct Slow {
     jump: Jump,
-    /// Also if the operand is not aligned.
-    misaligned: Option<Jump>,
+    /// Others that lead here.
+    more: Vec<Jump>,
     op: u64,
     /// Where translated code goes on.
     back: u64,
@@ -99,6 +103,8 @@ struct Slow {
     flags: bool,
     /// What of the vector registers it expects to be loaded.
     vectors: u8,
+    /// The instruction before it holds interrupts.
+    shadowed: bool,
     /// The instruction ends the block: the dispatcher goes on, from behind the block.
     end: Option<u64>,
 }
@@ -109,12 +115,16 @@ pub(super) struct Source<'a> {
     pub bytes: &'a [u8],
     /// Where they are.
     pub rip: u64,
+    /// The privilege level at which they are executed.
+    pub cpl: u8,
+    /// What the guest is offered.
+    pub features: Features,
     /// The interpreter's forms of the instructions.
     pub ops: &'a [Op<SoftVcpu>],
     /// The block's number.
     pub block: u32,
-    /// Blocks are counted, and come back: see [`crate::modes`].
-    pub counts_blocks: bool,
+    /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
+    pub polls: bool,
 }
 
 /// The arithmetic flags, as iced-x86 numbers them.
@@ -151,14 +161,18 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         flags: Flags::Field,
         vectors: level::NONE,
         slow: Vec::new(),
+        block: source.block,
         rip: source.rip,
+        cpl: source.cpl,
         loads: Vec::new(),
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
+        shadowed: false,
+        shadow_next: false,
+        polls: source.polls,
     };
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
-    translator.code.store_value(context::BLOCK, source.block);
-    if source.counts_blocks {
+    if source.polls {
         translator.count_block();
     }
     translator.expect_vectors_at_entry(&steps);
@@ -186,7 +200,8 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         let constants = decoder.get_constant_offsets(&instruction);
         let by_count = reads_count(&instruction);
         let changed = instruction.rflags_modified() & ARITHMETIC;
-        let encoding = match instruction.is_invalid() {
+        let encoding = match instruction.is_invalid() || !is_offered(&instruction, source.features)
+        {
             true => None,
             false => Encoding::of(bytes, &constants),
         };
@@ -203,6 +218,18 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
     }
     vectors::look_ahead(&mut steps);
     Some(steps)
+}
+
+/// Whether an integer instruction that the interpreter asks CPUID about is what it seems to be.
+fn is_offered(i: &Instruction, features: Features) -> bool {
+    match i.mnemonic() {
+        Mnemonic::Popcnt => features.has(Feature::Popcnt),
+        Mnemonic::Tzcnt => features.has(Feature::Bmi1),
+        Mnemonic::Lzcnt => features.has(Feature::Lzcnt),
+        Mnemonic::Cmpxchg16b => features.has(Feature::Cmpxchg16b),
+        Mnemonic::Clac | Mnemonic::Stac => features.has(Feature::Smap),
+        _ => true,
+    }
 }
 
 /// A shift whose count may be 0.
@@ -223,10 +250,19 @@ struct Translator<'a> {
     vectors: u8,
     slow: Vec<Slow>,
     loads: Vec<vectors::Load>,
+    /// The block's number.
+    block: u32,
+    /// The privilege level.
+    cpl: u8,
     /// RIP at the block's start, and behind it.
     rip: u64,
     end: u64,
     exits: Vec<Exit>,
+    /// The instruction that is translated is the one behind an STI; or the next one is.
+    shadowed: bool,
+    shadow_next: bool,
+    /// Each way out of the block looks whether it is to be left.
+    polls: bool,
 }
 
 impl Translator<'_> {
@@ -234,12 +270,20 @@ impl Translator<'_> {
     fn count_block(&mut self) {
         self.code.count(context::BLOCKS_LEFT, 0xff); // -1
         let more = self.code.jump_if(condition::NOT_EQUAL);
-        self.code.set_bits(context::ATTENTION, attention::MODE);
+        self.code.change_field(group::OR, context::ATTENTION, attention::MODE);
+        self.code.load(T0, context::ALWAYS);
+        self.code.store(context::WAITING, T0);
         self.code.bind(more);
     }
 
     /// An instruction that the block goes on behind.
     fn step(&mut self, step: &Step<'_>) {
+        self.shadowed = core::mem::take(&mut self.shadow_next);
+        if let Some(encoding) = &step.encoding
+            && (self.system(step, encoding) || self.checked(step, encoding))
+        {
+            return;
+        }
         if !self.native(step) {
             self.interpret(step, self.stubs.step);
             self.flags = Flags::Field;
@@ -248,10 +292,13 @@ impl Translator<'_> {
 
     /// The last instruction.
     fn last(&mut self, step: &Step<'_>) {
-        if self.branch(step) {
+        self.shadowed = core::mem::take(&mut self.shadow_next);
+        if self.branch(step) || self.system_branch(step) {
             return;
         }
-        if self.native(step) {
+        let is_native = self.native(step)
+            || step.encoding.as_ref().is_some_and(|encoding| self.checked(step, encoding));
+        if is_native {
             self.store_flags();
             self.leave_to(self.end);
             return;
@@ -265,37 +312,67 @@ impl Translator<'_> {
     /// Has the interpreter execute the instruction.
     fn interpret(&mut self, step: &Step<'_>, stub: u64) {
         self.store_flags();
-        self.code.set(T0, step.op);
-        self.code.call(stub);
+        if self.shadowed {
+            self.code.store_byte_value(context::SHADOW, 1);
+        }
+        self.call_with(step.op, stub);
         self.vectors = level::NONE;
+    }
+
+    /// Calls a stub that executes the instruction `op`, or may have the interpreter go on there.
+    fn call_with(&mut self, op: u64, stub: u64) {
+        self.code.store_value(context::BLOCK, self.block);
+        self.code.set(T0, op);
+        self.code.call(stub);
     }
 
     /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.
     fn leave_to(&mut self, target: u64) {
-        if (target ^ self.rip) >> 12 != 0 {
+        // Each loop has a way back.
+        let waiting = (target <= self.rip || self.polls).then(|| self.expect_no_request());
+        let mut out = Vec::new();
+        if (target ^ self.rip) >> 12 == 0 {
+            // To what follows, until the block is known.
+            self.code.jump(self.code.here() + 5);
+            let otherwise = self.code.here();
+            self.exits.push(Exit { target, at: otherwise - 4, otherwise });
+        } else {
             self.code.set(T0, target);
-            self.code.jump(self.stubs.dispatch);
-            return;
+            self.code.load(T1, context::JUMPS);
+            out = self.jump_to_cached(jump::distance(target), context::key(self.cpl, target));
         }
-        self.code.test_field(context::ATTENTION);
-        let mut out = vec![self.code.jump_if(condition::NOT_EQUAL)];
-        if target <= self.rip {
-            // Each loop has a way back.
-            for word in [context::REQUEST, context::WAITING] {
-                self.code.load(T0, word);
-                self.code.test_word(T0);
-                out.push(self.code.jump_if(condition::NOT_EQUAL));
-            }
-        }
-        // To what follows, until the block is known.
-        self.code.jump(self.code.here() + 5);
-        let otherwise = self.code.here();
-        self.exits.push(Exit { target, at: otherwise - 4, otherwise });
-        for jump in out {
+        for jump in waiting.into_iter().chain(out) {
             self.code.bind(jump);
         }
         self.code.set(T0, target);
         self.code.jump(self.stubs.dispatch);
+    }
+
+    /// Whether translated code is to be left. T1 and EFLAGS change.
+    fn expect_no_request(&mut self) -> Jump {
+        self.code.load(T1, context::WAITING);
+        self.code.test_word(T1);
+        self.code.jump_if(condition::NOT_EQUAL)
+    }
+
+    /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under the
+    /// key in a field. T2 and EFLAGS change. Gives the ways on if it has not.
+    fn jump_to_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+        let out = self.expect_cached(distance, key);
+        let code = Address { base: Some(T1), index: None, displacement: distance + jump::CODE };
+        // jmp [r11 + code].
+        self.code.memory(Opcode { bytes: &[0xff], ..Opcode::default() }, 4, code);
+        out
+    }
+
+    fn expect_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+        let at = |part| Address { base: Some(T1), index: None, displacement: distance + part };
+        let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+        self.code.memory(compare, T0, at(jump::RIP));
+        let other = self.code.jump_if(condition::NOT_EQUAL);
+        self.code.load_32(T2, key);
+        self.code.memory(Opcode { wide: false, ..compare }, T2, at(jump::KEY));
+        vec![other, self.code.jump_if(condition::NOT_EQUAL)]
     }
 
     // Flags.

@@ -1,8 +1,11 @@
 //! Branches at the end of a block: [`Translator::branch`].
 
-use super::super::assembler::{Address, condition};
+use super::super::assembler::Address;
+use super::super::context;
 use super::super::shape::{Encoding, Map};
+use super::super::stubs::find_jump;
 use super::{Home, LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, home};
+use crate::blocks::jump;
 
 impl Translator<'_> {
     /// Translates a branch. Gives false, and has done nothing, if the instruction is none that is translated.
@@ -23,34 +26,18 @@ impl Translator<'_> {
             }
             (Map::One, 0xe8) if target() => {
                 self.flags_are_lost();
-                self.code.set(T2, step.instruction.near_branch_target());
-                self.call(step);
+                self.push_return(step);
+                self.leave_to(step.instruction.near_branch_target());
             }
-            (Map::One, 0xc3) => {
-                self.flags_are_lost();
-                self.code.copy(T0, STACK);
-                let miss = self.look_up(8, false);
-                self.on_miss(miss, step, Some(self.end));
-                self.code.memory(LOAD, T2, Self::operand());
-                self.expect_canonical(step);
-                self.code.lea(
-                    true,
-                    STACK,
-                    Address { base: Some(STACK), index: None, displacement: 8 },
-                );
-                self.code.copy(T0, T2);
-                self.code.jump(self.stubs.dispatch);
-            }
+            (Map::One, 0xc3) => self.ret(step),
             (Map::One, 0xff) if group == 2 || group == 4 => {
                 self.flags_are_lost();
                 self.indirect_target(step, encoding);
-                self.expect_canonical(step);
+                self.find_target(step);
                 if group == 2 {
-                    self.call(step);
-                } else {
-                    self.code.copy(T0, T2);
-                    self.code.jump(self.stubs.dispatch);
+                    self.push_return(step);
                 }
+                self.jump_to_target();
             }
             _ => return false,
         }
@@ -67,33 +54,55 @@ impl Translator<'_> {
         self.leave_to(target);
     }
 
-    /// The target of an indirect branch into T2.
+    fn ret(&mut self, step: &Step<'_>) {
+        self.flags_are_lost();
+        self.code.copy(T0, STACK);
+        let miss = self.look_up(8, false);
+        self.on_miss(miss, step, Some(self.end));
+        self.code.memory(LOAD, T0, Self::operand());
+        self.find_target(step);
+        self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
+        self.jump_to_target();
+    }
+
+    /// The target of an indirect branch into T0.
     fn indirect_target(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         match encoding.rm() {
             Some(rm) => match home(rm) {
-                Home::Host(host) => self.code.copy(T2, host),
-                Home::Field(field) => self.code.load(T2, field),
+                Home::Host(host) => self.code.copy(T0, host),
+                Home::Field(field) => self.code.load(T0, field),
             },
             None => {
                 self.linear_address(step, encoding);
                 let miss = self.look_up(8, false);
                 self.on_miss(miss, step, Some(self.end));
-                self.code.memory(LOAD, T2, Self::operand());
+                self.code.memory(LOAD, T0, Self::operand());
             }
         }
     }
 
-    /// Leaves a branch to an address in T2 that is not canonical to the interpreter, which faults.
-    fn expect_canonical(&mut self, step: &Step<'_>) {
-        self.code.copy(T0, T2);
-        // shl r10, 16; sar r10, 16; cmp r10, r15.
-        self.code.raw(&[0x49, 0xc1, 0xe2, 0x10, 0x49, 0xc1, 0xfa, 0x10, 0x4d, 0x39, 0xfa]);
-        let odd = self.code.jump_if(condition::NOT_EQUAL);
-        self.on_miss(odd, step, Some(self.end));
+    /// Finds the code at the address in T0, which the jump cache has to know: else, as when it is not canonical,
+    /// the interpreter executes the branch. Its address is in T2 then.
+    fn find_target(&mut self, step: &Step<'_>) {
+        let request = self.expect_no_request();
+        find_jump(&mut self.code);
+        let mut out = self.expect_cached(0, context::key(self.cpl, self.rip));
+        self.on_miss(request, step, Some(self.end));
+        if let Some(slow) = self.slow.last_mut() {
+            slow.more.append(&mut out);
+        }
+        let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
+        self.code.memory(LOAD, T2, code);
     }
 
-    /// Pushes the address behind the block, and goes on at T2.
-    fn call(&mut self, step: &Step<'_>) {
+    /// Goes on at what [`find_target`](Self::find_target) has found.
+    fn jump_to_target(&mut self) {
+        // jmp r15.
+        self.code.raw(&[0x41, 0xff, 0xe7]);
+    }
+
+    /// Pushes the address behind the block. T2 stays.
+    fn push_return(&mut self, step: &Step<'_>) {
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
         let miss = self.look_up(8, true);
@@ -102,8 +111,6 @@ impl Translator<'_> {
         self.code.set(T0, self.end);
         self.code.memory(SAVE, T0, Address { base: Some(T1), index: None, displacement: 0 });
         self.code.lea(true, STACK, below);
-        self.code.copy(T0, T2);
-        self.code.jump(self.stubs.dispatch);
     }
 }
 

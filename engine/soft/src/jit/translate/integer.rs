@@ -21,7 +21,11 @@ impl Translator<'_> {
         }
         if matches!(
             step.instruction.mnemonic(),
-            Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Prefetcht0 | Mnemonic::Prefetchnta
+            Mnemonic::Nop
+                | Mnemonic::Endbr64
+                | Mnemonic::Prefetcht0
+                | Mnemonic::Prefetchnta
+                | Mnemonic::Prefetchw
         ) && !encoding.lock
         {
             return true;
@@ -40,12 +44,15 @@ impl Translator<'_> {
     }
 
     /// The prefixes that stay.
-    fn prefixes(encoding: &Encoding<'_>) -> &'static [u8] {
-        match (encoding.lock, encoding.operand_size) {
-            (false, false) => &[],
-            (false, true) => &[0x66],
-            (true, false) => &[0xf0],
-            (true, true) => &[0xf0, 0x66],
+    pub(super) fn prefixes(encoding: &Encoding<'_>) -> &'static [u8] {
+        match (encoding.lock, encoding.operand_size, encoding.repeat) {
+            (false, false, None) => &[],
+            (false, true, None) => &[0x66],
+            (true, false, _) => &[0xf0],
+            (true, true, _) => &[0xf0, 0x66],
+            // It is part of the opcode.
+            (false, false, Some(_)) => &[0xf3],
+            (false, true, Some(_)) => &[0x66, 0xf3],
         }
     }
 

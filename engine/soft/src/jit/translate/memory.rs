@@ -64,7 +64,7 @@ impl Translator<'_> {
         self.code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, tlb::INDEX_SHIFT]);
         self.code.raw(&[0x41, 0x81, 0xe3]);
         self.code.raw(&tlb::INDEX_MASK.to_le_bytes());
-        self.code.add_field(T1, context::TABLE);
+        self.code.add_field(T1, context::table(self.cpl));
         // The offset in the page: sub r10, [r11 + tag]; cmp r10, 4096 - size.
         self.code.memory(Opcode { wide: true, bytes: &[0x2b], ..Opcode::default() }, T0, at(tag));
         self.code.raw(&[0x49, 0x81, 0xfa]);
@@ -84,26 +84,35 @@ impl Translator<'_> {
         let back = self.code.here();
         let flags = self.flags != Flags::Field;
         let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
-        let misaligned = None;
-        self.slow.push(Slow { jump, misaligned, op: step.op, back, flags, vectors, end });
+        let more = Vec::new();
+        let shadowed = self.shadowed;
+        self.slow.push(Slow { jump, more, op: step.op, back, flags, vectors, shadowed, end });
+    }
+
+    /// Another jump that leads where the last miss does.
+    pub(super) fn or_on_miss(&mut self, jump: Jump) {
+        if let Some(slow) = self.slow.last_mut() {
+            slow.more.push(jump);
+        }
     }
 
     pub(super) fn slow_ways(&mut self) {
         for slow in core::mem::take(&mut self.slow) {
             self.code.bind(slow.jump);
-            if let Some(misaligned) = slow.misaligned {
-                self.code.bind(misaligned);
+            for jump in slow.more {
+                self.code.bind(jump);
+            }
+            if slow.shadowed {
+                self.code.store_byte_value(context::SHADOW, 1);
             }
             if let Some(end) = slow.end {
                 self.code.set(T0, end);
                 self.code.store(context::RIP, T0);
-                self.code.set(T0, slow.op);
-                self.code.call(self.stubs.step_last);
+                self.call_with(slow.op, self.stubs.step_last);
                 self.code.jump(self.stubs.dispatch_from_rip);
                 continue;
             }
-            self.code.set(T0, slow.op);
-            self.code.call(self.stubs.step);
+            self.call_with(slow.op, self.stubs.step);
             if slow.vectors != level::NONE {
                 self.load_vectors(slow.vectors, slow.op + size_of::<Op<SoftVcpu>>() as u64);
             }

@@ -8,7 +8,7 @@ use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::vector::{General, Vector};
 use super::super::vector_registers::level;
-use super::{Home, Step, T0, T1, T2, Translator, home};
+use super::{Home, Step, T1, T2, Translator, home};
 
 /// The vector registers have to be loaded, out of the way.
 pub(super) struct Load {
@@ -51,8 +51,7 @@ impl Translator<'_> {
 
     /// Loads them; the flags are in their field. T0 and T1 change.
     pub(super) fn load_vectors(&mut self, level: u8, op: u64) {
-        self.code.set(T0, op);
-        self.code.call(self.stubs.vectors.load(level));
+        self.call_with(op, self.stubs.vectors.load(level));
     }
 
     pub(super) fn slow_loads(&mut self) {
@@ -125,7 +124,7 @@ impl Translator<'_> {
         }
         self.on_miss(miss, step, None);
         if let Some(slow) = self.slow.last_mut() {
-            slow.misaligned = misaligned;
+            slow.more.extend(misaligned);
         }
     }
 
