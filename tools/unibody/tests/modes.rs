@@ -25,7 +25,7 @@ const ALL: [(&str, u32); 12] = [
     ("step,irq=7,tlb=3", 2),
 ];
 
-/// How long a guest may take; one that interprets all, one by one, needs a minute.
+/// How long a guest may take; one that drops all translations after each block needs minutes.
 const LIMIT: Duration = Duration::from_secs(600);
 
 const SCRIPT: &str = "\
