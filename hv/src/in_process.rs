@@ -10,6 +10,7 @@ use arch_x86::machine::X86;
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
 use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
+pub use engine_soft::Modes;
 use engine_soft::{Options, SoftEngine};
 use host_user::Process;
 use parking_lot::Mutex;
@@ -33,11 +34,14 @@ pub struct InProcess {
     /// Each translated block is executed by the interpreter, too, and has to do the same: [`Error::Diverged`] if it
     /// does not. With one vCPU only: others could change memory in between, so nothing is checked.
     pub lockstep: bool,
+    /// For tests: how code is executed otherwise than usual.
+    pub modes: Modes,
 }
 
 impl InProcess {
     /// Nothing is translated.
-    pub const INTERPRETER: Self = Self { jit_cache: 0, patience: 0, lockstep: false };
+    pub const INTERPRETER: Self =
+        Self { jit_cache: 0, patience: 0, lockstep: false, modes: Modes::USUAL };
 
     /// Why the interpreter executes all although code was to be translated; `None` if it does not.
     #[must_use]
@@ -54,6 +58,7 @@ impl Default for InProcess {
             jit_cache: options.translated,
             patience: options.patience,
             lockstep: options.lockstep,
+            modes: options.modes,
         }
     }
 }
@@ -72,6 +77,7 @@ impl Hypervisor for InProcess {
             translated: self.jit_cache,
             patience: self.patience,
             lockstep: self.lockstep,
+            modes: self.modes,
             ..Options::default()
         };
         // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,

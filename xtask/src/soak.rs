@@ -4,7 +4,8 @@
 //! - `UNIBODY_CASES`: how many cases a differential test makes, from `UNIBODY_SEED`, which is
 //!   another one each time unless it is set;
 //! - `PROPTEST_CASES`: how many cases a property test makes;
-//! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant.
+//! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant, loads last for
+//!   minutes, and a kernel boots under all modes of the software CPU.
 
 use crate::{Command, process, tree};
 use anyhow::Result;
@@ -42,7 +43,8 @@ fn run(arguments: &[String]) -> Result<()> {
     properties.args(["--package", "guest-protocol"]);
     process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))?;
     let mut programs = process::cargo();
-    programs.args(["test", "--release", "--package", "unibody", "--test", "debian"]);
+    programs.args(["test", "--release", "--package", "unibody"]);
+    programs.args(["--test", "debian", "--test", "soak", "--test", "modes"]);
     programs.args(["--", "--nocapture", "--test-threads", "1"]);
     process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))
 }

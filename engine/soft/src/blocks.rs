@@ -164,6 +164,8 @@ pub struct Blocks {
     jumps: Box<[Jump; JUMPS]>,
     crossings: AddressMap<(u64, Mode), Crossing>,
     jit: Option<Jit>,
+    /// The flags that instructions leave undefined, by their number, where [`crate::modes`] asks for it.
+    undefined: AddressMap<u32, u64>,
     /// How many times a block is interpreted before it is translated, and once more; or [`NEVER`].
     patience: u32,
     /// How many instructions were decoded.
@@ -189,12 +191,15 @@ impl Blocks {
         let jit = match options.translated {
             0 => None,
             // A host that denies executable memory has the interpreter.
-            size => Jit::new(size / sharers, !options.lockstep).ok(),
+            size => Jit::new(size / sharers, !options.lockstep)
+                .ok()
+                .map(|jit| jit.polling(options.modes.every != 0)),
         };
         let patience = if jit.is_some() { options.patience.saturating_add(1) } else { NEVER };
         Self {
             jit,
             patience,
+            undefined: AddressMap::default(),
             ops: Vec::with_capacity(capacity.max(MAX_BLOCK)),
             blocks: Vec::new(),
             map: AddressMap::default(),
@@ -215,6 +220,7 @@ impl Blocks {
     /// Drops everything. Keys and pages that refer to it are for the caller to drop.
     pub fn clear(&mut self) {
         self.ops.clear();
+        self.undefined.clear();
         self.blocks.clear();
         self.map.clear();
         self.crossings.clear();
@@ -265,6 +271,16 @@ impl Blocks {
     /// Where the next block starts.
     pub fn next(&self) -> usize {
         self.ops.len()
+    }
+
+    /// The next instruction leaves `flags` undefined.
+    pub fn note_undefined_flags(&mut self, flags: u64) {
+        self.undefined.insert(self.ops.len() as u32, flags);
+    }
+
+    /// What was noted of the first instruction of a block.
+    pub fn undefined_flags(&self, run: Run) -> u64 {
+        self.undefined.get(&run.first).copied().unwrap_or(0)
     }
 
     /// Adds an instruction to the block that is being made.

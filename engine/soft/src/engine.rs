@@ -10,6 +10,7 @@ use virt::Errno;
 use virt::memory::{Memory, View};
 
 use crate::jit::Jit;
+use crate::modes::Modes;
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
 
@@ -28,6 +29,8 @@ pub struct Options {
     /// Each translated block is executed by the interpreter, too, and has to do the same. Not with more than
     /// one vCPU: another one could change memory in between.
     pub lockstep: bool,
+    /// For tests: how code is executed otherwise than usual.
+    pub modes: Modes,
 }
 
 impl Default for Options {
@@ -38,6 +41,7 @@ impl Default for Options {
             translated: 32 << 20,
             patience: 8,
             lockstep: false,
+            modes: Modes::USUAL,
         }
     }
 }

@@ -9,6 +9,7 @@ use iced_x86::{CpuidFeature, Instruction};
 
 use crate::blocks::{Blocks, Found, MAX_BLOCK, Place};
 use crate::itlb::Fetched;
+use crate::modes::undefined_flags;
 use crate::ram;
 use crate::vcpu::{SoftVcpu, attention};
 use crate::vector;
@@ -101,7 +102,9 @@ impl SoftVcpu {
         let start = (linear % ram::SIZE) as usize;
         let mut at = start;
         let mut lockstep = self.lockstep.block(place.mode);
-        while blocks.next() - first < MAX_BLOCK && at < ram::SIZE as usize {
+        let modes = self.shared.options.modes;
+        let most = if modes.step || modes.poison { 1 } else { MAX_BLOCK };
+        while blocks.next() - first < most && at < ram::SIZE as usize {
             let left = room.saturating_sub((at - start) as u64).min(MAX_LENGTH as u64) as usize;
             if left == 0 {
                 break;
@@ -109,6 +112,9 @@ impl SoftVcpu {
             let rip = place.rip.wrapping_add((at - start) as u64);
             let bytes = self.code_pages.peek(fetched.id, fetched.page, at, left);
             let limited = bytes.len() == left && left < MAX_LENGTH;
+            if modes.poison {
+                blocks.note_undefined_flags(undefined_flags(bytes, place.mode));
+            }
             let Some(decoded) = lower(bytes, rip, place.mode, self.features) else {
                 if at != start {
                     break;

@@ -8,6 +8,7 @@
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
+//! - `modes`: other ways to execute, for tests;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
@@ -20,6 +21,7 @@ mod itlb;
 mod jit;
 mod lockstep;
 mod memory;
+mod modes;
 mod ram;
 mod registers;
 mod run;
@@ -37,6 +39,8 @@ mod debug_test;
 #[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
+mod modes_test;
+#[cfg(test)]
 mod patching_test;
 #[cfg(test)]
 mod run_test;
@@ -53,4 +57,5 @@ mod translate_test;
 
 pub use engine::{Options, SoftEngine};
 pub use lockstep::{Difference, Divergence};
+pub use modes::Modes;
 pub use vcpu::{SoftVcpu, Statistics};

@@ -202,6 +202,9 @@ impl SoftVcpu {
         self.sync.take_kick();
         self.invalidate_if_asked();
         self.drop_written_code(blocks);
+        if self.attention & attention::MODE != 0 {
+            self.attend_modes();
+        }
         if let Some(exception) = debug::trap(self.take_later_trap(), false) {
             // Before anything else at this boundary.
             self.deliver(exception)?;
@@ -215,7 +218,7 @@ impl SoftVcpu {
         }
         Ok(if self.attention & attention::TRACE != 0 {
             Pace::Trace
-        } else if self.attention & attention::SINGLE != 0 {
+        } else if self.attention & attention::SINGLE != 0 || self.shared.options.modes.poison {
             Pace::Single
         } else {
             Pace::Block
@@ -282,6 +285,7 @@ impl SoftVcpu {
             None => self.find_block(blocks)?,
         };
         let Some(op) = blocks.ops(found.run).first() else { return Ok(Stepped::Never) };
+        let undefined = blocks.undefined_flags(found.run);
         let (shadow, resume) = (self.shadow, self.flags & rflags::RF);
         self.shadow = false;
         self.flags &= !rflags::RF;
@@ -301,6 +305,9 @@ impl SoftVcpu {
             }
         } else {
             self.statistics.instructions += 1;
+            if undefined != 0 {
+                self.poison(undefined);
+            }
         }
         executed.map(|()| match kind {
             Stepped::ByNewFlags if self.flags & rflags::TF != 0 => Stepped::Always,

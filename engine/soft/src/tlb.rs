@@ -8,6 +8,8 @@
 //! A change of CR3 drops what is not global, whatever the PCIDs: a TLB may drop more than it is
 //! told to, and refilling is cheap here.
 
+use std::collections::VecDeque;
+
 use crate::ram::{self, Page};
 
 /// Where an entry's parts are, for translated code.
@@ -117,6 +119,10 @@ pub struct Tlb {
     used: [Used; TABLES],
     /// Hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the tables.
     large: [u64; 2],
+    /// The tables and slots of the entries that were made last, if there are not to be more.
+    recent: VecDeque<(usize, usize)>,
+    /// How many are kept; 0: all.
+    kept: usize,
     /// How many entries were made.
     pub fills: u64,
 }
@@ -139,11 +145,12 @@ fn empty(at: usize) -> Entry {
 }
 
 impl Tlb {
-    /// An empty TLB.
-    pub fn new() -> Self {
+    /// An empty TLB that keeps so many entries at most; 0: as many as there are places.
+    pub fn keeping(kept: usize) -> Self {
         let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
-        Self { entries, used: [Used::NONE; TABLES], large: [0; 2], fills: 0 }
+        let used = [Used::NONE; TABLES];
+        Self { entries, used, large: [0; 2], recent: VecDeque::new(), kept, fills: 0 }
     }
 
     /// The address of the entries of a table.
@@ -165,6 +172,9 @@ impl Tlb {
         }
         self.fills += 1;
         let slot = slot(fill.linear);
+        if self.kept != 0 {
+            self.make_room(rights as usize, slot);
+        }
         let tag = fill.linear & !(ram::SIZE - 1);
         let entry = &mut self.entries[rights as usize * ENTRIES + slot];
         let nowhere = empty(slot).write;
@@ -184,6 +194,18 @@ impl Tlb {
             let class = usize::from(fill.page_size > 4 << 20);
             self.large[class] |= large_bit(fill.linear, LARGE_SHIFTS[class]);
         }
+    }
+
+    /// An entry is about to be made: drops the oldest one if there are too many.
+    #[cold]
+    fn make_room(&mut self, table: usize, slot: usize) {
+        self.recent.retain(|recent| *recent != (table, slot));
+        if self.recent.len() >= self.kept
+            && let Some((table, slot)) = self.recent.pop_front()
+        {
+            self.clear(table, slot);
+        }
+        self.recent.push_back((table, slot));
     }
 
     /// Drops the translations of the page that holds `linear`, of whatever size it is.

@@ -17,6 +17,7 @@ use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
 use crate::jit::context::Context;
 use crate::lockstep::{Divergence, Lockstep};
+use crate::modes::Modes;
 use crate::tlb::{Rights, Tlb};
 
 /// What the run loop has to look at before the next block.
@@ -31,6 +32,8 @@ pub(crate) mod attention {
     pub const CODE_WRITTEN: u32 = 1 << 3;
     /// A debug trap follows what was executed.
     pub const TRAP: u32 = 1 << 4;
+    /// A mode has something to do: see [`crate::modes`].
+    pub const MODE: u32 = 1 << 5;
 }
 
 /// Decoded code that the guest has written to.
@@ -138,6 +141,8 @@ pub struct SoftVcpu {
     /// The entry's event, if an intercept kept it from being delivered.
     pub(crate) undelivered: Option<Event>,
 
+    /// What undefined flags are made of.
+    pub(crate) noise: u64,
     pub(crate) statistics: Statistics,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sync: Arc<Sync>,
@@ -177,7 +182,7 @@ impl SoftVcpu {
             limits: Limits::default(),
             features: Features::default(),
             tsc_offset: 0,
-            tlb: Tlb::new(),
+            tlb: Tlb::keeping(shared.options.modes.tlb),
             itlb: InstructionTlb::new(),
             code_pages: CodePages::default(),
             code_writes: Vec::new(),
@@ -185,7 +190,7 @@ impl SoftVcpu {
             view: shared.memory.view(),
             jit: Context::default(),
             lockstep: Lockstep::new(shared.options.lockstep),
-            attention: 0,
+            attention: if shared.options.modes == Modes::USUAL { 0 } else { attention::MODE },
             wants_interrupt_window: false,
             wants_nmi_window: false,
             leave_block: false,
@@ -196,6 +201,7 @@ impl SoftVcpu {
             exception: Exception::ud(),
             loaded: 0,
             intercept: None,
+            noise: 0x9e37_79b9_7f4a_7c15,
             statistics: Statistics::default(),
             shared,
             sync,

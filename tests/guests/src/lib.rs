@@ -30,7 +30,7 @@ pub use iced_x86::code_asm;
 pub use layout::{at, port, selector};
 
 /// The software CPU with everything translated, at its first execution.
-pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, patience: 0, lockstep: false };
+pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, ..InProcess::INTERPRETER };
 
 /// The same, and the interpreter checks it, where there is one vCPU.
 pub const IN_LOCKSTEP: InProcess = InProcess { lockstep: true, ..TRANSLATED };

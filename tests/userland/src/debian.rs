@@ -1,11 +1,13 @@
 //! A root file system of Debian's packages, [`Root`]: unpacked, nothing in it was ever configured.
 
+use std::collections::hash_map::DefaultHasher;
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::apt::Apt;
 use crate::{Shelf, command, image};
@@ -26,12 +28,27 @@ pub struct Root {
 
 /// GCC, Python with its tests, OpenSSL.
 pub fn programs(shelf: &Shelf) -> Result<Root> {
-    root(shelf, "programs-2", &["gcc", "libc6-dev", "openssl", "python3"], &["python3"])
+    let packages = ["gcc", "libc6-dev", "openssl", "python3"];
+    root(shelf, "programs-2", &packages, &["python3"], &[])
+}
+
+/// stress-ng, and what else puts a machine under load; in the root's own folder there are `files`.
+pub fn stress(shelf: &Shelf, files: &[PathBuf]) -> Result<Root> {
+    let mut hasher = DefaultHasher::new();
+    files.hash(&mut hasher);
+    let name = format!("stress-1-{:016x}", hasher.finish());
+    root(shelf, &name, &["kmod", "stress-ng", "util-linux"], &[], files)
 }
 
 /// A root with `packages`, and the test suites of `tested`, which are interpreters of which the
-/// current version is a package of its own.
-fn root(shelf: &Shelf, name: &str, packages: &[&str], tested: &[&str]) -> Result<Root> {
+/// current version is a package of its own; and with `files`.
+fn root(
+    shelf: &Shelf,
+    name: &str,
+    packages: &[&str],
+    tested: &[&str],
+    files: &[PathBuf],
+) -> Result<Root> {
     let kept = shelf.get(name, |folder| {
         let work = folder.join("apt");
         let apt = Apt::new(&work)?;
@@ -47,6 +64,11 @@ fn root(shelf: &Shelf, name: &str, packages: &[&str], tested: &[&str]) -> Result
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let tree = folder.join("root");
         unpack(&apt.packages(&names)?, &tree)?;
+        for file in files {
+            let name = file.file_name().context("a file has a name")?;
+            fs::copy(file, tree.join(name))
+                .with_context(|| format!("cannot copy '{}'", file.display()))?;
+        }
         image::archive(&tree, &folder.join("root.cpio"))?;
         Ok(fs::remove_dir_all(work)?)
     })?;

@@ -5,6 +5,7 @@
 //! - [`debian`]: a root file system of Debian's packages;
 //! - [`selftests`]: the kernel's own tests of x86, from its sources;
 //! - [`valgrind`]: Valgrind's tests of instructions, from its sources;
+//! - [`own`]: small programs of the project's own;
 //! - [`image`]: the file system that a list of test programs runs in;
 //! - [`report`]: what the programs said in there;
 //! - [`qemu`]: the same list under QEMU's software CPU;
@@ -19,6 +20,7 @@ pub mod apt;
 pub mod command;
 pub mod debian;
 pub mod image;
+pub mod own;
 pub mod qemu;
 pub mod report;
 pub mod selftests;

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hv::in_process::Modes;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -110,6 +111,10 @@ pub(crate) struct Run {
     /// processor; a guest takes about twenty times as long.
     #[arg(long, conflicts_with = "no_jit")]
     pub(crate) lockstep: bool,
+
+    /// For tests: execute code otherwise than usual, which gives the same
+    #[arg(long, value_name = "LIST", hide = true, default_value = "")]
+    pub(crate) jit_mode: Modes,
 
     /// Show the kernel's messages, and what is done, on stderr
     #[arg(long, short, conflicts_with = "quiet")]

@@ -61,6 +61,22 @@ fn lockstep_is_asked_for_and_needs_translated_code() {
 }
 
 #[test]
+fn modes_for_tests_are_read_and_not_shown() {
+    assert_eq!(run(&[]).jit_mode, Modes::USUAL);
+    let Modes { step, every, flush, tlb, poison } =
+        run(&["--jit-mode", "step,flush=3,tlb=tiny,flags=poison"]).jit_mode;
+    assert_eq!((step, every, flush, tlb, poison), (true, 3, true, 8, true));
+    assert_eq!(run(&["--jit-mode", "nochain"]).jit_mode, Modes { every: 1, ..Modes::USUAL });
+    for wrong in ["stepp", "irq", "irq=0", "irq=x", "flush=0", "tlb", "flags=none", "step=1"] {
+        let error = Cli::try_parse_from(["unibody", "run", "--jit-mode", wrong]).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{wrong}");
+    }
+    let mut command = <Cli as clap::CommandFactory>::command();
+    let help = command.find_subcommand_mut("run").expect("a verb").render_long_help().to_string();
+    assert!(help.contains("--no-jit") && !help.contains("--jit-mode"), "{help}");
+}
+
+#[test]
 fn what_follows_the_dashes_is_the_command_s() {
     let options = run(&["--memory", "1G", "--", "sh", "-c", "exit 7", "--verbose"]);
     assert_eq!(options.command, ["sh", "-c", "exit 7", "--verbose"]);

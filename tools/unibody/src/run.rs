@@ -71,8 +71,9 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
 /// The software CPU as the person wants it. Says so if this host does not let it translate code.
 fn software_cpu(options: &cli::Run) -> Result<InProcess, Error> {
     let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
-    let mut engine = InProcess { jit_cache, lockstep: options.lockstep, ..InProcess::default() };
-    if options.lockstep {
+    let (lockstep, modes) = (options.lockstep, options.jit_mode);
+    let mut engine = InProcess { jit_cache, lockstep, modes, ..InProcess::default() };
+    if lockstep {
         // All code is checked, even what is executed only once.
         engine.patience = 0;
     }

@@ -42,6 +42,10 @@ pub(crate) struct Context {
     pub host_mxcsr: u32,
     /// The thread's own GS base.
     pub host_gs: u64,
+    /// How many blocks may be executed until a mode has something to do: see [`crate::modes`].
+    pub blocks_left: u64,
+    /// A word that is never 0, to poll instead.
+    pub always: u64,
 }
 
 impl Context {
@@ -66,6 +70,7 @@ macro_rules! offsets {
 
 offsets! {
     GPRS = gprs;
+    ATTENTION = attention;
     RIP = rip;
     FLAGS = jit.flags;
     SAVED = jit.saved;
@@ -76,6 +81,8 @@ offsets! {
     STEP_LAST = jit.step_last;
     BLOCK = jit.block;
     HOST_GS = jit.host_gs;
+    BLOCKS_LEFT = jit.blocks_left;
+    ALWAYS = jit.always;
     ENDING = jit.ending;
     STOPPED_AT = jit.stopped_at;
     VECTORS = jit.vectors;

@@ -59,6 +59,8 @@ pub(crate) struct Jit {
     kept: usize,
     /// Blocks lead to each other, and not back to Rust each time.
     chained: bool,
+    /// Each block counts itself and may come back: see [`crate::modes`].
+    polls: bool,
 }
 
 impl Jit {
@@ -74,7 +76,12 @@ impl Jit {
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code);
         let kept = memory.used();
-        Ok(Self { memory, stubs, links: Links::default(), kept, chained })
+        Ok(Self { memory, stubs, links: Links::default(), kept, chained, polls: false })
+    }
+
+    /// The same, in which each block counts itself and may come back, if `on`.
+    pub fn polling(self, on: bool) -> Self {
+        Self { polls: on, ..self }
     }
 
     /// Whether there may be no room for another block.
@@ -112,6 +119,7 @@ impl Jit {
             cpl: place.cpl,
             features,
             chained: self.chained,
+            polls: self.polls,
             ops,
             block,
         };

@@ -28,14 +28,14 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use arch_x86::emulate::{Feature, Op};
 use arch_x86::engine::Features;
 
-use super::assembler::{Address, Assembler, Jump, Opcode, condition};
+use super::assembler::{Address, Assembler, Jump, Opcode, condition, group};
 use super::context;
 use super::shape::Encoding;
 use super::stubs::Stubs;
 use super::vector::Vector;
 use super::vector_registers::level;
 use crate::blocks::jump;
-use crate::vcpu::SoftVcpu;
+use crate::vcpu::{SoftVcpu, attention};
 use windows::Windows;
 
 /// Temporary registers.
@@ -127,6 +127,8 @@ pub(super) struct Source<'a> {
     pub ops: &'a [Op<SoftVcpu>],
     /// The block's number.
     pub block: u32,
+    /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
+    pub polls: bool,
 }
 
 /// The arithmetic flags, as iced-x86 numbers them.
@@ -174,8 +176,12 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         exits: Vec::new(),
         shadowed: false,
         shadow_next: false,
+        polls: source.polls,
     };
     translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
+    if source.polls {
+        translator.count_block();
+    }
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
     let mut windows = Windows::new();
@@ -277,9 +283,21 @@ struct Translator<'a> {
     /// The instruction that is translated is the one behind an STI; or the next one is.
     shadowed: bool,
     shadow_next: bool,
+    /// Each way out of the block looks whether it is to be left.
+    polls: bool,
 }
 
 impl Translator<'_> {
+    /// Has the run loop look at its modes behind this block, after so many.
+    fn count_block(&mut self) {
+        self.code.count(context::BLOCKS_LEFT, 0xff); // -1
+        let more = self.code.jump_if(condition::NOT_EQUAL);
+        self.code.change_field(group::OR, context::ATTENTION, attention::MODE);
+        self.code.load(T0, context::ALWAYS);
+        self.code.store(context::WAITING, T0);
+        self.code.bind(more);
+    }
+
     /// An instruction that the block goes on behind.
     fn step(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
@@ -344,7 +362,7 @@ impl Translator<'_> {
             return;
         }
         // Each loop has a way back.
-        let waiting = (target <= self.rip).then(|| self.expect_no_request());
+        let waiting = (target <= self.rip || self.polls).then(|| self.expect_no_request());
         let mut out = Vec::new();
         if (target ^ self.rip) >> 12 == 0 {
             // To what follows, until the block is known.
