@@ -107,8 +107,10 @@ pub(crate) mod jump {
     pub const RIP: i32 = offset_of!(Jump, rip) as i32;
     pub const KEY: i32 = offset_of!(Jump, key) as i32;
     pub const CODE: i32 = offset_of!(Jump, code) as i32;
-    /// The number of an address's jump: `(address ^ address >> 12) & MASK`.
-    pub const MASK: u32 = JUMPS as u32 - 1;
+    /// The number of an address's jump are the upper bits of the product of its low half and this.
+    pub const FACTOR: u32 = 0x9e37_79b1;
+    /// The product, shifted right by this, has the number in its low bits.
+    pub const SHIFT: u8 = 32 - JUMPS.trailing_zeros() as u8;
     /// A jump's distance from the first one is its number shifted left by this.
     pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
     const _: () = assert!(size_of::<Jump>() == 32);
@@ -180,7 +182,7 @@ const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
 const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NONE };
 
 const fn slot(rip: u64) -> usize {
-    (rip ^ rip >> 12) as usize % JUMPS
+    ((rip as u32).wrapping_mul(jump::FACTOR) >> jump::SHIFT) as usize % JUMPS
 }
 
 impl Blocks {

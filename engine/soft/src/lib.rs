@@ -54,6 +54,8 @@ mod test_machine;
 mod test_ways;
 #[cfg(test)]
 mod translate_test;
+#[cfg(test)]
+mod window_test;
 
 pub use engine::{Options, SoftEngine};
 pub use lockstep::{Difference, Divergence};

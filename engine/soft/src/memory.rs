@@ -20,6 +20,9 @@ const fn in_page(linear: u64, size: u64) -> u64 {
     if size < room { size } else { room }
 }
 
+/// After so many PAUSEs the host's processor is offered to others.
+const PAUSES: u32 = 64;
+
 impl SoftVcpu {
     /// Leaves what it read in `self.loaded`: so its result fits into a register, as it has to
     /// in a function of which the fast way shall need no stack.
@@ -348,6 +351,17 @@ impl Cpu for SoftVcpu {
             self.itlb.flush_all();
         }
         self.leave_block = true;
+    }
+
+    fn pause(&mut self) {
+        // Whom it waits for may have no processor of the host.
+        self.pauses = self.pauses.wrapping_add(1);
+        let vcpus = self.shared.vcpus.load(std::sync::atomic::Ordering::Relaxed);
+        if vcpus > 1 && self.pauses.is_multiple_of(PAUSES) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
     }
 
     fn random(&mut self, seed: bool) -> Option<u64> {

@@ -92,25 +92,62 @@ pub struct Fill {
     pub page_size: u64,
 }
 
+/// A set of a table's slots.
+#[derive(Clone, Copy)]
+struct Slots {
+    words: [u64; WORDS],
+    /// The words that are not 0.
+    some: u64,
+}
+
+impl Slots {
+    const NONE: Self = Self { words: [0; WORDS], some: 0 };
+
+    fn add(&mut self, slot: usize) {
+        self.words[slot / 64] |= 1 << (slot % 64);
+        self.some |= 1 << (slot / 64);
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.words[slot / 64] &= !(1 << (slot % 64));
+    }
+
+    /// Removes all, and calls `each` with every one.
+    fn take(&mut self, mut each: impl FnMut(usize)) {
+        self.each(&mut each);
+        for word in bits(self.some) {
+            self.words[word] = 0;
+        }
+        self.some = 0;
+    }
+
+    fn each(&self, mut each: impl FnMut(usize)) {
+        for word in bits(self.some) {
+            bits(self.words[word]).for_each(|bit| each(word * 64 + bit));
+        }
+    }
+}
+
+const _: () = assert!(WORDS <= 64);
+
+/// The numbers of the bits that are set.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros() as usize);
+        word &= word.wrapping_sub(1);
+        bit
+    })
+}
+
 /// Which entries of a table are in use.
 #[derive(Clone, Copy)]
 struct Used {
-    global: [u64; WORDS],
-    other: [u64; WORDS],
+    global: Slots,
+    other: Slots,
 }
 
 impl Used {
-    const NONE: Self = Self { global: [0; WORDS], other: [0; WORDS] };
-}
-
-/// The slots whose bits are set.
-fn slots(words: &[u64; WORDS]) -> impl Iterator<Item = usize> {
-    words.iter().enumerate().flat_map(|(word, bits)| {
-        let after = |bits: &u64| Some(bits & (bits - 1)).filter(|bits| *bits != 0);
-        let first = Some(*bits).filter(|bits| *bits != 0);
-        std::iter::successors(first, after)
-            .map(move |bits| word * 64 + bits.trailing_zeros() as usize)
-    })
+    const NONE: Self = Self { global: Slots::NONE, other: Slots::NONE };
 }
 
 /// The data TLB of one vCPU.
@@ -184,12 +221,13 @@ impl Tlb {
             page: fill.page,
             frame: (fill.gpa & !(ram::SIZE - 1)) | if fill.writable { Entry::WRITABLE } else { 0 },
         };
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
         let used = &mut self.used[rights as usize];
-        used.global[word] &= !bit;
-        used.other[word] &= !bit;
-        let set = if fill.global { &mut used.global } else { &mut used.other };
-        set[word] |= bit;
+        let (set, other) = match fill.global {
+            true => (&mut used.global, &mut used.other),
+            false => (&mut used.other, &mut used.global),
+        };
+        set.add(slot);
+        other.remove(slot);
         if fill.page_size > ram::SIZE {
             let class = usize::from(fill.page_size > 4 << 20);
             self.large[class] |= large_bit(fill.linear, LARGE_SHIFTS[class]);
@@ -233,14 +271,13 @@ impl Tlb {
         self.large = [0; 2];
     }
 
-    fn flush_used(&mut self, part: impl Fn(&mut Used) -> &mut [u64; WORDS]) {
+    fn flush_used(&mut self, part: impl Fn(&mut Used) -> &mut Slots) {
+        let entries = &mut self.entries;
         for (table, used) in self.used.iter_mut().enumerate() {
-            let words = part(used);
-            for slot in slots(words) {
+            part(used).take(|slot| {
                 let at = table * ENTRIES + slot;
-                self.entries[at] = empty(at);
-            }
-            words.fill(0);
+                entries[at] = empty(at);
+            });
         }
     }
 
@@ -248,20 +285,23 @@ impl Tlb {
         let at = table * ENTRIES + slot;
         self.entries[at] = empty(at);
         let used = &mut self.used[table];
-        used.global[slot / 64] &= !(1 << (slot % 64));
-        used.other[slot / 64] &= !(1 << (slot % 64));
+        used.global.remove(slot);
+        used.other.remove(slot);
     }
 
     /// The guest-physical page `gpa` now holds decoded code: writes take the slow way.
     pub fn withhold_writes(&mut self, gpa: u64) {
+        let entries = self.entries.as_mut_slice();
         for (table, used) in self.used.iter().enumerate() {
-            for slot in slots(&used.global).chain(slots(&used.other)) {
+            let mut withhold = |slot: usize| {
                 let at = table * ENTRIES + slot;
-                let entry = &mut self.entries[at];
+                let entry = &mut entries[at];
                 if entry.gpa() == gpa && entry.writable() {
                     entry.write = empty(at).write;
                 }
-            }
+            };
+            used.global.each(&mut withhold);
+            used.other.each(&mut withhold);
         }
     }
 

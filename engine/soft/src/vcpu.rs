@@ -135,6 +135,8 @@ pub struct SoftVcpu {
     /// DR6 bits of the trap that follows what was executed.
     pub(crate) later_trap: u64,
     pub(crate) exception: Exception,
+    /// How many PAUSEs were executed.
+    pub(crate) pauses: u32,
     /// What the slow way of a load read.
     pub(crate) loaded: u64,
     pub(crate) intercept: Option<Intercept>,
@@ -199,6 +201,7 @@ impl SoftVcpu {
             held: false,
             later_trap: 0,
             exception: Exception::ud(),
+            pauses: 0,
             loaded: 0,
             intercept: None,
             noise: 0x9e37_79b9_7f4a_7c15,

@@ -187,6 +187,10 @@ pub trait Cpu: Regs {
     fn invalidate_pcid(&mut self, kind: u64, pcid: u64, linear: u64);
     /// A serialising instruction: what follows is fetched anew. Only for engines that keep decoded code.
     fn serialize(&mut self) {}
+    /// The guest waits for another processor.
+    fn pause(&mut self) {
+        core::hint::spin_loop();
+    }
     /// A random number of the host's: RDRAND's, or with `seed` RDSEED's; `None` if it has none just
     /// now. Only for engines that execute these instructions.
     fn random(&mut self, seed: bool) -> Option<u64> {

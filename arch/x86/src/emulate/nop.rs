@@ -66,8 +66,8 @@ fn prefetch_register<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
     if cpu.offers(Feature::AmdEncodings) { Err(cpu.fault(Exception::ud())) } else { Ok(()) }
 }
 
-fn pause<C: Cpu>(_: &mut C, _: &Insn) -> Result<(), Stop> {
-    core::hint::spin_loop();
+fn pause<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    cpu.pause();
     Ok(())
 }
 

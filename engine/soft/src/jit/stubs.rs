@@ -172,10 +172,11 @@ fn dispatch(code: &mut Assembler, leave: u64) {
 
 /// The entry of the jump cache for the address in R10 into R11. EFLAGS change.
 pub(super) fn find_jump(code: &mut Assembler) {
-    // mov r11d, r10d; shr r11d, 12; xor r11d, r10d; and r11d, mask; shl r11d, size.
-    code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, 0x0c, 0x45, 0x31, 0xd3, 0x41, 0x81, 0xe3]);
-    code.raw(&jump::MASK.to_le_bytes());
-    code.raw(&[0x41, 0xc1, 0xe3, jump::SIZE_SHIFT]);
+    // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
+    code.raw(&[0x45, 0x69, 0xda]);
+    code.raw(&jump::FACTOR.to_le_bytes());
+    code.raw(&[0x41, 0xc1, 0xeb, jump::SHIFT - jump::SIZE_SHIFT]);
+    code.raw(&[0x41, 0x83, 0xe3, 1u8.wrapping_neg() << jump::SIZE_SHIFT]);
     code.add_field(T1, context::JUMPS);
 }
 

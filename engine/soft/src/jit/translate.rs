@@ -328,11 +328,11 @@ impl Translator<'_> {
         self.code.set(T0, self.end);
         self.code.store(context::RIP, T0);
         self.interpret(step, self.stubs.step_last);
-        self.code.jump(self.from_rip());
+        self.code.jump(self.way_on());
     }
 
     /// Where to go on at RIP.
-    const fn from_rip(&self) -> u64 {
+    const fn way_on(&self) -> u64 {
         if self.chained { self.stubs.dispatch_from_rip } else { self.stubs.leave_from_rip }
     }
 

@@ -109,7 +109,7 @@ impl Translator<'_> {
                 self.code.set(T0, end);
                 self.code.store(context::RIP, T0);
                 self.call_with(slow.op, self.stubs.step_last);
-                self.code.jump(self.from_rip());
+                self.code.jump(self.way_on());
                 continue;
             }
             self.call_with(slow.op, self.stubs.step);
