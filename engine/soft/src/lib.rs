@@ -8,7 +8,7 @@
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
-//! - `modes`: other ways to execute, for tests;
+//! - `modes`: other ways to execute, for tests; `status_bits`: flags, as the decoder names them;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
@@ -25,6 +25,7 @@ mod modes;
 mod ram;
 mod registers;
 mod run;
+mod status_bits;
 mod tlb;
 mod translate;
 mod vcpu;

@@ -8,7 +8,7 @@ use virt::Errno;
 
 use crate::jit::sabotage;
 use crate::test_code::{Code, Random};
-use crate::test_machine::{Machine, assemble, at, machine, run, run_to_halt};
+use crate::test_machine::{Machine, at, machine, run, run_to_halt};
 use crate::test_ways::{in_every_way, lockstep};
 use crate::{Difference, Divergence, Options, SoftVcpu};
 
@@ -22,13 +22,7 @@ fn random_code_does_the_same_in_both() {
     for seed in 100..130 {
         let mut random = Random(seed);
         let code = Code::new(&mut random, FUNCTIONS, true);
-        let main = assemble(at::CODE, |a| {
-            for _ in 0..24 {
-                let n = random.below(code.functions.len() as u64);
-                a.call(code.functions[n as usize])?;
-            }
-            a.hlt()
-        });
+        let main = code.calls(&mut random);
         let machine = Machine::with(lockstep(), &main);
         let mut vcpu = machine.vcpu();
         vcpu.set_gpr(gpr::RBP, at::DATA + 0x80);

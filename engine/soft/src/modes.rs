@@ -7,12 +7,13 @@
 use std::str::FromStr;
 use std::sync::atomic::AtomicU32;
 
-use iced_x86::{Decoder, DecoderOptions, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions};
 
 use arch_x86::emulate::{Mode, Status};
 use arch_x86::regs::rflags;
 
 use crate::jit;
+use crate::status_bits::status_bits;
 use crate::vcpu::{SoftVcpu, attention};
 
 /// How code is executed otherwise than usual.
@@ -113,14 +114,5 @@ pub(crate) fn undefined_flags(bytes: &[u8], mode: Mode) -> u64 {
         // A shift by a count that may be 0 then leaves them all as they are.
         return 0;
     }
-    let names = [
-        (RflagsBits::CF, rflags::CF),
-        (RflagsBits::PF, rflags::PF),
-        (RflagsBits::AF, rflags::AF),
-        (RflagsBits::ZF, rflags::ZF),
-        (RflagsBits::SF, rflags::SF),
-        (RflagsBits::OF, rflags::OF),
-    ];
-    let undefined = instruction.rflags_undefined();
-    names.iter().filter(|(name, _)| undefined & name != 0).map(|(_, flag)| flag).sum()
+    status_bits(instruction.rflags_undefined())
 }

@@ -59,13 +59,7 @@ fn code_that_is_rewritten_does_the_same_under_all_modes() {
         let mut random = Random(program);
         // Functions write to others' constants, and to their own.
         let code = Code::new(&mut random, FUNCTIONS, true);
-        let main = assemble(at::CODE, |a| {
-            for _ in 0..24 {
-                let n = random.below(code.functions.len() as u64);
-                a.call(code.functions[n as usize])?;
-            }
-            a.hlt()
-        });
+        let main = code.calls(&mut random);
         let mut all: Vec<_> = all_ways()
             .into_iter()
             .map(|(name, options)| {

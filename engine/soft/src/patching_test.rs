@@ -49,13 +49,7 @@ fn patched_code_does_as_when_it_is_interpreted() {
     for program in seed..seed + 30 {
         let mut random = Random(program);
         let code = Code::new(&mut random, FUNCTIONS, true);
-        let main = assemble(at::CODE, |a| {
-            for _ in 0..24 {
-                let n = random.below(code.functions.len() as u64);
-                a.call(code.functions[n as usize])?;
-            }
-            a.hlt()
-        });
+        let main = code.calls(&mut random);
         let mut all = ways.map(|options| {
             let machine = Machine::with(options, &main);
             let mut vcpu = machine.vcpu();

@@ -4,6 +4,8 @@
 //! one starts where it did whatever is written into a slot. No instruction leaves a flag undefined but AF,
 //! and none reads AF.
 
+use crate::test_machine::{assemble, at};
+
 /// Random numbers that a seed reproduces: SplitMix64.
 pub struct Random(pub u64);
 
@@ -72,6 +74,17 @@ impl Code {
             slots.push((function + SLOTS * SLOT, padded(&[0xc3])));
         }
         slots
+    }
+
+    /// A program at [`at::CODE`] that calls some functions, and halts.
+    pub fn calls(&self, random: &mut Random) -> Vec<u8> {
+        assemble(at::CODE, |a| {
+            for _ in 0..24 {
+                let n = random.below(self.functions.len() as u64);
+                a.call(self.functions[n as usize])?;
+            }
+            a.hlt()
+        })
     }
 
     /// A slot of some function, with a new instruction.

@@ -9,7 +9,8 @@
 //!
 //! Decoded blocks ([`crate::blocks`]) stay: what is not translated is executed by the interpreter's functions, and
 //! all that is said there of keys, code pages and writes to code holds for translated code, too. The ways
-//! from one block to the next are the jump cache, and links within a page; a block that is dropped leaves both.
+//! from one block to the next are a look into the jump cache where the branch is, and links within a page; a block
+//! that is dropped leaves both.
 
 mod assembler;
 #[cfg(test)]

@@ -4,12 +4,10 @@
 //! other that says where memory is than CPL and segments. All others are the interpreter's function in translated
 //! code, too. They end their block, and in lockstep they are not part of a block with those that can be compared.
 
-use arch_x86::regs::rflags;
-use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, RflagsBits,
-};
+use iced_x86::{CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use crate::jit::reads_count;
+use crate::status_bits::status_bits;
 
 /// A block that is being decoded.
 pub(crate) struct Comparable {
@@ -55,16 +53,7 @@ pub(super) fn undefined_flags(bytes: &[u8], count: usize) -> u64 {
     let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let undefined =
         decoder.into_iter().take(count).fold(0, |before, i| undefined_after(&i, before));
-    [
-        (RflagsBits::CF, rflags::CF),
-        (RflagsBits::PF, rflags::PF),
-        (RflagsBits::AF, rflags::AF),
-        (RflagsBits::ZF, rflags::ZF),
-        (RflagsBits::SF, rflags::SF),
-        (RflagsBits::OF, rflags::OF),
-    ]
-    .into_iter()
-    .fold(0, |all, (bit, flag)| if undefined & bit != 0 { all | flag } else { all })
+    status_bits(undefined)
 }
 
 /// The flags that are undefined behind an instruction, with those that are before it.
