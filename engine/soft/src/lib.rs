@@ -40,6 +40,8 @@ mod debug_test;
 #[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
+mod lost_flags_test;
+#[cfg(test)]
 mod modes_test;
 #[cfg(test)]
 mod patching_test;

@@ -12,11 +12,12 @@
 //! | vector registers, MXCSR | themselves, once they are loaded: see [`super::vector_registers`] |
 //! | arithmetic flags | between blocks a field; within a block EFLAGS, from where they are made on |
 //!
-//! The look-up in the TLB changes EFLAGS; flags that are there only are stored before it ([`Flags`]), for the
-//! access may fault.
+//! The look-up in the TLB changes EFLAGS; flags that are there only are stored before it, for the access may fault, or
+//! can be made again ([`Flags`]).
 
 mod branches;
 mod checked;
+mod flags;
 mod integer;
 mod memory;
 mod system;
@@ -36,6 +37,7 @@ use super::vector::Vector;
 use super::vector_registers::level;
 use crate::blocks::jump;
 use crate::vcpu::{SoftVcpu, attention};
+use flags::{Flags, Recovery};
 use windows::Windows;
 
 /// Temporary registers.
@@ -67,17 +69,6 @@ const fn home(guest: u8) -> Home {
     }
 }
 
-/// Where the guest's arithmetic flags are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flags {
-    /// In the vCPU's field.
-    Field,
-    /// In EFLAGS only.
-    Host,
-    /// In both.
-    Both,
-}
-
 /// One instruction of a block.
 struct Step<'a> {
     instruction: Instruction,
@@ -87,6 +78,8 @@ struct Step<'a> {
     /// The arithmetic flags that it reads, and those that it changes.
     read: u32,
     changed: u32,
+    /// How its flags are made again, if they may be lost.
+    recovery: Option<Recovery>,
     /// It is executed on vector registers.
     vector: Option<Vector>,
     /// What of them is needed behind it.
@@ -101,6 +94,8 @@ struct Slow {
     op: u64,
     /// Where translated code goes on.
     back: u64,
+    /// The flags were lost before the instruction.
+    lost: Option<Recovery>,
     /// Translated code then expects the flags in EFLAGS.
     flags: bool,
     /// What of the vector registers it expects to be loaded.
@@ -163,6 +158,8 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         code: Assembler::new(base),
         stubs,
         flags: Flags::Field,
+        recovery: None,
+        pending: None,
         vectors: level::NONE,
         slow: Vec::new(),
         chained: source.chained,
@@ -225,6 +222,7 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         steps.push(Step {
             vector: encoding.and_then(|encoding| Vector::of(&instruction, &encoding)),
             later: level::NONE,
+            recovery: None,
             encoding,
             op: core::ptr::from_ref(op).expose_provenance() as u64,
             // With a count of 0 all flags stay.
@@ -234,6 +232,7 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         });
     }
     vectors::look_ahead(&mut steps);
+    flags::look_ahead(&mut steps);
     Some(steps)
 }
 
@@ -263,6 +262,10 @@ struct Translator<'a> {
     code: Assembler,
     stubs: &'a Stubs,
     flags: Flags,
+    /// How flags that are in EFLAGS, or lost, are made again; and those that were lost before the look-up that
+    /// was made last.
+    recovery: Option<Recovery>,
+    pending: Option<Recovery>,
     /// What of the vector registers is certainly loaded.
     vectors: u8,
     slow: Vec<Slow>,
@@ -308,7 +311,7 @@ impl Translator<'_> {
         }
         if !self.native(step) {
             self.interpret(step, self.stubs.step);
-            self.flags = Flags::Field;
+            (self.flags, self.recovery) = (Flags::Field, None);
         }
     }
 
@@ -406,53 +409,5 @@ impl Translator<'_> {
         self.code.load_32(T2, key);
         self.code.memory(Opcode { wide: false, ..compare }, T2, at(jump::KEY));
         vec![other, self.code.jump_if(condition::NOT_EQUAL)]
-    }
-
-    // Flags.
-
-    /// Puts the flags into their field if they are in EFLAGS only. T0 changes; EFLAGS stay.
-    fn store_flags(&mut self) {
-        if self.flags == Flags::Host {
-            self.code.store_overflow(context::FLAGS + 1);
-            self.code.copy(T0, RAX);
-            // LAHF.
-            self.code.raw(&[0x9f]);
-            self.code.store_byte(context::FLAGS, 4); // AH
-            self.code.copy(RAX, T0);
-            self.flags = Flags::Both;
-        }
-    }
-
-    /// Takes the flags from their field.
-    fn load_flags(&mut self) {
-        self.code.store(context::SAVED, RAX);
-        self.code.load_byte(4, context::FLAGS);
-        self.code.load_byte(0, context::FLAGS + 1);
-        // ADD AL, 0x7f overflows if AL is 1; SAHF.
-        self.code.raw(&[0x04, 0x7f, 0x9e]);
-        self.code.load(RAX, context::SAVED);
-        self.flags = Flags::Both;
-    }
-
-    /// What EFLAGS must have before the instruction is executed as itself.
-    fn expect_flags(&mut self, step: &Step<'_>) {
-        // Those that it does not change must be there, too.
-        let changes_some = step.changed != 0 && step.changed != ARITHMETIC;
-        if self.flags == Flags::Field && (step.read != 0 || changes_some) {
-            self.load_flags();
-        }
-    }
-
-    /// What the instruction, executed as itself, has done to the flags.
-    fn flags_changed(&mut self, step: &Step<'_>) {
-        if step.changed != 0 || step.read == ARITHMETIC {
-            self.flags = Flags::Host;
-        }
-    }
-
-    /// The look-up changes EFLAGS.
-    fn flags_are_lost(&mut self) {
-        self.store_flags();
-        self.flags = Flags::Field;
     }
 }

@@ -142,7 +142,7 @@ impl Translator<'_> {
         let prefixes = Self::prefixes(encoding);
         let opcode = Opcode { prefixes, wide, rex: false, bytes: &opcode };
         self.code.memory(opcode, T2, Self::operand());
-        self.flags = super::Flags::Host;
+        self.flags_changed(step);
         self.on_miss(miss, step, None);
     }
 
@@ -162,7 +162,7 @@ impl Translator<'_> {
         let prefixes = Self::prefixes(encoding);
         let opcode = Opcode { prefixes, wide, rex: false, bytes: &[0x0f, 0xc7] };
         self.code.memory(opcode, 1, Self::operand());
-        self.flags = super::Flags::Host;
+        self.flags_changed(step);
         self.finish(step, out);
     }
 }

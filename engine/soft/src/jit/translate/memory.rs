@@ -82,11 +82,12 @@ impl Translator<'_> {
     /// What to do on a miss. To be called where the instruction is done.
     pub(super) fn on_miss(&mut self, jump: Jump, step: &Step<'_>, end: Option<u64>) {
         let back = self.code.here();
-        let flags = self.flags != Flags::Field;
+        let flags = matches!(self.flags, Flags::Host | Flags::Both);
+        let lost = self.pending;
         let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
         let more = Vec::new();
         let shadowed = self.shadowed;
-        self.slow.push(Slow { jump, more, op: step.op, back, flags, vectors, shadowed, end });
+        self.slow.push(Slow { jump, more, op: step.op, back, lost, flags, vectors, shadowed, end });
     }
 
     /// Another jump that leads where the last miss does.
@@ -102,6 +103,7 @@ impl Translator<'_> {
             for jump in slow.more {
                 self.code.bind(jump);
             }
+            self.store_lost_flags(slow.lost);
             if slow.shadowed {
                 self.code.store_byte_value(context::SHADOW, 1);
             }

@@ -8,12 +8,15 @@ use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::vector::{General, Vector};
 use super::super::vector_registers::level;
+use super::flags::Recovery;
 use super::{Home, Step, T1, T2, Translator, home};
 
 /// The vector registers have to be loaded, out of the way.
 pub(super) struct Load {
     jump: Jump,
     level: u8,
+    /// The flags that were lost before.
+    lost: Option<Recovery>,
     /// The instruction before which they have to be: where the interpreter goes on if they can't.
     op: u64,
     back: u64,
@@ -45,7 +48,8 @@ impl Translator<'_> {
         self.flags_are_lost();
         self.code.compare_byte(context::VECTORS, level);
         let jump = self.code.jump_if(condition::BELOW);
-        self.loads.push(Load { jump, level, op, back: self.code.here() });
+        let (lost, back) = (self.pending, self.code.here());
+        self.loads.push(Load { jump, level, lost, op, back });
         self.vectors = level;
     }
 
@@ -57,6 +61,7 @@ impl Translator<'_> {
     pub(super) fn slow_loads(&mut self) {
         for load in core::mem::take(&mut self.loads) {
             self.code.bind(load.jump);
+            self.store_lost_flags(load.lost);
             self.load_vectors(load.level, load.op);
             self.code.jump(load.back);
         }

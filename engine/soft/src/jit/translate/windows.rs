@@ -13,6 +13,7 @@ use iced_x86::{Instruction, InstructionInfoFactory, OpKind, Register};
 use super::super::assembler::{Address, Jump, condition};
 use super::super::shape::{Encoding, Map, Shape};
 use super::super::vector_registers::level;
+use super::flags::Recovery;
 use super::{Flags, Home, RSP, STACK, Step, T0, Translator, home};
 
 /// How far accesses may be apart, in bytes: accesses that are far from each other are seldom in one page.
@@ -43,8 +44,9 @@ pub(super) struct Open {
 pub(super) struct OneByOne {
     jumps: Vec<Jump>,
     steps: Range<usize>,
-    /// What of the vector registers is loaded before.
+    /// What of the vector registers is loaded before, and which flags are lost.
     vectors: u8,
+    lost: Option<Recovery>,
     /// Where translated code goes on, and where it expects the flags.
     back: u64,
     flags: Flags,
@@ -256,7 +258,7 @@ impl Windows {
     }
 }
 
-const fn is_write(access: iced_x86::OpAccess) -> bool {
+pub(super) const fn is_write(access: iced_x86::OpAccess) -> bool {
     use iced_x86::OpAccess::{CondWrite, ReadCondWrite, ReadWrite, Write};
     matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite)
 }
@@ -269,7 +271,7 @@ impl Translator<'_> {
         let wanted = levels.map(|vector| vector.level).max().unwrap_or(level::NONE);
         self.expect_vectors(wanted, first.op);
         self.flags_are_lost();
-        let vectors = self.vectors;
+        let (vectors, lost) = (self.vectors, self.pending);
         let displacement = self.first_address(first);
         let mut jumps = Vec::new();
         if window.alignment > 1 {
@@ -290,7 +292,7 @@ impl Translator<'_> {
         self.open = None;
         let end = range.end;
         let (back, flags) = (self.code.here(), self.flags);
-        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, back, flags });
+        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, lost, back, flags });
         end
     }
 
@@ -333,13 +335,16 @@ impl Translator<'_> {
             for jump in window.jumps {
                 self.code.bind(jump);
             }
-            self.flags = Flags::Field;
+            self.flags = if window.lost.is_some() { Flags::Lost } else { Flags::Field };
+            self.recovery = window.lost;
             self.vectors = window.vectors;
             for step in &steps[window.steps] {
                 self.step(step);
             }
             match (self.flags, window.flags) {
-                (Flags::Host, Flags::Field | Flags::Both) => self.store_flags(),
+                (_, Flags::Lost) => {}
+                // EFLAGS have them as well then.
+                (Flags::Host | Flags::Lost, _) => self.store_flags(),
                 (Flags::Field, Flags::Host | Flags::Both) => self.load_flags(),
                 _ => {}
             }
