@@ -179,7 +179,7 @@ pub struct Blocks {
 }
 
 const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NONE };
+const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NO_BLOCK };
 
 const fn slot(rip: u64) -> usize {
     ((rip as u32).wrapping_mul(jump::FACTOR) >> jump::SHIFT) as usize % JUMPS

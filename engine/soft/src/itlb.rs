@@ -24,8 +24,10 @@ pub mod key {
     /// The half of the address space.
     pub const HALF_SHIFT: u32 = 5;
     pub const GENERATION_SHIFT: u32 = 6;
-    /// No block has it.
+    /// No block has it: all keys are this once they are used up.
     pub const NONE: u32 = 0;
+    /// Of what is no block. No key is this, not even [`NONE`]: there are but three sizes of code.
+    pub const NO_BLOCK: u32 = u32::MAX;
 }
 
 /// Generations that keys have room for.
@@ -172,6 +174,13 @@ impl InstructionTlb {
     /// Whether there are no keys any more: nothing is found until [`restart`](Self::restart).
     pub fn is_used_up(&self) -> bool {
         self.generations.iter().any(|generation| *generation >= GENERATIONS)
+    }
+
+    /// All keys but so many are used up.
+    #[cfg(test)]
+    pub fn use_up(&mut self, left: u32) {
+        self.generations = [GENERATIONS - left; 2];
+        self.update_keys();
     }
 
     /// Drops all, and starts with the first keys again: blocks must not be found under any.

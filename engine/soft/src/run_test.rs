@@ -22,6 +22,7 @@ in_every_way! {
     what_no_slot_backs_is_a_nested_fault,
     unknown_instructions_are_ud_and_lacking_ones_come_out,
     the_request_word_ends_even_an_endless_loop,
+    keys_that_are_used_up_start_anew,
     injected_interrupts_run_their_handler_and_return,
     an_event_that_an_intercept_kept_is_given_back,
     the_interrupt_window_opens_one_instruction_after_sti,
@@ -197,6 +198,29 @@ fn unknown_instructions_are_ud_and_lacking_ones_come_out(options: Options) {
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!(vcpu.gpr(gpr::RAX), at::CODE);
+}
+
+fn keys_that_are_used_up_start_anew(options: Options) {
+    // Code at address 0 as well, which is what an empty place in the jump cache says.
+    let machine = machine(options, |a| {
+        a.mov(rax, cr3)?;
+        a.mov(cr3, rax)?;
+        a.inc(rbx)?;
+        a.xor(edx, edx)?;
+        a.jmp(rdx)
+    });
+    let mut vcpu = machine.vcpu();
+    for left in 0..4 {
+        for end in [&[0xf4u8, 0x90][..], &[0x90, 0xf4]] {
+            machine.write(0, end);
+            vcpu.itlb.use_up(left);
+            vcpu.set_rip(at::CODE);
+            vcpu.set_gpr(gpr::RBX, 0);
+            let intercept = run(&mut vcpu);
+            assert_eq!(intercept, Intercept::Halt { len: 1 }, "{left} left");
+            assert_eq!(vcpu.gpr(gpr::RBX), 1, "{left} left");
+        }
+    }
 }
 
 fn the_request_word_ends_even_an_endless_loop(options: Options) {

@@ -87,15 +87,15 @@ impl Vm for QemuVm {
 
     /// There are no devices: no body that raises a line runs here.
     fn set_irq(&self, _gsi: u32, _level: bool) {
-        unimplemented!("under QEMU there is no interrupt from outside");
+        panic!("under QEMU there is no interrupt from outside");
     }
 
     fn pause(&self) {
-        unimplemented!("under QEMU a machine does not pause");
+        panic!("under QEMU a machine does not pause");
     }
 
     fn resume(&self) {
-        unimplemented!("under QEMU a machine does not pause");
+        panic!("under QEMU a machine does not pause");
     }
 
     /// For good: the process ends.
