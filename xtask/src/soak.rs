@@ -5,7 +5,7 @@
 //!   another one each time unless it is set;
 //! - `PROPTEST_CASES`: how many cases a property test makes;
 //! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant, loads last for
-//!   minutes, and a kernel boots under all modes of the software CPU.
+//!   minutes, a kernel boots under all modes of the software CPU, and its own tests run under QEMU, too.
 
 use crate::{Command, process, tree};
 use anyhow::Result;
@@ -44,7 +44,7 @@ fn run(arguments: &[String]) -> Result<()> {
     process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))?;
     let mut programs = process::cargo();
     programs.args(["test", "--release", "--package", "unibody"]);
-    programs.args(["--test", "debian", "--test", "soak", "--test", "modes"]);
+    programs.args(["--test", "debian", "--test", "soak", "--test", "modes", "--test", "selftests"]);
     programs.args(["--", "--nocapture", "--test-threads", "1"]);
     process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))
 }
