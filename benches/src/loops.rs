@@ -68,7 +68,7 @@ pub fn measure(rounds: usize) -> anyhow::Result<()> {
 
 /// Runs one loop on a machine of its own; gives millions of instructions a second.
 fn run(guest: &Loop) -> anyhow::Result<f64> {
-    let vm = InProcess::default().create_vm(VmConfig { cpus: 1 })?;
+    let vm = InProcess { counted: true, ..InProcess::default() }.create_vm(VmConfig { cpus: 1 })?;
     let region = GuestRegionMmap::new(MmapRegion::new(MEMORY)?, GuestAddress(0));
     let region = Arc::new(region.context("a region of memory")?);
     vm.add_memory(Arc::clone(&region))?;

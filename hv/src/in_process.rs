@@ -31,6 +31,8 @@ pub struct InProcess {
     pub jit_cache: usize,
     /// How many times a block of code is interpreted before it is translated.
     pub patience: u32,
+    /// Translated code counts instructions, at some cost. The interpreter always does.
+    pub counted: bool,
     /// Each translated block is executed by the interpreter, too, and has to do the same: [`Error::Diverged`] if it
     /// does not. With one vCPU only: others could change memory in between, so nothing is checked.
     pub lockstep: bool,
@@ -41,7 +43,7 @@ pub struct InProcess {
 impl InProcess {
     /// Nothing is translated.
     pub const INTERPRETER: Self =
-        Self { jit_cache: 0, patience: 0, lockstep: false, modes: Modes::USUAL };
+        Self { jit_cache: 0, patience: 0, counted: false, lockstep: false, modes: Modes::USUAL };
 
     /// Why the interpreter executes all although code was to be translated; `None` if it does not.
     #[must_use]
@@ -57,6 +59,7 @@ impl Default for InProcess {
         Self {
             jit_cache: options.translated,
             patience: options.patience,
+            counted: options.counted,
             lockstep: options.lockstep,
             modes: options.modes,
         }
@@ -76,6 +79,7 @@ impl Hypervisor for InProcess {
         let options = Options {
             translated: self.jit_cache,
             patience: self.patience,
+            counted: self.counted,
             lockstep: self.lockstep,
             modes: self.modes,
             ..Options::default()
@@ -231,6 +235,6 @@ impl Vcpu for InProcessVcpu {
     }
 
     fn instructions(&self) -> Option<u64> {
-        Some(self.core.engine().instructions())
+        self.core.engine().instructions()
     }
 }

@@ -5,6 +5,7 @@
 mod test_machine;
 
 use arch_x86::regs::{Regs, SysReg, gpr};
+use engine_soft::Options;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use test_machine::{Machine, assemble, at, run_to_halt};
@@ -154,14 +155,15 @@ fn main() {
         if wanted.as_ref().is_some_and(|wanted| wanted != name) {
             continue;
         }
-        let machine = Machine::new(&assemble(at::CODE, program));
+        let options = Options { counted: true, ..Options::default() };
+        let machine = Machine::with(options, &assemble(at::CODE, program));
         let mut vcpu = machine.vcpu();
         vcpu.set_sysreg(SysReg::Star, 0x08 << 32 | 0x13 << 48);
         vcpu.set_sysreg(SysReg::Lstar, at::CODE + 64);
         let start = seconds();
         run_to_halt(&mut vcpu);
         let seconds = seconds() - start;
-        let count = vcpu.instructions() as f64;
+        let count = vcpu.instructions().expect("they are counted") as f64;
         println!(
             "{name:8} {:7.1} M instructions/s   ({:.0} M, {seconds:.2} s, rcx {})",
             count / seconds / 1e6,

@@ -195,7 +195,7 @@ impl Blocks {
             // A host that denies executable memory has the interpreter.
             size => Jit::new(size / sharers, !options.lockstep)
                 .ok()
-                .map(|jit| jit.polling(options.modes.every != 0)),
+                .map(|jit| jit.polling(options.modes.every != 0).counting(options.counted)),
         };
         let patience = if jit.is_some() { options.patience.saturating_add(1) } else { NEVER };
         Self {

@@ -26,6 +26,8 @@ pub struct Options {
     pub translated: usize,
     /// How many times a block is interpreted before it is translated.
     pub patience: u32,
+    /// Translated code counts instructions, at some cost. The interpreter always does.
+    pub counted: bool,
     /// Each translated block is executed by the interpreter, too, and has to do the same. Not with more than
     /// one vCPU: another one could change memory in between.
     pub lockstep: bool,
@@ -40,6 +42,7 @@ impl Default for Options {
             code_pages: 3072,
             translated: 32 << 20,
             patience: 8,
+            counted: false,
             lockstep: false,
             modes: Modes::USUAL,
         }
@@ -160,6 +163,9 @@ impl SoftEngine {
         memory: Arc<Memory<R>>,
         options: Options,
     ) -> Self {
+        // The two ways are compared by how far they come, too.
+        let counted = options.counted || options.lockstep;
+        let options = Options { counted, ..options };
         let shared =
             Shared { memory, options, vcpus: AtomicUsize::new(0), split_lock: Mutex::new(()) };
         Self { shared: Arc::new(shared), vcpus: Mutex::default() }

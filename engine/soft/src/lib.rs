@@ -40,6 +40,8 @@ mod debug_test;
 #[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
+mod loops_test;
+#[cfg(test)]
 mod lost_flags_test;
 #[cfg(test)]
 mod modes_test;

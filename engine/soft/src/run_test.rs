@@ -65,7 +65,7 @@ fn computes_in_a_loop(options: Options) {
     let mut vcpu = machine.vcpu();
     run_to_halt(&mut vcpu);
     assert_eq!(machine.read_u64(at::DATA), 500_500);
-    assert_eq!(vcpu.instructions(), 2 + 3000 + 1);
+    assert!(vcpu.instructions().is_none_or(|count| count == 2 + 3000 + 1));
     // What precedes the loop with its first round, the loop, what follows.
     let translated = if options.translated == 0 { 0 } else { 3 };
     assert_eq!(vcpu.statistics().translated, translated);

@@ -7,8 +7,13 @@ pub fn interpreter() -> Options {
     Options { translated: 0, ..Options::default() }
 }
 
-/// Code is translated before it is executed for the first time.
+/// Code is translated before it is executed for the first time, and counts instructions.
 pub fn jit() -> Options {
+    Options { counted: true, ..uncounted() }
+}
+
+/// The same without counting, which lets loops be translated in a way of their own.
+pub fn uncounted() -> Options {
     Options { patience: 0, ..Options::default() }
 }
 
@@ -27,6 +32,10 @@ macro_rules! in_both_ways {
 
         mod jit {
             $(#[test] fn $name() { super::$name($crate::test_ways::jit()) })*
+        }
+
+        mod uncounted {
+            $(#[test] fn $name() { super::$name($crate::test_ways::uncounted()) })*
         }
     };
 }

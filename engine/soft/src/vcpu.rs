@@ -213,10 +213,12 @@ impl SoftVcpu {
         vcpu
     }
 
-    /// How many instructions have been executed.
+    /// How many instructions have been executed, if that is counted.
     #[must_use]
-    pub fn instructions(&self) -> u64 {
-        self.statistics.instructions
+    pub fn instructions(&self) -> Option<u64> {
+        let options = &self.shared.options;
+        let is_counted = options.counted || options.translated == 0;
+        is_counted.then_some(self.statistics.instructions)
     }
 
     /// What has been done so far.

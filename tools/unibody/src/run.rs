@@ -73,6 +73,7 @@ fn software_cpu(options: &cli::Run) -> Result<InProcess, Error> {
     let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
     let (lockstep, modes) = (options.lockstep, options.jit_mode);
     let mut engine = InProcess { jit_cache, lockstep, modes, ..InProcess::default() };
+    engine.counted = options.verbose;
     if lockstep {
         // All code is checked, even what is executed only once.
         engine.patience = 0;

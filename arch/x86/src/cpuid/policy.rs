@@ -130,10 +130,12 @@ fn basic_leaves(
         ],
     )?;
     if intel {
-        // 0xff: the caches are in leaf 4, which lists none.
+        // 0xff: the caches are in leaf 4.
         table.set(2, None, [0x00ff_0001, 0, 0, 0])?;
+        cache_leaves(table, hardware, cpus)?;
+    } else {
+        table.set(4, None, [0; 4])?;
     }
-    table.set(4, None, [0; 4])?;
     // No MONITOR.
     table.set(5, None, [0; 4])?;
     // The APIC timer never stops (ARAT).
@@ -159,6 +161,27 @@ fn basic_leaves(
     table.set(0xb, Some(1), [width, cpus, 2 << 8 | 1, apic_id])?;
     table.set(0xb, Some(2), [0, 0, 2, apic_id])?;
     state_leaves(table)
+}
+
+/// Caches that leaf 4 may list.
+const MAX_CACHES: u32 = 8;
+
+/// Leaf 4, the caches: the host's, each processor with its own but for the third level. Programs choose by their
+/// sizes how they copy memory. See: Intel SDM vol. 2, CPUID.
+fn cache_leaves(table: &mut Table, hardware: &impl Hardware, cpus: u32) -> Result<(), Errno> {
+    let others = cpus.saturating_sub(1);
+    let ids = cpus.max(1).next_power_of_two() - 1;
+    for index in 0..MAX_CACHES {
+        let host = hardware.cpuid(4, index);
+        let (kind, level) = (host[0] & 0x1f, host[0] >> 5 & 7);
+        if kind == 0 {
+            break;
+        }
+        let sharers = if level >= 3 { others.min(0xfff) } else { 0 };
+        let eax = host[0] & 0x3fff | sharers << 14 | ids.min(63) << 26;
+        table.set(4, Some(index), [eax, host[1], host[2], host[3]])?;
+    }
+    Ok(())
 }
 
 /// Leaf 0xd, what XSAVE and its kin save. The sizes that depend on XCR0 are filled in by the vCPU.

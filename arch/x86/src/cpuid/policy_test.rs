@@ -19,6 +19,8 @@ fn everything(vendor: &'static [u8; 12]) -> impl Fn(u32, u32) -> Leaf {
     }
 }
 
+/// More than there are caches.
+const MANY: u32 = 100;
 const POPCNT: u32 = 1 << 23;
 const AVX: u32 = 1 << 28;
 
@@ -104,6 +106,21 @@ cases! {
         check_eq!(table.answer(0xb, 1)[0], 3);
         check_eq!(table.answer(0xb, 1)[1], 5);
         check_eq!(table.answer(0x8000_0008, 0)[2], 3 << 12 | 4);
+    }
+
+    fn the_caches_are_the_hosts_and_shared_by_the_guests_processors() {
+        let host = |function: u32, index: u32| match (function, index) {
+            (0, _) => everything(b"GenuineIntel")(0, 0),
+            // Data of the first level, the third level, no more. 15 or 31 processors share them.
+            (4, 0) => [15 << 26 | 1 << 14 | 1 << 5 | 1, 0x02c0_003f, 63, 0],
+            (4, 1) => [15 << 26 | 31 << 14 | 3 << 5 | 3, 0x03c0_003f, 0x7fff, 4],
+            _ => [0; 4],
+        };
+        let table = default_table(&host, engine(), 0, 3, 1).unwrap_or_default();
+        check_eq!(table.answer(4, 0), [3 << 26 | 1 << 5 | 1, 0x02c0_003f, 63, 0]);
+        check_eq!(table.answer(4, 1), [3 << 26 | 2 << 14 | 3 << 5 | 3, 0x03c0_003f, 0x7fff, 4]);
+        check_eq!(table.answer(4, 2), [0; 4]);
+        check_eq!(table.answer(4, MANY), [0; 4]);
     }
 
     fn an_entry_replaces_the_one_to_the_same_question_and_tables_are_bounded() {

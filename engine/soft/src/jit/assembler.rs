@@ -322,6 +322,12 @@ impl Assembler {
         self.bytes.push(value);
     }
 
+    /// `cmp reg, gs:[offset]; cmova reg, gs:[offset]`, of 32 bits: the lesser of the two, unsigned.
+    pub fn limit(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x3b], reg, offset);
+        self.field(false, &[0x0f, 0x47], reg, offset);
+    }
+
     /// `call gs:[offset]`.
     pub fn call_field(&mut self, offset: u32) {
         self.field(false, &[0xff], 2, offset);
@@ -362,6 +368,12 @@ impl Assembler {
     /// `jmp target`.
     pub fn jump(&mut self, target: u64) {
         self.bytes.push(0xe9);
+        self.relative(target);
+    }
+
+    /// `jcc target`.
+    pub fn jump_back_if(&mut self, condition: u8, target: u64) {
+        self.raw(&[0x0f, 0x80 | condition]);
         self.relative(target);
     }
 

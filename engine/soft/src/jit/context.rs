@@ -46,6 +46,9 @@ pub(crate) struct Context {
     pub blocks_left: u64,
     /// A word that is never 0, to poll instead.
     pub always: u64,
+    /// While a loop is prepared: where its first accesses lie, and how many rounds these allow.
+    pub loop_place: u64,
+    pub loop_rounds: u64,
 }
 
 impl Context {
@@ -83,6 +86,8 @@ offsets! {
     HOST_GS = jit.host_gs;
     BLOCKS_LEFT = jit.blocks_left;
     ALWAYS = jit.always;
+    LOOP_PLACE = jit.loop_place;
+    LOOP_ROUNDS = jit.loop_rounds;
     ENDING = jit.ending;
     STOPPED_AT = jit.stopped_at;
     VECTORS = jit.vectors;

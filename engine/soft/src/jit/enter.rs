@@ -67,7 +67,9 @@ impl SoftVcpu {
         let done = if self.jit.ending == ending::LEFT { n + 1 } else { n };
         let bytes = |ops: &[Op<Self>]| ops.iter().map(|op| u16::from(op.insn.len)).sum::<u16>();
         self.rip = start.wrapping_add(bytes(&ops[..done]).into());
-        self.statistics.instructions -= (ops.len() - done) as u64;
+        if self.shared.options.counted {
+            self.statistics.instructions -= (ops.len() - done) as u64;
+        }
         self.leave_block = false;
         if self.jit.ending == ending::REFUSED {
             return self.execute(&ops[done..], bytes(&ops[done..]));

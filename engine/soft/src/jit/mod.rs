@@ -62,6 +62,8 @@ pub(crate) struct Jit {
     chained: bool,
     /// Each block counts itself and may come back: see [`crate::modes`].
     polls: bool,
+    /// Each block counts its instructions.
+    counts: bool,
 }
 
 impl Jit {
@@ -77,12 +79,25 @@ impl Jit {
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code);
         let kept = memory.used();
-        Ok(Self { memory, stubs, links: Links::default(), kept, chained, polls: false })
+        Ok(Self {
+            memory,
+            stubs,
+            links: Links::default(),
+            kept,
+            chained,
+            polls: false,
+            counts: false,
+        })
     }
 
     /// The same, in which each block counts itself and may come back, if `on`.
     pub fn polling(self, on: bool) -> Self {
         Self { polls: on, ..self }
+    }
+
+    /// The same, which counts instructions if `on`.
+    pub fn counting(self, on: bool) -> Self {
+        Self { counts: on, ..self }
     }
 
     /// Whether there may be no room for another block.
@@ -121,6 +136,7 @@ impl Jit {
             features,
             chained: self.chained,
             polls: self.polls,
+            counts: self.counts,
             ops,
             block,
         };

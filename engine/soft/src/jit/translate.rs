@@ -19,6 +19,7 @@ mod branches;
 mod checked;
 mod flags;
 mod integer;
+mod loops;
 mod memory;
 mod system;
 mod vectors;
@@ -38,6 +39,7 @@ use super::vector_registers::level;
 use crate::blocks::jump;
 use crate::vcpu::{SoftVcpu, attention};
 use flags::{Flags, Recovery};
+use loops::Loop;
 use windows::Windows;
 
 /// Temporary registers.
@@ -124,6 +126,8 @@ pub(super) struct Source<'a> {
     pub block: u32,
     /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
     pub polls: bool,
+    /// Each block counts its instructions.
+    pub counts: bool,
 }
 
 /// The arithmetic flags, as iced-x86 numbers them.
@@ -153,7 +157,8 @@ pub(super) struct Translation {
 /// Translates a block of 64-bit mode that will be executed at `base`. Gives `None` if the bytes are not
 /// what the interpreter's forms were made of.
 pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option<Translation> {
-    let steps = steps(source)?;
+    let mut steps = steps(source)?;
+    let a_loop = Loop::of(source, &mut steps);
     let mut translator = Translator {
         code: Assembler::new(base),
         stubs,
@@ -169,31 +174,26 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         loads: Vec::new(),
         open: None,
         one_by_one: Vec::new(),
+        place: None,
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
         shadowed: false,
         shadow_next: false,
         polls: source.polls,
     };
-    translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
+    if source.counts {
+        translator.code.count(context::INSTRUCTIONS, steps.len() as u8);
+    }
     if source.polls {
         translator.count_block();
     }
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
-    let mut windows = Windows::new();
-    let mut next = 0;
-    while let Some(step) = body.get(next) {
-        // What STI holds is looked at instruction by instruction.
-        let window = if translator.shadow_next { None } else { windows.find(body, next) };
-        if let Some(window) = window {
-            next = translator.window(body, window);
-        } else {
-            translator.step(step);
-            next += 1;
-        }
+    translator.body(body);
+    match a_loop {
+        Some(a_loop) => translator.go_round(&steps, &a_loop, base),
+        None => translator.last(last),
     }
-    translator.last(last);
     translator.windows_one_by_one(body);
     translator.slow_ways();
     Some(Translation { code: translator.code.bytes().to_vec(), exits: translator.exits })
@@ -273,6 +273,8 @@ struct Translator<'a> {
     /// The window that is being translated, and those whose look-up may miss.
     open: Option<windows::Open>,
     one_by_one: Vec<windows::OneByOne>,
+    /// Where the instruction's operand is, if that is known without a look-up: see [`loops`].
+    place: Option<Address>,
     /// The block leads to others, and not to Rust.
     chained: bool,
     /// The block's number.
@@ -299,6 +301,22 @@ impl Translator<'_> {
         self.code.load(T0, context::ALWAYS);
         self.code.store(context::WAITING, T0);
         self.code.bind(more);
+    }
+
+    /// The instructions before the last one.
+    fn body(&mut self, body: &[Step<'_>]) {
+        let mut windows = Windows::new();
+        let mut next = 0;
+        while let Some(step) = body.get(next) {
+            // What STI holds is looked at instruction by instruction.
+            let window = if self.shadow_next { None } else { windows.find(body, next) };
+            if let Some(window) = window {
+                next = self.window(body, window);
+            } else {
+                self.step(step);
+                next += 1;
+            }
+        }
     }
 
     /// An instruction that the block goes on behind.

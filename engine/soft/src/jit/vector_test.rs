@@ -116,7 +116,7 @@ fn registers_survive_what_is_interpreted() {
     assert_eq!(machine.read_u64(at::DATA) >> 8, 2000);
     // Byte 0 is 0 by the store above.
     assert_eq!(vcpu.fxsave().xmm(14), 1000 * 0x300);
-    assert_eq!(vcpu.instructions(), 3 + 10_000);
+    assert!(vcpu.instructions().is_none_or(|count| count == 3 + 10_000));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_switched_task_is_told_before_any_vector_instruction() {
     assert_eq!(vcpu.gpr(gpr::RBX), 1);
     assert_eq!(vcpu.gpr(gpr::RDX), at::CODE + 5);
     assert_eq!((vcpu.fxsave().xmm(0), vcpu.fxsave().xmm(1)), (5, 6));
-    assert_eq!(vcpu.instructions(), 4 + 4);
+    assert!(vcpu.instructions().is_none_or(|count| count == 4 + 4));
 }
 
 #[test]

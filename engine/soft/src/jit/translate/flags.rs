@@ -126,6 +126,25 @@ pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
     }
 }
 
+/// Lets the flags that a loop ends with be lost until its next round makes others. `steps` are the loop's, the
+/// last of them the jump back, which looks at flags. Gives how they are made again at the loop's start; `None` if
+/// that can't be.
+pub(super) fn look_around(steps: &mut [Step<'_>]) -> Option<Recovery> {
+    let mut information = InstructionInfoFactory::new();
+    let (_, body) = steps.split_last()?;
+    let maker = body.iter().rposition(|step| step.changed != 0 || step.read == ARITHMETIC)?;
+    let recovery = Recovery::of(&steps[maker]).filter(|_| steps[maker].changed == ARITHMETIC)?;
+    let count = overwritten_after(&steps[..=maker])?;
+    let behind = &body[maker + 1..];
+    let stays = behind.iter().chain(&steps[..count - 1]);
+    let stays = stays.into_iter().all(|step| !changes(&mut information, step, &recovery));
+    if !stays || behind.iter().any(accesses_memory) {
+        return None;
+    }
+    steps[maker].recovery = Some(recovery);
+    Some(recovery)
+}
+
 /// How many instructions it takes until all flags are overwritten; `None` if one of them may be looked at before.
 fn overwritten_after(steps: &[Step<'_>]) -> Option<usize> {
     for (n, step) in steps.iter().enumerate() {

@@ -54,11 +54,11 @@ pub(super) struct OneByOne {
 
 /// How an address is made, but for its displacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Base {
-    base: Register,
-    index: Register,
-    scale: u32,
-    segment: Register,
+pub(super) struct Base {
+    pub base: Register,
+    pub index: Register,
+    pub scale: u32,
+    pub segment: Register,
     short: bool,
 }
 
@@ -73,18 +73,18 @@ impl Base {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Access {
-    base: Base,
-    displacement: i64,
-    size: u32,
-    written: bool,
-    alignment: u8,
+pub(super) struct Access {
+    pub base: Base,
+    pub displacement: i64,
+    pub size: u32,
+    pub written: bool,
+    pub alignment: u8,
 }
 
 impl Access {
     /// The access of an instruction that executes as itself on one operand in memory; `pushed` is how much RSP has
     /// changed since the window's start.
-    fn of(step: &Step<'_>, pushed: i64) -> Option<Self> {
+    pub fn of(step: &Step<'_>, pushed: i64) -> Option<Self> {
         let encoding = step.encoding.as_ref()?;
         if let Some(displacement) = stack_displacement(step, encoding) {
             let (displacement, written) = (displacement + pushed, displacement < 0);
@@ -133,7 +133,7 @@ impl Access {
 }
 
 /// Where PUSH and POP access memory, relative to RSP before them.
-fn stack_displacement(step: &Step<'_>, encoding: &Encoding<'_>) -> Option<i64> {
+pub(super) fn stack_displacement(step: &Step<'_>, encoding: &Encoding<'_>) -> Option<i64> {
     if encoding.map != Map::One || encoding.operand_size || encoding.lock || encoding.vex.is_some()
     {
         return None;
@@ -156,7 +156,7 @@ const fn pushes(displacement: Option<i64>) -> i64 {
 }
 
 /// Whether an instruction is translated without memory and temporary registers.
-fn is_plain(step: &Step<'_>) -> bool {
+pub(super) fn is_plain(step: &Step<'_>) -> bool {
     let Some(encoding) = &step.encoding else { return false };
     let i = &step.instruction;
     let on_host = (0..i.op_count()).all(|n| match i.op_kind(n) {
@@ -172,10 +172,10 @@ fn is_plain(step: &Step<'_>) -> bool {
     if step.vector.is_some() {
         return true;
     }
-    let is_constant = encoding.map == Map::One
-        && matches!(encoding.opcode, 0xb8..=0xbf)
-        && !encoding.operand_size
-        && !encoding.lock;
+    let is_one_byte = encoding.map == Map::One && !encoding.lock;
+    let is_constant = is_one_byte && !encoding.operand_size && matches!(encoding.opcode, 0xb8..=0xbf)
+        // On AL to RAX, with an immediate operand.
+        || is_one_byte && (encoding.opcode < 0x40 && encoding.opcode & 6 == 4 || matches!(encoding.opcode, 0xa8 | 0xa9));
     let shape = Shape::of(encoding).filter(|_| encoding.rm().is_some());
     encoding.vex.is_none()
         && (is_constant || shape.is_some_and(|shape| !names_high_byte(encoding, shape)))
@@ -310,6 +310,9 @@ impl Translator<'_> {
 
     /// The place of an operand at `displacement`, if it is in a window whose look-up was made.
     pub(super) fn in_window(&self, displacement: u64, by_stack: bool) -> Option<Address> {
+        if self.place.is_some() {
+            return self.place;
+        }
         let open = self.open?;
         let pushed = if by_stack { open.pushed } else { 0 };
         let distance = (displacement as i64).wrapping_add(pushed).wrapping_add(open.displacement);
