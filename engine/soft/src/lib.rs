@@ -50,6 +50,8 @@ mod run_test;
 #[cfg(test)]
 mod smp_test;
 #[cfg(test)]
+mod strings_test;
+#[cfg(test)]
 mod test_code;
 #[cfg(test)]
 mod test_machine;

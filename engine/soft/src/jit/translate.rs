@@ -20,6 +20,7 @@ mod checked;
 mod flags;
 mod integer;
 mod memory;
+mod strings;
 mod system;
 mod vectors;
 mod windows;
@@ -305,7 +306,9 @@ impl Translator<'_> {
     fn step(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
         if let Some(encoding) = &step.encoding
-            && (self.system(step, encoding) || self.checked(step, encoding))
+            && (self.system(step, encoding)
+                || self.checked(step, encoding)
+                || self.string(step, encoding))
         {
             return;
         }
@@ -322,7 +325,11 @@ impl Translator<'_> {
             return;
         }
         let is_native = self.native(step)
-            || step.encoding.as_ref().is_some_and(|encoding| self.checked(step, encoding));
+            || step.encoding.as_ref().is_some_and(|encoding| {
+                self.checked(step, encoding)
+                    || self.string(step, encoding)
+                    || self.repeated_string(step, encoding)
+            });
         if is_native {
             self.store_flags();
             self.leave_to(self.end);
