@@ -36,6 +36,8 @@ extern crate self as engine_soft;
 #[cfg(test)]
 mod coherence_test;
 #[cfg(test)]
+mod control_test;
+#[cfg(test)]
 mod debug_test;
 #[cfg(test)]
 mod lockstep_test;
