@@ -36,6 +36,8 @@ extern crate self as engine_soft;
 #[cfg(test)]
 mod coherence_test;
 #[cfg(test)]
+mod control_test;
+#[cfg(test)]
 mod debug_test;
 #[cfg(test)]
 mod lockstep_test;
@@ -51,6 +53,8 @@ mod patching_test;
 mod run_test;
 #[cfg(test)]
 mod smp_test;
+#[cfg(test)]
+mod strings_test;
 #[cfg(test)]
 mod test_code;
 #[cfg(test)]

@@ -283,12 +283,23 @@ impl Cpu for SoftVcpu {
         Ok(())
     }
 
-    fn copy_within_pages(&mut self, from: u64, to: u64, bytes: usize) -> Result<usize, Stop> {
+    fn copy_within_pages(
+        &mut self,
+        from: u64,
+        to: u64,
+        bytes: usize,
+        size: u8,
+    ) -> Result<usize, Stop> {
         if !self.may_be_bulk(from, bytes) || !self.may_be_bulk(to, bytes) {
             return Ok(0);
         }
         let source = self.locate_bulk(from, bytes, false)?;
         let target = self.locate_bulk(to, bytes, true)?;
+        // Two addresses of one page: an element that is written onto a part of itself is not the same byte by byte.
+        let ahead = (to % ram::SIZE).wrapping_sub(from % ram::SIZE);
+        if source.page == target.page && (1..size.into()).contains(&ahead) {
+            return Ok(0);
+        }
         let _ = source.page.copy(from % ram::SIZE, target.page, to % ram::SIZE, bytes);
         self.wrote(target, to, bytes as u64, Access::Operand);
         Ok(bytes)

@@ -153,9 +153,15 @@ pub trait Cpu: Regs {
     /// Faults as a write of `size` bytes would, or succeeds.
     fn probe_write(&mut self, linear: u64, size: usize, access: Access) -> Result<(), Stop>;
     /// String instructions in bulk: copies `bytes` (all within one page on
-    /// either side) forwards, as if byte by byte. Gives how many were copied: 0 means
-    /// that the caller has to do it one by one.
-    fn copy_within_pages(&mut self, _from: u64, _to: u64, _bytes: usize) -> Result<usize, Stop> {
+    /// either side) forwards, as if in elements of `size` bytes, one by one, also where both are the same
+    /// memory at two addresses. Gives how many were copied: 0 means that the caller has to do it one by one.
+    fn copy_within_pages(
+        &mut self,
+        _from: u64,
+        _to: u64,
+        _bytes: usize,
+        _size: u8,
+    ) -> Result<usize, Stop> {
         Ok(0)
     }
     /// The same for a fill: `bytes` (within one page) of the repeated `pattern` of `size` bytes.

@@ -142,7 +142,7 @@ impl Element for Movs {
         if bytes < BULK_FROM {
             return Ok(0);
         }
-        let done = cpu.copy_within_pages(from, to, bytes as usize)?;
+        let done = cpu.copy_within_pages(from, to, bytes as usize, T::SIZE)?;
         Ok(done as u64 / u64::from(T::SIZE))
     }
 }

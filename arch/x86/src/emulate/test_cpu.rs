@@ -379,7 +379,13 @@ impl Cpu for TestCpu {
     fn probe_write(&mut self, linear: u64, size: usize, _: Access) -> Result<(), Stop> {
         self.range(linear, size, true).map(|_| ())
     }
-    fn copy_within_pages(&mut self, from: u64, to: u64, bytes: usize) -> Result<usize, Stop> {
+    fn copy_within_pages(
+        &mut self,
+        from: u64,
+        to: u64,
+        bytes: usize,
+        _size: u8,
+    ) -> Result<usize, Stop> {
         let Some(count) = self.bulk else { return Ok(0) };
         let from = self.range(from, bytes, false)?;
         let to = self.range(to, bytes, true)?;

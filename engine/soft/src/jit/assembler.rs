@@ -96,6 +96,13 @@ impl Assembler {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// An instruction whose operands are all in its opcode.
+    pub fn plain(&mut self, opcode: Opcode<'_>) {
+        self.raw(opcode.prefixes);
+        self.bytes.extend(rex(opcode.wide, 0, 0, 0, opcode.rex));
+        self.raw(opcode.bytes);
+    }
+
     /// An instruction on two registers.
     pub fn registers(&mut self, opcode: Opcode<'_>, reg: u8, rm: u8) {
         self.raw(opcode.prefixes);

@@ -93,6 +93,8 @@ offsets! {
     VECTORS = jit.vectors;
     HOST_MXCSR = jit.host_mxcsr;
     CR0 = cr0;
+    CR2 = cr2;
+    CR3 = cr3;
     CR4 = cr4;
     EFER = efer;
     RFLAGS = flags;

@@ -17,10 +17,12 @@
 
 mod branches;
 mod checked;
+mod control;
 mod flags;
 mod integer;
 mod loops;
 mod memory;
+mod strings;
 mod system;
 mod vectors;
 mod windows;
@@ -213,6 +215,8 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         at += instruction.len();
         let constants = decoder.get_constant_offsets(&instruction);
         let by_count = reads_count(&instruction);
+        // MOV of a control register leaves undefined what iced-x86 says it modifies: here all stays.
+        let stays = by_count || instruction.mnemonic() == Mnemonic::Mov;
         let changed = instruction.rflags_modified() & ARITHMETIC;
         let encoding = match instruction.is_invalid() || !is_offered(&instruction, source.features)
         {
@@ -227,7 +231,7 @@ fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
             op: core::ptr::from_ref(op).expose_provenance() as u64,
             // With a count of 0 all flags stay.
             read: instruction.rflags_read() & ARITHMETIC | if by_count { ARITHMETIC } else { 0 },
-            changed: if by_count { 0 } else { changed },
+            changed: if stays { 0 } else { changed },
             instruction,
         });
     }
@@ -244,6 +248,10 @@ fn is_offered(i: &Instruction, features: Features) -> bool {
         Mnemonic::Lzcnt => features.has(Feature::Lzcnt),
         Mnemonic::Cmpxchg16b => features.has(Feature::Cmpxchg16b),
         Mnemonic::Clac | Mnemonic::Stac => features.has(Feature::Smap),
+        Mnemonic::Rdtscp => features.has(Feature::Rdtscp),
+        Mnemonic::Rdfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
+            features.has(Feature::Fsgsbase)
+        }
         _ => true,
     }
 }
@@ -323,7 +331,10 @@ impl Translator<'_> {
     fn step(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
         if let Some(encoding) = &step.encoding
-            && (self.system(step, encoding) || self.checked(step, encoding))
+            && (self.system(step, encoding)
+                || self.control(step, encoding)
+                || self.checked(step, encoding)
+                || self.string(step, encoding))
         {
             return;
         }
@@ -340,7 +351,11 @@ impl Translator<'_> {
             return;
         }
         let is_native = self.native(step)
-            || step.encoding.as_ref().is_some_and(|encoding| self.checked(step, encoding));
+            || step.encoding.as_ref().is_some_and(|encoding| {
+                self.checked(step, encoding)
+                    || self.string(step, encoding)
+                    || self.repeated_string(step, encoding)
+            });
         if is_native {
             self.store_flags();
             self.leave_to(self.end);

@@ -58,19 +58,41 @@ impl Translator<'_> {
 
     /// Looks up the linear address in T0. Then the operand is at `T1 + T0`.
     pub(super) fn look_up(&mut self, size: u32, write: bool) -> Jump {
+        self.find_entry(write);
+        // cmp r10, 4096 - size.
+        self.code.raw(&[0x49, 0x81, 0xfa]);
+        self.code.raw(&(ram::SIZE as u32 - size).to_le_bytes());
+        self.expect_entry()
+    }
+
+    /// The same for an operand whose size is known only when it is accessed: its last place in a page is in the
+    /// register `last`.
+    pub(super) fn look_up_to(&mut self, last: u8, write: bool) -> Jump {
+        self.find_entry(write);
+        // cmp r10, last.
+        let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+        self.code.registers(compare, last, T0);
+        self.expect_entry()
+    }
+
+    /// The entry for the linear address in T0 into T1; the offset from the page that it has into T0.
+    fn find_entry(&mut self, write: bool) {
         let tag = if write { tlb::WRITE_OFFSET } else { tlb::READ_OFFSET };
-        let at = |displacement| Address { base: Some(T1), index: None, displacement };
-        // The entry: mov r11d, r10d; shr r11d, 7; and r11d, mask.
+        // mov r11d, r10d; shr r11d, 7; and r11d, mask.
         self.code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, tlb::INDEX_SHIFT]);
         self.code.raw(&[0x41, 0x81, 0xe3]);
         self.code.raw(&tlb::INDEX_MASK.to_le_bytes());
         self.code.add_field(T1, context::table(self.cpl));
-        // The offset in the page: sub r10, [r11 + tag]; cmp r10, 4096 - size.
-        self.code.memory(Opcode { wide: true, bytes: &[0x2b], ..Opcode::default() }, T0, at(tag));
-        self.code.raw(&[0x49, 0x81, 0xfa]);
-        self.code.raw(&(ram::SIZE as u32 - size).to_le_bytes());
+        // sub r10, [r11 + tag].
+        let subtract = Opcode { wide: true, bytes: &[0x2b], ..Opcode::default() };
+        self.code.memory(subtract, T0, Address { base: Some(T1), index: None, displacement: tag });
+    }
+
+    /// The entry in T1 is the right one if the offset was found not to be above the last one.
+    fn expect_entry(&mut self) -> Jump {
         let miss = self.code.jump_if(condition::ABOVE);
-        self.code.memory(LOAD, T1, at(tlb::PAGE_OFFSET));
+        let displacement = tlb::PAGE_OFFSET;
+        self.code.memory(LOAD, T1, Address { base: Some(T1), index: None, displacement });
         miss
     }
 

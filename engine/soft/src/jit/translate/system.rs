@@ -50,7 +50,7 @@ impl Translator<'_> {
                 self.code.store(base, T1);
                 self.code.store(other, T0);
             }
-            Mnemonic::Rdtsc => self.rdtsc(step),
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.rdtsc(step),
             _ => return false,
         }
         true
@@ -162,6 +162,9 @@ impl Translator<'_> {
         self.code.copy(RDX, RAX);
         // shr rdx, 32; mov eax, eax.
         self.code.raw(&[0x48, 0xc1, 0xea, 0x20, 0x89, 0xc0]);
+        if step.instruction.mnemonic() == Mnemonic::Rdtscp {
+            self.code.load_32(RCX, sysreg(SysReg::TscAux));
+        }
         if let Some(disabled) = disabled {
             self.on_miss(disabled, step, None);
         }
