@@ -10,16 +10,17 @@ use std::hash::{BuildHasherDefault, Hasher};
 use arch_x86::emulate::{Mode, Op};
 use arch_x86::engine::Features;
 
+use crate::address_spaces::Space;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
 use crate::itlb::{key, same_mode};
 use crate::jit::Jit;
+use crate::jump_cache::{Jump, JumpCache};
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
 pub const MAX_BLOCK: usize = 64;
 
-const JUMPS: usize = 1 << 14;
 /// Instructions that cross a page, kept at most.
 const MAX_CROSSINGS: usize = 1024;
 
@@ -32,6 +33,11 @@ pub struct Run {
     count: u16,
     /// How many bytes they are.
     pub bytes: u16,
+}
+
+impl Run {
+    /// No instructions.
+    pub const NONE: Self = Self { first: 0, count: 0, bytes: 0 };
 }
 
 /// By which a block is found.
@@ -73,52 +79,6 @@ struct Block {
     found: Found,
     /// How many times it is yet to be interpreted before it is translated, and once more; or [`NEVER`].
     left: u32,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Jump {
-    rip: u64,
-    /// Of its translation, if its key says that there is one.
-    code: u64,
-    run: Run,
-    block: u32,
-    key: u32,
-}
-
-impl Jump {
-    fn new(rip: u64, key: u32, found: Found) -> Self {
-        let key = if found.code == 0 { key & !key::TRANSLATED } else { key };
-        Self { rip, code: found.code, run: found.run, block: found.block, key }
-    }
-
-    const fn found(&self) -> Found {
-        Found { code: self.code, run: self.run, block: self.block }
-    }
-}
-
-/// How translated code looks into the jump cache.
-pub(crate) mod jump {
-    use core::mem::offset_of;
-
-    use super::{JUMPS, Jump};
-
-    /// Where a jump's parts are.
-    pub const RIP: i32 = offset_of!(Jump, rip) as i32;
-    pub const KEY: i32 = offset_of!(Jump, key) as i32;
-    pub const CODE: i32 = offset_of!(Jump, code) as i32;
-    /// The number of an address's jump are the upper bits of the product of its low half and this.
-    pub const FACTOR: u32 = 0x9e37_79b1;
-    /// The product, shifted right by this, has the number in its low bits.
-    pub const SHIFT: u8 = 32 - JUMPS.trailing_zeros() as u8;
-    /// A jump's distance from the first one is its number shifted left by this.
-    pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
-    const _: () = assert!(size_of::<Jump>() == 32);
-
-    /// The distance of the jump for `rip` from the first one.
-    pub const fn distance(rip: u64) -> i32 {
-        (super::slot(rip) << SIZE_SHIFT) as i32
-    }
 }
 
 /// An instruction that crosses a page's end. Its bytes are compared each time.
@@ -163,7 +123,7 @@ pub struct Blocks {
     ops: Vec<Op<SoftVcpu>>,
     blocks: Vec<Block>,
     map: AddressMap<Place, u32>,
-    jumps: Box<[Jump; JUMPS]>,
+    jumps: JumpCache,
     crossings: AddressMap<(u64, Mode), Crossing>,
     jit: Option<Jit>,
     /// The flags that instructions leave undefined, by their number, where [`crate::modes`] asks for it.
@@ -176,13 +136,6 @@ pub struct Blocks {
     pub translated: u64,
     /// How many times all was dropped because it was full.
     pub drops: u64,
-}
-
-const NO_RUN: Run = Run { first: 0, count: 0, bytes: 0 };
-const NO_JUMP: Jump = Jump { rip: 0, code: 0, run: NO_RUN, block: Found::NONE, key: key::NO_BLOCK };
-
-const fn slot(rip: u64) -> usize {
-    ((rip as u32).wrapping_mul(jump::FACTOR) >> jump::SHIFT) as usize % JUMPS
 }
 
 impl Blocks {
@@ -205,7 +158,7 @@ impl Blocks {
             ops: Vec::with_capacity(capacity.max(MAX_BLOCK)),
             blocks: Vec::new(),
             map: AddressMap::default(),
-            jumps: Box::new([NO_JUMP; JUMPS]),
+            jumps: JumpCache::new(),
             crossings: AddressMap::default(),
             decoded: 0,
             translated: 0,
@@ -226,7 +179,7 @@ impl Blocks {
         self.blocks.clear();
         self.map.clear();
         self.crossings.clear();
-        self.jumps.fill(NO_JUMP);
+        self.jumps.clear();
         if let Some(jit) = &mut self.jit {
             jit.clear();
         }
@@ -240,23 +193,23 @@ impl Blocks {
         self.ops.get(first..first + usize::from(run.count)).unwrap_or(&[])
     }
 
-    /// The block at `rip`, if the jump cache knows it under `key`.
+    /// The block at `rip`, if the jump cache knows it in an address space under `key`.
     #[inline(always)]
-    pub fn jump(&self, rip: u64, key: u32) -> Option<Found> {
-        let jump = &self.jumps[slot(rip)];
+    pub fn jump(&self, cpl: u8, space: Space, rip: u64, key: u32) -> Option<Found> {
+        let jump = self.jumps.get(cpl, space, rip);
         // One test.
         let key = (jump.key ^ key) & !key::TRANSLATED;
         if (jump.rip ^ rip) | u64::from(key) == 0 { Some(jump.found()) } else { None }
     }
 
-    /// Lets the jump cache know a block.
-    pub fn remember(&mut self, place: &Place, key: u32, found: Found) {
-        self.jumps[slot(place.rip)] = Jump::new(place.rip, key, found);
+    /// Lets the jump cache know a block in an address space.
+    pub fn remember(&mut self, place: &Place, space: Space, key: u32, found: Found) {
+        *self.jumps.get_mut(place.cpl, space, place.rip) = Jump::new(place.rip, key, found);
     }
 
-    /// The block at a place; the jump cache then knows it under `key`.
-    pub fn find(&mut self, place: &Place, key: u32) -> Option<Found> {
-        let jump = &mut self.jumps[slot(place.rip)];
+    /// The block at a place; the jump cache then knows it in an address space under `key`.
+    pub fn find(&mut self, place: &Place, space: Space, key: u32) -> Option<Found> {
+        let jump = self.jumps.get_mut(place.cpl, space, place.rip);
         let page = |block: u32| self.blocks.get(block as usize).map(|block| block.place.page);
         let is_it = jump.rip == place.rip && same_mode(jump.key, key);
         if is_it && page(jump.block) == Some(place.page) {
@@ -266,7 +219,7 @@ impl Blocks {
         }
         let block = *self.map.get(place)?;
         let found = self.blocks[block as usize].found;
-        self.remember(place, key, found);
+        self.remember(place, space, key, found);
         Some(found)
     }
 
@@ -334,10 +287,7 @@ impl Blocks {
             found.code = jit.translate(place, number, bytes, ops, features, find);
             self.translated += u64::from(found.code != 0);
             self.blocks[number as usize].found = found;
-            let jump = &mut self.jumps[slot(place.rip)];
-            if jump.block == number {
-                *jump = Jump::new(place.rip, jump.key | key::TRANSLATED, found);
-            }
+            self.jumps.translated(place.cpl, place.rip, found);
         }
         found
     }
@@ -360,7 +310,7 @@ impl Blocks {
 
     /// The address of the jump cache.
     pub fn jumps_address(&self) -> u64 {
-        self.jumps.as_ptr().expose_provenance() as u64
+        self.jumps.address()
     }
 
     /// The instruction at `rip` that crosses a page, if it was decoded from `bytes`.
@@ -393,10 +343,7 @@ impl Blocks {
             {
                 jit.forget(&place);
             }
-            let jump = &mut self.jumps[slot(place.rip)];
-            if jump.block == block {
-                *jump = NO_JUMP;
-            }
+            self.jumps.forget(place.cpl, place.rip, block);
         });
     }
 }

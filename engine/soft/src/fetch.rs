@@ -39,15 +39,15 @@ impl SoftVcpu {
         let fetched = self.fetch_page(blocks, linear)?;
         let (page, mode, cpl) = (fetched.id, self.code_mode, self.cpl);
         let place = Place { page, mode, cpl, rip: self.rip };
-        let key = self.itlb.key(self.rip);
-        if let Some(found) = blocks.find(&place, key) {
+        let (space, key) = (self.itlb.space(), self.itlb.key(self.rip));
+        if let Some(found) = blocks.find(&place, space, key) {
             return Ok(found);
         }
         let Some(found) = self.build(blocks, place, fetched, linear, room)? else {
             // Across pages: never in the jump cache.
             return self.find_crossing(blocks, fetched, linear, room);
         };
-        blocks.remember(&place, key, found);
+        blocks.remember(&place, space, key, found);
         Ok(found)
     }
 

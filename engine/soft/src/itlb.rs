@@ -4,10 +4,13 @@
 //! translation as long as its *key* holds: a number that changes with
 //! everything that decides what RIP means (paging, privilege, code size, the freshness of
 //! decoded bytes). The upper and the lower half of the address space have a key
-//! each: a kernel's global pages keep theirs when CR3 changes.
+//! each: a kernel's global pages keep theirs when CR3 changes. The lower half's is the current address space's
+//! (see [`crate::address_spaces`]): no two of them ever have the same, so that what was found in one is
+//! found again when it is switched back to, and in no other.
 
 use arch_x86::emulate::Mode;
 
+use crate::address_spaces::{SPACES, Space};
 use crate::code_pages::PageId;
 use crate::ram::{self, Page};
 
@@ -32,6 +35,8 @@ pub mod key {
 
 /// Generations that keys have room for.
 const GENERATIONS: u32 = 1 << (32 - key::GENERATION_SHIFT);
+/// Nothing has been entered: no key has it.
+const NO_GENERATION: u32 = 0;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -96,10 +101,18 @@ pub struct InstructionTlb {
     entries: Box<[Entry; ENTRIES]>,
     /// By privilege level, and by half of the address space.
     pub(crate) keys: [[u32; 2]; 4],
+    /// The newest generation of each half.
     generations: [u32; 2],
+    /// Those of the address spaces' lower halves, or [`NO_GENERATION`].
+    lower: [u32; SPACES],
+    /// The current one.
+    space: Space,
     code_size: u32,
     pub(crate) cpl: u8,
-    seen: [Seen; 2],
+    /// Of the address spaces' lower halves, and of the upper half.
+    seen: [Seen; SPACES + 1],
+    /// Some address space's lower half has global entries.
+    lower_global: bool,
     /// The upper half has entries that are not global.
     upper_non_global: bool,
     /// How many entries were made.
@@ -118,18 +131,20 @@ pub const fn same_mode(a: u32, b: u32) -> bool {
 impl InstructionTlb {
     /// An empty TLB.
     pub fn new() -> Self {
-        // No key is `NONE`: generations start at 1.
         let mut itlb = Self {
             entries: Box::new([no_entry(); ENTRIES]),
             keys: [[key::NONE; 2]; 4],
-            generations: [1; 2],
+            generations: [NO_GENERATION; 2],
+            lower: [NO_GENERATION; SPACES],
+            space: 0,
             code_size: 0,
             cpl: 0,
-            seen: [Seen::NONE; 2],
+            seen: [Seen::NONE; SPACES + 1],
+            lower_global: false,
             upper_non_global: false,
             fills: 0,
         };
-        itlb.update_keys();
+        itlb.flush_all();
         itlb
     }
 
@@ -139,10 +154,17 @@ impl InstructionTlb {
         self.keys[usize::from(self.cpl & 3)][half(rip)]
     }
 
+    /// The current address space.
+    #[inline(always)]
+    pub const fn space(&self) -> Space {
+        self.space
+    }
+
     fn update_keys(&mut self) {
+        let generations = [self.lower[self.space], self.generations[1]];
         for (cpl, keys) in (0..).zip(&mut self.keys) {
             for (half, key) in (0..).zip(keys) {
-                let generation = self.generations[half as usize];
+                let generation = generations[half as usize];
                 *key = match generation {
                     GENERATIONS.. => key::NONE,
                     _ => {
@@ -180,19 +202,33 @@ impl InstructionTlb {
     #[cfg(test)]
     pub fn use_up(&mut self, left: u32) {
         self.generations = [GENERATIONS - left; 2];
+        self.lower = [NO_GENERATION; SPACES];
+        self.lower[self.space] = GENERATIONS - left;
         self.update_keys();
     }
 
     /// Drops all, and starts with the first keys again: blocks must not be found under any.
     pub fn restart(&mut self) {
         self.entries.fill(no_entry());
-        self.generations = [0; 2];
+        // No key is `NONE`: the first generation is 1.
+        self.generations = [NO_GENERATION; 2];
         self.flush_all();
+    }
+
+    /// The index of the entry for `linear`. The same programs in several address spaces do not evict each other.
+    const fn index(&self, linear: u64) -> usize {
+        let space = if half(linear) == 0 { self.space } else { 0 };
+        ((linear >> 12) as usize + space * (ENTRIES / 8)) % ENTRIES
+    }
+
+    /// Where it is noted what was entered of the half that `linear` is in.
+    const fn seen_of(&self, linear: u64) -> usize {
+        if half(linear) == 0 { self.space } else { SPACES }
     }
 
     /// The page of `linear`, if it is known.
     pub fn find(&self, linear: u64) -> Option<Fetched> {
-        let entry = &self.entries[(linear >> 12) as usize % ENTRIES];
+        let entry = &self.entries[self.index(linear)];
         let hit = entry.linear == linear & !(ram::SIZE - 1)
             && entry.key == self.key(linear)
             && entry.key != key::NONE;
@@ -203,39 +239,70 @@ impl InstructionTlb {
     pub fn fill(&mut self, linear: u64, fetched: Fetched, page_size: u64, global: bool) {
         self.fills += 1;
         let half = half(linear);
-        self.seen[half].add(linear, page_size);
+        self.seen[self.seen_of(linear)].add(linear, page_size);
         self.upper_non_global |= half == 1 && !global;
-        self.entries[(linear >> 12) as usize % ENTRIES] =
+        self.lower_global |= half == 0 && global;
+        self.entries[self.index(linear)] =
             Entry { linear: linear & !(ram::SIZE - 1), key: self.key(linear), fetched };
     }
 
-    /// Drops all.
+    /// Drops all, of all address spaces.
     pub fn flush_all(&mut self) {
-        self.flush_half(0);
-        self.flush_half(1);
+        self.drop_lower_halves();
+        self.drop_upper_half();
+        self.update_keys();
     }
 
-    /// Drops all that is not global (and what is global in the lower half).
-    pub fn flush_non_global(&mut self) {
-        self.flush_half(0);
+    /// Makes an address space current, and drops what it has in the lower half (be it global) unless that is to be
+    /// `kept`. What is not global in the upper half is dropped.
+    pub fn switch(&mut self, space: Space, kept: bool) {
+        self.space = space;
+        if !kept || self.lower[space] == NO_GENERATION {
+            self.drop_lower_half();
+        }
         if self.upper_non_global {
-            self.flush_half(1);
-        }
-    }
-
-    /// Drops the page of `linear`, of whatever size it is (and all others of its half).
-    pub fn flush_page(&mut self, linear: u64) {
-        if self.seen[half(linear)].has(linear) {
-            self.flush_half(half(linear));
-        }
-    }
-
-    fn flush_half(&mut self, half: usize) {
-        self.generations[half] = (self.generations[half] + 1).min(GENERATIONS);
-        self.seen[half] = Seen::NONE;
-        if half == 1 {
-            self.upper_non_global = false;
+            self.drop_upper_half();
         }
         self.update_keys();
+    }
+
+    /// Drops the page of `linear`, of whatever size it is (and all others of its half): of the current address
+    /// space, and of the others if it may be global there.
+    pub fn flush_page(&mut self, linear: u64) {
+        let may_have = |seen: &Seen| seen.has(linear);
+        if half(linear) == 0 && self.lower_global && self.seen[..SPACES].iter().any(may_have) {
+            self.drop_lower_halves();
+        } else if self.seen[self.seen_of(linear)].has(linear) {
+            match half(linear) {
+                0 => self.drop_lower_half(),
+                _ => self.drop_upper_half(),
+            }
+        }
+        self.update_keys();
+    }
+
+    /// A generation that nothing has been entered under.
+    fn next_generation(&mut self, half: usize) -> u32 {
+        self.generations[half] = (self.generations[half] + 1).min(GENERATIONS);
+        self.generations[half]
+    }
+
+    /// Of all address spaces: all but the current one have a new generation when they are switched to.
+    fn drop_lower_halves(&mut self) {
+        self.lower = [NO_GENERATION; SPACES];
+        self.lower_global = false;
+        self.drop_lower_half();
+    }
+
+    /// Of the current address space.
+    fn drop_lower_half(&mut self) {
+        self.lower[self.space] = self.next_generation(0);
+        self.seen[self.space] = Seen::NONE;
+    }
+
+    fn drop_upper_half(&mut self) {
+        self.next_generation(1);
+        self.seen[SPACES] = Seen::NONE;
+        self.upper_non_global = false;
     }
 }

@@ -9,16 +9,21 @@
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
 //! - `modes`: other ways to execute, for tests; `status_bits`: flags, as the decoder names them;
+//! - `jump_cache`: of it, blocks by RIP;
 //! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
+//! - `address_spaces`, `invalidate`: of which PCIDs that is kept, and when it is dropped;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 
+mod address_spaces;
 mod blocks;
 mod code_pages;
 mod engine;
 mod fetch;
 mod host;
+mod invalidate;
 mod itlb;
 mod jit;
+mod jump_cache;
 mod lockstep;
 mod memory;
 mod modes;
@@ -33,6 +38,8 @@ pub mod vector;
 
 #[cfg(test)]
 extern crate self as engine_soft;
+#[cfg(test)]
+mod address_spaces_test;
 #[cfg(test)]
 mod coherence_test;
 #[cfg(test)]
@@ -49,6 +56,8 @@ mod lost_flags_test;
 mod modes_test;
 #[cfg(test)]
 mod patching_test;
+#[cfg(test)]
+mod pcid_test;
 #[cfg(test)]
 mod run_test;
 #[cfg(test)]

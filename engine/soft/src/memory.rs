@@ -341,18 +341,11 @@ impl Cpu for SoftVcpu {
     }
 
     fn invalidate_page(&mut self, linear: u64) {
-        self.tlb.flush_page(linear);
-        self.itlb.flush_page(linear);
+        self.drop_page(linear);
     }
 
     fn invalidate_pcid(&mut self, kind: u64, pcid: u64, linear: u64) {
-        let _ = pcid; // Only the current one has translations.
-        // See: AMD APM vol. 3, INVPCID.
-        match kind {
-            0 => self.invalidate_page(linear),
-            2 => self.flush_translations(),
-            _ => self.flush_non_global(),
-        }
+        self.drop_pcid(kind, pcid, linear);
     }
 
     fn serialize(&mut self) {

@@ -11,11 +11,9 @@ use arch_x86::regs::{
     rflags,
 };
 
+use crate::invalidate::CR3_NO_FLUSH;
 use crate::tlb::Rights;
 use crate::vcpu::{SoftVcpu, attention};
-
-/// CR3's bit that keeps the translations of the PCID that is switched to.
-const CR3_NO_FLUSH: u64 = 1 << 63;
 
 impl SoftVcpu {
     /// Derives with whose rights accesses are made.
@@ -52,7 +50,7 @@ impl SoftVcpu {
     /// Paging or the rights that it grants changed.
     fn update_paging(&mut self) {
         self.paging = Paging::new(self.cr0, self.cr3, self.cr4, self.efer, self.limits);
-        self.flush_translations();
+        self.restart_address_spaces();
         self.update_mode();
     }
 
@@ -66,18 +64,6 @@ impl SoftVcpu {
             || self.wants_nmi_window && !self.nmi_blocked;
         self.set_attention(attention::WINDOW, window);
         self.leave_block |= self.attention != 0;
-    }
-
-    /// Drops every translation.
-    pub(crate) fn flush_translations(&mut self) {
-        self.tlb.flush_all();
-        self.itlb.flush_all();
-    }
-
-    /// Drops every translation that is not global.
-    pub(crate) fn flush_non_global(&mut self) {
-        self.tlb.flush_non_global();
-        self.itlb.flush_non_global();
     }
 }
 
@@ -188,7 +174,7 @@ impl Regs for SoftVcpu {
     fn set_cr3(&mut self, value: u64) {
         self.cr3 = value & !CR3_NO_FLUSH;
         self.paging.cr3 = self.cr3;
-        self.flush_non_global();
+        self.switch_address_space(value & CR3_NO_FLUSH != 0);
     }
     fn cr4(&self) -> u64 {
         self.cr4

@@ -85,8 +85,7 @@ impl SoftVcpu {
                     Err(intercept) => return intercept,
                 }
             }
-            let key = self.itlb.key(self.rip);
-            let executed = match blocks.jump(self.rip, key) {
+            let executed = match self.known_block(blocks) {
                 Some(found) => self.execute_found(blocks, found),
                 None => self.find_block(blocks).and_then(|found| {
                     if self.attention & attention::CODE_WRITTEN == 0 {
@@ -102,6 +101,12 @@ impl SoftVcpu {
                 return intercept;
             }
         }
+    }
+
+    /// The block at RIP, if the jump cache knows it.
+    #[inline(always)]
+    fn known_block(&self, blocks: &Blocks) -> Option<Found> {
+        blocks.jump(self.cpl, self.itlb.space(), self.rip, self.itlb.key(self.rip))
     }
 
     #[inline(always)]
@@ -279,8 +284,7 @@ impl SoftVcpu {
 
     /// Executes one instruction; gives whether it trapped: `Never`, `Always`, or `Held`.
     fn fetch_and_execute_one(&mut self, blocks: &mut Blocks) -> Result<Stepped, Stop> {
-        let key = self.itlb.key(self.rip);
-        let found = match blocks.jump(self.rip, key) {
+        let found = match self.known_block(blocks) {
             Some(found) => found,
             None => self.find_block(blocks)?,
         };

@@ -5,11 +5,13 @@
 //! page. What must not take the fast way (pages with decoded code, for
 //! writes; everything while breakpoints are watched) has no tag to hit.
 //!
-//! A change of CR3 drops what is not global, whatever the PCIDs: a TLB may drop more than it is
-//! told to, and refilling is cheap here.
+//! The tables with what user mode may access are there once for each address space that is kept (see
+//! [`crate::address_spaces`]). Those of a supervisor's own accesses, whose pages are mostly global, are not: a change of
+//! CR3 drops what is not global there, whatever the PCIDs. A TLB may drop more than it is told to.
 
 use std::collections::VecDeque;
 
+use crate::address_spaces::{SPACES, Space};
 use crate::ram::{self, Page};
 
 /// Where an entry's parts are, for translated code.
@@ -22,13 +24,13 @@ pub const INDEX_SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
 pub const INDEX_MASK: u32 = ((ENTRIES - 1) * size_of::<Entry>()) as u32;
 const _: () = assert!(size_of::<Entry>() == 32);
 
-/// Bytes of a table; tables lie in the order of [`Rights`].
-pub const TABLE_SIZE: usize = ENTRIES * size_of::<Entry>();
-
 /// Entries of each table.
 const ENTRIES: usize = 4096;
 const WORDS: usize = ENTRIES / 64;
-const TABLES: usize = 4;
+/// Two for all address spaces, and two for each.
+const TABLES: usize = 2 + 2 * SPACES;
+// So that it is cheap to keep an index within.
+const _: () = assert!((TABLES * ENTRIES).is_power_of_two());
 
 /// With whose rights an access is made: which table it looks into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ pub enum Rights {
     SmapLifted = 2,
     /// Every access takes the slow way: this table stays empty.
     Watched = 3,
+}
+
+/// The tables of an address space, by [`Rights`].
+const fn tables(space: Space) -> [usize; 4] {
+    [2 + 2 * space, 0, 3 + 2 * space, 1]
 }
 
 /// What is known of one linear page.
@@ -108,6 +115,10 @@ impl Slots {
         self.some |= 1 << (slot / 64);
     }
 
+    const fn has(&self, slot: usize) -> bool {
+        self.words[slot / 64] >> (slot % 64) & 1 != 0
+    }
+
     fn remove(&mut self, slot: usize) {
         self.words[slot / 64] &= !(1 << (slot % 64));
     }
@@ -153,7 +164,9 @@ impl Used {
 /// The data TLB of one vCPU.
 pub struct Tlb {
     entries: Box<[Entry; TABLES * ENTRIES]>,
-    used: [Used; TABLES],
+    used: Box<[Used; TABLES]>,
+    /// The tables of the current address space, by [`Rights`].
+    tables: [usize; 4],
     /// Hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the tables.
     large: [u64; 2],
     /// The tables and slots of the entries that were made last, if there are not to be more.
@@ -186,20 +199,27 @@ impl Tlb {
     pub fn keeping(kept: usize) -> Self {
         let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
-        let used = [Used::NONE; TABLES];
-        Self { entries, used, large: [0; 2], recent: VecDeque::new(), kept, fills: 0 }
+        let used = Box::new([Used::NONE; TABLES]);
+        let tables = tables(0);
+        Self { entries, used, tables, large: [0; 2], recent: VecDeque::new(), kept, fills: 0 }
     }
 
-    /// The address of the entries of a table.
+    /// The address of the entries of a table; those of user mode are the current address space's.
     pub fn table(&self, rights: Rights) -> u64 {
-        let table = &self.entries[rights as usize * ENTRIES..];
+        let table = &self.entries[self.tables[rights as usize] * ENTRIES..];
         table.as_ptr().expose_provenance() as u64
+    }
+
+    /// The index of the entry that `linear` may hit.
+    #[inline(always)]
+    const fn index(&self, rights: Rights, linear: u64) -> usize {
+        (self.tables[rights as usize] * ENTRIES + slot(linear)) % (TABLES * ENTRIES)
     }
 
     /// The entry that `linear` may hit.
     #[inline(always)]
     pub fn entry(&self, rights: Rights, linear: u64) -> &Entry {
-        &self.entries[(rights as usize * ENTRIES + slot(linear)) % (TABLES * ENTRIES)]
+        &self.entries[self.index(rights, linear)]
     }
 
     /// Enters a translation.
@@ -208,12 +228,12 @@ impl Tlb {
             return;
         }
         self.fills += 1;
-        let slot = slot(fill.linear);
+        let (table, slot) = (self.tables[rights as usize], slot(fill.linear));
         if self.kept != 0 {
-            self.make_room(rights as usize, slot);
+            self.make_room(table, slot);
         }
         let tag = fill.linear & !(ram::SIZE - 1);
-        let entry = &mut self.entries[rights as usize * ENTRIES + slot];
+        let entry = &mut self.entries[table * ENTRIES + slot];
         let nowhere = empty(slot).write;
         *entry = Entry {
             read: tag,
@@ -221,7 +241,7 @@ impl Tlb {
             page: fill.page,
             frame: (fill.gpa & !(ram::SIZE - 1)) | if fill.writable { Entry::WRITABLE } else { 0 },
         };
-        let used = &mut self.used[rights as usize];
+        let used = &mut self.used[table];
         let (set, other) = match fill.global {
             true => (&mut used.global, &mut used.other),
             false => (&mut used.other, &mut used.global),
@@ -246,7 +266,8 @@ impl Tlb {
         self.recent.push_back((table, slot));
     }
 
-    /// Drops the translations of the page that holds `linear`, of whatever size it is.
+    /// Drops the translations of the page that holds `linear`, of whatever size it is: of the current address
+    /// space, and global ones wherever they are.
     pub fn flush_page(&mut self, linear: u64) {
         let hashed = |class: usize| self.large[class] & large_bit(linear, LARGE_SHIFTS[class]) != 0;
         if hashed(0) || hashed(1) {
@@ -255,30 +276,37 @@ impl Tlb {
         }
         let slot = slot(linear);
         for table in 0..TABLES {
-            self.clear(table, slot);
+            if self.tables.contains(&table) || self.used[table].global.has(slot) {
+                self.clear(table, slot);
+            }
         }
     }
 
-    /// Drops everything that is not global.
-    pub fn flush_non_global(&mut self) {
-        self.flush_used(|used| &mut used.other);
+    /// Makes an address space current, and drops everything of it that is not global unless that is to be `kept`.
+    pub fn switch(&mut self, space: Space, kept: bool) {
+        self.tables = tables(space);
+        for rights in [Rights::Supervisor, Rights::User, Rights::SmapLifted] {
+            if rights == Rights::Supervisor || !kept {
+                self.flush_used(self.tables[rights as usize], |used| &mut used.other);
+            }
+        }
     }
 
-    /// Drops everything.
+    /// Drops everything, of all address spaces.
     pub fn flush_all(&mut self) {
-        self.flush_non_global();
-        self.flush_used(|used| &mut used.global);
+        for table in 0..TABLES {
+            self.flush_used(table, |used| &mut used.other);
+            self.flush_used(table, |used| &mut used.global);
+        }
         self.large = [0; 2];
     }
 
-    fn flush_used(&mut self, part: impl Fn(&mut Used) -> &mut Slots) {
+    fn flush_used(&mut self, table: usize, part: impl Fn(&mut Used) -> &mut Slots) {
         let entries = &mut self.entries;
-        for (table, used) in self.used.iter_mut().enumerate() {
-            part(used).take(|slot| {
-                let at = table * ENTRIES + slot;
-                entries[at] = empty(at);
-            });
-        }
+        part(&mut self.used[table]).take(|slot| {
+            let at = table * ENTRIES + slot;
+            entries[at] = empty(at);
+        });
     }
 
     fn clear(&mut self, table: usize, slot: usize) {
@@ -289,7 +317,7 @@ impl Tlb {
         used.other.remove(slot);
     }
 
-    /// The guest-physical page `gpa` now holds decoded code: writes take the slow way.
+    /// The guest-physical page `gpa` now holds decoded code: writes take the slow way, in all address spaces.
     pub fn withhold_writes(&mut self, gpa: u64) {
         let entries = self.entries.as_mut_slice();
         for (table, used) in self.used.iter().enumerate() {
@@ -307,7 +335,7 @@ impl Tlb {
 
     /// The page of `linear` holds no decoded code any more: writes may take the fast way.
     pub fn allow_writes(&mut self, rights: Rights, linear: u64) {
-        let entry = &mut self.entries[rights as usize * ENTRIES + slot(linear)];
+        let entry = &mut self.entries[self.index(rights, linear)];
         if entry.writable() && linear.wrapping_sub(entry.read) < ram::SIZE {
             entry.write = entry.read;
         }

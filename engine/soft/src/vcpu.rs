@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use virt::Errno;
 use virt::memory::View;
 
+use crate::address_spaces::AddressSpaces;
 use crate::blocks::Blocks;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
@@ -109,6 +110,7 @@ pub struct SoftVcpu {
     pub(crate) tsc_offset: u64,
 
     // Caches of the guest's memory.
+    pub(crate) spaces: AddressSpaces,
     pub(crate) tlb: Tlb,
     pub(crate) itlb: InstructionTlb,
     pub(crate) code_pages: CodePages,
@@ -184,6 +186,7 @@ impl SoftVcpu {
             limits: Limits::default(),
             features: Features::default(),
             tsc_offset: 0,
+            spaces: AddressSpaces::new(0),
             tlb: Tlb::keeping(shared.options.modes.tlb),
             itlb: InstructionTlb::new(),
             code_pages: CodePages::default(),

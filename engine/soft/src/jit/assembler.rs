@@ -390,6 +390,12 @@ impl Assembler {
         Jump(self.bytes.len())
     }
 
+    /// `jmp`, to where [`bind`](Self::bind) says.
+    pub fn jump_ahead(&mut self) -> Jump {
+        self.raw(&[0xe9, 0, 0, 0, 0]);
+        Jump(self.bytes.len())
+    }
+
     /// The target of `jump` is here.
     pub fn bind(&mut self, jump: Jump) {
         let distance = (self.bytes.len() - jump.0) as u32;

@@ -19,12 +19,15 @@ pub(crate) struct Context {
     pub saved: u64,
     /// The vCPU's own address.
     pub this: u64,
-    /// The TLB's first table.
-    pub tlb: u64,
+    /// The TLB's entries for a supervisor's operands, and for those while SMAP is lifted.
+    pub supervisor: u64,
+    pub smap_lifted: u64,
     /// The TLB's entries for operands, at levels 0 to 2 and at 3.
     pub tables: [u64; 2],
-    /// The jump cache's entries.
-    pub jumps: u64,
+    /// The jump cache's entries, at levels 0 to 2 and at 3.
+    pub jumps: [u64; 2],
+    /// All of them: not for translated code.
+    pub all_jumps: u64,
     /// The address of the word that says that translated code is to be left.
     pub waiting: u64,
     /// [`super::enter`]'s functions that execute one instruction.
@@ -78,7 +81,6 @@ offsets! {
     FLAGS = jit.flags;
     SAVED = jit.saved;
     THIS = jit.this;
-    JUMPS = jit.jumps;
     WAITING = jit.waiting;
     STEP = jit.step;
     STEP_LAST = jit.step_last;
@@ -103,7 +105,8 @@ offsets! {
     OPERAND_RIGHTS = operand_rights;
     WANTS_INTERRUPT_WINDOW = wants_interrupt_window;
     TSC_OFFSET = tsc_offset;
-    TLB = jit.tlb;
+    SUPERVISOR = jit.supervisor;
+    SMAP_LIFTED = jit.smap_lifted;
     FX = fx;
     YMM_HIGH = ymm_high;
 }
@@ -127,6 +130,12 @@ pub(crate) const fn key(cpl: u8, rip: u64) -> u32 {
 pub(crate) const fn table(cpl: u8) -> u32 {
     let tables = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, tables) as u32;
     tables + if cpl == 3 { 8 } else { 0 }
+}
+
+/// The address of the jump cache's entries for a privilege level.
+pub(crate) const fn jumps(cpl: u8) -> u32 {
+    let jumps = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, jumps) as u32;
+    jumps + if cpl == 3 { 8 } else { 0 }
 }
 
 /// The field of a general-purpose register.

@@ -4,7 +4,6 @@
 use arch_x86::emulate::{Op, Stop};
 
 use crate::blocks::Blocks;
-use crate::tlb::Rights;
 use crate::vcpu::SoftVcpu;
 
 /// How a step ended: what [`super::context::Context::ending`] says.
@@ -25,9 +24,8 @@ impl SoftVcpu {
     /// What translated code has to know that may be elsewhere at each entry.
     pub(crate) fn prepare_translated(&mut self, blocks: &Blocks) {
         self.jit.this = core::ptr::from_mut(self).expose_provenance() as u64;
-        self.jit.tlb = self.tlb.table(Rights::User);
-        self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
-        self.jit.jumps = blocks.jumps_address();
+        self.jit.all_jumps = blocks.jumps_address();
+        self.update_tables();
         self.jit.waiting = self.sync.waiting_address();
         self.jit.step = step as *const () as u64;
         self.jit.step_last = step_last as *const () as u64;

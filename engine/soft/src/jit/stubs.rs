@@ -10,7 +10,7 @@ use super::assembler::{Address, Assembler, Opcode, condition};
 use super::context;
 use super::enter::ending;
 use super::vector_registers::VectorStubs;
-use crate::blocks::jump;
+use crate::jump_cache as jump;
 
 const T0: u8 = 10;
 const T1: u8 = 11;
@@ -148,7 +148,14 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     code.load(T1, context::WAITING);
     code.test_word(T1);
     out.push(code.jump_if(condition::NOT_EQUAL));
-    find_jump(code);
+    // Each of the two kinds of level has its part.
+    code.compare_byte(context::ITLB_CPL, 3);
+    let user = code.jump_if(condition::EQUAL);
+    find_jump(code, 0);
+    let over = code.jump_ahead();
+    code.bind(user);
+    find_jump(code, 3);
+    code.bind(over);
     let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
     code.memory(compare, T0, at(jump::RIP));
     out.push(code.jump_if(condition::NOT_EQUAL));
@@ -170,14 +177,14 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     code.jump(leave);
 }
 
-/// The entry of the jump cache for the address in R10 into R11. EFLAGS change.
-pub(super) fn find_jump(code: &mut Assembler) {
+/// The entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.
+pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
     // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
     code.raw(&[0x45, 0x69, 0xda]);
     code.raw(&jump::FACTOR.to_le_bytes());
-    code.raw(&[0x41, 0xc1, 0xeb, jump::SHIFT - jump::SIZE_SHIFT]);
+    code.raw(&[0x41, 0xc1, 0xeb, jump::shift(cpl) - jump::SIZE_SHIFT]);
     code.raw(&[0x41, 0x83, 0xe3, 1u8.wrapping_neg() << jump::SIZE_SHIFT]);
-    code.add_field(T1, context::JUMPS);
+    code.add_field(T1, context::jumps(cpl));
 }
 
 fn step(code: &mut Assembler, function: u32, leave: &Leave, vectors: &VectorStubs) -> u64 {

@@ -38,7 +38,7 @@ use super::shape::Encoding;
 use super::stubs::Stubs;
 use super::vector::Vector;
 use super::vector_registers::level;
-use crate::blocks::jump;
+use crate::jump_cache as jump;
 use crate::vcpu::{SoftVcpu, attention};
 use flags::{Flags, Recovery};
 use loops::Loop;
@@ -407,8 +407,9 @@ impl Translator<'_> {
             self.exits.push(Exit { target, at: otherwise - 4, otherwise });
         } else {
             self.code.set(T0, target);
-            self.code.load(T1, context::JUMPS);
-            out = self.jump_to_cached(jump::distance(target), context::key(self.cpl, target));
+            self.code.load(T1, context::jumps(self.cpl));
+            let distance = jump::distance(self.cpl, target);
+            out = self.jump_to_cached(distance, context::key(self.cpl, target));
         }
         for jump in waiting.into_iter().chain(out) {
             self.code.bind(jump);

@@ -5,7 +5,7 @@ use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::find_jump;
 use super::{Home, LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, home};
-use crate::blocks::jump;
+use crate::jump_cache as jump;
 
 impl Translator<'_> {
     /// Translates a branch. Gives false, and has done nothing, if the instruction is none that is translated.
@@ -94,7 +94,7 @@ impl Translator<'_> {
             return;
         }
         let request = self.expect_no_request();
-        find_jump(&mut self.code);
+        find_jump(&mut self.code, self.cpl);
         let mut out = self.expect_cached(0, context::key(self.cpl, self.rip));
         self.on_miss(request, step, Some(self.end));
         if let Some(slow) = self.slow.last_mut() {

@@ -12,7 +12,7 @@ use super::super::context;
 use super::super::shape::Encoding;
 use super::super::stubs::find_jump;
 use super::{Flags, LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
-use crate::blocks::jump;
+use crate::jump_cache as jump;
 use crate::tlb::Rights;
 
 const RAX: u8 = 0;
@@ -92,9 +92,7 @@ impl Translator<'_> {
         self.code.change_field(operation, context::RFLAGS, bits);
         self.code.store_byte_value(context::rights(self.cpl), rights as u8);
         self.code.store_byte_value(context::OPERAND_RIGHTS, rights as u8);
-        self.code.load(T0, context::TLB);
-        let displacement = rights as i32 * crate::tlb::TABLE_SIZE as i32;
-        self.code.lea(true, T0, Address { base: Some(T0), index: None, displacement });
+        self.code.load(T0, if on { context::SMAP_LIFTED } else { context::SUPERVISOR });
         self.code.store(context::table(self.cpl), T0);
         self.on_miss(off, step, None);
     }
@@ -262,7 +260,7 @@ impl Translator<'_> {
             return;
         }
         let mut out = vec![self.expect_no_request()];
-        find_jump(&mut self.code);
+        find_jump(&mut self.code, cpl);
         out.append(&mut self.expect_cached(0, context::key(cpl, half)));
         let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
         // jmp [r11 + code].

@@ -1,0 +1,134 @@
+//! [`JumpCache`]: blocks by RIP, for Rust and for translated code.
+//!
+//! It is direct-mapped, and has a part for the privilege levels 0 to 2 and one for level 3 of each address space
+//! (see [`crate::address_spaces`]): processes of the same program have the same RIPs, and would
+//! evict each other.
+
+use core::mem::offset_of;
+
+use crate::address_spaces::{SPACES, Space};
+use crate::blocks::{Found, Run};
+use crate::itlb::key;
+
+/// log2 of the entries of the parts.
+const SYSTEM_BITS: u8 = 14;
+const USER_BITS: u8 = 13;
+
+const SYSTEM: usize = 1 << SYSTEM_BITS;
+const USER: usize = 1 << USER_BITS;
+
+/// Where a jump's parts are.
+pub const RIP: i32 = offset_of!(Jump, rip) as i32;
+pub const KEY: i32 = offset_of!(Jump, key) as i32;
+pub const CODE: i32 = offset_of!(Jump, code) as i32;
+/// The number of an address's jump in its part are the upper bits of the product of its low half and this.
+pub const FACTOR: u32 = 0x9e37_79b1;
+/// A jump's distance from its part's first one is its number shifted left by this.
+pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
+const _: () = assert!(size_of::<Jump>() == 32);
+
+/// The product, shifted right by this, is the number at a privilege level.
+pub const fn shift(cpl: u8) -> u8 {
+    32 - if cpl == 3 { USER_BITS } else { SYSTEM_BITS }
+}
+
+const fn number(cpl: u8, rip: u64) -> usize {
+    ((rip as u32).wrapping_mul(FACTOR) >> shift(cpl)) as usize
+}
+
+/// The distance of the jump for `rip` from its part's first one.
+pub const fn distance(cpl: u8, rip: u64) -> i32 {
+    (number(cpl, rip) << SIZE_SHIFT) as i32
+}
+
+/// The first entry of a part.
+const fn start(cpl: u8, space: Space) -> usize {
+    if cpl == 3 { SYSTEM + space * USER } else { 0 }
+}
+
+/// The distance of a part from the first one.
+pub const fn part(cpl: u8, space: Space) -> u64 {
+    (start(cpl, space) << SIZE_SHIFT) as u64
+}
+
+/// What is known of the code at some RIP.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Jump {
+    pub rip: u64,
+    /// Of its translation, if its key says that there is one.
+    code: u64,
+    run: Run,
+    pub block: u32,
+    pub key: u32,
+}
+
+const NO_JUMP: Jump =
+    Jump { rip: 0, code: 0, run: Run::NONE, block: Found::NONE, key: key::NO_BLOCK };
+
+impl Jump {
+    /// A block is at `rip` under a key.
+    pub fn new(rip: u64, key: u32, found: Found) -> Self {
+        let key = if found.code == 0 { key & !key::TRANSLATED } else { key };
+        Self { rip, code: found.code, run: found.run, block: found.block, key }
+    }
+
+    /// The block.
+    pub const fn found(&self) -> Found {
+        Found { code: self.code, run: self.run, block: self.block }
+    }
+}
+
+/// The jump cache of one vCPU.
+pub struct JumpCache(Box<[Jump]>);
+
+impl JumpCache {
+    /// Nothing is known.
+    pub fn new() -> Self {
+        Self(vec![NO_JUMP; SYSTEM + SPACES * USER].into())
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.fill(NO_JUMP);
+    }
+
+    /// The address of the first part.
+    pub fn address(&self) -> u64 {
+        self.0.as_ptr().expose_provenance() as u64
+    }
+
+    /// The entry for `rip` at a privilege level.
+    #[inline(always)]
+    pub fn get(&self, cpl: u8, space: Space, rip: u64) -> &Jump {
+        &self.0[start(cpl, space) + number(cpl, rip)]
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, cpl: u8, space: Space, rip: u64) -> &mut Jump {
+        &mut self.0[start(cpl, space) + number(cpl, rip)]
+    }
+
+    /// Changes the entries in all parts that have `block`, which is at `rip`: it may be in any address space.
+    fn change(&mut self, cpl: u8, rip: u64, block: u32, change: impl Fn(&mut Jump)) {
+        let spaces = if cpl == 3 { SPACES } else { 1 };
+        for space in 0..spaces {
+            let jump = self.get_mut(cpl, space, rip);
+            if jump.block == block {
+                change(jump);
+            }
+        }
+    }
+
+    /// A block was translated.
+    pub fn translated(&mut self, cpl: u8, rip: u64, found: Found) {
+        self.change(cpl, rip, found.block, |jump| {
+            *jump = Jump::new(rip, jump.key | key::TRANSLATED, found);
+        });
+    }
+
+    /// A block is dropped.
+    pub fn forget(&mut self, cpl: u8, rip: u64, block: u32) {
+        self.change(cpl, rip, block, |jump| *jump = NO_JUMP);
+    }
+}
