@@ -3,6 +3,9 @@
 //! A block is found in two ways: by RIP in the jump cache, as long as the key holds
 //! (see [`crate::itlb`]), and by page and RIP in the map. All lie in one
 //! array, which is dropped as a whole when it is full.
+//!
+//! An instruction that crosses a page's end is a block of its own, found by both pages. No block of its first page
+//! leads to it without the jump cache: the second page may become another one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,15 +17,12 @@ use crate::address_spaces::Space;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
 use crate::itlb::{key, same_mode};
-use crate::jit::Jit;
+use crate::jit::{Jit, Unit};
 use crate::jump_cache::{Jump, JumpCache};
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
 pub const MAX_BLOCK: usize = 64;
-
-/// Instructions that cross a page, kept at most.
-const MAX_CROSSINGS: usize = 1024;
 
 /// Instructions that are executed one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -76,15 +76,11 @@ const NEVER: u32 = 0;
 #[derive(Clone, Copy)]
 struct Block {
     place: Place,
+    /// The page of its last byte, if it is another one.
+    tail: Option<PageId>,
     found: Found,
     /// How many times it is yet to be interpreted before it is translated, and once more; or [`NEVER`].
     left: u32,
-}
-
-/// An instruction that crosses a page's end. Its bytes are compared each time.
-struct Crossing {
-    bytes: [u8; 15],
-    run: Run,
 }
 
 /// Multiplies; the keys are addresses, which nobody chooses to collide but a guest that slows down
@@ -124,7 +120,8 @@ pub struct Blocks {
     blocks: Vec<Block>,
     map: AddressMap<Place, u32>,
     jumps: JumpCache,
-    crossings: AddressMap<(u64, Mode), Crossing>,
+    /// Instructions that cross a page's end, by both pages.
+    crossings: AddressMap<(Place, PageId), u32>,
     jit: Option<Jit>,
     /// The flags that instructions leave undefined, by their number, where [`crate::modes`] asks for it.
     undefined: AddressMap<u32, u64>,
@@ -210,9 +207,9 @@ impl Blocks {
     /// The block at a place; the jump cache then knows it in an address space under `key`.
     pub fn find(&mut self, place: &Place, space: Space, key: u32) -> Option<Found> {
         let jump = self.jumps.get_mut(place.cpl, space, place.rip);
-        let page = |block: u32| self.blocks.get(block as usize).map(|block| block.place.page);
+        let is_here = |block: &Block| block.place.page == place.page && block.tail.is_none();
         let is_it = jump.rip == place.rip && same_mode(jump.key, key);
-        if is_it && page(jump.block) == Some(place.page) {
+        if is_it && self.blocks.get(jump.block as usize).is_some_and(is_here) {
             // Only its key was too old: dropped blocks are in no jump.
             *jump = Jump::new(place.rip, key, jump.found());
             return Some(jump.found());
@@ -252,11 +249,16 @@ impl Blocks {
 
     /// Makes a block of the instructions since `first`, which are `bytes` long.
     pub fn add(&mut self, place: Place, first: usize, bytes: usize) -> Found {
+        let found = self.number(place, None, first, bytes);
+        self.map.insert(place, found.block);
+        found
+    }
+
+    fn number(&mut self, place: Place, tail: Option<PageId>, first: usize, bytes: usize) -> Found {
         let block = self.blocks.len() as u32;
         let found = Found { code: 0, run: self.finish(first, bytes), block };
         let left = if place.mode == Mode::Bits64 { self.patience } else { NEVER };
-        self.blocks.push(Block { place, found, left });
-        self.map.insert(place, block);
+        self.blocks.push(Block { place, tail, found, left });
         found
     }
 
@@ -276,7 +278,7 @@ impl Blocks {
 
     /// Translates a block whose instructions were decoded from `bytes`. Gives it as it is then.
     pub fn translate(&mut self, number: u32, bytes: &[u8], features: Features) -> Found {
-        let Block { place, mut found, .. } = self.blocks[number as usize];
+        let Block { place, tail, mut found, .. } = self.blocks[number as usize];
         if let Some(jit) = &mut self.jit {
             let find = |place: &Place| {
                 let block = *self.map.get(place)?;
@@ -284,7 +286,9 @@ impl Blocks {
             };
             let first = found.run.first as usize;
             let ops = &self.ops[first..first + usize::from(found.run.count)];
-            found.code = jit.translate(place, number, bytes, ops, features, find);
+            let crosses = tail.is_some();
+            let unit = Unit { place, crosses, number, bytes, ops, features };
+            found.code = jit.translate(&unit, find);
             self.translated += u64::from(found.code != 0);
             self.blocks[number as usize].found = found;
             self.jumps.translated(place.cpl, place.rip, found);
@@ -295,6 +299,11 @@ impl Blocks {
     /// By which a block is found.
     pub fn place(&self, block: u32) -> Place {
         self.blocks[block as usize].place
+    }
+
+    /// The page that a block ends in, if it is another one than it starts in.
+    pub fn tail(&self, block: u32) -> Option<PageId> {
+        self.blocks[block as usize].tail
     }
 
     /// Where a block starts, and its instructions.
@@ -313,31 +322,29 @@ impl Blocks {
         self.jumps.address()
     }
 
-    /// The instruction at `rip` that crosses a page, if it was decoded from `bytes`.
-    pub fn find_crossing(&self, rip: u64, mode: Mode, bytes: &[u8]) -> Option<Run> {
-        let crossing = self.crossings.get(&(rip, mode))?;
-        let known = crossing.bytes.get(..crossing.run.bytes.into())?;
-        bytes.starts_with(known).then_some(crossing.run)
+    /// The instruction at a place that ends in the page `tail`.
+    pub fn find_crossing(&self, place: &Place, tail: PageId) -> Option<Found> {
+        let block = *self.crossings.get(&(*place, tail))?;
+        Some(self.blocks[block as usize].found)
     }
 
-    /// Keeps the instruction pushed last, which crosses a page.
-    pub fn add_crossing(&mut self, rip: u64, mode: Mode, bytes: &[u8], len: usize) -> Run {
-        if self.crossings.len() >= MAX_CROSSINGS {
-            self.crossings.clear();
-        }
-        let run = self.finish(self.ops.len() - 1, len);
-        let mut kept = [0; 15];
-        let len = bytes.len().min(15);
-        kept[..len].copy_from_slice(&bytes[..len]);
-        self.crossings.insert((rip, mode), Crossing { bytes: kept, run });
-        run
+    /// Makes a block of an instruction that ends in the page `tail`.
+    pub fn add_crossing(&mut self, place: Place, tail: PageId, op: Op<SoftVcpu>) -> Found {
+        let (first, bytes) = (self.next(), usize::from(op.insn.len));
+        self.push(op);
+        let found = self.number(place, Some(tail), first, bytes);
+        self.crossings.insert((place, tail), found.block);
+        found
     }
 
     /// Drops the blocks in `granules` of a page.
     pub fn forget(&mut self, pages: &mut CodePages, id: PageId, granules: u64) {
         pages.forget(id, granules, |block| {
-            let Block { place, found, .. } = self.blocks[block as usize];
-            self.map.remove(&place);
+            let Block { place, tail, found, .. } = self.blocks[block as usize];
+            match tail {
+                None => self.map.remove(&place),
+                Some(tail) => self.crossings.remove(&(place, tail)),
+            };
             if found.code != 0
                 && let Some(jit) = &mut self.jit
             {

@@ -44,8 +44,7 @@ impl SoftVcpu {
             return Ok(found);
         }
         let Some(found) = self.build(blocks, place, fetched, linear, room)? else {
-            // Across pages: never in the jump cache.
-            return self.find_crossing(blocks, fetched, linear, room);
+            return self.find_crossing(blocks, place, fetched, linear, room);
         };
         blocks.remember(&place, space, key, found);
         Ok(found)
@@ -150,15 +149,22 @@ impl SoftVcpu {
     #[cold]
     pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
         let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
-        let bytes = self.code_pages.kept(place.page, offset, found.run.bytes.into());
-        blocks.translate(found.block, bytes, self.features)
+        let size = usize::from(found.run.bytes);
+        let Some(tail) = blocks.tail(found.block) else {
+            let bytes = self.code_pages.kept(place.page, offset, size);
+            return blocks.translate(found.block, bytes, self.features);
+        };
+        let first = ram::SIZE as usize - offset;
+        let head = self.code_pages.kept(place.page, offset, first);
+        let bytes = [head, self.code_pages.kept(tail, 0, size - first)].concat();
+        blocks.translate(found.block, &bytes, self.features)
     }
 
-    /// The instruction at RIP, which starts in `head` and ends in the next page. Both pages
-    /// and all bytes are looked at each time.
+    /// The instruction at RIP, which starts in `head` and ends in the next page.
     fn find_crossing(
         &mut self,
         blocks: &mut Blocks,
+        place: Place,
         head: Fetched,
         linear: u64,
         room: u64,
@@ -171,22 +177,55 @@ impl SoftVcpu {
             return Err(self.raise(Exception::gp(0)));
         }
         let tail = self.fetch_page(blocks, next)?;
+        let found = match blocks.find_crossing(&place, tail.id) {
+            Some(found) => found,
+            None => self.build_crossing(blocks, place, [head, tail], first, room)?,
+        };
+        // A key says something of one half of the address space.
+        if (linear ^ next) >> 63 == 0 {
+            let (space, key) = (self.itlb.space(), self.itlb.key(place.rip));
+            blocks.remember(&place, space, key, found);
+        }
+        Ok(found)
+    }
+
+    /// Decodes an instruction of which `first` bytes are in the first page.
+    fn build_crossing(
+        &mut self,
+        blocks: &mut Blocks,
+        place: Place,
+        [head, tail]: [Fetched; 2],
+        first: usize,
+        room: u64,
+    ) -> Result<Found, Stop> {
+        let offset = ram::SIZE as usize - first;
         let mut buffer = [0; MAX_LENGTH];
         let (left, right) = buffer.split_at_mut(first.min(MAX_LENGTH));
-        let _ = head.page.read(offset, left);
-        let _ = tail.page.read(0, right);
-        let bytes = &buffer[..room.min(MAX_LENGTH as u64) as usize];
-        let (rip, mode) = (self.rip, self.code_mode);
-        if let Some(run) = blocks.find_crossing(rip, mode, bytes) {
-            return Ok(Found { run, code: 0, block: Found::NONE });
+        left.copy_from_slice(self.code_pages.peek(head.id, head.page, offset, left.len()));
+        if !right.is_empty() {
+            right.copy_from_slice(self.code_pages.peek(tail.id, tail.page, 0, right.len()));
         }
-        let Some(decoded) = lower(bytes, rip, mode, self.features) else {
+        let bytes = &buffer[..room.min(MAX_LENGTH as u64) as usize];
+        let decoded = lower(bytes, place.rip, place.mode, self.features);
+        let rest = decoded.as_ref().and_then(|decoded| {
+            usize::from(decoded.op.insn.len).checked_sub(first).filter(|rest| *rest > 0)
+        });
+        let (Some(decoded), Some(rest)) = (decoded, rest) else {
+            // Longer than any instruction, or beyond CS's limit.
             return Err(self.raise(Exception::gp(0)));
         };
-        let len = decoded.op.insn.len;
-        blocks.push(decoded.op);
-        let run = blocks.add_crossing(rip, mode, bytes, len.into());
-        Ok(Found { run, code: 0, block: Found::NONE })
+        let found = blocks.add_crossing(place, tail.id, decoded.op);
+        for (page, offset, size) in [(head.id, offset, first), (tail.id, 0, rest)] {
+            if self.code_pages.mark(page, offset, size) {
+                self.tlb.withhold_writes(self.code_pages.gpa(page));
+            }
+            self.code_pages.add_block(page, offset, size, found.block);
+        }
+        if self.lockstep.is_on() {
+            // It compares what is in one page.
+            blocks.keep_interpreted(found.block);
+        }
+        Ok(found)
     }
 
     /// Drops the blocks that the guest has written to.

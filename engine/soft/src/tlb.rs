@@ -167,8 +167,9 @@ pub struct Tlb {
     used: Box<[Used; TABLES]>,
     /// The tables of the current address space, by [`Rights`].
     tables: [usize; 4],
-    /// Hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the tables.
-    large: [u64; 2],
+    /// By half of the address space: hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the
+    /// tables. A kernel's must not make a process's small pages look like parts of large ones.
+    large: [[u64; 2]; 2],
     /// The tables and slots of the entries that were made last, if there are not to be more.
     recent: VecDeque<(usize, usize)>,
     /// How many are kept; 0: all.
@@ -179,6 +180,10 @@ pub struct Tlb {
 
 /// log2 of the regions that [`Tlb::large`] tells apart.
 const LARGE_SHIFTS: [u32; 2] = [22, 30];
+
+const fn half(linear: u64) -> usize {
+    (linear >> 63) as usize
+}
 
 fn large_bit(linear: u64, shift: u32) -> u64 {
     1 << ((linear >> shift).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
@@ -201,7 +206,7 @@ impl Tlb {
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
         let used = Box::new([Used::NONE; TABLES]);
         let tables = tables(0);
-        Self { entries, used, tables, large: [0; 2], recent: VecDeque::new(), kept, fills: 0 }
+        Self { entries, used, tables, large: [[0; 2]; 2], recent: VecDeque::new(), kept, fills: 0 }
     }
 
     /// The address of the entries of a table; those of user mode are the current address space's.
@@ -250,7 +255,7 @@ impl Tlb {
         other.remove(slot);
         if fill.page_size > ram::SIZE {
             let class = usize::from(fill.page_size > 4 << 20);
-            self.large[class] |= large_bit(fill.linear, LARGE_SHIFTS[class]);
+            self.large[half(fill.linear)][class] |= large_bit(fill.linear, LARGE_SHIFTS[class]);
         }
     }
 
@@ -269,7 +274,8 @@ impl Tlb {
     /// Drops the translations of the page that holds `linear`, of whatever size it is: of the current address
     /// space, and global ones wherever they are.
     pub fn flush_page(&mut self, linear: u64) {
-        let hashed = |class: usize| self.large[class] & large_bit(linear, LARGE_SHIFTS[class]) != 0;
+        let large = self.large[half(linear)];
+        let hashed = |class: usize| large[class] & large_bit(linear, LARGE_SHIFTS[class]) != 0;
         if hashed(0) || hashed(1) {
             self.flush_all();
             return;
@@ -298,7 +304,7 @@ impl Tlb {
             self.flush_used(table, |used| &mut used.other);
             self.flush_used(table, |used| &mut used.global);
         }
-        self.large = [0; 2];
+        self.large = [[0; 2]; 2];
     }
 
     fn flush_used(&mut self, table: usize, part: impl Fn(&mut Used) -> &mut Slots) {

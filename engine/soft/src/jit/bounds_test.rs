@@ -3,7 +3,7 @@
 use arch_x86::emulate::{Mode, decode};
 use arch_x86::engine::Features;
 
-use super::{Jit, MAX_TRANSLATION};
+use super::{Jit, MAX_TRANSLATION, Unit};
 use crate::blocks::{MAX_BLOCK, Place};
 
 const RIP: u64 = 0x1_0000;
@@ -21,7 +21,9 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
         .collect();
     let used = jit.memory.used();
     let place = Place { page: 0, mode: Mode::Bits64, cpl: 0, rip: RIP };
-    let code = jit.translate(place, 0, &bytes, &ops, Features::default(), |_| None);
+    let features = Features::default();
+    let unit = Unit { place, crosses: false, number: 0, bytes: &bytes, ops: &ops, features };
+    let code = jit.translate(&unit, |_| None);
     assert_ne!(code, 0, "{instruction:02x?}");
     jit.memory.used() - used
 }

@@ -48,6 +48,19 @@ use stubs::Stubs;
 use translate::Source;
 pub(crate) use translate::reads_count;
 
+/// A block to be translated.
+pub(crate) struct Unit<'a> {
+    pub place: Place,
+    /// It ends in another page than it starts in: no jump leads to it without a look at the jump cache.
+    pub crosses: bool,
+    pub number: u32,
+    /// Its bytes, and the interpreter's forms of its instructions.
+    pub bytes: &'a [u8],
+    pub ops: &'a [Op<SoftVcpu>],
+    /// What the guest is offered.
+    pub features: Features,
+}
+
 /// More than any block's translation takes.
 const MAX_TRANSLATION: usize = 24 << 10;
 
@@ -116,17 +129,10 @@ impl Jit {
         &self.stubs
     }
 
-    /// Translates the block at `place`, whose bytes are executed by `ops`. Gives the code's address, or 0 if it
-    /// can't be had. `find` gives the translations of other blocks.
-    pub fn translate(
-        &mut self,
-        place: Place,
-        block: u32,
-        bytes: &[u8],
-        ops: &[Op<SoftVcpu>],
-        features: Features,
-        find: impl Fn(&Place) -> Option<u64>,
-    ) -> u64 {
+    /// Translates a block. Gives the code's address, or 0 if it can't be had. `find` gives the translations
+    /// of other blocks.
+    pub fn translate(&mut self, unit: &Unit<'_>, find: impl Fn(&Place) -> Option<u64>) -> u64 {
+        let &Unit { place, crosses, number: block, bytes, ops, features } = unit;
         #[cfg(test)]
         let bytes = &sabotage::corrupted(bytes);
         let source = Source {
@@ -146,10 +152,13 @@ impl Jit {
         for exit in translation.exits {
             let target = Place { rip: exit.target, ..place };
             let link = Link { at: exit.at, otherwise: exit.otherwise };
-            let found = if target == place { Some(code) } else { find(&target) };
+            let is_own = target == place && !crosses;
+            let found = if is_own { Some(code) } else { find(&target) };
             self.links.add(&mut self.memory, target, link, found);
         }
-        self.links.connect(&mut self.memory, &place, code);
+        if !crosses {
+            self.links.connect(&mut self.memory, &place, code);
+        }
         code
     }
 
