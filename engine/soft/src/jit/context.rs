@@ -49,8 +49,8 @@ pub(crate) struct Context {
     pub blocks_left: u64,
     /// A word that is never 0, to poll instead.
     pub always: u64,
-    /// While a loop is prepared: where its first accesses lie, and how many rounds these allow.
-    pub loop_place: u64,
+    /// Where a loop's streams are, and how many rounds may follow: see [`super::translate`].
+    pub streams: [u64; STREAMS],
     pub loop_rounds: u64,
 }
 
@@ -88,7 +88,7 @@ offsets! {
     HOST_GS = jit.host_gs;
     BLOCKS_LEFT = jit.blocks_left;
     ALWAYS = jit.always;
-    LOOP_PLACE = jit.loop_place;
+    STREAMS_START = jit.streams;
     LOOP_ROUNDS = jit.loop_rounds;
     ENDING = jit.ending;
     STOPPED_AT = jit.stopped_at;
@@ -109,6 +109,14 @@ offsets! {
     SMAP_LIFTED = jit.smap_lifted;
     FX = fx;
     YMM_HIGH = ymm_high;
+}
+
+/// Streams of a loop at most.
+pub(crate) const STREAMS: usize = 4;
+
+/// Where a loop's stream is.
+pub(crate) const fn stream(n: usize) -> u32 {
+    STREAMS_START + n as u32 * 8
 }
 
 /// The count of executed instructions.

@@ -10,10 +10,9 @@
 //! and no look at what waits. The rounds are no more than a page has bytes: an interrupt waits for microseconds at
 //! most.
 //!
-//! | register | in such rounds |
-//! |---|---|
-//! | R10, R11 | where the first and the second stream are, on the host |
-//! | R15 | how many rounds may follow |
+//! Where the streams are on the host, and how many rounds may follow, is in the temporary registers R10, R11 and R15.
+//! If there are more than two streams, or the loop has instructions that need these registers, it is in
+//! fields of the vCPU, and an access takes its stream's place from there.
 
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
@@ -22,8 +21,8 @@ use super::super::context;
 use super::super::shape::Map;
 use super::super::vector_registers::level;
 use super::flags::{self, Recovery};
-use super::windows::{Access, Base, is_plain, is_write, stack_displacement};
-use super::{Flags, Home, Source, Step, T0, T1, T2, Translator, home};
+use super::windows::{Access, Base, is_alone, is_on_host, is_write, stack_displacement};
+use super::{Flags, Source, Step, T0, T1, T2, Translator};
 use crate::ram;
 
 /// How far a stream's accesses may be apart, in bytes.
@@ -32,7 +31,7 @@ const REACH: i64 = 512;
 const STRIDE: i64 = 1024;
 /// Rounds between two looks at what waits, where no stream leaves its page.
 const ROUNDS: u32 = 1024;
-/// Where a stream is.
+/// Where streams are, if it is in registers.
 const PLACES: [u8; 2] = [T0, T1];
 
 /// What is known of a loop.
@@ -48,6 +47,8 @@ struct Streams {
     streams: Vec<Stream>,
     /// By instruction: its stream, and the distance from its address at the loop's start.
     accesses: Vec<Option<(usize, i64)>>,
+    /// Where they are is in fields.
+    in_fields: bool,
 }
 
 /// Accesses by the same registers.
@@ -102,17 +103,19 @@ impl Streams {
         let mut streams = Self::default();
         for step in body {
             let access = match Access::of(step, 0) {
-                Some(access) if has_no_temporaries(step) => Some(access),
-                None if is_plain(step) || is_address_only(step) => None,
+                Some(access) if !is_stack(step) => Some(access),
+                None if is_alone(step) || is_address_only(step) => None,
                 _ => return None,
             };
             let access = match access {
                 Some(access) => Some(streams.add(&access, &moves, &strides)?),
                 None => None,
             };
+            streams.in_fields |= !has_no_temporaries(&step.instruction);
             streams.accesses.push(access);
             moves.note(&mut information, &step.instruction);
         }
+        streams.in_fields |= streams.streams.len() > PLACES.len();
         Some(streams)
     }
 
@@ -132,7 +135,7 @@ impl Streams {
             let n = self.streams.len();
             let (base, written) = (access.base, access.written);
             self.streams.push(Stream { base, low, high, stride, written, alignment });
-            return (n < PLACES.len()).then_some((n, low));
+            return (n < context::STREAMS).then_some((n, low));
         };
         let stream = &mut self.streams[n];
         let coarsest = i64::from(stream.alignment.max(alignment));
@@ -219,18 +222,16 @@ fn constant_step(i: &Instruction) -> Option<i64> {
 }
 
 /// Whether the instruction's general-purpose registers are the host's.
-fn has_no_temporaries(step: &Step<'_>) -> bool {
-    let i = &step.instruction;
-    let on_host = |register: Register| {
-        !register.is_gpr() || matches!(home(register.full_register().number() as u8), Home::Host(_))
-    };
-    let is_stack =
-        step.encoding.as_ref().is_none_or(|encoding| stack_displacement(step, encoding).is_some());
-    let operands = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
-    !is_stack
-        && operands.map(|n| i.op_register(n)).all(on_host)
-        && on_host(i.memory_base())
-        && on_host(i.memory_index())
+fn has_no_temporaries(i: &Instruction) -> bool {
+    let mut operands = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
+    operands.all(|n| is_on_host(i.op_register(n)))
+        && is_on_host(i.memory_base())
+        && is_on_host(i.memory_index())
+}
+
+/// Whether it accesses the stack by RSP as it changes it.
+fn is_stack(step: &Step<'_>) -> bool {
+    step.encoding.as_ref().is_none_or(|encoding| stack_displacement(step, encoding).is_some())
 }
 
 /// Whether it only computes an address, or does nothing with it.
@@ -241,7 +242,7 @@ fn is_address_only(step: &Step<'_>) -> bool {
         step.instruction.mnemonic(),
         Mnemonic::Nop | Mnemonic::Prefetcht0 | Mnemonic::Prefetchnta | Mnemonic::Prefetchw
     );
-    !encoding.lock && (is_nothing || is_lea && has_no_temporaries(step))
+    !encoding.lock && (is_nothing || is_lea)
 }
 
 impl Translator<'_> {
@@ -309,30 +310,32 @@ impl Translator<'_> {
             self.rounds_in_page(stream, size);
             self.code.limit(T2, context::LOOP_ROUNDS);
             let place = Address { base: Some(T0), index: Some((T1, 0)), displacement: 0 };
-            self.code.lea(true, PLACES[n], place);
-            if n + 1 < streams.streams.len() {
-                self.code.store(context::LOOP_PLACE, T0);
+            let is_last = n + 1 == streams.streams.len();
+            let place_to = if is_last && !streams.in_fields { PLACES[n] } else { T0 };
+            self.code.lea(true, place_to, place);
+            if !is_last || streams.in_fields {
+                self.code.store(context::stream(n), T0);
             } else if n > 0 {
-                self.code.load(T0, context::LOOP_PLACE);
+                self.code.load(T0, context::stream(0));
             }
+        }
+        if streams.in_fields {
+            self.code.store(context::LOOP_ROUNDS, T2);
         }
         misses
     }
 
     /// A stream's lowest address into T0. T1 changes.
     fn stream_address(&mut self, stream: &Stream) {
-        let host = |register: Register| match home(register.full_register().number() as u8) {
-            Home::Host(host) => host,
-            // Those are no streams.
-            Home::Field(_) => T0,
-        };
         if is_absolute(&stream.base) {
             self.code.set(T0, stream.low as u64);
         } else {
+            let is = |register: &Register| *register != Register::None;
+            let base = Some(stream.base.base).filter(is);
+            let base = base.map(|base| self.address_register(base, T0));
             let scale = stream.base.scale.trailing_zeros() as u8;
-            let base = (stream.base.base != Register::None).then(|| host(stream.base.base));
-            let index =
-                (stream.base.index != Register::None).then(|| (host(stream.base.index), scale));
+            let index = Some(stream.base.index).filter(is);
+            let index = index.map(|index| (self.address_register(index, T1), scale));
             let displacement = stream.low as i32;
             self.code.lea(true, T0, Address { base, index, displacement });
         }
@@ -363,10 +366,9 @@ impl Translator<'_> {
     fn rounds(&mut self, body: &[Step<'_>], last: &Step<'_>, streams: &Streams, start: u64) {
         let top = self.code.here();
         for (step, access) in body.iter().zip(&streams.accesses) {
-            self.place = access.map(|(n, low)| Address {
-                base: Some(PLACES[n]),
-                index: None,
-                displacement: (low - streams.streams[n].low) as i32,
+            self.place = access.map(|(n, low)| {
+                let displacement = (low - streams.streams[n].low) as i32;
+                Address { base: Some(self.stream_place(streams, n)), index: None, displacement }
             });
             self.step(step);
         }
@@ -374,14 +376,35 @@ impl Translator<'_> {
         self.expect_flags(last);
         let back = last.encoding.as_ref().map_or(0, |encoding| encoding.opcode & 15);
         let over = self.code.jump_if(back ^ 1);
-        for (stream, place) in streams.streams.iter().zip(PLACES) {
+        for (n, stream) in
+            streams.streams.iter().enumerate().filter(|(_, stream)| stream.stride != 0)
+        {
             let displacement = stream.stride as i32;
+            let place = self.stream_place(streams, n);
             self.code.lea(true, place, Address { base: Some(place), index: None, displacement });
+            if streams.in_fields {
+                self.code.store(context::stream(n), place);
+            }
+        }
+        if streams.in_fields {
+            self.code.load_32(T2, context::LOOP_ROUNDS);
         }
         // sub r15d, 1.
         self.code.raw(&[0x41, 0x83, 0xef, 1]);
+        if streams.in_fields {
+            self.code.store_32(context::LOOP_ROUNDS, T2);
+        }
         self.code.jump_back_if(condition::NOT_BELOW, top);
         self.code.jump(start);
         self.code.bind(over);
+    }
+
+    /// A register that has where a stream is.
+    fn stream_place(&mut self, streams: &Streams, n: usize) -> u8 {
+        if !streams.in_fields {
+            return PLACES[n];
+        }
+        self.code.load(T0, context::stream(n));
+        T0
     }
 }

@@ -15,7 +15,7 @@ use crate::{ram, tlb};
 
 impl Translator<'_> {
     /// Puts a guest's register for an address into a register.
-    fn address_register(&mut self, register: Register, temporary: u8) -> u8 {
+    pub(super) fn address_register(&mut self, register: Register, temporary: u8) -> u8 {
         match home(register.number() as u8) {
             Home::Host(host) => host,
             Home::Field(field) => {

@@ -156,29 +156,39 @@ const fn pushes(displacement: Option<i64>) -> i64 {
 }
 
 /// Whether an instruction is translated without memory and temporary registers.
-pub(super) fn is_plain(step: &Step<'_>) -> bool {
+fn is_plain(step: &Step<'_>) -> bool {
+    let i = &step.instruction;
+    let mut operands = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
+    is_alone(step) && operands.all(|n| is_on_host(i.op_register(n)))
+}
+
+/// Whether a register, if it is a general-purpose one, is one of the host's.
+pub(super) fn is_on_host(register: Register) -> bool {
+    let number = register.full_register().number() as u8;
+    !register.is_gpr() || matches!(home(number), Home::Host(_))
+}
+
+/// Whether an instruction executes as itself, without memory.
+pub(super) fn is_alone(step: &Step<'_>) -> bool {
     let Some(encoding) = &step.encoding else { return false };
     let i = &step.instruction;
-    let on_host = (0..i.op_count()).all(|n| match i.op_kind(n) {
-        OpKind::Memory => false,
-        OpKind::Register if i.op_register(n).is_gpr() => {
-            matches!(home(i.op_register(n).full_register().number() as u8), Home::Host(_))
-        }
-        _ => true,
-    });
-    if !on_host {
+    if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
         return false;
     }
     if step.vector.is_some() {
         return true;
     }
-    let is_one_byte = encoding.map == Map::One && !encoding.lock;
-    let is_constant = is_one_byte && !encoding.operand_size && matches!(encoding.opcode, 0xb8..=0xbf)
-        // On AL to RAX, with an immediate operand.
-        || is_one_byte && (encoding.opcode < 0x40 && encoding.opcode & 6 == 4 || matches!(encoding.opcode, 0xa8 | 0xa9));
+    let is_short = !encoding.lock && encoding.vex.is_none();
+    let is_implied = is_short
+        && match (encoding.map, encoding.opcode) {
+            (Map::One, 0xb8..=0xbf) | (Map::Two, 0xc8..=0xcf) => !encoding.operand_size,
+            // On AL to RAX, with an immediate operand.
+            (Map::One, 0xa8 | 0xa9) => true,
+            (Map::One, opcode) => opcode < 0x40 && opcode & 6 == 4,
+            _ => false,
+        };
     let shape = Shape::of(encoding).filter(|_| encoding.rm().is_some());
-    encoding.vex.is_none()
-        && (is_constant || shape.is_some_and(|shape| !names_high_byte(encoding, shape)))
+    is_implied || shape.is_some_and(|shape| !names_high_byte(encoding, shape))
 }
 
 /// Whether an operand may be AH, CH, DH or BH: some such instructions are the interpreter's.
