@@ -63,6 +63,8 @@ mod run_test;
 #[cfg(test)]
 mod smp_test;
 #[cfg(test)]
+mod stacks_test;
+#[cfg(test)]
 mod strings_test;
 #[cfg(test)]
 mod test_code;

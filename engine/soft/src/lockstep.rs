@@ -191,6 +191,7 @@ impl SoftVcpu {
         self.operand_rights = Rights::Watched;
         self.system_rights = Rights::Watched;
         self.rights = [Rights::Watched; 2];
+        self.tlb.forget_stacks();
         self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
     }
 

@@ -24,6 +24,9 @@ impl SoftVcpu {
         let watched = |rights, or| if self.watch_data || or { Rights::Watched } else { rights };
         let supervisor = if lifted { Rights::SmapLifted } else { Rights::Supervisor };
         self.rights = [watched(supervisor, false), watched(Rights::User, checked)];
+        if self.rights.contains(&Rights::Watched) {
+            self.tlb.forget_stacks();
+        }
         self.operand_rights = self.rights[usize::from(self.cpl == 3)];
         self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
         self.system_rights = watched(Rights::Supervisor, false);

@@ -161,8 +161,31 @@ impl Used {
     const NONE: Self = Self { global: Slots::NONE, other: Slots::NONE };
 }
 
+/// The page that was last written through RSP: translated code looks here first.
+///
+/// It is what an entry said, and stays when that is evicted; but every flush drops it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Stack {
+    /// The linear page.
+    pub tag: u64,
+    /// The address of its host memory.
+    pub page: u64,
+    /// Accesses may start below this offset: 0 if there is no page, else [`Stack::LIMIT`].
+    pub limit: u64,
+}
+
+impl Stack {
+    /// Bytes of an access at most.
+    pub const MOST: u32 = 64;
+    /// So that such an access does not leave the page.
+    pub const LIMIT: u32 = ram::SIZE as u32 - Self::MOST + 1;
+}
+
 /// The data TLB of one vCPU.
 pub struct Tlb {
+    /// At the privilege levels 0 to 2 (with the supervisor's rights, and no others), and at 3.
+    pub stacks: [Stack; 2],
     entries: Box<[Entry; TABLES * ENTRIES]>,
     used: Box<[Used; TABLES]>,
     /// The tables of the current address space, by [`Rights`].
@@ -206,7 +229,9 @@ impl Tlb {
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
         let used = Box::new([Used::NONE; TABLES]);
         let tables = tables(0);
-        Self { entries, used, tables, large: [[0; 2]; 2], recent: VecDeque::new(), kept, fills: 0 }
+        let stacks = [Stack::default(); 2];
+        let (large, recent) = ([[0; 2]; 2], VecDeque::new());
+        Self { stacks, entries, used, tables, large, recent, kept, fills: 0 }
     }
 
     /// The address of the entries of a table; those of user mode are the current address space's.
@@ -290,6 +315,7 @@ impl Tlb {
 
     /// Makes an address space current, and drops everything of it that is not global unless that is to be `kept`.
     pub fn switch(&mut self, space: Space, kept: bool) {
+        self.forget_stacks();
         self.tables = tables(space);
         for rights in [Rights::Supervisor, Rights::User, Rights::SmapLifted] {
             if rights == Rights::Supervisor || !kept {
@@ -300,11 +326,17 @@ impl Tlb {
 
     /// Drops everything, of all address spaces.
     pub fn flush_all(&mut self) {
+        self.forget_stacks();
         for table in 0..TABLES {
             self.flush_used(table, |used| &mut used.other);
             self.flush_used(table, |used| &mut used.global);
         }
         self.large = [[0; 2]; 2];
+    }
+
+    /// What was last written through RSP is looked up in the tables.
+    pub fn forget_stacks(&mut self) {
+        self.stacks = [Stack::default(); 2];
     }
 
     fn flush_used(&mut self, table: usize, part: impl Fn(&mut Used) -> &mut Slots) {
@@ -316,6 +348,7 @@ impl Tlb {
     }
 
     fn clear(&mut self, table: usize, slot: usize) {
+        self.forget_stacks();
         let at = table * ENTRIES + slot;
         self.entries[at] = empty(at);
         let used = &mut self.used[table];
@@ -325,6 +358,7 @@ impl Tlb {
 
     /// The guest-physical page `gpa` now holds decoded code: writes take the slow way, in all address spaces.
     pub fn withhold_writes(&mut self, gpa: u64) {
+        self.forget_stacks();
         let entries = self.entries.as_mut_slice();
         for (table, used) in self.used.iter().enumerate() {
             let mut withhold = |slot: usize| {

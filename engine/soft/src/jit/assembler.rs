@@ -67,7 +67,15 @@ pub(crate) struct Assembler {
 
 /// A jump whose target is not known yet.
 #[must_use]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Jump(usize);
+
+impl Jump {
+    /// Which one it is.
+    pub const fn number(&self) -> usize {
+        self.0
+    }
+}
 
 /// REX, if it is needed: `reg`, `index` and `base` are registers' numbers.
 fn rex(wide: bool, reg: u8, index: u8, base: u8, forced: bool) -> Option<u8> {
@@ -223,6 +231,16 @@ impl Assembler {
     pub fn store_value(&mut self, offset: u32, value: u32) {
         self.field(false, &[0xc7], 0, offset);
         self.raw(&value.to_le_bytes());
+    }
+
+    /// `sub reg, gs:[offset]`.
+    pub fn subtract_field(&mut self, reg: u8, offset: u32) {
+        self.field(true, &[0x2b], reg, offset);
+    }
+
+    /// `cmp reg, gs:[offset]`.
+    pub fn compare_with_field(&mut self, reg: u8, offset: u32) {
+        self.field(true, &[0x3b], reg, offset);
     }
 
     /// `add reg, gs:[offset]`.

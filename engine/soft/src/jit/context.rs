@@ -6,6 +6,7 @@ use arch_x86::emulate::Status;
 use arch_x86::regs::{Segment, SysReg, rflags};
 
 use crate::itlb::InstructionTlb;
+use crate::tlb::{Stack, Tlb};
 use crate::vcpu::{SoftVcpu, Statistics};
 
 /// The part of a vCPU that only translated code uses.
@@ -110,6 +111,17 @@ offsets! {
     FX = fx;
     YMM_HIGH = ymm_high;
 }
+
+/// The page of the stack at a privilege level.
+pub(crate) const fn stack(cpl: u8) -> u32 {
+    let stacks = offset_of!(SoftVcpu, tlb) + offset_of!(Tlb, stacks);
+    stacks as u32 + if cpl == 3 { size_of::<Stack>() as u32 } else { 0 }
+}
+
+/// Parts of the page of a stack.
+pub(crate) const STACK_TAG: u32 = offset_of!(Stack, tag) as u32;
+pub(crate) const STACK_PAGE: u32 = offset_of!(Stack, page) as u32;
+pub(crate) const STACK_LIMIT: u32 = offset_of!(Stack, limit) as u32;
 
 /// Streams of a loop at most.
 pub(crate) const STREAMS: usize = 4;

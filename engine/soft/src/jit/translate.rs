@@ -22,6 +22,7 @@ mod flags;
 mod integer;
 mod loops;
 mod memory;
+mod stacks;
 mod strings;
 mod system;
 mod vectors;
@@ -176,6 +177,7 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         loads: Vec::new(),
         open: None,
         one_by_one: Vec::new(),
+        retries: Vec::new(),
         place: None,
         end: source.rip.wrapping_add(source.bytes.len() as u64),
         exits: Vec::new(),
@@ -281,6 +283,8 @@ struct Translator<'a> {
     /// The window that is being translated, and those whose look-up may miss.
     open: Option<windows::Open>,
     one_by_one: Vec<windows::OneByOne>,
+    /// Look-ups of the stack that may yet be in the table.
+    retries: Vec<stacks::Retry>,
     /// Where the instruction's operand is, if that is known without a look-up: see [`loops`].
     place: Option<Address>,
     /// The block leads to others, and not to Rust.

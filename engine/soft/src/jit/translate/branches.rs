@@ -57,7 +57,7 @@ impl Translator<'_> {
     fn ret(&mut self, step: &Step<'_>) {
         self.flags_are_lost();
         self.code.copy(T0, STACK);
-        let miss = self.look_up(8, false);
+        let miss = self.look_up_stack(8, false);
         self.on_miss(miss, step, Some(self.end));
         self.code.memory(LOAD, T0, Self::operand());
         self.find_target(step);
@@ -119,7 +119,7 @@ impl Translator<'_> {
     fn push_return(&mut self, step: &Step<'_>) {
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
-        let miss = self.look_up(8, true);
+        let miss = self.look_up_stack(8, true);
         self.on_miss(miss, step, Some(self.end));
         self.code.lea(true, T1, Self::operand());
         self.code.set(T0, self.end);

@@ -103,7 +103,7 @@ impl Translator<'_> {
         self.code.memory(LOAD, T2, Self::operand());
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
-        let target = self.look_up(8, true);
+        let target = self.look_up_stack(8, true);
         self.code.memory(SAVE, T2, Self::operand());
         self.code.lea(true, STACK, below);
         self.finish(step, vec![source, target]);

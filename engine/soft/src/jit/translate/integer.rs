@@ -141,7 +141,7 @@ impl Translator<'_> {
         let at = self.in_window_of(step).unwrap_or_else(|| {
             self.flags_are_lost();
             self.linear_address(step, encoding);
-            miss = Some(self.look_up(size, shape.rm.writes()));
+            miss = Some(self.look_up_operand(step, size, shape.rm.writes()));
             Self::operand()
         });
         self.expect_flags(step);
@@ -246,7 +246,7 @@ impl Translator<'_> {
         let at = self.in_window(-8i64 as u64, true).unwrap_or_else(|| {
             self.flags_are_lost();
             self.code.lea(true, T0, below);
-            miss = Some(self.look_up(8, true));
+            miss = Some(self.look_up_stack(8, true));
             Self::operand()
         });
         if matches!(encoding.opcode, 0x68 | 0x6a) {
@@ -272,7 +272,7 @@ impl Translator<'_> {
         let at = self.in_window(0, true).unwrap_or_else(|| {
             self.flags_are_lost();
             self.code.copy(T0, from);
-            miss = Some(self.look_up(8, false));
+            miss = Some(self.look_up_stack(8, false));
             Self::operand()
         });
         self.code.memory(LOAD, T2, at);

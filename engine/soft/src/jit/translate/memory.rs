@@ -58,11 +58,19 @@ impl Translator<'_> {
 
     /// Looks up the linear address in T0. Then the operand is at `T1 + T0`.
     pub(super) fn look_up(&mut self, size: u32, write: bool) -> Jump {
+        let miss = self.look_up_entry(size, write);
+        let page = Address { base: Some(T1), index: None, displacement: tlb::PAGE_OFFSET };
+        self.code.memory(LOAD, T1, page);
+        miss
+    }
+
+    /// Looks up the linear address in T0, of which T0 then has the offset in the page, and T1 the entry's address.
+    pub(super) fn look_up_entry(&mut self, size: u32, write: bool) -> Jump {
         self.find_entry(write);
         // cmp r10, 4096 - size.
         self.code.raw(&[0x49, 0x81, 0xfa]);
         self.code.raw(&(ram::SIZE as u32 - size).to_le_bytes());
-        self.expect_entry()
+        self.code.jump_if(condition::ABOVE)
     }
 
     /// The same for an operand whose size is known only when it is accessed: its last place in a page is in the
@@ -121,10 +129,9 @@ impl Translator<'_> {
 
     pub(super) fn slow_ways(&mut self) {
         for slow in core::mem::take(&mut self.slow) {
-            self.code.bind(slow.jump);
-            for jump in slow.more {
-                self.code.bind(jump);
-            }
+            let mut jumps = slow.more;
+            jumps.push(slow.jump);
+            self.bind_misses(jumps);
             self.store_lost_flags(slow.lost);
             if slow.shadowed {
                 self.code.store_byte_value(context::SHADOW, 1);

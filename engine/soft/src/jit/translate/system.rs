@@ -121,7 +121,7 @@ impl Translator<'_> {
         self.assemble_rflags();
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
-        let miss = self.look_up(8, true);
+        let miss = self.look_up_stack(8, true);
         self.code.memory(SAVE, T2, Self::operand());
         self.code.lea(true, STACK, below);
         self.on_miss(miss, step, None);
@@ -131,7 +131,7 @@ impl Translator<'_> {
         self.flags_are_lost();
         let window = self.expect_no_window();
         self.code.copy(T0, STACK);
-        let miss = self.look_up(8, false);
+        let miss = self.look_up_stack(8, false);
         self.code.memory(LOAD, T2, Self::operand());
         // Of all but the arithmetic flags, only IF may change.
         self.code.copy(T0, T2);

@@ -117,7 +117,7 @@ impl Translator<'_> {
                 self.code.raw(&[0x41, 0xf6, 0xc2, vector.alignment - 1]);
                 misses.push(self.code.jump_if(condition::NOT_EQUAL));
             }
-            misses.push(self.look_up(vector.size, vector.written));
+            misses.push(self.look_up_operand(step, vector.size, vector.written));
             Self::operand()
         });
         self.expect_flags(step);

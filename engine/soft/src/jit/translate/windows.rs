@@ -293,7 +293,15 @@ impl Translator<'_> {
             let lower = Address { base: Some(T0), index: None, displacement: window.low };
             self.code.lea(true, T0, lower);
         }
-        jumps.push(self.look_up(window.size, window.written));
+        let is_stack = first
+            .encoding
+            .as_ref()
+            .is_some_and(|encoding| stack_displacement(first, encoding).is_some());
+        jumps.push(if is_stack {
+            self.look_up_stack(window.size, window.written)
+        } else {
+            self.look_up_operand(first, window.size, window.written)
+        });
         let displacement = -displacement - i64::from(window.low);
         self.open = Some(Open { displacement, pushed: 0 });
         for step in &steps[range.clone()] {
@@ -345,9 +353,7 @@ impl Translator<'_> {
     /// Windows whose look-up has missed.
     pub(super) fn windows_one_by_one(&mut self, steps: &[Step<'_>]) {
         for window in core::mem::take(&mut self.one_by_one) {
-            for jump in window.jumps {
-                self.code.bind(jump);
-            }
+            self.bind_misses(window.jumps);
             self.flags = if window.lost.is_some() { Flags::Lost } else { Flags::Field };
             self.recovery = window.lost;
             self.vectors = window.vectors;
