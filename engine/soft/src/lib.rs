@@ -40,6 +40,8 @@ mod control_test;
 #[cfg(test)]
 mod debug_test;
 #[cfg(test)]
+mod foreign_writes_test;
+#[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
 mod loops_test;
