@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::{Duration, Instant};
 
 use arch_x86::emulate::{Mode, Op};
 use arch_x86::engine::Features;
@@ -174,6 +175,12 @@ pub struct Blocks {
     pub decoded: u64,
     /// How many blocks were translated.
     pub translated: u64,
+    /// How many instructions they have.
+    pub translated_instructions: u64,
+    /// How long that took, if it is `timed`.
+    pub translation_time: Duration,
+    /// It is measured how long translations take. That is not free.
+    timed: bool,
     /// How many times all was dropped because it was full.
     pub drops: u64,
 }
@@ -209,6 +216,9 @@ impl Blocks {
             crossings: AddressMap::default(),
             decoded: 0,
             translated: 0,
+            translated_instructions: 0,
+            translation_time: Duration::ZERO,
+            timed: options.counted,
             drops: 0,
         }
     }
@@ -331,8 +341,13 @@ impl Blocks {
             };
             let first = found.run.first as usize;
             let ops = &self.ops[first..first + usize::from(found.run.count)];
+            let start = self.timed.then(Instant::now);
             found.code = jit.translate(place, number, bytes, ops, features, find);
-            self.translated += u64::from(found.code != 0);
+            self.translation_time += start.map_or(Duration::ZERO, |start| start.elapsed());
+            if found.code != 0 {
+                self.translated += 1;
+                self.translated_instructions += u64::from(found.run.count);
+            }
             self.blocks[number as usize].found = found;
             let jump = &mut self.jumps[slot(place.rip)];
             if jump.block == number {

@@ -56,6 +56,8 @@ mod run_test;
 #[cfg(test)]
 mod smp_test;
 #[cfg(test)]
+mod statistics_test;
+#[cfg(test)]
 mod strings_test;
 #[cfg(test)]
 mod test_code;
