@@ -51,9 +51,15 @@ pub fn measure(unibody: &Path, guest: &Guest, rounds: usize) -> anyhow::Result<(
 
 /// Seconds from the monitor's start until the guest, with one CPU, has printed the line.
 pub fn first_line(monitor: Monitor<'_>, guest: &Guest) -> anyhow::Result<f64> {
+    until_first_line(&mut monitor.command(guest, 1, ""), |_| ())
+}
+
+/// The same of a monitor's command; passes on each line.
+fn until_first_line(command: &mut Command, mut each: impl FnMut(&str)) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut seconds = None;
-    let transcript = follow(&mut monitor.command(guest, 1, ""), LIMIT, |line| {
+    let transcript = follow(command, LIMIT, |line| {
+        each(line);
         if seconds.is_none() && line.contains(LINE) {
             seconds = Some(start.elapsed().as_secs_f64());
         }
@@ -64,9 +70,58 @@ pub fn first_line(monitor: Monitor<'_>, guest: &Guest) -> anyhow::Result<f64> {
     }
 }
 
+/// What translating code costs in a boot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Translation {
+    /// Instructions that were translated.
+    pub instructions: f64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Bytes of translated code at the end.
+    pub bytes: f64,
+    /// As a part of the time to the first line.
+    pub share: f64,
+}
+
+/// Boots once more with Unibody, in a run that counts: that is somewhat slower. `None` if nothing is translated.
+pub fn translation(unibody: &Path, guest: &Guest) -> anyhow::Result<Option<Translation>> {
+    let mut told = None;
+    let mut command = Monitor::Unibody(unibody).command(guest, 1, "");
+    command.arg("--verbose");
+    let boot = until_first_line(&mut command, |line| told = told.or_else(|| translated(line)))?;
+    Ok(told.map(|[instructions, seconds, bytes]| Translation {
+        instructions,
+        seconds,
+        bytes,
+        share: seconds / boot,
+    }))
+}
+
+/// The numbers of the line that says how many instructions were translated, in which time, to how many bytes.
+fn translated(line: &str) -> Option<[f64; 3]> {
+    let (_, rest) = line.split_once("unibody: ")?;
+    let (instructions, rest) = rest.split_once(" instructions were translated in ")?;
+    let (seconds, rest) = rest.split_once(" seconds, the code takes ")?;
+    let (bytes, _) = rest.split_once(" bytes")?;
+    Some([instructions.parse().ok()?, seconds.parse().ok()?, bytes.parse().ok()?])
+}
+
 fn whole_command(unibody: &Path) -> anyhow::Result<f64> {
     let start = Instant::now();
     let output = Command::new(unibody).args(["run", "--", "echo", LINE]).output()?;
     ensure!(output.stdout == format!("{LINE}\n").as_bytes(), "{output:?}");
     Ok(start.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::translated;
+
+    #[test]
+    fn the_line_about_translation_is_found() {
+        let line = "unibody: 1234 instructions were translated in 0.056000 seconds, the code takes 78 bytes";
+        assert_eq!(translated(line), Some([1234.0, 0.056, 78.0]));
+        assert_eq!(translated("unibody: the guest executed 1234 instructions"), None);
+        assert_eq!(translated("unibody: x instructions were translated in 1 seconds"), None);
+    }
 }

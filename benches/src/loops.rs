@@ -86,8 +86,8 @@ fn run(guest: &Loop) -> anyhow::Result<f64> {
         exit => bail!("the {} loop ended with {exit:?}", guest.name),
     }
     let seconds = start.elapsed().as_secs_f64();
-    let instructions = vcpu.instructions().context("the engine counts no instructions")?;
-    Ok(instructions as f64 / seconds / 1e6)
+    let counts = vcpu.counts().context("the engine counts no instructions")?;
+    Ok(counts.instructions as f64 / seconds / 1e6)
 }
 
 fn state(rounds: u64) -> State {

@@ -19,7 +19,7 @@ use virt::{Errno, Memory};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::pause::{Gate, Pass};
-use crate::{Error, Hypervisor, Vcpu, Vm, VmConfig};
+use crate::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
 
 type Engine = SoftEngine;
 type CoreVm = virt::Vm<X86<Engine, Process>>;
@@ -31,7 +31,8 @@ pub struct InProcess {
     pub jit_cache: usize,
     /// How many times a block of code is interpreted before it is translated.
     pub patience: u32,
-    /// Translated code counts instructions, at some cost. The interpreter always does.
+    /// Translated code counts instructions, and it is measured how long translating takes, at some cost. The
+    /// interpreter always counts.
     pub counted: bool,
     /// Each translated block is executed by the interpreter, too, and has to do the same: [`Error::Diverged`] if it
     /// does not. With one vCPU only: others could change memory in between, so nothing is checked.
@@ -234,7 +235,14 @@ impl Vcpu for InProcessVcpu {
         self.core.write_msr(index, value).map_err(|_| Error::Msr { index, value })
     }
 
-    fn instructions(&self) -> Option<u64> {
-        self.core.engine().instructions()
+    fn counts(&self) -> Option<Counts> {
+        let engine = self.core.engine();
+        let statistics = engine.statistics();
+        engine.instructions().map(|instructions| Counts {
+            instructions,
+            translated: statistics.translated_instructions,
+            translation_time: statistics.translation_time,
+            code_size: statistics.code_size,
+        })
     }
 }

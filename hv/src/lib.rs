@@ -12,7 +12,9 @@ pub mod host;
 pub mod in_process;
 pub mod pause;
 
+use std::ops::Add;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::GuestRegionMmap;
 
@@ -154,6 +156,33 @@ pub trait Vcpu: Send + 'static {
     /// [`Error::Msr`].
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error>;
 
-    /// How many instructions the guest has retired here, where the engine counts them.
-    fn instructions(&self) -> Option<u64>;
+    /// What was done here so far, where the engine counts it.
+    fn counts(&self) -> Option<Counts>;
+}
+
+/// What was done to run a guest, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Instructions that the guest has retired.
+    pub instructions: u64,
+    /// Instructions that were translated to the host's code, each time that they were.
+    pub translated: u64,
+    /// How long that took.
+    pub translation_time: Duration,
+    /// Bytes of the host's code that are kept.
+    pub code_size: u64,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    /// What was done by both of two vCPUs.
+    fn add(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions + other.instructions,
+            translated: self.translated + other.translated,
+            translation_time: self.translation_time + other.translation_time,
+            code_size: self.code_size + other.code_size,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
-use hv::{Hypervisor, Vcpu, Vm, VmConfig};
+use hv::{Counts, Hypervisor, Vcpu, Vm, VmConfig};
 
 use crate::acpi;
 use crate::boot::layout;
@@ -245,12 +245,12 @@ impl<V: Vm> Machine<V> {
         Handle(Arc::clone(&self.shared))
     }
 
-    /// Runs the guest until its life ends. Also tells how many instructions it retired, where the
-    /// engine counts them.
+    /// Runs the guest until its life ends. Also tells what was done to run it, where the engine counts
+    /// that.
     ///
     /// # Errors
     /// When a thread can't be started.
-    pub fn run(self) -> Result<(Ending, Option<u64>), Error> {
+    pub fn run(self) -> Result<(Ending, Option<Counts>), Error> {
         let mut threads = Vec::new();
         for (id, vcpu) in self.vcpus.into_iter().enumerate() {
             let shared = Arc::clone(&self.shared);
@@ -267,12 +267,11 @@ impl<V: Vm> Machine<V> {
             }
         }
         let ending = self.endings.recv().unwrap_or(Ending::Stopped);
-        let instructions = join(threads);
-        Ok((ending, instructions))
+        Ok((ending, join(threads)))
     }
 }
 
-fn join(threads: Vec<JoinHandle<Option<u64>>>) -> Option<u64> {
+fn join(threads: Vec<JoinHandle<Option<Counts>>>) -> Option<Counts> {
     threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).reduce(|a, b| a + b)
 }
 
@@ -337,8 +336,8 @@ impl<V: Vm> Shared<V> {
         result.map(|()| shared).map_err(Error::Ports)
     }
 
-    /// The life of a vCPU's thread. Gives how many instructions were retired.
-    fn run_vcpu(&self, mut vcpu: V::Vcpu) -> Option<u64> {
+    /// The life of a vCPU's thread. Gives what was done to run it.
+    fn run_vcpu(&self, mut vcpu: V::Vcpu) -> Option<Counts> {
         let _guard = EndOnPanic(self);
         let mut answer = Answer::None;
         let mut halted = false;
@@ -388,7 +387,7 @@ impl<V: Vm> Shared<V> {
                 }
             }
         }
-        vcpu.instructions()
+        vcpu.counts()
     }
 
     fn port_in(&self, port: u16, size: u8, count: u8) -> Answer {

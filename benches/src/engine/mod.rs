@@ -2,7 +2,8 @@
 //!
 //! One static program ([`program`]) is run on the host and in a guest under both monitors, in turns
 //! ([`place`]); it times its workloads itself and prints a line each ([`lines`]). [`table`] has what was asked for and
-//! prints the ratios. With it: the time to boot, and what a second vCPU is worth.
+//! prints the ratios. With it: the time to boot and what translating code has of it, and what a
+//! second vCPU is worth.
 
 mod lines;
 mod place;
@@ -13,6 +14,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 
+use crate::boot::Translation;
 use crate::guest::{Monitor, Pulled};
 use crate::{boot, median};
 use place::{PLACES, Places};
@@ -38,6 +40,7 @@ pub fn measure(unibody: &Path, rounds: usize, names: &[String]) -> anyhow::Resul
     let mut times = Vec::new();
     let mut speedups: [Vec<f64>; PLACES.len()] = Default::default();
     let (mut ours, mut qemus) = (Vec::new(), Vec::new());
+    let mut translations = Vec::new();
     for round in 1..=rounds {
         for (at, place) in PLACES.into_iter().enumerate() {
             eprintln!("round {round} of {rounds}: {}", place.name());
@@ -50,6 +53,7 @@ pub fn measure(unibody: &Path, rounds: usize, names: &[String]) -> anyhow::Resul
             eprintln!("round {round} of {rounds}: boot");
             ours.push(boot::first_line(Monitor::Unibody(unibody), &guest)?);
             qemus.push(boot::first_line(Monitor::Qemu, &guest)?);
+            translations.extend(boot::translation(unibody, &guest)?);
         }
     }
 
@@ -68,6 +72,7 @@ pub fn measure(unibody: &Path, rounds: usize, names: &[String]) -> anyhow::Resul
             "boot to init: unibody {ours:.2} s, qemu {qemus:.2} s: {:.2} of TCG's time (asked: at most {ASKED_BOOT})",
             ours / qemus
         );
+        println!("{}", translation(&translations));
         let [host, ours, qemus] = speedups.map(|of| table::number(table::median_of(of), 2));
         println!(
             "two vCPUs: {ours} times one (asked: at least {ASKED_SPEEDUP}); qemu {qemus}, the host's own CPUs {host}"
@@ -75,4 +80,35 @@ pub fn measure(unibody: &Path, rounds: usize, names: &[String]) -> anyhow::Resul
     }
     println!("medians of {rounds} rounds");
     Ok(())
+}
+
+/// What translating code costs in a boot, in a line: the medians.
+fn translation(all: &[Translation]) -> String {
+    let of = |part: fn(&Translation) -> f64, digits| {
+        table::number(table::median_of(all.iter().map(part).collect()), digits)
+    };
+    format!(
+        "translation in a boot that counts: {} % of the time to init, {} ns an instruction of {}; \
+         {} KiB of code, {} bytes an instruction",
+        of(|boot| boot.share * 100.0, 1),
+        of(|boot| boot.seconds / boot.instructions * 1e9, 0),
+        of(|boot| boot.instructions, 0),
+        of(|boot| boot.bytes / 1024.0, 0),
+        of(|boot| boot.bytes / boot.instructions, 1),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::translation;
+    use crate::boot::Translation;
+
+    #[test]
+    fn what_translation_costs_is_a_line() {
+        let boot = Translation { instructions: 2e5, seconds: 0.1, bytes: 2.048e6, share: 0.05 };
+        let line = translation(&[boot]);
+        assert!(line.contains(": 5.0 % of the time to init, 500 ns an instruction of 200000; "));
+        assert!(line.ends_with("2000 KiB of code, 10.2 bytes an instruction"), "{line}");
+        assert!(translation(&[]).contains("- % of"));
+    }
 }

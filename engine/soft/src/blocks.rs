@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::{Duration, Instant};
 
 use arch_x86::emulate::{Mode, Op};
 use arch_x86::engine::Features;
@@ -131,6 +132,12 @@ pub struct Blocks {
     pub decoded: u64,
     /// How many blocks were translated.
     pub translated: u64,
+    /// How many instructions they have.
+    pub translated_instructions: u64,
+    /// How long that took, if it is `timed`.
+    pub translation_time: Duration,
+    /// It is measured how long translations take. That is not free.
+    timed: bool,
     /// How many times all was dropped because it was full.
     pub drops: u64,
 }
@@ -159,6 +166,9 @@ impl Blocks {
             crossings: AddressMap::default(),
             decoded: 0,
             translated: 0,
+            translated_instructions: 0,
+            translation_time: Duration::ZERO,
+            timed: options.counted,
             drops: 0,
         }
     }
@@ -288,8 +298,13 @@ impl Blocks {
             let ops = &self.ops[first..first + usize::from(found.run.count)];
             let crosses = tail.is_some();
             let unit = Unit { place, crosses, number, bytes, ops, features };
+            let start = self.timed.then(Instant::now);
             found.code = jit.translate(&unit, find);
-            self.translated += u64::from(found.code != 0);
+            self.translation_time += start.map_or(Duration::ZERO, |start| start.elapsed());
+            if found.code != 0 {
+                self.translated += 1;
+                self.translated_instructions += u64::from(found.run.count);
+            }
             self.blocks[number as usize].found = found;
             self.jumps.translated(place.cpl, place.rip, found);
         }

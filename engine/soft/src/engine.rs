@@ -26,7 +26,8 @@ pub struct Options {
     pub translated: usize,
     /// How many times a block is interpreted before it is translated.
     pub patience: u32,
-    /// Translated code counts instructions, at some cost. The interpreter always does.
+    /// Translated code counts instructions, and it is measured how long translating takes, at some cost. The
+    /// interpreter always counts.
     pub counted: bool,
     /// Each translated block is executed by the interpreter, too, and has to do the same. Not with more than
     /// one vCPU: another one could change memory in between.

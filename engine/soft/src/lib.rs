@@ -47,6 +47,8 @@ mod control_test;
 #[cfg(test)]
 mod debug_test;
 #[cfg(test)]
+mod foreign_writes_test;
+#[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
 mod loops_test;
@@ -64,6 +66,8 @@ mod run_test;
 mod smp_test;
 #[cfg(test)]
 mod stacks_test;
+#[cfg(test)]
+mod statistics_test;
 #[cfg(test)]
 mod strings_test;
 #[cfg(test)]

@@ -65,8 +65,11 @@ const MOVES: [Part; 10] = [
     |a, _| a.mov(rbp, 24u64),
 ];
 
+/// A loop's last instructions, which go on at a label.
+type End = fn(&mut CodeAssembler, CodeLabel) -> Result<(), IcedError>;
+
 /// How it goes on or ends; the counter is RCX, and R12 its end.
-const ENDS: [fn(&mut CodeAssembler, CodeLabel) -> Result<(), IcedError>; 6] = [
+const ENDS: [End; 6] = [
     |a, top| {
         a.sub(rcx, 1)?;
         a.jnz(top)
@@ -156,7 +159,7 @@ fn run_random(options: Options, seed: u64) -> [Outcome; 3] {
             vcpu.set_gpr(n, random.bits());
         }
         let place =
-            |random: &mut Random| START + 0xc000 + random.below(0xc000) & !(random.below(2) * 15);
+            |random: &mut Random| (START + 0xc000 + random.below(0xc000)) & !(random.below(2) * 15);
         vcpu.set_gpr(gpr::RSP, at::STACK);
         vcpu.set_gpr(gpr::RSI, place(&mut random));
         vcpu.set_gpr(gpr::RDI, place(&mut random));

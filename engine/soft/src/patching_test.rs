@@ -263,7 +263,7 @@ fn a_vcpu_sees_one_version_per_fresh_entry(options: Options) {
                 written.store(n, Ordering::SeqCst);
                 let seen = entries.load(Ordering::SeqCst);
                 // In between the vCPU enters now and then.
-                while n % 4 == 0 && entries.load(Ordering::SeqCst) == seen {
+                while n % 4 == 0 && n < last && entries.load(Ordering::SeqCst) == seen {
                     assert!(start.elapsed() < LIMIT);
                     std::thread::yield_now();
                 }

@@ -3,6 +3,8 @@
 //!
 //! Only the crate's public interface is used: `examples/mips.rs` includes this file.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -12,6 +14,7 @@ use arch_x86::regs::{Attr, Regs, Seg, Segment, State, Table, cr0, cr4, efer, gpr
 use engine_soft::{Options, SoftEngine, SoftVcpu};
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
+use rustix::fs::{MemfdFlags, memfd_create};
 use virt::Memory;
 use virt::memory::Slot;
 
@@ -84,23 +87,23 @@ impl Machine {
 
     /// The same, with an engine of some options.
     pub fn with(options: Options, code: &[u8]) -> Self {
-        // SAFETY: a new anonymous mapping.
-        let ram = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                RAM as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        assert_ne!(ram, libc::MAP_FAILED);
-        let hva = ram.expose_provenance() as u64;
+        Self::over(map_ram(None), options, code)
+    }
+
+    /// The same, whose RAM is a file in memory, for others to write.
+    pub fn with_file(options: Options, code: &[u8]) -> (Self, File) {
+        let file = memfd_create("ram", MemfdFlags::CLOEXEC).expect("a file in memory");
+        let file = File::from(file);
+        file.set_len(RAM).expect("room in memory");
+        (Self::over(map_ram(Some(&file)), options, code), file)
+    }
+
+    /// `hva`: of RAM, which stays mapped.
+    fn over(hva: u64, options: Options, code: &[u8]) -> Self {
         let memory = Arc::new(Memory::default());
         let slot = Slot { id: 0, gpa: 0, size: RAM, hva, read_only: false };
         memory.insert(slot).expect("the first slot");
-        // SAFETY: the mapping above is never unmapped, and no reference to it is made.
+        // SAFETY: RAM is never unmapped, and no reference to it is made.
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
         let machine = Self { engine, memory, hva };
         machine.write_tables();
@@ -221,6 +224,27 @@ impl Machine {
         vcpu.prepare().expect("a code cache");
         vcpu
     }
+}
+
+/// Maps RAM for good, as pages of its own or those of a file, and gives its address.
+fn map_ram(file: Option<&File>) -> u64 {
+    let (sharing, descriptor) = match file {
+        Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
+    let ram = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            RAM as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            sharing | libc::MAP_NORESERVE,
+            descriptor,
+            0,
+        )
+    };
+    assert_ne!(ram, libc::MAP_FAILED);
+    ram.expose_provenance() as u64
 }
 
 /// The bytes of a 64-bit program at `address`.

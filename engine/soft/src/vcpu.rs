@@ -1,6 +1,7 @@
 //! [`SoftVcpu`]: one virtual processor of the software CPU.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arch_x86::emulate::{Mode, Status, Stop};
 use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
@@ -53,6 +54,12 @@ pub struct Statistics {
     pub decoded: u64,
     /// Blocks translated to the host's code.
     pub translated: u64,
+    /// Instructions in them.
+    pub translated_instructions: u64,
+    /// Time that translating them took. Measured only if instructions are counted.
+    pub translation_time: Duration,
+    /// Bytes of the host's code that are kept now.
+    pub code_size: u64,
     /// Executions of a block by both interpreter and JIT, which agreed.
     pub compared: u64,
     /// Data translations entered into the TLB.
@@ -227,18 +234,20 @@ impl SoftVcpu {
     /// What has been done so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        let (decoded, translated, code_drops) = self
-            .blocks
-            .as_ref()
-            .map_or((0, 0, 0), |blocks| (blocks.decoded, blocks.translated, blocks.drops));
-        Statistics {
-            translated,
+        let mut statistics = Statistics {
             tlb_fills: self.tlb.fills,
             itlb_fills: self.itlb.fills,
-            decoded,
-            code_drops,
             ..self.statistics
+        };
+        if let Some(blocks) = &self.blocks {
+            statistics.decoded = blocks.decoded;
+            statistics.translated = blocks.translated;
+            statistics.translated_instructions = blocks.translated_instructions;
+            statistics.translation_time = blocks.translation_time;
+            statistics.code_size = blocks.jit().map_or(0, |jit| jit.size() as u64);
+            statistics.code_drops = blocks.drops;
         }
+        statistics
     }
 
     /// Where interpreter and JIT did not agree in lockstep: why the last entry came out as failed.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use guest_protocol::{Start, Terminal, WindowSize};
-use hv::Hypervisor;
 use hv::in_process::InProcess;
+use hv::{Counts, Hypervisor};
 use indicatif::ProgressBar;
 use vmm::boot::kernel::{self, DEFAULT_LIMIT};
 use vmm::boot::unpack::Compression;
@@ -309,9 +309,9 @@ fn boot<H: Hypervisor>(
     }
     drop(signals);
 
-    let (ending, instructions) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
-    if let (true, Some(count)) = (options.verbose, instructions) {
-        say(&format!("unibody: the guest executed {count} instructions"));
+    let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
+    if let (true, Some(counts)) = (options.verbose, counts) {
+        tell_counts(&counts);
     }
     ending::status(&Ended {
         machine: ending,
@@ -321,6 +321,19 @@ fn boot<H: Hypervisor>(
         received,
         without_init,
     })
+}
+
+/// Says what was done to run the guest. `benches` reads it.
+fn tell_counts(counts: &Counts) {
+    let Counts { instructions, translated, translation_time, code_size } = counts;
+    say(&format!("unibody: the guest executed {instructions} instructions"));
+    if *translated > 0 {
+        let time = translation_time.as_secs_f64();
+        say(&format!(
+            "unibody: {translated} instructions were translated in {time:.6} seconds, \
+             the code takes {code_size} bytes"
+        ));
+    }
 }
 
 fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {

@@ -134,6 +134,7 @@ fn an_init_of_ones_own_has_the_console() {
     assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
     assert_eq!(stdout.matches("the first line").count(), 1, "{stdout}");
     assert_eq!(stderr.matches("the first line").count(), 0, "{stderr}");
+    assert!(stderr.contains(" instructions were translated in "), "{stderr}");
 }
 
 #[test]

@@ -118,6 +118,11 @@ impl Jit {
         self.memory.room() < MAX_TRANSLATION
     }
 
+    /// How many bytes of code there are.
+    pub fn size(&self) -> usize {
+        self.memory.used()
+    }
+
     /// Drops all translations.
     pub fn clear(&mut self) {
         self.memory.truncate(self.kept);

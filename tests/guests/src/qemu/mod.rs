@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hv::x86::{Answer, Data, Exit, State, gpr, msr};
-use hv::{Error, Hypervisor, Vcpu, Vm, VmConfig};
+use hv::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 use self::area::Area;
@@ -255,7 +255,7 @@ impl Vcpu for QemuVcpu {
         Err(Error::Msr { index, value })
     }
 
-    fn instructions(&self) -> Option<u64> {
+    fn counts(&self) -> Option<Counts> {
         None
     }
 }

@@ -179,10 +179,11 @@ guests::on_every_engine! {
             a.jnz(top)?;
             end(a)
         });
-        let before = guest.vcpus[0].instructions();
+        let before = guest.vcpus[0].counts();
         guest.run();
-        if let (Some(before), Some(after)) = (before, guest.vcpus[0].instructions()) {
-            assert!((2001..=2002).contains(&(after - before)), "{}", after - before);
+        if let (Some(before), Some(after)) = (before, guest.vcpus[0].counts()) {
+            let retired = after.instructions - before.instructions;
+            assert!((2001..=2002).contains(&retired), "{retired}");
         }
     }
 }
