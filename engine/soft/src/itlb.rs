@@ -277,6 +277,8 @@ impl InstructionTlb {
                 0 => self.drop_lower_half(),
                 _ => self.drop_upper_half(),
             }
+        } else {
+            return;
         }
         self.update_keys();
     }

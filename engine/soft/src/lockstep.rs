@@ -190,9 +190,7 @@ impl SoftVcpu {
         self.lockstep.behind = Some([self.operand_rights, self.system_rights]);
         self.operand_rights = Rights::Watched;
         self.system_rights = Rights::Watched;
-        self.rights = [Rights::Watched; 2];
-        self.tlb.forget_stacks();
-        self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
+        self.use_rights([Rights::Watched; 2]);
     }
 
     /// Accesses hit the TLB again.

@@ -21,19 +21,26 @@ impl SoftVcpu {
         let checked = self.flags & rflags::AC != 0 && self.cr0 & cr0::AM != 0;
         let lifted = self.cr4 & cr4::SMAP != 0 && self.flags & rflags::AC != 0;
         self.check_alignment = self.cpl == 3 && checked;
-        let watched = |rights, or| if self.watch_data || or { Rights::Watched } else { rights };
+        let all = self.watch_data;
+        let watched = |rights, or| if all || or { Rights::Watched } else { rights };
         let supervisor = if lifted { Rights::SmapLifted } else { Rights::Supervisor };
-        self.rights = [watched(supervisor, false), watched(Rights::User, checked)];
-        if self.rights.contains(&Rights::Watched) {
-            self.tlb.forget_stacks();
-        }
+        self.use_rights([watched(supervisor, false), watched(Rights::User, checked)]);
         self.operand_rights = self.rights[usize::from(self.cpl == 3)];
-        self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
         self.system_rights = watched(Rights::Supervisor, false);
         self.itlb.set_mode(self.code_mode, self.cpl);
         if self.lockstep.keeps_from_fast_way() {
             self.keep_from_fast_way();
         }
+    }
+
+    /// Operands are accessed with these rights from now on, at the levels 0 to 2 and at 3.
+    pub(crate) fn use_rights(&mut self, rights: [Rights; 2]) {
+        self.rights = rights;
+        if rights.contains(&Rights::Watched) {
+            // Each access is to be looked at.
+            self.tlb.forget_stacks();
+        }
+        self.jit.tables = rights.map(|rights| self.tlb.table(rights));
     }
 
     /// Derives how code is decoded, and where it lies.

@@ -67,7 +67,6 @@ pub(crate) struct Assembler {
 
 /// A jump whose target is not known yet.
 #[must_use]
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Jump(usize);
 
 impl Jump {

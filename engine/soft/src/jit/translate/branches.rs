@@ -4,8 +4,17 @@ use super::super::assembler::{Address, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::find_jump;
-use super::{Home, LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, home};
+use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 use crate::jump_cache as jump;
+
+/// The condition of Jcc; `None` if the instruction is none that is translated.
+pub(super) fn condition_of(encoding: &Encoding<'_>) -> Option<u8> {
+    let special = encoding.operand_size || encoding.lock || encoding.vex.is_some();
+    match (encoding.map, encoding.opcode) {
+        (Map::One, 0x70..=0x7f) | (Map::Two, 0x80..=0x8f) if !special => Some(encoding.opcode & 15),
+        _ => None,
+    }
+}
 
 impl Translator<'_> {
     /// Translates a branch. Gives false, and has done nothing, if the instruction is none that is translated.
@@ -17,9 +26,7 @@ impl Translator<'_> {
         let group = encoding.next >> 3 & 7;
         let target = || is_canonical(step.instruction.near_branch_target());
         match (encoding.map, encoding.opcode) {
-            (Map::One, 0x70..=0x7f) | (Map::Two, 0x80..=0x8f) if target() => {
-                self.jump_if(step, encoding)
-            }
+            _ if condition_of(encoding).is_some() && target() => self.jump_if(step, encoding),
             (Map::One, 0xe9 | 0xeb) if target() => {
                 self.store_flags();
                 self.leave_to(step.instruction.near_branch_target());
@@ -68,10 +75,7 @@ impl Translator<'_> {
     /// The target of an indirect branch into T0.
     fn indirect_target(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         match encoding.rm() {
-            Some(rm) => match home(rm) {
-                Home::Host(host) => self.code.copy(T0, host),
-                Home::Field(field) => self.code.load(T0, field),
-            },
+            Some(rm) => self.copy_register(T0, rm),
             None => {
                 self.linear_address(step, encoding);
                 let miss = self.look_up(8, false);

@@ -8,7 +8,7 @@ use arch_x86::regs::rflags;
 use super::super::assembler::{Address, Jump, Opcode, condition, group};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
-use super::{Home, LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, home};
+use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 
 const RAX: u8 = 0;
 const RDX: u8 = 2;
@@ -49,10 +49,7 @@ impl Translator<'_> {
         self.flags_are_lost();
         let mut out = Vec::new();
         match encoding.rm() {
-            Some(rm) => match home(rm) {
-                Home::Host(host) => self.code.copy(T2, host),
-                Home::Field(field) => self.code.load(T2, field),
-            },
+            Some(rm) => self.copy_register(T2, rm),
             None => {
                 self.linear_address(step, encoding);
                 out.push(self.look_up(size, false));

@@ -120,6 +120,14 @@ impl Translator<'_> {
         }
     }
 
+    /// Copies a guest's register.
+    pub(super) fn copy_register(&mut self, to: u8, guest: u8) {
+        match home(guest) {
+            Home::Host(host) => self.code.copy(to, host),
+            Home::Field(field) => self.code.load(to, field),
+        }
+    }
+
     /// The guest's register has a new value, in `host`.
     pub(super) fn give(&mut self, guest: u8, host: u8) {
         if let Home::Field(field) = home(guest) {

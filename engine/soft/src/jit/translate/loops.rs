@@ -7,8 +7,7 @@
 //!
 //! If all accesses move on by the same distance in each round they are *streams*: neighbouring ones share one. Before
 //! the loop each stream is looked up, and so is for how many rounds it stays in its page; so many rounds need no look-up,
-//! and no look at what waits. The rounds are no more than a page has bytes: an interrupt waits for microseconds at
-//! most.
+//! and no look at what waits. They are no more than [`ROUNDS`]: what waits does so for some ten microseconds at most.
 //!
 //! Where the streams are on the host, and how many rounds may follow, is in the temporary registers R10, R11 and R15.
 //! If there are more than two streams, or the loop has instructions that need these registers, it is in
@@ -20,6 +19,7 @@ use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::Map;
 use super::super::vector_registers::level;
+use super::branches::condition_of;
 use super::flags::{self, Recovery};
 use super::windows::{Access, Base, is_alone, is_on_host, is_write, stack_displacement};
 use super::{Flags, Source, Step, T0, T1, T2, Translator};
@@ -36,6 +36,8 @@ const PLACES: [u8; 2] = [T0, T1];
 
 /// What is known of a loop.
 pub(super) struct Loop {
+    /// The condition under which it goes on.
+    condition: u8,
     /// How the flags are made again at its start.
     recovery: Recovery,
     /// If all accesses are of streams.
@@ -73,23 +75,15 @@ impl Loop {
         }
         let last = steps.last()?;
         let encoding = last.encoding.as_ref()?;
-        let is_jump_if = match encoding.map {
-            Map::One => matches!(encoding.opcode, 0x70..=0x7f),
-            Map::Two => matches!(encoding.opcode, 0x80..=0x8f),
-            _ => false,
-        };
-        let is_loop = is_jump_if
-            && !encoding.operand_size
-            && !encoding.lock
-            && encoding.vex.is_none()
-            && last.instruction.near_branch_target() == source.rip;
+        let condition = condition_of(encoding)?;
+        let is_loop = last.instruction.near_branch_target() == source.rip;
         let holds = steps.iter().any(|step| step.instruction.mnemonic() == Mnemonic::Sti);
         if !is_loop || holds {
             return None;
         }
         let recovery = flags::look_around(steps)?;
         let (_, body) = steps.split_last()?;
-        Some(Self { recovery, streams: Streams::of(body) })
+        Some(Self { condition, recovery, streams: Streams::of(body) })
     }
 }
 
@@ -249,9 +243,8 @@ impl Translator<'_> {
     /// Translates the jump that ends a loop, and the loop's further rounds. `first` is where its first one starts.
     pub(super) fn go_round(&mut self, steps: &[Step<'_>], a_loop: &Loop, first: u64) {
         let Some((last, body)) = steps.split_last() else { return };
-        let back = last.encoding.as_ref().map_or(0, |encoding| encoding.opcode & 15);
         self.expect_flags(last);
-        let again = self.code.jump_if(back);
+        let again = self.code.jump_if(a_loop.condition);
         self.leave_loop();
         self.code.bind(again);
         (self.flags, self.recovery) = (Flags::Lost, Some(a_loop.recovery));
@@ -264,13 +257,16 @@ impl Translator<'_> {
         let misses = match &a_loop.streams {
             Some(streams) => {
                 let misses = self.streams(streams);
-                self.rounds(body, last, streams, start);
+                let top = self.code.here();
+                self.round(body, streams);
+                self.expect_flags(last);
+                self.next_round(streams, a_loop.condition, [top, start]);
                 misses
             }
             None => {
                 self.body(body);
                 self.expect_flags(last);
-                self.code.jump_back_if(back, start);
+                self.code.jump_back_if(a_loop.condition, start);
                 Vec::new()
             }
         };
@@ -362,9 +358,8 @@ impl Translator<'_> {
         self.code.shift_right(T2, shift);
     }
 
-    /// Rounds without a look-up, until the loop ends or they are over: then the loop is prepared again, at `start`.
-    fn rounds(&mut self, body: &[Step<'_>], last: &Step<'_>, streams: &Streams, start: u64) {
-        let top = self.code.here();
+    /// A round without a look-up, but for its jump.
+    fn round(&mut self, body: &[Step<'_>], streams: &Streams) {
         for (step, access) in body.iter().zip(&streams.accesses) {
             self.place = access.map(|(n, low)| {
                 let displacement = (low - streams.streams[n].low) as i32;
@@ -373,9 +368,11 @@ impl Translator<'_> {
             self.step(step);
         }
         self.place = None;
-        self.expect_flags(last);
-        let back = last.encoding.as_ref().map_or(0, |encoding| encoding.opcode & 15);
-        let over = self.code.jump_if(back ^ 1);
+    }
+
+    /// Goes on at `top`, until the loop ends, or the rounds are over: then the loop is prepared again, at `start`.
+    fn next_round(&mut self, streams: &Streams, condition: u8, [top, start]: [u64; 2]) {
+        let over = self.code.jump_if(condition ^ 1);
         for (n, stream) in
             streams.streams.iter().enumerate().filter(|(_, stream)| stream.stride != 0)
         {

@@ -59,8 +59,7 @@ impl Translator<'_> {
     /// Looks up the linear address in T0. Then the operand is at `T1 + T0`.
     pub(super) fn look_up(&mut self, size: u32, write: bool) -> Jump {
         let miss = self.look_up_entry(size, write);
-        let page = Address { base: Some(T1), index: None, displacement: tlb::PAGE_OFFSET };
-        self.code.memory(LOAD, T1, page);
+        self.load_page();
         miss
     }
 
@@ -73,14 +72,16 @@ impl Translator<'_> {
         self.code.jump_if(condition::ABOVE)
     }
 
-    /// The same for an operand whose size is known only when it is accessed: its last place in a page is in the
+    /// The same as [`look_up`](Self::look_up) for an operand whose size is known only when it is accessed: its last place in a page is in the
     /// register `last`.
     pub(super) fn look_up_to(&mut self, last: u8, write: bool) -> Jump {
         self.find_entry(write);
         // cmp r10, last.
         let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
         self.code.registers(compare, last, T0);
-        self.expect_entry()
+        let miss = self.code.jump_if(condition::ABOVE);
+        self.load_page();
+        miss
     }
 
     /// The entry for the linear address in T0 into T1; the offset from the page that it has into T0.
@@ -96,12 +97,10 @@ impl Translator<'_> {
         self.code.memory(subtract, T0, Address { base: Some(T1), index: None, displacement: tag });
     }
 
-    /// The entry in T1 is the right one if the offset was found not to be above the last one.
-    fn expect_entry(&mut self) -> Jump {
-        let miss = self.code.jump_if(condition::ABOVE);
-        let displacement = tlb::PAGE_OFFSET;
-        self.code.memory(LOAD, T1, Address { base: Some(T1), index: None, displacement });
-        miss
+    /// The page of the entry at T1 into T1.
+    pub(super) fn load_page(&mut self) {
+        let page = Address { base: Some(T1), index: None, displacement: tlb::PAGE_OFFSET };
+        self.code.memory(LOAD, T1, page);
     }
 
     /// The place of an operand that was looked up.

@@ -75,8 +75,7 @@ impl Translator<'_> {
         if retry.write {
             self.keep_stack(stack);
         }
-        let at = Address { base: Some(T1), index: None, displacement: tlb::PAGE_OFFSET };
-        self.code.memory(LOAD, T1, at);
+        self.load_page();
         self.code.jump(retry.back);
         miss
     }
