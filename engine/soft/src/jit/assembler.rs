@@ -3,6 +3,8 @@
 //! Nothing here knows the guest. A register is its number in the encoding, 0 (RAX) to 15 (R15).
 //! `gs:` is where the vCPU is: see [`super::context`].
 
+use std::ops::Range;
+
 /// Conditions, as Jcc encodes them.
 pub(crate) mod condition {
     pub const ABOVE: u8 = 0x7;
@@ -58,21 +60,62 @@ pub(crate) struct Vex {
     pub opcode: u8,
 }
 
-/// Code that is being made for one place.
+/// Code that is being made for one place, or for two: what is seldom executed lies elsewhere, so that it takes no room
+/// in the processor's caches between what often is ([`cold`](Assembler::cold)).
 pub(crate) struct Assembler {
+    /// What is added to now, and the other part.
+    part: Part,
+    other: Part,
+    is_cold: bool,
+    /// Where there is room for the cold part, which ends with it.
+    room: Range<u64>,
+}
+
+#[derive(Default)]
+struct Part {
     bytes: Vec<u8>,
-    /// Where the first byte will be executed.
+    /// Where the first byte will be executed; of the cold part, until it is finished.
     base: u64,
+    /// The distances that change with where the cold part is.
+    across: Vec<usize>,
+}
+
+impl Part {
+    fn set_distance(&mut self, at: usize, distance: u32) {
+        self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// Changes the distances between the parts.
+    fn move_across(&mut self, by: u32) {
+        for at in std::mem::take(&mut self.across) {
+            let distance =
+                self.bytes[at..at + 4].iter().rev().fold(0, |d, byte| d << 8 | u32::from(*byte));
+            self.set_distance(at, distance.wrapping_add(by));
+        }
+    }
 }
 
 /// A jump whose target is not known yet.
 #[must_use]
-pub(crate) struct Jump(usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Jump {
+    /// Behind it.
+    end: usize,
+    is_cold: bool,
+}
 
-impl Jump {
-    /// Which one it is.
-    pub const fn number(&self) -> usize {
-        self.0
+/// What was made.
+pub(crate) struct Assembled {
+    pub hot: Vec<u8>,
+    pub cold: Vec<u8>,
+    room: Range<u64>,
+}
+
+impl Assembled {
+    /// Where what is in the cold part is after all.
+    pub fn place(&self, address: u64) -> u64 {
+        let moved = self.room.end - self.room.start - self.cold.len() as u64;
+        if self.room.contains(&address) { address + moved } else { address }
     }
 }
 
@@ -83,46 +126,72 @@ fn rex(wide: bool, reg: u8, index: u8, base: u8, forced: bool) -> Option<u8> {
 }
 
 impl Assembler {
-    /// Code that will be executed at `base`.
+    /// Code that will be executed at `base`; there is no cold part.
     pub fn new(base: u64) -> Self {
-        Self { bytes: Vec::with_capacity(1024), base }
+        Self::split(base, 0..0)
     }
 
-    /// What was assembled.
+    /// Code that will be executed at `base`, and a cold part at the end of `room`.
+    pub fn split(base: u64, room: Range<u64>) -> Self {
+        let part = |base| Part { bytes: Vec::with_capacity(1024), base, across: Vec::new() };
+        Self { part: part(base), other: part(room.start), is_cold: false, room }
+    }
+
+    /// What follows is seldom executed, or not so.
+    pub fn cold(&mut self, is_cold: bool) {
+        if self.is_cold != is_cold {
+            self.is_cold = is_cold;
+            std::mem::swap(&mut self.part, &mut self.other);
+        }
+    }
+
+    /// What was assembled, with the cold part at the end of its room.
+    pub fn finish(mut self) -> Assembled {
+        self.cold(false);
+        // Whole lines of the processor's caches are not needed here; but an instruction fetch is of 16 bytes.
+        let end = self.other.bytes.len().next_multiple_of(16);
+        self.other.bytes.resize(end, 0xcc);
+        let moved = (self.room.end - self.room.start) as u32 - end as u32;
+        self.part.move_across(moved);
+        self.other.move_across(moved.wrapping_neg());
+        Assembled { hot: self.part.bytes, cold: self.other.bytes, room: self.room }
+    }
+
+    /// What was assembled of the part that is added to.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.part.bytes
     }
 
-    /// Where the next instruction will be executed.
+    /// Where the next instruction will be executed, unless the cold part is moved.
     pub fn here(&self) -> u64 {
-        self.base + self.bytes.len() as u64
+        self.part.base + self.part.bytes.len() as u64
     }
 
     /// Instructions as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        self.part.bytes.extend_from_slice(bytes);
     }
 
     /// An instruction whose operands are all in its opcode.
     pub fn plain(&mut self, opcode: Opcode<'_>) {
         self.raw(opcode.prefixes);
-        self.bytes.extend(rex(opcode.wide, 0, 0, 0, opcode.rex));
+        self.part.bytes.extend(rex(opcode.wide, 0, 0, 0, opcode.rex));
         self.raw(opcode.bytes);
     }
 
     /// An instruction on two registers.
     pub fn registers(&mut self, opcode: Opcode<'_>, reg: u8, rm: u8) {
         self.raw(opcode.prefixes);
-        self.bytes.extend(rex(opcode.wide, reg, 0, rm, opcode.rex));
+        self.part.bytes.extend(rex(opcode.wide, reg, 0, rm, opcode.rex));
         self.raw(opcode.bytes);
-        self.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
+        self.part.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
     }
 
     /// An instruction on a register and memory.
     pub fn memory(&mut self, opcode: Opcode<'_>, reg: u8, at: Address) {
         let (base, index) = (at.base.unwrap_or(0), at.index.map_or(0, |(index, _)| index));
         self.raw(opcode.prefixes);
-        self.bytes.extend(rex(opcode.wide, reg, index, base, opcode.rex));
+        self.part.bytes.extend(rex(opcode.wide, reg, index, base, opcode.rex));
         self.raw(opcode.bytes);
         self.address(reg, at);
     }
@@ -130,7 +199,7 @@ impl Assembler {
     /// An instruction with a VEX prefix, on two registers beside that of VEX.
     pub fn vex_registers(&mut self, opcode: Vex, reg: u8, rm: u8) {
         self.vex(opcode, reg, 0, rm);
-        self.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
+        self.part.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
     }
 
     /// An instruction with a VEX prefix, on a register and memory.
@@ -150,7 +219,7 @@ impl Assembler {
             let registers = inverted(reg, 7) | inverted(index, 6) | inverted(base, 5);
             self.raw(&[0xc4, registers | opcode.map, u8::from(opcode.wide) << 7 | rest]);
         }
-        self.bytes.push(opcode.opcode);
+        self.part.bytes.push(opcode.opcode);
     }
 
     /// ModRM, SIB and the displacement.
@@ -167,15 +236,15 @@ impl Assembler {
         let mode = if at.base.is_none() { 0 } else { size };
         let needs_sib = at.index.is_some() || at.base.is_none_or(|base| base & 7 == 4);
         let rm = if needs_sib { 4 } else { base & 7 };
-        self.bytes.push(mode << 6 | (reg & 7) << 3 | rm);
+        self.part.bytes.push(mode << 6 | (reg & 7) << 3 | rm);
         if needs_sib {
             let (index, scale) = at.index.map_or((4, 0), |(index, scale)| (index & 7, scale));
             let base = at.base.map_or(5, |base| base & 7);
-            self.bytes.push(scale << 6 | index << 3 | base);
+            self.part.bytes.push(scale << 6 | index << 3 | base);
         }
         match size {
             0 => {}
-            1 => self.bytes.push(displacement as u8),
+            1 => self.part.bytes.push(displacement as u8),
             _ => self.raw(&displacement.to_le_bytes()),
         }
     }
@@ -250,20 +319,20 @@ impl Assembler {
     /// `add qword gs:[offset], value`.
     pub fn count(&mut self, offset: u32, value: u8) {
         self.field(true, &[0x83], 0, offset);
-        self.bytes.push(value);
+        self.part.bytes.push(value);
     }
 
     /// `cmp dword [reg], 0`. Not for RSP and RBP, and what is encoded like them.
     pub fn test_word(&mut self, reg: u8) {
         let at = Address { base: Some(reg), ..Address::default() };
         self.memory(Opcode { bytes: &[0x83], ..Opcode::default() }, 7, at);
-        self.bytes.push(0);
+        self.part.bytes.push(0);
     }
 
     /// `cmp byte gs:[offset], value`.
     pub fn compare_byte(&mut self, offset: u32, value: u8) {
         self.field(false, &[0x80], 7, offset);
-        self.bytes.push(value);
+        self.part.bytes.push(value);
     }
 
     /// `test dword gs:[offset], bits`.
@@ -293,13 +362,13 @@ impl Assembler {
     /// `shl reg, count`, of 32 bits.
     pub fn shift_left(&mut self, reg: u8, count: u8) {
         self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 4, reg);
-        self.bytes.push(count);
+        self.part.bytes.push(count);
     }
 
     /// `shr reg, count`, of 32 bits.
     pub fn shift_right(&mut self, reg: u8, count: u8) {
         self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 5, reg);
-        self.bytes.push(count);
+        self.part.bytes.push(count);
     }
 
     /// `or to, from`, of 32 bits.
@@ -324,13 +393,13 @@ impl Assembler {
 
     /// `mov` of a register to a field of 16 bits.
     pub fn store_16(&mut self, offset: u32, reg: u8) {
-        self.bytes.push(0x66);
+        self.part.bytes.push(0x66);
         self.field(false, &[0x89], reg, offset);
     }
 
     /// `mov` of a value to a field of 16 bits.
     pub fn store_16_value(&mut self, offset: u32, value: u16) {
-        self.bytes.push(0x66);
+        self.part.bytes.push(0x66);
         self.field(false, &[0xc7], 0, offset);
         self.raw(&value.to_le_bytes());
     }
@@ -343,7 +412,7 @@ impl Assembler {
     /// `mov` of a value to a byte field.
     pub fn store_byte_value(&mut self, offset: u32, value: u8) {
         self.field(false, &[0xc6], 0, offset);
-        self.bytes.push(value);
+        self.part.bytes.push(value);
     }
 
     /// `cmp reg, gs:[offset]; cmova reg, gs:[offset]`, of 32 bits: the lesser of the two, unsigned.
@@ -360,15 +429,15 @@ impl Assembler {
     /// `mov reg, value`, in the shortest form. No flags change.
     pub fn set(&mut self, reg: u8, value: u64) {
         if let Ok(value) = u32::try_from(value) {
-            self.bytes.extend(rex(false, 0, 0, reg, false));
-            self.bytes.push(0xb8 | reg & 7);
+            self.part.bytes.extend(rex(false, 0, 0, reg, false));
+            self.part.bytes.push(0xb8 | reg & 7);
             self.raw(&value.to_le_bytes());
         } else if let Ok(value) = i32::try_from(value as i64) {
             self.registers(Opcode { wide: true, bytes: &[0xc7], ..Opcode::default() }, 0, reg);
             self.raw(&value.to_le_bytes());
         } else {
-            self.bytes.extend(rex(true, 0, 0, reg, false));
-            self.bytes.push(0xb8 | reg & 7);
+            self.part.bytes.extend(rex(true, 0, 0, reg, false));
+            self.part.bytes.push(0xb8 | reg & 7);
             self.raw(&value.to_le_bytes());
         }
     }
@@ -385,13 +454,13 @@ impl Assembler {
 
     /// `call target`.
     pub fn call(&mut self, target: u64) {
-        self.bytes.push(0xe8);
+        self.part.bytes.push(0xe8);
         self.relative(target);
     }
 
     /// `jmp target`.
     pub fn jump(&mut self, target: u64) {
-        self.bytes.push(0xe9);
+        self.part.bytes.push(0xe9);
         self.relative(target);
     }
 
@@ -404,24 +473,39 @@ impl Assembler {
     /// `jcc`, to where [`bind`](Self::bind) says.
     pub fn jump_if(&mut self, condition: u8) -> Jump {
         self.raw(&[0x0f, 0x80 | condition, 0, 0, 0, 0]);
-        Jump(self.bytes.len())
+        Jump { end: self.part.bytes.len(), is_cold: self.is_cold }
     }
 
     /// `jmp`, to where [`bind`](Self::bind) says.
     pub fn jump_ahead(&mut self) -> Jump {
         self.raw(&[0xe9, 0, 0, 0, 0]);
-        Jump(self.bytes.len())
+        Jump { end: self.part.bytes.len(), is_cold: self.is_cold }
+    }
+
+    /// The address of a jump's distance.
+    pub const fn distance_of(&self, jump: Jump) -> u64 {
+        let part = if jump.is_cold == self.is_cold { &self.part } else { &self.other };
+        part.base + jump.end as u64 - 4
     }
 
     /// The target of `jump` is here.
     pub fn bind(&mut self, jump: Jump) {
-        let distance = (self.bytes.len() - jump.0) as u32;
-        self.bytes[jump.0 - 4..jump.0].copy_from_slice(&distance.to_le_bytes());
+        let target = self.here();
+        let is_across = jump.is_cold != self.is_cold;
+        let part = if is_across { &mut self.other } else { &mut self.part };
+        let distance = target.wrapping_sub(part.base + jump.end as u64) as u32;
+        part.set_distance(jump.end - 4, distance);
+        if is_across {
+            part.across.push(jump.end - 4);
+        }
     }
 
     /// All code lies within 2 GiB.
     fn relative(&mut self, target: u64) {
         let distance = target.wrapping_sub(self.here() + 4) as u32;
+        if self.room.contains(&target) != self.is_cold {
+            self.part.across.push(self.part.bytes.len());
+        }
         self.raw(&distance.to_le_bytes());
     }
 }

@@ -1,9 +1,11 @@
 //! [`CodeMemory`]: where translated code lies, and how it gets there.
 //!
 //! The same pages are mapped twice: where they are written they cannot be executed, and where they are
-//! executed they cannot be written. It is filled from its start, and emptied as a whole.
+//! executed they cannot be written. It is filled from its start, with what is seldom executed from its end, and
+//! emptied as a whole.
 
 use std::io;
+use std::ops::Range;
 use std::ptr;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -16,7 +18,9 @@ pub(crate) struct CodeMemory {
     /// Address at which it is executed.
     executable: u64,
     size: usize,
+    /// How many bytes are used at the start, and where what is used at the end starts.
     used: usize,
+    cold: usize,
 }
 
 // SAFETY: the mappings are this value's own, wherever it is used.
@@ -45,7 +49,13 @@ impl CodeMemory {
             }
         };
         let address = |mapping: *mut core::ffi::c_void| mapping.expose_provenance() as u64;
-        Ok(Self { writable: address(writable), executable: address(executable), size, used: 0 })
+        Ok(Self {
+            writable: address(writable),
+            executable: address(executable),
+            size,
+            used: 0,
+            cold: size,
+        })
     }
 
     /// The address at which what is added next will be executed.
@@ -53,22 +63,32 @@ impl CodeMemory {
         self.executable + self.used as u64
     }
 
-    /// How many bytes are left.
-    pub fn room(&self) -> usize {
-        self.size - self.used
+    /// The free room, at whose end what is seldom executed is added: `most` bytes of it.
+    pub fn next_cold(&self, most: usize) -> Range<u64> {
+        let end = self.executable + self.cold as u64;
+        end - most.min(self.room()) as u64..end
     }
 
-    /// Adds code, and gives the address at which it is executed; `None` if there is no room.
-    pub fn add(&mut self, code: &[u8]) -> Option<u64> {
+    /// How many bytes are left.
+    pub fn room(&self) -> usize {
+        self.cold - self.used
+    }
+
+    /// Adds code, `cold` what of it is seldom executed. Gives the address at which it is executed; `None` if
+    /// there is no room.
+    pub fn add(&mut self, code: &[u8], cold: &[u8]) -> Option<u64> {
         let size = code.len().next_multiple_of(16);
-        if size > self.room() {
+        if size + cold.len() > self.room() {
             return None;
         }
         let at = self.next();
-        let to = ptr::with_exposed_provenance_mut(self.writable as usize + self.used);
-        // SAFETY: `size` bytes from `used` on are within the mapping, which is written here only; its vCPU
-        // executes no code meanwhile, and no code that is there already changes.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), to, code.len()) };
+        self.cold -= cold.len();
+        for (from, offset) in [(code, self.used), (cold, self.cold)] {
+            let to = ptr::with_exposed_provenance_mut(self.writable as usize + offset);
+            // SAFETY: there is so much room between what is used, by the test above. The mapping is written here
+            // only; its vCPU executes no code meanwhile, and no code that is there already changes.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        }
         self.used += size;
         Some(at)
     }
@@ -78,7 +98,7 @@ impl CodeMemory {
         let Some(offset) = at.checked_sub(self.executable).map(|offset| offset as usize) else {
             return;
         };
-        if offset + 4 > self.used {
+        if offset + 4 > self.used && !(self.cold..self.size - 3).contains(&offset) {
             return;
         }
         let distance = target.wrapping_sub(at + 4) as u32;
@@ -87,14 +107,15 @@ impl CodeMemory {
         unsafe { to.write_unaligned(distance) };
     }
 
-    /// Forgets all code behind the first `kept` bytes. None of it may be executed again.
+    /// Forgets all code but the first `kept` bytes. None of it may be executed again.
     pub fn truncate(&mut self, kept: usize) {
         self.used = self.used.min(kept);
+        self.cold = self.size;
     }
 
     /// How many bytes are used.
     pub fn used(&self) -> usize {
-        self.used
+        self.size - self.room()
     }
 }
 

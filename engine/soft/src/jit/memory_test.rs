@@ -20,7 +20,7 @@ fn mappings() -> Vec<(Range<u64>, String)> {
 #[test]
 fn no_mapping_is_both_writable_and_executable() {
     let mut memory = CodeMemory::new(PAGE).expect("executable memory");
-    let at = memory.add(&[0xc3]).expect("room");
+    let at = memory.add(&[0xc3], &[]).expect("room");
     let mappings = mappings();
     let executable = mappings.iter().find(|(range, _)| range.contains(&at)).expect("it is mapped");
     assert_eq!(executable.1, "r-xs");
@@ -48,23 +48,23 @@ fn code_is_added_one_behind_the_other_until_it_is_full() {
     assert_eq!((memory.used(), memory.room()), (0, PAGE), "whole pages");
     let start = memory.next();
     assert_eq!(start % PAGE as u64, 0);
-    assert_eq!(memory.add(&[0x90; 100]), Some(start));
-    assert_eq!(memory.add(&[]), Some(start + 112), "aligned");
+    assert_eq!(memory.add(&[0x90; 100], &[]), Some(start));
+    assert_eq!(memory.add(&[], &[]), Some(start + 112), "aligned");
     assert_eq!((memory.next(), memory.used()), (start + 112, 112));
-    assert_eq!(memory.add(&[0x90; PAGE - 112 + 1]), None);
+    assert_eq!(memory.add(&[0x90; PAGE - 112 + 1], &[]), None);
     assert_eq!(memory.used(), 112, "nothing happened");
-    assert_eq!(memory.add(&[0x90; PAGE - 112]), Some(start + 112));
-    assert_eq!((memory.room(), memory.add(&[0x90])), (0, None));
+    assert_eq!(memory.add(&[0x90; PAGE - 112], &[]), Some(start + 112));
+    assert_eq!((memory.room(), memory.add(&[0x90], &[])), (0, None));
 }
 
 #[test]
 fn what_is_truncated_has_room_again() {
     let mut memory = CodeMemory::new(PAGE).expect("executable memory");
-    let kept = memory.add(&[0x90; 16]).expect("room");
-    memory.add(&[0x90; PAGE - 16]).expect("room");
+    let kept = memory.add(&[0x90; 16], &[]).expect("room");
+    memory.add(&[0x90; PAGE - 16], &[]).expect("room");
     memory.truncate(PAGE * 2);
     assert_eq!(memory.room(), 0, "there is not that much");
     memory.truncate(16);
     assert_eq!((memory.used(), memory.next()), (16, kept + 16));
-    assert!(memory.add(&[0x90]).is_some());
+    assert!(memory.add(&[0x90], &[]).is_some());
 }

@@ -45,8 +45,8 @@ use crate::vcpu::SoftVcpu;
 use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
-use translate::Source;
 pub(crate) use translate::reads_count;
+use translate::{Source, Translation};
 
 /// A block to be translated.
 pub(crate) struct Unit<'a> {
@@ -90,7 +90,7 @@ impl Jit {
         }
         let mut memory = CodeMemory::new(size.max(4 * MAX_TRANSLATION))?;
         let (stubs, code) = Stubs::assemble(memory.next());
-        memory.add(&code);
+        memory.add(&code, &[]);
         let kept = memory.used();
         Ok(Self {
             memory,
@@ -151,10 +151,11 @@ impl Jit {
             ops,
             block,
         };
-        let translation = translate::translate(&source, &self.stubs, self.memory.next());
-        let Some(translation) = translation else { return 0 };
-        let Some(code) = self.memory.add(&translation.code) else { return 0 };
-        for exit in translation.exits {
+        let places = (self.memory.next(), self.memory.next_cold(MAX_TRANSLATION));
+        let translation = translate::translate(&source, &self.stubs, places);
+        let Some(Translation { code, exits }) = translation else { return 0 };
+        let Some(code) = self.memory.add(&code.hot, &code.cold) else { return 0 };
+        for exit in exits {
             let target = Place { rip: exit.target, ..place };
             let link = Link { at: exit.at, otherwise: exit.otherwise };
             let is_own = target == place && !crosses;

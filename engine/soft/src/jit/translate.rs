@@ -28,12 +28,14 @@ mod system;
 mod vectors;
 mod windows;
 
+use std::ops::Range;
+
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 use arch_x86::emulate::{Feature, Op};
 use arch_x86::engine::Features;
 
-use super::assembler::{Address, Assembler, Jump, Opcode, condition, group};
+use super::assembler::{Address, Assembled, Assembler, Jump, Opcode, condition, group};
 use super::context;
 use super::shape::Encoding;
 use super::stubs::Stubs;
@@ -111,6 +113,14 @@ struct Slow {
     end: Option<u64>,
 }
 
+/// A way out of the block, by the dispatcher.
+struct WayOut {
+    jumps: Vec<Jump>,
+    target: u64,
+    /// One of them leads to a block of the same page once that is known.
+    link: Option<Jump>,
+}
+
 /// What is translated.
 pub(super) struct Source<'a> {
     /// The guest's bytes.
@@ -153,17 +163,21 @@ pub(super) struct Exit {
 
 /// A block's translation.
 pub(super) struct Translation {
-    pub code: Vec<u8>,
+    pub code: Assembled,
     pub exits: Vec<Exit>,
 }
 
-/// Translates a block of 64-bit mode that will be executed at `base`. Gives `None` if the bytes are not
-/// what the interpreter's forms were made of.
-pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option<Translation> {
+/// Translates a block of 64-bit mode that will be executed at an address, what is seldom executed of it at the end
+/// of some room. Gives `None` if the bytes are not what the interpreter's forms were made of.
+pub(super) fn translate(
+    source: &Source<'_>,
+    stubs: &Stubs,
+    (base, room): (u64, Range<u64>),
+) -> Option<Translation> {
     let mut steps = steps(source)?;
     let a_loop = Loop::of(source, &mut steps);
     let mut translator = Translator {
-        code: Assembler::new(base),
+        code: Assembler::split(base, room),
         stubs,
         flags: Flags::Field,
         recovery: None,
@@ -180,6 +194,7 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         retries: Vec::new(),
         place: None,
         end: source.rip.wrapping_add(source.bytes.len() as u64),
+        ways_out: Vec::new(),
         exits: Vec::new(),
         shadowed: false,
         shadow_next: false,
@@ -198,9 +213,17 @@ pub(super) fn translate(source: &Source<'_>, stubs: &Stubs, base: u64) -> Option
         Some(a_loop) => translator.go_round(&steps, &a_loop, base),
         None => translator.last(last),
     }
+    translator.code.cold(true);
     translator.windows_one_by_one(body);
     translator.slow_ways();
-    Some(Translation { code: translator.code.bytes().to_vec(), exits: translator.exits })
+    translator.ways_out();
+    let Translator { code, mut exits, .. } = translator;
+    let code = code.finish();
+    for exit in &mut exits {
+        exit.at = code.place(exit.at);
+        exit.otherwise = code.place(exit.otherwise);
+    }
+    Some(Translation { code, exits })
 }
 
 /// Decodes once more.
@@ -296,6 +319,7 @@ struct Translator<'a> {
     /// RIP at the block's start, and behind it.
     rip: u64,
     end: u64,
+    ways_out: Vec<WayOut>,
     exits: Vec<Exit>,
     /// The instruction that is translated is the one behind an STI; or the next one is.
     shadowed: bool,
@@ -401,25 +425,43 @@ impl Translator<'_> {
             self.code.jump(self.stubs.leave);
             return;
         }
-        // Each loop has a way back.
-        let waiting = (target <= self.rip || self.polls).then(|| self.expect_no_request());
-        let mut out = Vec::new();
-        if (target ^ self.rip) >> 12 == 0 {
-            // To what follows, until the block is known.
-            self.code.jump(self.code.here() + 5);
-            let otherwise = self.code.here();
-            self.exits.push(Exit { target, at: otherwise - 4, otherwise });
+        let mut jumps = Vec::new();
+        if self.looks_before(target) {
+            jumps.push(self.expect_no_request());
+        }
+        if self.is_near(target) {
+            let link = self.code.jump_ahead();
+            self.ways_out.push(WayOut { jumps, target, link: Some(link) });
         } else {
             self.code.set(T0, target);
             self.code.load(T1, context::jumps(self.cpl));
             let distance = jump::distance(self.cpl, target);
-            out = self.jump_to_cached(distance, context::key(self.cpl, target));
+            jumps.append(&mut self.jump_to_cached(distance, context::key(self.cpl, target)));
+            self.ways_out.push(WayOut { jumps, target, link: None });
         }
-        for jump in waiting.into_iter().chain(out) {
-            self.code.bind(jump);
+    }
+
+    /// Whether a way to `target` looks if the block is to be left: each loop has a way back.
+    const fn looks_before(&self, target: u64) -> bool {
+        target <= self.rip || self.polls
+    }
+
+    /// Whether `target` is in the page that the block starts in.
+    const fn is_near(&self, target: u64) -> bool {
+        (target ^ self.rip) >> 12 == 0
+    }
+
+    /// The ways by the dispatcher.
+    fn ways_out(&mut self) {
+        for WayOut { jumps, target, link } in core::mem::take(&mut self.ways_out) {
+            let otherwise = self.code.here();
+            if let Some(link) = link {
+                self.exits.push(Exit { target, at: self.code.distance_of(link), otherwise });
+            }
+            jumps.into_iter().chain(link).for_each(|jump| self.code.bind(jump));
+            self.code.set(T0, target);
+            self.code.jump(self.stubs.dispatch);
         }
-        self.code.set(T0, target);
-        self.code.jump(self.stubs.dispatch);
     }
 
     /// Whether translated code is to be left. T1 and EFLAGS change.

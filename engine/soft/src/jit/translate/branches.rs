@@ -4,7 +4,7 @@ use super::super::assembler::{Address, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::find_jump;
-use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
+use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, WayOut};
 use crate::jump_cache as jump;
 
 /// The condition of Jcc; `None` if the instruction is none that is translated.
@@ -56,6 +56,11 @@ impl Translator<'_> {
         let target = step.instruction.near_branch_target();
         self.store_flags();
         let taken = self.code.jump_if(encoding.opcode & 15);
+        if self.chained && self.is_near(target) && !self.looks_before(target) {
+            self.leave_to(self.end);
+            self.ways_out.push(WayOut { jumps: Vec::new(), target, link: Some(taken) });
+            return;
+        }
         self.leave_to(self.end);
         self.code.bind(taken);
         self.leave_to(target);

@@ -271,6 +271,7 @@ impl Translator<'_> {
             }
         };
         self.leave_loop();
+        self.code.cold(true);
         if !misses.is_empty() {
             misses.into_iter().for_each(|miss| self.code.bind(miss));
             self.store_lost_flags(Some(a_loop.recovery));
@@ -280,6 +281,7 @@ impl Translator<'_> {
         self.store_lost_flags(Some(a_loop.recovery));
         self.code.set(T0, self.rip);
         self.code.jump(self.stubs.dispatch);
+        self.code.cold(false);
     }
 
     /// The loop is over; the flags are those that it ended with.

@@ -13,7 +13,7 @@ use crate::tlb::{self, Rights, Stack};
 /// A look-up that has the table still before it.
 pub(super) struct Retry {
     /// The jump to it.
-    number: usize,
+    jump: Jump,
     size: u32,
     write: bool,
     /// Where translated code goes on.
@@ -39,7 +39,7 @@ impl Translator<'_> {
         let other = self.code.jump_if(condition::NOT_BELOW);
         self.code.load(T1, stack + context::STACK_PAGE);
         let back = self.code.here();
-        self.retries.push(Retry { number: other.number(), size, write, back });
+        self.retries.push(Retry { jump: other, size, write, back });
         other
     }
 
@@ -55,7 +55,7 @@ impl Translator<'_> {
     pub(super) fn bind_misses(&mut self, jumps: Vec<Jump>) {
         let mut misses = Vec::new();
         for jump in jumps {
-            let known = self.retries.iter().position(|retry| retry.number == jump.number());
+            let known = self.retries.iter().position(|retry| retry.jump == jump);
             let Some(known) = known else {
                 misses.push(jump);
                 continue;
