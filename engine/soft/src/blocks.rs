@@ -18,8 +18,9 @@ use crate::address_spaces::Space;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::Options;
 use crate::itlb::{key, same_mode};
-use crate::jit::{Jit, Unit};
+use crate::jit::{Jit, Part, Unit};
 use crate::jump_cache::{Jump, JumpCache};
+use crate::ranges::Seen;
 use crate::vcpu::SoftVcpu;
 
 /// Instructions of a block at most.
@@ -118,6 +119,8 @@ pub type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 /// The decoded code of one vCPU.
 pub struct Blocks {
     ops: Vec<Op<SoftVcpu>>,
+    /// Where each of them was seen to read.
+    seen: Vec<Seen>,
     blocks: Vec<Block>,
     map: AddressMap<Place, u32>,
     jumps: JumpCache,
@@ -160,6 +163,7 @@ impl Blocks {
             patience,
             undefined: AddressMap::default(),
             ops: Vec::with_capacity(capacity.max(MAX_BLOCK)),
+            seen: Vec::with_capacity(capacity.max(MAX_BLOCK)),
             blocks: Vec::new(),
             map: AddressMap::default(),
             jumps: JumpCache::new(),
@@ -182,6 +186,7 @@ impl Blocks {
     /// Drops everything. Keys and pages that refer to it are for the caller to drop.
     pub fn clear(&mut self) {
         self.ops.clear();
+        self.seen.clear();
         self.undefined.clear();
         self.blocks.clear();
         self.map.clear();
@@ -249,6 +254,7 @@ impl Blocks {
     pub fn push(&mut self, op: Op<SoftVcpu>) {
         self.decoded += 1;
         self.ops.push(op);
+        self.seen.push(Seen::Nowhere);
     }
 
     /// The instructions since `first`, which are `bytes` long.
@@ -286,24 +292,76 @@ impl Blocks {
         (block.left == 0).then_some(block.place)
     }
 
-    /// Translates a block whose instructions were decoded from `bytes`. Gives it as it is then.
-    pub fn translate(&mut self, number: u32, bytes: &[u8], features: Features) -> Found {
+    /// Whether blocks that are executed one after the other are translated together: see [`crate::traces`].
+    pub fn follows(&self) -> bool {
+        self.jit.as_ref().is_some_and(Jit::follows)
+    }
+
+    /// The number of the block at a place.
+    pub fn known(&self, place: &Place) -> Option<u32> {
+        self.map.get(place).copied()
+    }
+
+    /// Whether a block has a translation of its own.
+    pub fn is_translated(&self, block: u32) -> bool {
+        self.blocks[block as usize].found.code != 0
+    }
+
+    /// How many times a block was executed, as far as that is counted; of one that is not any more, more than of any
+    /// other.
+    pub fn executions(&self, block: u32) -> u32 {
+        match self.blocks[block as usize].left {
+            NEVER => u32::MAX,
+            left => self.patience - left,
+        }
+    }
+
+    /// Whether it is to be noted what a block that is about to be interpreted reads: when that is for the first time, and
+    /// for the last.
+    #[inline]
+    pub fn is_noted(&self, block: u32) -> bool {
+        self.blocks.get(block as usize).is_some_and(|block| {
+            block.left != NEVER && (block.left == 1 || block.left + 1 == self.patience)
+        })
+    }
+
+    /// A block's instructions were seen to read there.
+    pub fn note(&mut self, run: Run, seen: &[Seen]) {
+        let first = run.first as usize;
+        for (to, seen) in self.seen[first..].iter_mut().zip(&seen[..run.count.into()]) {
+            if *seen != Seen::Nowhere {
+                *to = *seen;
+            }
+        }
+    }
+
+    /// Translates a block together with others, each with the bytes that it was decoded from. Gives it as it is then.
+    pub fn translate(&mut self, trace: &[(u32, &[u8])], features: Features) -> Found {
+        let Some((number, _)) = trace.first().copied() else {
+            return Found { code: 0, run: Run::NONE, block: Found::NONE };
+        };
         let Block { place, tail, mut found, .. } = self.blocks[number as usize];
         if let Some(jit) = &mut self.jit {
             let find = |place: &Place| {
                 let block = *self.map.get(place)?;
                 Some(self.blocks[block as usize].found.code).filter(|code| *code != 0)
             };
-            let first = found.run.first as usize;
-            let ops = &self.ops[first..first + usize::from(found.run.count)];
-            let crosses = tail.is_some();
-            let unit = Unit { place, crosses, number, bytes, ops, features };
+            let part = |&(block, bytes)| {
+                let Block { place, found, .. } = self.blocks[block as usize];
+                let first = found.run.first as usize;
+                let instructions = first..first + usize::from(found.run.count);
+                let (ops, seen) = (&self.ops[instructions.clone()], &self.seen[instructions]);
+                Part { block, rip: place.rip, bytes, ops, seen }
+            };
+            let parts: Vec<_> = trace.iter().map(part).collect();
+            let instructions: usize = parts.iter().map(|part| part.ops.len()).sum();
+            let unit = Unit { place, crosses: tail.is_some(), parts: &parts, features };
             let start = self.timed.then(Instant::now);
             found.code = jit.translate(&unit, find);
             self.translation_time += start.map_or(Duration::ZERO, |start| start.elapsed());
             if found.code != 0 {
                 self.translated += 1;
-                self.translated_instructions += u64::from(found.run.count);
+                self.translated_instructions += instructions as u64;
             }
             self.blocks[number as usize].found = found;
             self.jumps.translated(place.cpl, place.rip, found);
@@ -319,6 +377,11 @@ impl Blocks {
     /// The page that a block ends in, if it is another one than it starts in.
     pub fn tail(&self, block: u32) -> Option<PageId> {
         self.blocks[block as usize].tail
+    }
+
+    /// How many bytes a block is.
+    pub fn size(&self, block: u32) -> usize {
+        self.blocks[block as usize].found.run.bytes.into()
     }
 
     /// Where a block starts, and its instructions.
@@ -356,6 +419,14 @@ impl Blocks {
     pub fn forget(&mut self, pages: &mut CodePages, id: PageId, granules: u64) {
         pages.forget(id, granules, |block| {
             let Block { place, tail, found, .. } = self.blocks[block as usize];
+            let known = match tail {
+                None => self.map.get(&place),
+                Some(tail) => self.crossings.get(&(place, tail)),
+            };
+            // One of a trace lies in several granules: it may have been dropped before.
+            if known != Some(&block) {
+                return;
+            }
             match tail {
                 None => self.map.remove(&place),
                 Some(tail) => self.crossings.remove(&(place, tail)),

@@ -8,9 +8,11 @@ use arch_x86::mmu::Query;
 use iced_x86::{CpuidFeature, Instruction};
 
 use crate::blocks::{Blocks, Found, MAX_BLOCK, Place};
+use crate::code_pages::PageId;
 use crate::itlb::Fetched;
 use crate::modes::undefined_flags;
 use crate::ram;
+use crate::traces::trace;
 use crate::vcpu::{SoftVcpu, attention};
 use crate::vector;
 
@@ -149,15 +151,44 @@ impl SoftVcpu {
     #[cold]
     pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
         let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
-        let size = usize::from(found.run.bytes);
         let Some(tail) = blocks.tail(found.block) else {
-            let bytes = self.code_pages.kept(place.page, offset, size);
-            return blocks.translate(found.block, bytes, self.features);
+            return self.translate_trace(blocks, found, place.page, offset);
         };
+        let size = usize::from(found.run.bytes);
         let first = ram::SIZE as usize - offset;
         let head = self.code_pages.kept(place.page, offset, first);
         let bytes = [head, self.code_pages.kept(tail, 0, size - first)].concat();
-        blocks.translate(found.block, &bytes, self.features)
+        blocks.translate(&[(found.block, &bytes)], self.features)
+    }
+
+    /// Translates a block at `offset` of a page, and what follows it there.
+    fn translate_trace(
+        &mut self,
+        blocks: &mut Blocks,
+        found: Found,
+        page: PageId,
+        offset: usize,
+    ) -> Found {
+        let trace = match blocks.follows() {
+            true => trace(blocks, &self.code_pages, found.block),
+            false => vec![found.block],
+        };
+        let start = blocks.place(found.block).rip;
+        let extents: Vec<_> = trace
+            .iter()
+            .map(|block| {
+                let distance = blocks.place(*block).rip.wrapping_sub(start) as usize;
+                (*block, offset + distance, blocks.size(*block))
+            })
+            .collect();
+        let kept = |&(block, at, size)| (block, self.code_pages.kept(page, at, size));
+        let parts: Vec<_> = extents.iter().map(kept).collect();
+        let found = blocks.translate(&parts, self.features);
+        // When one of them is dropped the translation is, too.
+        for (_, at, size) in extents.into_iter().skip(1) {
+            self.code_pages.add_block(page, at, size, found.block);
+        }
+        found
     }
 
     /// The instruction at RIP, which starts in `head` and ends in the next page.

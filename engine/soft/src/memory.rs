@@ -207,6 +207,7 @@ impl SoftVcpu {
 impl Cpu for SoftVcpu {
     #[inline(always)]
     fn load<T: Int>(&mut self, linear: u64, access: Access) -> Result<T, Stop> {
+        self.last_load = linear;
         let entry = self.tlb.entry(self.rights(access), linear);
         match entry.page.load(linear.wrapping_sub(entry.read)) {
             Some(value) => Ok(value),

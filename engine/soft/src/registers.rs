@@ -36,9 +36,11 @@ impl SoftVcpu {
     /// Operands are accessed with these rights from now on, at the levels 0 to 2 and at 3.
     pub(crate) fn use_rights(&mut self, rights: [Rights; 2]) {
         self.rights = rights;
-        if rights.contains(&Rights::Watched) {
-            // Each access is to be looked at.
-            self.tlb.forget_stacks();
+        // Each access is to be looked at.
+        match rights {
+            [Rights::Watched, _] => self.tlb.forget_stretches(),
+            [_, Rights::Watched] => self.tlb.forget_stacks(),
+            _ => {}
         }
         self.jit.tables = rights.map(|rights| self.tlb.table(rights));
     }

@@ -14,8 +14,9 @@ use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::regs::{Seg, rflags};
 
-use crate::blocks::{Blocks, Found};
+use crate::blocks::{Blocks, Found, MAX_BLOCK};
 use crate::ram;
+use crate::ranges::{NO_LOAD, Seen};
 use crate::vcpu::{SoftVcpu, attention};
 
 /// How the next block is to be executed.
@@ -111,10 +112,14 @@ impl SoftVcpu {
 
     #[inline(always)]
     fn execute_found(&mut self, blocks: &mut Blocks, mut found: Found) -> Result<(), Stop> {
-        if found.code == 0
-            && let Some(place) = blocks.is_hot(found.block)
-        {
-            found = self.translate(blocks, found, &place);
+        if found.code == 0 {
+            match blocks.is_hot(found.block) {
+                Some(place) => found = self.translate(blocks, found, &place),
+                None if self.cpl == 0 && blocks.is_noted(found.block) => {
+                    return self.execute_noting(blocks, found);
+                }
+                None => {}
+            }
         }
         if found.code == 0 {
             self.execute(blocks.ops(found.run), found.run.bytes)
@@ -128,11 +133,36 @@ impl SoftVcpu {
     /// Executes a block of `bytes` bytes.
     #[inline(always)]
     pub(crate) fn execute(&mut self, ops: &[Op<Self>], bytes: u16) -> Result<(), Stop> {
+        self.execute_each(ops, bytes, |_, _| {})
+    }
+
+    /// The same; notes where the block's instructions read, for when it is translated.
+    #[cold]
+    fn execute_noting(&mut self, blocks: &mut Blocks, found: Found) -> Result<(), Stop> {
+        let mut seen = [Seen::Nowhere; MAX_BLOCK];
+        self.last_load = NO_LOAD;
+        let executed = self.execute_each(blocks.ops(found.run), found.run.bytes, |vcpu, n| {
+            seen[n % MAX_BLOCK] = vcpu.seen();
+            vcpu.last_load = NO_LOAD;
+        });
+        blocks.note(found.run, &seen);
+        executed
+    }
+
+    /// Executes a block of `bytes` bytes; calls `done` behind each instruction.
+    #[inline(always)]
+    fn execute_each(
+        &mut self,
+        ops: &[Op<Self>],
+        bytes: u16,
+        mut done: impl FnMut(&mut Self, usize),
+    ) -> Result<(), Stop> {
         let Some((last, body)) = ops.split_last() else { return Ok(()) };
         let start = self.rip;
         // An instruction that does not end a block has no use for RIP.
         for (n, op) in body.iter().enumerate() {
             let executed = (op.exec)(self, &op.insn);
+            done(self, n);
             if executed.is_err() || self.leave_block {
                 return self.left_early(ops, n, executed);
             }
@@ -141,6 +171,7 @@ impl SoftVcpu {
         self.rip = end;
         self.statistics.instructions += ops.len() as u64;
         let executed = (last.exec)(self, &last.insn);
+        done(self, body.len());
         if executed.is_err() {
             self.rip = end.wrapping_sub(last.insn.len.into());
             self.statistics.instructions -= 1;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use crate::address_spaces::{SPACES, Space};
 use crate::ram::{self, Page};
+use crate::ranges;
 
 /// Where an entry's parts are, for translated code.
 pub const READ_OFFSET: i32 = core::mem::offset_of!(Entry, read) as i32;
@@ -161,31 +162,44 @@ impl Used {
     const NONE: Self = Self { global: Slots::NONE, other: Slots::NONE };
 }
 
-/// The page that was last written through RSP: translated code looks here first.
+/// Linear addresses that lie one behind the other on the host, too: translated code looks here first.
 ///
-/// It is what an entry said, and stays when that is evicted; but every flush drops it.
+/// A *stack* is the page that was last written through RSP. It is what an entry said, and stays when that is evicted;
+/// but every flush drops it. A *range* is any number of pages: see [`crate::ranges`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Stack {
-    /// The linear page.
+pub struct Stretch {
+    /// The first one.
     pub tag: u64,
-    /// The address of its host memory.
+    /// Where that is on the host.
     pub page: u64,
-    /// Accesses may start below this offset: 0 if there is no page, else [`Stack::LIMIT`].
+    /// Accesses may start below this offset: 0 if there are none.
     pub limit: u64,
 }
 
-impl Stack {
+impl Stretch {
     /// Bytes of an access at most.
     pub const MOST: u32 = 64;
-    /// So that such an access does not leave the page.
+    /// The limit of a page, so that such an access does not leave it.
     pub const LIMIT: u32 = ram::SIZE as u32 - Self::MOST + 1;
+
+    /// `size` bytes.
+    pub const fn new(tag: u64, page: u64, size: u64) -> Self {
+        Self { tag, page, limit: (size + 1).saturating_sub(Self::MOST as u64) }
+    }
+
+    /// Whether an address of a page that is in it is `linear`.
+    pub const fn has(&self, linear: u64) -> bool {
+        self.limit != 0 && linear.wrapping_sub(self.tag) < self.limit + Self::MOST as u64
+    }
 }
 
 /// The data TLB of one vCPU.
 pub struct Tlb {
     /// At the privilege levels 0 to 2 (with the supervisor's rights, and no others), and at 3.
-    pub stacks: [Stack; 2],
+    pub stacks: [Stretch; 2],
+    /// What a supervisor may read: global pages of [`crate::ranges`].
+    pub ranges: [Stretch; ranges::COUNT],
     entries: Box<[Entry; TABLES * ENTRIES]>,
     used: Box<[Used; TABLES]>,
     /// The tables of the current address space, by [`Rights`].
@@ -229,9 +243,9 @@ impl Tlb {
         let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
         let used = Box::new([Used::NONE; TABLES]);
         let tables = tables(0);
-        let stacks = [Stack::default(); 2];
+        let (stacks, ranges) = ([Stretch::default(); 2], [Stretch::default(); ranges::COUNT]);
         let (large, recent) = ([[0; 2]; 2], VecDeque::new());
-        Self { stacks, entries, used, tables, large, recent, kept, fills: 0 }
+        Self { stacks, ranges, entries, used, tables, large, recent, kept, fills: 0 }
     }
 
     /// The address of the entries of a table; those of user mode are the current address space's.
@@ -299,6 +313,9 @@ impl Tlb {
     /// Drops the translations of the page that holds `linear`, of whatever size it is: of the current address
     /// space, and global ones wherever they are.
     pub fn flush_page(&mut self, linear: u64) {
+        for range in self.ranges.iter_mut().filter(|range| range.has(linear)) {
+            *range = Stretch::default();
+        }
         let large = self.large[half(linear)];
         let hashed = |class: usize| large[class] & large_bit(linear, LARGE_SHIFTS[class]) != 0;
         if hashed(0) || hashed(1) {
@@ -326,7 +343,7 @@ impl Tlb {
 
     /// Drops everything, of all address spaces.
     pub fn flush_all(&mut self) {
-        self.forget_stacks();
+        self.forget_stretches();
         for table in 0..TABLES {
             self.flush_used(table, |used| &mut used.other);
             self.flush_used(table, |used| &mut used.global);
@@ -336,7 +353,18 @@ impl Tlb {
 
     /// What was last written through RSP is looked up in the tables.
     pub fn forget_stacks(&mut self) {
-        self.stacks = [Stack::default(); 2];
+        self.stacks = [Stretch::default(); 2];
+    }
+
+    /// All is looked up in the tables.
+    pub fn forget_stretches(&mut self) {
+        self.forget_stacks();
+        self.ranges = [Stretch::default(); ranges::COUNT];
+    }
+
+    /// Whether it keeps all that it is told.
+    pub const fn keeps_all(&self) -> bool {
+        self.kept == 0
     }
 
     fn flush_used(&mut self, table: usize, part: impl Fn(&mut Used) -> &mut Slots) {

@@ -174,6 +174,9 @@ impl SoftVcpu {
         let probe = Query { write: true, ..query };
         let writable = translation.permits(&self.paging, &probe)
             && (write || Page::of(&self.view, gpa, true).is_ok());
+        if !write && access == Access::Operand && self.lockstep.behind(access).is_none() {
+            self.find_range(linear, &translation, rights);
+        }
         self.tlb.fill(
             rights,
             Fill {

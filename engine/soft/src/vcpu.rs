@@ -20,6 +20,7 @@ use crate::itlb::InstructionTlb;
 use crate::jit::context::Context;
 use crate::lockstep::{Divergence, Lockstep};
 use crate::modes::Modes;
+use crate::ranges::{NO_LOAD, Ranges};
 use crate::tlb::{Rights, Tlb};
 
 /// What the run loop has to look at before the next block.
@@ -119,6 +120,9 @@ pub struct SoftVcpu {
     // Caches of the guest's memory.
     pub(crate) spaces: AddressSpaces,
     pub(crate) tlb: Tlb,
+    pub(crate) ranges: Ranges,
+    /// Where was last read, while that is noted.
+    pub(crate) last_load: u64,
     pub(crate) itlb: InstructionTlb,
     pub(crate) code_pages: CodePages,
     pub(crate) code_writes: Vec<CodeWrite>,
@@ -195,6 +199,8 @@ impl SoftVcpu {
             tsc_offset: 0,
             spaces: AddressSpaces::new(0),
             tlb: Tlb::keeping(shared.options.modes.tlb),
+            ranges: Ranges::default(),
+            last_load: NO_LOAD,
             itlb: InstructionTlb::new(),
             code_pages: CodePages::default(),
             code_writes: Vec::new(),

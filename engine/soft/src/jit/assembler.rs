@@ -145,16 +145,15 @@ impl Assembler {
         }
     }
 
-    /// What was assembled, with the cold part at the end of its room.
-    pub fn finish(mut self) -> Assembled {
+    /// What was assembled, with the cold part at the end of its room; `None` if that has too little.
+    pub fn finish(mut self) -> Option<Assembled> {
         self.cold(false);
-        // Whole lines of the processor's caches are not needed here; but an instruction fetch is of 16 bytes.
         let end = self.other.bytes.len().next_multiple_of(16);
         self.other.bytes.resize(end, 0xcc);
-        let moved = (self.room.end - self.room.start) as u32 - end as u32;
+        let moved = (self.room.end - self.room.start).checked_sub(end as u64)? as u32;
         self.part.move_across(moved);
         self.other.move_across(moved.wrapping_neg());
-        Assembled { hot: self.part.bytes, cold: self.other.bytes, room: self.room }
+        Some(Assembled { hot: self.part.bytes, cold: self.other.bytes, room: self.room })
     }
 
     /// What was assembled of the part that is added to.
@@ -275,14 +274,14 @@ impl Assembler {
         self.field(true, &[0x89], reg, offset);
     }
 
-    /// `mov` of a byte register without REX (AL–BL, AH–BH) to a field.
-    pub fn store_byte(&mut self, offset: u32, reg: u8) {
-        self.field(false, &[0x88], reg, offset);
-    }
-
     /// `seto` of a byte field: 1 if there was an overflow, else 0.
     pub fn store_overflow(&mut self, offset: u32) {
         self.field(false, &[0x0f, 0x90], 0, offset);
+    }
+
+    /// `mov` of a byte register without REX (AL–BL, AH–BH) to a field.
+    pub fn store_byte(&mut self, offset: u32, reg: u8) {
+        self.field(false, &[0x88], reg, offset);
     }
 
     /// `mov` of a field to a byte register without REX.
@@ -365,15 +364,15 @@ impl Assembler {
         self.part.bytes.push(count);
     }
 
+    /// `or to, from`, of 32 bits.
+    pub fn or(&mut self, to: u8, from: u8) {
+        self.registers(Opcode { bytes: &[0x09], ..Opcode::default() }, from, to);
+    }
+
     /// `shr reg, count`, of 32 bits.
     pub fn shift_right(&mut self, reg: u8, count: u8) {
         self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 5, reg);
         self.part.bytes.push(count);
-    }
-
-    /// `or to, from`, of 32 bits.
-    pub fn or(&mut self, to: u8, from: u8) {
-        self.registers(Opcode { bytes: &[0x09], ..Opcode::default() }, from, to);
     }
 
     /// `or reg, gs:[offset]`, of 32 bits.

@@ -3,8 +3,9 @@
 use arch_x86::emulate::{Mode, decode};
 use arch_x86::engine::Features;
 
-use super::{Jit, MAX_TRANSLATION, Unit};
+use super::{Jit, MAX_TRANSLATION, Part, Unit};
 use crate::blocks::{MAX_BLOCK, Place};
+use crate::ranges::Seen;
 
 const RIP: u64 = 0x1_0000;
 
@@ -22,7 +23,9 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
     let used = jit.memory.used();
     let place = Place { page: 0, mode: Mode::Bits64, cpl: 0, rip: RIP };
     let features = Features::default();
-    let unit = Unit { place, crosses: false, number: 0, bytes: &bytes, ops: &ops, features };
+    let parts =
+        [Part { block: 0, rip: RIP, bytes: &bytes, ops: &ops, seen: &[Seen::Nowhere; MAX_BLOCK] }];
+    let unit = Unit { place, crosses: false, parts: &parts, features };
     let code = jit.translate(&unit, |_| None);
     assert_ne!(code, 0, "{instruction:02x?}");
     jit.memory.used() - used

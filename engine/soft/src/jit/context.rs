@@ -6,7 +6,7 @@ use arch_x86::emulate::Status;
 use arch_x86::regs::{Segment, SysReg, rflags};
 
 use crate::itlb::InstructionTlb;
-use crate::tlb::{Stack, Tlb};
+use crate::tlb::{Stretch, Tlb};
 use crate::vcpu::{SoftVcpu, Statistics};
 
 /// The part of a vCPU that only translated code uses.
@@ -115,13 +115,19 @@ offsets! {
 /// The page of the stack at a privilege level.
 pub(crate) const fn stack(cpl: u8) -> u32 {
     let stacks = offset_of!(SoftVcpu, tlb) + offset_of!(Tlb, stacks);
-    stacks as u32 + if cpl == 3 { size_of::<Stack>() as u32 } else { 0 }
+    stacks as u32 + if cpl == 3 { size_of::<Stretch>() as u32 } else { 0 }
 }
 
-/// Parts of the page of a stack.
-pub(crate) const STACK_TAG: u32 = offset_of!(Stack, tag) as u32;
-pub(crate) const STACK_PAGE: u32 = offset_of!(Stack, page) as u32;
-pub(crate) const STACK_LIMIT: u32 = offset_of!(Stack, limit) as u32;
+/// A range.
+pub(crate) const fn range(n: usize) -> u32 {
+    let ranges = offset_of!(SoftVcpu, tlb) + offset_of!(Tlb, ranges);
+    (ranges + n * size_of::<Stretch>()) as u32
+}
+
+/// Parts of a stack or a range.
+pub(crate) const STRETCH_TAG: u32 = offset_of!(Stretch, tag) as u32;
+pub(crate) const STRETCH_PAGE: u32 = offset_of!(Stretch, page) as u32;
+pub(crate) const STRETCH_LIMIT: u32 = offset_of!(Stretch, limit) as u32;
 
 /// Streams of a loop at most.
 pub(crate) const STREAMS: usize = 4;

@@ -37,26 +37,22 @@ mod vector_test;
 
 use std::io;
 
-use arch_x86::emulate::Op;
 use arch_x86::engine::Features;
 
 use crate::blocks::Place;
-use crate::vcpu::SoftVcpu;
 use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
-pub(crate) use translate::reads_count;
+pub(crate) use translate::{Part, reads_count};
 use translate::{Source, Translation};
 
-/// A block to be translated.
+/// A block to be translated, and what is to be with it.
 pub(crate) struct Unit<'a> {
     pub place: Place,
     /// It ends in another page than it starts in: no jump leads to it without a look at the jump cache.
     pub crosses: bool,
-    pub number: u32,
-    /// Its bytes, and the interpreter's forms of its instructions.
-    pub bytes: &'a [u8],
-    pub ops: &'a [Op<SoftVcpu>],
+    /// Itself, and what is translated with it: blocks of the same page, each of which the branch before it leads to.
+    pub parts: &'a [Part<'a>],
     /// What the guest is offered.
     pub features: Features,
 }
@@ -113,6 +109,11 @@ impl Jit {
         Self { counts: on, ..self }
     }
 
+    /// Whether blocks are translated together: what counts, or looks for requests at each block's end, is a block.
+    pub const fn follows(&self) -> bool {
+        self.chained && !self.polls && !self.counts
+    }
+
     /// Whether there may be no room for another block.
     pub fn is_full(&self) -> bool {
         self.memory.room() < MAX_TRANSLATION
@@ -137,19 +138,19 @@ impl Jit {
     /// Translates a block. Gives the code's address, or 0 if it can't be had. `find` gives the translations
     /// of other blocks.
     pub fn translate(&mut self, unit: &Unit<'_>, find: impl Fn(&Place) -> Option<u64>) -> u64 {
-        let &Unit { place, crosses, number: block, bytes, ops, features } = unit;
+        let &Unit { place, crosses, parts, features } = unit;
         #[cfg(test)]
-        let bytes = &sabotage::corrupted(bytes);
+        let corrupted: Vec<_> = parts.iter().map(|part| sabotage::corrupted(part.bytes)).collect();
+        #[cfg(test)]
+        let parts: &Vec<_> =
+            &parts.iter().zip(&corrupted).map(|(part, bytes)| Part { bytes, ..*part }).collect();
         let source = Source {
-            bytes,
-            rip: place.rip,
+            parts,
             cpl: place.cpl,
             features,
             chained: self.chained,
             polls: self.polls,
             counts: self.counts,
-            ops,
-            block,
         };
         let places = (self.memory.next(), self.memory.next_cold(MAX_TRANSLATION));
         let translation = translate::translate(&source, &self.stubs, places);

@@ -83,7 +83,7 @@ impl Translator<'_> {
             Some(rm) => self.copy_register(T0, rm),
             None => {
                 self.linear_address(step, encoding);
-                let miss = self.look_up(8, false);
+                let miss = self.look_up_operand(step, 8, false);
                 self.on_miss(miss, step, Some(self.end));
                 self.code.memory(LOAD, T0, Self::operand());
             }

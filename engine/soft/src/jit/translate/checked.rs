@@ -96,7 +96,7 @@ impl Translator<'_> {
     fn push_memory(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         self.flags_are_lost();
         self.linear_address(step, encoding);
-        let source = self.look_up(8, false);
+        let source = self.look_up_operand(step, 8, false);
         self.code.memory(LOAD, T2, Self::operand());
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);

@@ -1,8 +1,9 @@
 //! The guest's arithmetic flags in a block: where they are ([`Flags`]), and how they are had again ([`Recovery`]).
 //!
 //! A look-up in the TLB changes EFLAGS, and an access may fault, with flags that have to be right. But most flags are
-//! never looked at: the next instruction that makes flags overwrites them. Of those, such as can be made again of
-//! registers that are still what they were are left to be lost, and are made again only where the interpreter is called.
+//! never looked at: the next instruction that makes flags overwrites them. So such as can be made again of
+//! registers that are still what they were are left to be lost, and are made again only where the interpreter is called,
+//! where they are looked at after all, and at the end.
 
 use iced_x86::{InstructionInfoFactory, Mnemonic, OpKind, Register};
 
@@ -10,7 +11,7 @@ use super::super::assembler::Opcode;
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::windows::is_write;
-use super::{ARITHMETIC, Home, RAX, Step, T0, Translator, home};
+use super::{ARITHMETIC, Home, RAX, Step, T0, T2, Translator, home};
 
 /// Where the guest's arithmetic flags are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,10 @@ enum Source {
     Value(i32),
 }
 
-/// Instructions that are looked at for one that overwrites flags.
+/// As a byte register.
+const AH: u8 = 4;
+
+/// Instructions that are looked at for one that overwrites flags, unless they are all there are.
 const REACH: usize = 24;
 
 impl Recovery {
@@ -110,20 +114,41 @@ fn operands(step: &Step<'_>, encoding: &Encoding<'_>) -> Option<(Kind, u8, Sourc
 pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
     let mut information = InstructionInfoFactory::new();
     for n in 0..steps.len() {
-        if steps[n].changed != ARITHMETIC {
-            continue;
-        }
-        let end = steps.len().min(n + 1 + REACH);
-        if let Some(count) = overwritten_after(&steps[n + 1..end])
-            && steps[n + 1..n + 1 + count].iter().any(accesses_memory)
+        if steps[n].changed == ARITHMETIC
+            && let Some(needed) = needed_in(&steps[n + 1..])
+            && needed.iter().any(accesses_memory)
             && let Some(recovery) = Recovery::of(&steps[n])
         {
-            // The last one overwrites flags once it has accessed memory.
-            let between = &steps[n + 1..n + count];
+            // An instruction that overwrites flags does so once it has accessed memory.
+            let between = match needed.split_last() {
+                Some((last, between)) if last.changed == ARITHMETIC => between,
+                _ => needed,
+            };
             let stays = between.iter().all(|step| !changes(&mut information, step, &recovery));
             steps[n].recovery = stays.then_some(recovery);
         }
     }
+}
+
+/// Of the instructions behind one that makes flags, those up to the next that overwrites them all; all if there is
+/// none. `None` if one of them does what is not done with flags that were lost.
+fn needed_in<'a, 'b>(steps: &'b [Step<'a>]) -> Option<&'b [Step<'a>]> {
+    for (n, step) in steps.iter().enumerate().take(REACH) {
+        // An operand in memory is looked up before flags are made again, which takes its registers.
+        if changes_some(step) || step.read != 0 && accesses_memory(step) {
+            return None;
+        }
+        if step.changed == ARITHMETIC {
+            return Some(&steps[..=n]);
+        }
+    }
+    (steps.len() <= REACH).then_some(steps)
+}
+
+/// Whether an instruction changes some flags, and leaves others. A translated division changes the field.
+fn changes_some(step: &Step<'_>) -> bool {
+    let divides = matches!(step.instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+    divides || !matches!(step.changed, 0 | ARITHMETIC)
 }
 
 /// Lets the flags that a loop ends with be lost until its next round makes others. `steps` are the loop's, the
@@ -148,15 +173,11 @@ pub(super) fn look_around(steps: &mut [Step<'_>]) -> Option<Recovery> {
 /// How many instructions it takes until all flags are overwritten; `None` if one of them may be looked at before.
 fn overwritten_after(steps: &[Step<'_>]) -> Option<usize> {
     for (n, step) in steps.iter().enumerate() {
-        // A translated division changes the field, and only some of it.
-        let divides = matches!(step.instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
-        if step.read != 0 || divides {
+        if step.read != 0 || changes_some(step) {
             return None;
         }
-        match step.changed {
-            0 => {}
-            ARITHMETIC => return Some(n + 1),
-            _ => return None,
+        if step.changed == ARITHMETIC {
+            return Some(n + 1);
         }
     }
     None
@@ -186,15 +207,16 @@ impl Translator<'_> {
         if self.flags == Flags::Lost
             && let Some(recovery) = self.recovery
         {
-            self.recover(&recovery);
+            self.recover(&recovery, T0);
             self.flags = Flags::Host;
         }
         if self.flags == Flags::Host {
+            // PUSHFQ is shorter, and much slower.
             self.code.store_overflow(context::FLAGS + 1);
             self.code.copy(T0, RAX);
             // LAHF.
             self.code.raw(&[0x9f]);
-            self.code.store_byte(context::FLAGS, 4); // AH
+            self.code.store_byte(context::FLAGS, AH);
             self.code.copy(RAX, T0);
             self.flags = Flags::Both;
         }
@@ -203,8 +225,8 @@ impl Translator<'_> {
     /// Takes the flags from their field.
     pub(super) fn load_flags(&mut self) {
         self.code.store(context::SAVED, RAX);
-        self.code.load_byte(4, context::FLAGS);
-        self.code.load_byte(0, context::FLAGS + 1);
+        self.code.load_byte(AH, context::FLAGS);
+        self.code.load_byte(RAX, context::FLAGS + 1);
         // ADD AL, 0x7f overflows if AL is 1; SAHF.
         self.code.raw(&[0x04, 0x7f, 0x9e]);
         self.code.load(RAX, context::SAVED);
@@ -216,9 +238,15 @@ impl Translator<'_> {
         // Those that it does not change must be there, too.
         let changes_some = step.changed != 0 && step.changed != ARITHMETIC;
         if step.read != 0 || changes_some {
-            debug_assert_ne!(self.flags, Flags::Lost, "none that is looked at is lost");
-            if self.flags == Flags::Field {
-                self.load_flags();
+            match (self.flags, self.recovery) {
+                (Flags::Field, _) => self.load_flags(),
+                (Flags::Lost, Some(recovery)) => {
+                    debug_assert!(!accesses_memory(step), "its operand is in T0 and T1");
+                    // Where an operand is that others share a look-up with stays in T0 and T1.
+                    self.recover(&recovery, T2);
+                    self.flags = Flags::Host;
+                }
+                _ => {}
             }
         }
     }
@@ -254,8 +282,8 @@ impl Translator<'_> {
         }
     }
 
-    /// Makes flags again, in EFLAGS. T0 changes.
-    fn recover(&mut self, recovery: &Recovery) {
+    /// Makes flags again, in EFLAGS. A temporary register changes.
+    fn recover(&mut self, recovery: &Recovery, temporary: u8) {
         // By the numbers that opcodes have for these.
         const ADD: u8 = 0;
         const SUB: u8 = 5;
@@ -267,14 +295,14 @@ impl Translator<'_> {
             Kind::Logic => self.test(wide, target, Source::Register(target)),
             Kind::Test => self.test(wide, target, source),
             Kind::Add => {
-                self.code.registers(copy, target, T0);
-                self.arithmetic(SUB, wide, T0, source);
-                self.arithmetic(ADD, wide, T0, source);
+                self.code.registers(copy, target, temporary);
+                self.arithmetic(SUB, wide, temporary, source);
+                self.arithmetic(ADD, wide, temporary, source);
             }
             Kind::Sub => {
-                self.code.registers(copy, target, T0);
-                self.arithmetic(ADD, wide, T0, source);
-                self.arithmetic(SUB, wide, T0, source);
+                self.code.registers(copy, target, temporary);
+                self.arithmetic(ADD, wide, temporary, source);
+                self.arithmetic(SUB, wide, temporary, source);
             }
         }
     }

@@ -73,10 +73,11 @@ impl Loop {
         if !source.chained || source.polls || source.counts {
             return None;
         }
+        let [part] = source.parts else { return None };
         let last = steps.last()?;
         let encoding = last.encoding.as_ref()?;
         let condition = condition_of(encoding)?;
-        let is_loop = last.instruction.near_branch_target() == source.rip;
+        let is_loop = last.instruction.near_branch_target() == part.rip;
         let holds = steps.iter().any(|step| step.instruction.mnemonic() == Mnemonic::Sti);
         if !is_loop || holds {
             return None;

@@ -116,7 +116,8 @@ impl Translator<'_> {
         let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
         let more = Vec::new();
         let shadowed = self.shadowed;
-        self.slow.push(Slow { jump, more, op: step.op, back, lost, flags, vectors, shadowed, end });
+        let (op, block) = (step.op, step.block);
+        self.slow.push(Slow { jump, more, op, block, back, lost, flags, vectors, shadowed, end });
     }
 
     /// Another jump that leads where the last miss does.
@@ -132,6 +133,7 @@ impl Translator<'_> {
             jumps.push(slow.jump);
             self.bind_misses(jumps);
             self.store_lost_flags(slow.lost);
+            self.block = slow.block;
             if slow.shadowed {
                 self.code.store_byte_value(context::SHADOW, 1);
             }

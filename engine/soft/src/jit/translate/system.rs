@@ -117,6 +117,7 @@ impl Translator<'_> {
     }
 
     fn pushf(&mut self, step: &Step<'_>) {
+        self.store_flags();
         self.flags_are_lost();
         self.assemble_rflags();
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
@@ -170,6 +171,7 @@ impl Translator<'_> {
 
     /// Checks what SYSCALL and SYSRET have in common.
     fn expect_fast_calls(&mut self, step: &Step<'_>) {
+        self.store_flags();
         self.flags_are_lost();
         self.code.test_bits(context::EFER, efer::SCE as u32);
         let off = self.code.jump_if(condition::EQUAL);

@@ -19,6 +19,7 @@ pub(super) struct Load {
     lost: Option<Recovery>,
     /// The instruction before which they have to be: where the interpreter goes on if they can't.
     op: u64,
+    block: u32,
     back: u64,
 }
 
@@ -36,12 +37,12 @@ impl Translator<'_> {
     pub(super) fn expect_vectors_at_entry(&mut self, steps: &[Step<'_>]) {
         if let Some(first) = steps.first() {
             let level = first.vector.map_or(level::NONE, |vector| vector.level);
-            self.expect_vectors(level.max(first.later), first.op);
+            self.expect_vectors(level.max(first.later), first);
         }
     }
 
-    /// Has the registers loaded before the instruction `op`.
-    pub(super) fn expect_vectors(&mut self, level: u8, op: u64) {
+    /// Has the registers loaded before an instruction.
+    pub(super) fn expect_vectors(&mut self, level: u8, step: &Step<'_>) {
         if level <= self.vectors {
             return;
         }
@@ -49,7 +50,8 @@ impl Translator<'_> {
         self.code.compare_byte(context::VECTORS, level);
         let jump = self.code.jump_if(condition::BELOW);
         let (lost, back) = (self.pending, self.code.here());
-        self.loads.push(Load { jump, level, lost, op, back });
+        let &Step { op, block, .. } = step;
+        self.loads.push(Load { jump, level, lost, op, block, back });
         self.vectors = level;
     }
 
@@ -62,6 +64,7 @@ impl Translator<'_> {
         for load in core::mem::take(&mut self.loads) {
             self.code.bind(load.jump);
             self.store_lost_flags(load.lost);
+            self.block = load.block;
             self.load_vectors(load.level, load.op);
             self.code.jump(load.back);
         }
@@ -69,7 +72,7 @@ impl Translator<'_> {
 
     /// Translates a vector instruction.
     pub(super) fn vector(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, vector: &Vector) {
-        self.expect_vectors(vector.level, step.op);
+        self.expect_vectors(vector.level, step);
         if vector.bare {
             self.code.raw(encoding.bytes);
             return;

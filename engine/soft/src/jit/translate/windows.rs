@@ -279,7 +279,7 @@ impl Translator<'_> {
         let (range, first) = (window.steps.clone(), &steps[window.steps.start]);
         let levels = steps[range.clone()].iter().filter_map(|step| step.vector);
         let wanted = levels.map(|vector| vector.level).max().unwrap_or(level::NONE);
-        self.expect_vectors(wanted, first.op);
+        self.expect_vectors(wanted, first);
         self.flags_are_lost();
         let (vectors, lost) = (self.vectors, self.pending);
         let displacement = self.first_address(first);

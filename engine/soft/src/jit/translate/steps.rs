@@ -1,0 +1,149 @@
+//! [`Step`]: what is known of an instruction before it is translated.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+
+use arch_x86::emulate::Feature;
+use arch_x86::engine::Features;
+
+use super::super::shape::Encoding;
+use super::super::vector::Vector;
+use super::super::vector_registers::level;
+use super::branches::condition_of;
+use super::flags::{self, Recovery};
+use super::{Part, Source, vectors};
+use crate::ranges::Seen;
+
+/// The arithmetic flags, as iced-x86 numbers them.
+pub(super) const ARITHMETIC: u32 = iced_x86::RflagsBits::OF
+    | iced_x86::RflagsBits::SF
+    | iced_x86::RflagsBits::ZF
+    | iced_x86::RflagsBits::AF
+    | iced_x86::RflagsBits::CF
+    | iced_x86::RflagsBits::PF;
+
+/// One instruction.
+pub(super) struct Step<'a> {
+    pub instruction: Instruction,
+    pub encoding: Option<Encoding<'a>>,
+    /// Address of the interpreter's form.
+    pub op: u64,
+    /// The arithmetic flags that it reads, and those that it changes.
+    pub read: u32,
+    pub changed: u32,
+    /// How its flags are made again, if they may be lost.
+    pub recovery: Option<Recovery>,
+    /// It is executed on vector registers.
+    pub vector: Option<Vector>,
+    /// What of them is needed behind it.
+    pub later: u8,
+    /// The number of its block.
+    pub block: u32,
+    /// Where it was seen to read.
+    pub seen: Seen,
+    /// It is a branch that is followed: the next instruction is where it leads, unless it leaves.
+    pub side: Option<Side>,
+}
+
+/// Where a branch that is followed leads else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    /// The condition under which it does; `None` if it never does.
+    pub condition: Option<u8>,
+    pub target: u64,
+    /// RIP at the start of the block that it ends.
+    pub rip: u64,
+}
+
+/// Decodes once more.
+pub(super) fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
+    let mut steps = Vec::new();
+    for (n, part) in source.parts.iter().enumerate() {
+        add_steps(&mut steps, part, source.features)?;
+        if let Some(next) = source.parts.get(n + 1) {
+            let last = steps.last_mut()?;
+            last.side = Some(side(last, part.rip, next.rip)?);
+        }
+    }
+    vectors::look_ahead(&mut steps);
+    flags::look_ahead(&mut steps);
+    Some(steps)
+}
+
+/// Where the branch leads that ends the block at `rip` and is followed to `next`; `None` if it does not lead there.
+fn side(step: &Step<'_>, rip: u64, next: u64) -> Option<Side> {
+    let (i, encoding) = (&step.instruction, step.encoding.as_ref()?);
+    let (target, behind) = (i.near_branch_target(), i.next_ip());
+    let Some(condition) = condition_of(encoding) else {
+        let is_jump = i.mnemonic() == Mnemonic::Jmp && target == next;
+        return is_jump.then_some(Side { condition: None, target, rip });
+    };
+    if behind == next {
+        Some(Side { condition: Some(condition), target, rip })
+    } else {
+        let other = Side { condition: Some(condition ^ 1), target: behind, rip };
+        (target == next).then_some(other)
+    }
+}
+
+fn add_steps<'a>(steps: &mut Vec<Step<'a>>, part: &Part<'a>, features: Features) -> Option<()> {
+    let mut decoder = Decoder::with_ip(64, part.bytes, part.rip, DecoderOptions::NONE);
+    let mut at = 0;
+    for (op, seen) in part.ops.iter().zip(part.seen) {
+        let instruction = decoder.decode();
+        if instruction.len() != usize::from(op.insn.len) {
+            return None;
+        }
+        let bytes = part.bytes.get(at..at + instruction.len())?;
+        at += instruction.len();
+        let constants = decoder.get_constant_offsets(&instruction);
+        let by_count = reads_count(&instruction);
+        // MOV of a control register leaves undefined what iced-x86 says it modifies: here all stays.
+        let stays = by_count || instruction.mnemonic() == Mnemonic::Mov;
+        let changed = instruction.rflags_modified() & ARITHMETIC;
+        let encoding = match instruction.is_invalid() || !is_offered(&instruction, features) {
+            true => None,
+            false => Encoding::of(bytes, &constants),
+        };
+        steps.push(Step {
+            vector: encoding.and_then(|encoding| Vector::of(&instruction, &encoding)),
+            later: level::NONE,
+            recovery: None,
+            encoding,
+            op: core::ptr::from_ref(op).expose_provenance() as u64,
+            // With a count of 0 all flags stay.
+            read: instruction.rflags_read() & ARITHMETIC | if by_count { ARITHMETIC } else { 0 },
+            changed: if stays { 0 } else { changed },
+            instruction,
+            block: part.block,
+            seen: *seen,
+            side: None,
+        });
+    }
+    Some(())
+}
+
+/// Whether an integer instruction that the interpreter asks CPUID about is what it seems to be.
+fn is_offered(i: &Instruction, features: Features) -> bool {
+    match i.mnemonic() {
+        Mnemonic::Popcnt => features.has(Feature::Popcnt),
+        Mnemonic::Tzcnt => features.has(Feature::Bmi1),
+        Mnemonic::Lzcnt => features.has(Feature::Lzcnt),
+        Mnemonic::Cmpxchg16b => features.has(Feature::Cmpxchg16b),
+        Mnemonic::Clac | Mnemonic::Stac => features.has(Feature::Smap),
+        Mnemonic::Rdtscp => features.has(Feature::Rdtscp),
+        Mnemonic::Rdfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrfsbase | Mnemonic::Wrgsbase => {
+            features.has(Feature::Fsgsbase)
+        }
+        _ => true,
+    }
+}
+
+/// A shift whose count may be 0.
+pub(crate) fn reads_count(i: &Instruction) -> bool {
+    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
+    if !matches!(i.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd) {
+        return false;
+    }
+    let last = i.op_count() - 1;
+    i.op_kind(last) == OpKind::Register || i.immediate(last) & 31 == 0
+}
