@@ -208,26 +208,27 @@ impl Blocks {
     /// The block at `rip`, if the jump cache knows it in an address space under `key`.
     #[inline(always)]
     pub fn jump(&self, cpl: u8, space: Space, rip: u64, key: u32) -> Option<Found> {
-        let jump = self.jumps.get(cpl, space, rip);
-        // One test.
-        let key = (jump.key ^ key) & !key::TRANSLATED;
-        if (jump.rip ^ rip) | u64::from(key) == 0 { Some(jump.found()) } else { None }
+        let jump = self.jumps.get(cpl, space, rip)?;
+        let is_known = (jump.key ^ key) & !key::TRANSLATED == 0;
+        is_known.then_some(jump.found())
     }
 
     /// Lets the jump cache know a block in an address space.
     pub fn remember(&mut self, place: &Place, space: Space, key: u32, found: Found) {
-        *self.jumps.get_mut(place.cpl, space, place.rip) = Jump::new(place.rip, key, found);
+        self.jumps.enter(place.cpl, space, Jump::new(place.rip, key, found));
     }
 
     /// The block at a place; the jump cache then knows it in an address space under `key`.
     pub fn find(&mut self, place: &Place, space: Space, key: u32) -> Option<Found> {
-        let jump = self.jumps.get_mut(place.cpl, space, place.rip);
         let is_here = |block: &Block| block.place.page == place.page && block.tail.is_none();
-        let is_it = jump.rip == place.rip && same_mode(jump.key, key);
-        if is_it && self.blocks.get(jump.block as usize).is_some_and(is_here) {
+        if let Some(jump) = self.jumps.get(place.cpl, space, place.rip)
+            && same_mode(jump.key, key)
+            && self.blocks.get(jump.block as usize).is_some_and(is_here)
+        {
             // Only its key was too old: dropped blocks are in no jump.
-            *jump = Jump::new(place.rip, key, jump.found());
-            return Some(jump.found());
+            let found = jump.found();
+            self.remember(place, space, key, found);
+            return Some(found);
         }
         let block = *self.map.get(place)?;
         let found = self.blocks[block as usize].found;
@@ -336,7 +337,13 @@ impl Blocks {
     }
 
     /// Translates a block together with others, each with the bytes that it was decoded from. Gives it as it is then.
-    pub fn translate(&mut self, trace: &[(u32, &[u8])], features: Features) -> Found {
+    /// `marked` gives what page is at an address, and its mark: see [`crate::page_marks`].
+    pub fn translate(
+        &mut self,
+        trace: &[(u32, &[u8])],
+        features: Features,
+        marked: impl Fn(u64) -> Option<(PageId, u32)>,
+    ) -> Found {
         let Some((number, _)) = trace.first().copied() else {
             return Found { code: 0, run: Run::NONE, block: Found::NONE };
         };
@@ -355,7 +362,8 @@ impl Blocks {
             };
             let parts: Vec<_> = trace.iter().map(part).collect();
             let instructions: usize = parts.iter().map(|part| part.ops.len()).sum();
-            let unit = Unit { place, crosses: tail.is_some(), parts: &parts, features };
+            let crosses = tail.is_some();
+            let unit = Unit { place, crosses, parts: &parts, features, marked: &marked };
             let start = self.timed.then(Instant::now);
             found.code = jit.translate(&unit, find);
             self.translation_time += start.map_or(Duration::ZERO, |start| start.elapsed());

@@ -39,6 +39,7 @@ impl SoftVcpu {
         self.drop_code_if_full(blocks);
         let (linear, room) = self.code_address()?;
         let fetched = self.fetch_page(blocks, linear)?;
+        self.itlb.mark(linear, fetched.id);
         let (page, mode, cpl) = (fetched.id, self.code_mode, self.cpl);
         let place = Place { page, mode, cpl, rip: self.rip };
         let (space, key) = (self.itlb.space(), self.itlb.key(self.rip));
@@ -158,7 +159,7 @@ impl SoftVcpu {
         let first = ram::SIZE as usize - offset;
         let head = self.code_pages.kept(place.page, offset, first);
         let bytes = [head, self.code_pages.kept(tail, 0, size - first)].concat();
-        blocks.translate(&[(found.block, &bytes)], self.features)
+        blocks.translate(&[(found.block, &bytes)], self.features, |rip| self.itlb.marked(rip))
     }
 
     /// Translates a block at `offset` of a page, and what follows it there.
@@ -183,7 +184,7 @@ impl SoftVcpu {
             .collect();
         let kept = |&(block, at, size)| (block, self.code_pages.kept(page, at, size));
         let parts: Vec<_> = extents.iter().map(kept).collect();
-        let found = blocks.translate(&parts, self.features);
+        let found = blocks.translate(&parts, self.features, |rip| self.itlb.marked(rip));
         // When one of them is dropped the translation is, too.
         for (_, at, size) in extents.into_iter().skip(1) {
             self.code_pages.add_block(page, at, size, found.block);

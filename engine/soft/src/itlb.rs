@@ -12,6 +12,7 @@ use arch_x86::emulate::Mode;
 
 use crate::address_spaces::{SPACES, Space};
 use crate::code_pages::PageId;
+use crate::page_marks::PageMarks;
 use crate::ram::{self, Page};
 
 const ENTRIES: usize = 1024;
@@ -32,6 +33,9 @@ pub mod key {
     /// Of what is no block. No key is this, not even [`NONE`]: there are but three sizes of code.
     pub const NO_BLOCK: u32 = u32::MAX;
 }
+
+/// The size of 64-bit code.
+const BITS64: u32 = 2 << key::CODE_SIZE.trailing_zeros();
 
 /// Generations that keys have room for.
 const GENERATIONS: u32 = 1 << (32 - key::GENERATION_SHIFT);
@@ -111,6 +115,8 @@ pub struct InstructionTlb {
     pub(crate) cpl: u8,
     /// Of the address spaces' lower halves, and of the upper half.
     seen: [Seen; SPACES + 1],
+    /// For translated code.
+    pub(crate) marks: PageMarks,
     /// Some address space's lower half has global entries.
     lower_global: bool,
     /// The upper half has entries that are not global.
@@ -140,6 +146,7 @@ impl InstructionTlb {
             code_size: 0,
             cpl: 0,
             seen: [Seen::NONE; SPACES + 1],
+            marks: PageMarks::new(),
             lower_global: false,
             upper_non_global: false,
             fills: 0,
@@ -184,7 +191,7 @@ impl InstructionTlb {
         let code_size = match mode {
             Mode::Bits16 => 0,
             Mode::Bits32 => 1,
-            Mode::Bits64 => 2,
+            Mode::Bits64 => BITS64 >> key::CODE_SIZE.trailing_zeros(),
         } << key::CODE_SIZE.trailing_zeros();
         self.cpl = cpl;
         if self.code_size != code_size {
@@ -210,6 +217,7 @@ impl InstructionTlb {
     /// Drops all, and starts with the first keys again: blocks must not be found under any.
     pub fn restart(&mut self) {
         self.entries.fill(no_entry());
+        self.marks.restart();
         // No key is `NONE`: the first generation is 1.
         self.generations = [NO_GENERATION; 2];
         self.flush_all();
@@ -233,6 +241,24 @@ impl InstructionTlb {
             && entry.key == self.key(linear)
             && entry.key != key::NONE;
         hit.then_some(entry.fetched)
+    }
+
+    /// Lets translated code know that a kernel's page is at `linear`, if it is one.
+    pub fn mark(&mut self, linear: u64, page: PageId) {
+        if self.is_marked(linear) && self.key(linear) != key::NONE {
+            self.marks.set(linear, page);
+        }
+    }
+
+    /// Whether code there has a mark.
+    const fn is_marked(&self, linear: u64) -> bool {
+        half(linear) == 1 && self.cpl == 0 && self.code_size == BITS64
+    }
+
+    /// The page that was entered at `linear`, and its mark, if it has one.
+    pub fn marked(&self, linear: u64) -> Option<(PageId, u32)> {
+        let fetched = self.find(linear).filter(|_| self.is_marked(linear))?;
+        Some((fetched.id, self.marks.of(linear, fetched.id)?))
     }
 
     /// Enters the page of `linear`.
@@ -304,6 +330,7 @@ impl InstructionTlb {
 
     fn drop_upper_half(&mut self) {
         self.next_generation(1);
+        self.marks.clear();
         self.seen[SPACES] = Seen::NONE;
         self.upper_non_global = false;
     }

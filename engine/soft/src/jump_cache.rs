@@ -1,8 +1,9 @@
 //! [`JumpCache`]: blocks by RIP, for Rust and for translated code.
 //!
-//! It is direct-mapped, and has a part for the privilege levels 0 to 2 and one for level 3 of each address space
+//! It is two-way associative, and has a part for the privilege levels 0 to 2 and one for level 3 of each address space
 //! (see [`crate::address_spaces`]): processes of the same program have the same RIPs, and would
-//! evict each other.
+//! evict each other. A busy kernel jumps to some thousand places: of these dozens would evict each other if each had
+//! but one entry. Translated code looks at the first way where it jumps, and at the second out of the way.
 
 use core::mem::offset_of;
 
@@ -11,7 +12,7 @@ use crate::blocks::{Found, Run};
 use crate::itlb::key;
 
 /// log2 of the entries of the parts.
-const SYSTEM_BITS: u8 = 14;
+const SYSTEM_BITS: u8 = 15;
 const USER_BITS: u8 = 13;
 
 const SYSTEM: usize = 1 << SYSTEM_BITS;
@@ -21,11 +22,14 @@ const USER: usize = 1 << USER_BITS;
 pub const RIP: i32 = offset_of!(Jump, rip) as i32;
 pub const KEY: i32 = offset_of!(Jump, key) as i32;
 pub const CODE: i32 = offset_of!(Jump, code) as i32;
-/// The number of an address's jump in its part are the upper bits of the product of its low half and this.
+/// The number of an address's first jump in its part are the upper bits of the product of its low half and this, and 0
+/// as the lowest.
 pub const FACTOR: u32 = 0x9e37_79b1;
 /// A jump's distance from its part's first one is its number shifted left by this.
 pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
 const _: () = assert!(size_of::<Jump>() == 32);
+/// The second way is so far behind the first one.
+pub const SECOND: u8 = 1 << SIZE_SHIFT;
 
 /// The product, shifted right by this, is the number at a privilege level.
 pub const fn shift(cpl: u8) -> u8 {
@@ -33,10 +37,10 @@ pub const fn shift(cpl: u8) -> u8 {
 }
 
 const fn number(cpl: u8, rip: u64) -> usize {
-    ((rip as u32).wrapping_mul(FACTOR) >> shift(cpl)) as usize
+    ((rip as u32).wrapping_mul(FACTOR) >> shift(cpl)) as usize & !1
 }
 
-/// The distance of the jump for `rip` from its part's first one.
+/// The distance of the first jump for `rip` from its part's first one.
 pub const fn distance(cpl: u8, rip: u64) -> i32 {
     (number(cpl, rip) << SIZE_SHIFT) as i32
 }
@@ -98,25 +102,33 @@ impl JumpCache {
         self.0.as_ptr().expose_provenance() as u64
     }
 
-    /// The entry for `rip` at a privilege level.
+    /// What is known of `rip` at a privilege level.
     #[inline(always)]
-    pub fn get(&self, cpl: u8, space: Space, rip: u64) -> &Jump {
-        &self.0[start(cpl, space) + number(cpl, rip)]
+    pub fn get(&self, cpl: u8, space: Space, rip: u64) -> Option<&Jump> {
+        let first = start(cpl, space) + number(cpl, rip);
+        self.0[first..first + 2].iter().find(|jump| jump.rip == rip)
     }
 
-    /// The same, to be changed.
-    pub fn get_mut(&mut self, cpl: u8, space: Space, rip: u64) -> &mut Jump {
-        &mut self.0[start(cpl, space) + number(cpl, rip)]
+    /// Enters what is known at `jump.rip`. What is in the first way moves to the second.
+    pub fn enter(&mut self, cpl: u8, space: Space, jump: Jump) {
+        let first = start(cpl, space) + number(cpl, jump.rip);
+        if self.0[first + 1].rip == jump.rip {
+            self.0[first + 1] = jump;
+            return;
+        }
+        if self.0[first].rip != jump.rip {
+            self.0[first + 1] = self.0[first];
+        }
+        self.0[first] = jump;
     }
 
     /// Changes the entries in all parts that have `block`, which is at `rip`: it may be in any address space.
     fn change(&mut self, cpl: u8, rip: u64, block: u32, change: impl Fn(&mut Jump)) {
         let spaces = if cpl == 3 { SPACES } else { 1 };
         for space in 0..spaces {
-            let jump = self.get_mut(cpl, space, rip);
-            if jump.block == block {
-                change(jump);
-            }
+            let first = start(cpl, space) + number(cpl, rip);
+            let both = self.0[first..first + 2].iter_mut();
+            both.filter(|jump| jump.block == block).for_each(&change);
         }
     }
 

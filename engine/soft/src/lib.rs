@@ -27,6 +27,7 @@ mod jump_cache;
 mod lockstep;
 mod memory;
 mod modes;
+mod page_marks;
 mod ram;
 mod ranges;
 mod registers;

@@ -334,6 +334,12 @@ impl Assembler {
         self.part.bytes.push(value);
     }
 
+    /// `cmp dword gs:[offset], value`.
+    pub fn compare_32(&mut self, offset: u32, value: u32) {
+        self.field(false, &[0x81], 7, offset);
+        self.raw(&value.to_le_bytes());
+    }
+
     /// `test dword gs:[offset], bits`.
     pub fn test_bits(&mut self, offset: u32, bits: u32) {
         self.field(false, &[0xf7], 0, offset);

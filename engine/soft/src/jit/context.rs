@@ -6,6 +6,7 @@ use arch_x86::emulate::Status;
 use arch_x86::regs::{Segment, SysReg, rflags};
 
 use crate::itlb::InstructionTlb;
+use crate::page_marks::{self, PageMarks};
 use crate::tlb::{Stretch, Tlb};
 use crate::vcpu::{SoftVcpu, Statistics};
 
@@ -150,6 +151,12 @@ pub(crate) const ITLB_CPL: u32 =
 /// The key of code at a privilege level, in the half of the address space that `rip` is in.
 pub(crate) const fn key(cpl: u8, rip: u64) -> u32 {
     KEYS + cpl as u32 * 8 + (rip >> 63) as u32 * 4
+}
+
+/// The mark of the page of a kernel's code at `rip`.
+pub(crate) const fn mark(rip: u64) -> u32 {
+    let marks = offset_of!(SoftVcpu, itlb) + offset_of!(InstructionTlb, marks);
+    (marks + offset_of!(PageMarks, current) + page_marks::place(rip) * size_of::<u32>()) as u32
 }
 
 /// The address of the TLB's entries for operands at a privilege level.

@@ -1,8 +1,8 @@
-//! [`Links`]: jumps from block to block, within a page.
+//! [`Links`]: jumps from block to block.
 //!
-//! A block may be entered by such a jump without a look at the jump cache: while the page that the jump is
+//! A block may be entered by such a jump without a look at the jump cache. While the page that the jump is
 //! in may be executed, so may the rest of it, in the same mode; and what ends that is seen at the end
-//! of a block (see `translate`). A jump to a block that is not there leads to the dispatcher.
+//! of a block (see `translate`). Of another page the code before the jump has looked at the mark. A jump to a block that is not there leads to the dispatcher.
 
 use crate::blocks::{AddressMap, Place};
 use crate::jit::memory::CodeMemory;

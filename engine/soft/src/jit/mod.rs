@@ -9,8 +9,8 @@
 //!
 //! Decoded blocks ([`crate::blocks`]) stay: what is not translated is executed by the interpreter's functions, and
 //! all that is said there of keys, code pages and writes to code holds for translated code, too. The ways
-//! from one block to the next are a look into the jump cache where the branch is, and links within a page; a block
-//! that is dropped leaves both.
+//! from one block to the next are a look into the jump cache where the branch is, and links: within a page, and to a
+//! kernel's other pages behind a look at their marks ([`crate::page_marks`]). A block that is dropped leaves both.
 
 mod assembler;
 #[cfg(test)]
@@ -43,8 +43,8 @@ use crate::blocks::Place;
 use links::{Link, Links};
 use memory::CodeMemory;
 use stubs::Stubs;
+use translate::{Marked, Source, Translation};
 pub(crate) use translate::{Part, reads_count};
-use translate::{Source, Translation};
 
 /// A block to be translated, and what is to be with it.
 pub(crate) struct Unit<'a> {
@@ -55,6 +55,8 @@ pub(crate) struct Unit<'a> {
     pub parts: &'a [Part<'a>],
     /// What the guest is offered.
     pub features: Features,
+    /// What page is at an address, and its mark: see [`crate::page_marks`].
+    pub marked: Marked<'a>,
 }
 
 /// More than any block's translation takes.
@@ -138,7 +140,7 @@ impl Jit {
     /// Translates a block. Gives the code's address, or 0 if it can't be had. `find` gives the translations
     /// of other blocks.
     pub fn translate(&mut self, unit: &Unit<'_>, find: impl Fn(&Place) -> Option<u64>) -> u64 {
-        let &Unit { place, crosses, parts, features } = unit;
+        let &Unit { place, crosses, parts, features, marked } = unit;
         #[cfg(test)]
         let corrupted: Vec<_> = parts.iter().map(|part| sabotage::corrupted(part.bytes)).collect();
         #[cfg(test)]
@@ -148,6 +150,7 @@ impl Jit {
             parts,
             cpl: place.cpl,
             features,
+            marked,
             chained: self.chained,
             polls: self.polls,
             counts: self.counts,
@@ -157,7 +160,7 @@ impl Jit {
         let Some(Translation { code, exits }) = translation else { return 0 };
         let Some(code) = self.memory.add(&code.hot, &code.cold) else { return 0 };
         for exit in exits {
-            let target = Place { rip: exit.target, ..place };
+            let target = Place { rip: exit.target, page: exit.page.unwrap_or(place.page), ..place };
             let link = Link { at: exit.at, otherwise: exit.otherwise };
             let is_own = target == place && !crosses;
             let found = if is_own { Some(code) } else { find(&target) };

@@ -158,7 +158,11 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     code.bind(over);
     let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
     code.memory(compare, T0, at(jump::RIP));
+    let known = code.jump_if(condition::EQUAL);
+    second_jump(code);
+    code.memory(compare, T0, at(jump::RIP));
     out.push(code.jump_if(condition::NOT_EQUAL));
+    code.bind(known);
     // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte gs:[cpl];
     // lea r10, [r10 + r15 * 2]; mov r10d, gs:[keys + r10 * 4].
     code.raw(&[0x49, 0xc1, 0xea, 0x3f]);
@@ -177,13 +181,19 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     code.jump(leave);
 }
 
-/// The entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.
+/// From the first entry of the jump cache at R11 to the second. EFLAGS change.
+pub(super) fn second_jump(code: &mut Assembler) {
+    // add r11, 32.
+    code.raw(&[0x49, 0x83, 0xc3, jump::SECOND]);
+}
+
+/// The first entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.
 pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
     // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
     code.raw(&[0x45, 0x69, 0xda]);
     code.raw(&jump::FACTOR.to_le_bytes());
     code.raw(&[0x41, 0xc1, 0xeb, jump::shift(cpl) - jump::SIZE_SHIFT]);
-    code.raw(&[0x41, 0x83, 0xe3, 1u8.wrapping_neg() << jump::SIZE_SHIFT]);
+    code.raw(&[0x41, 0x83, 0xe3, 0xfe << jump::SIZE_SHIFT]);
     code.add_field(T1, context::jumps(cpl));
 }
 

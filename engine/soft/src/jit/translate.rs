@@ -42,8 +42,10 @@ use super::assembler::{Address, Assembled, Assembler, Jump, Opcode, condition, g
 use super::context;
 use super::stubs::Stubs;
 use super::vector_registers::level;
+use crate::code_pages::PageId;
 use crate::ranges::Seen;
 use crate::vcpu::{SoftVcpu, attention};
+use branches::SecondTarget;
 use flags::{Flags, Recovery};
 use loops::Loop;
 pub(crate) use steps::reads_count;
@@ -117,6 +119,9 @@ pub(crate) struct Part<'a> {
     pub seen: &'a [Seen],
 }
 
+/// Gives what page is at an address, and its mark: see [`crate::page_marks`].
+pub(super) type Marked<'a> = &'a dyn Fn(u64) -> Option<(PageId, u32)>;
+
 /// What is translated.
 pub(super) struct Source<'a> {
     /// Blocks, each of which the branch at the end of the one before it leads to.
@@ -127,6 +132,8 @@ pub(super) struct Source<'a> {
     pub chained: bool,
     /// What the guest is offered.
     pub features: Features,
+    /// What page is at an address, and its mark: see [`crate::page_marks`].
+    pub marked: Marked<'a>,
     /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
     pub polls: bool,
     /// Each block counts its instructions.
@@ -165,8 +172,10 @@ pub(super) fn translate(
         open: None,
         one_by_one: Vec::new(),
         retries: Vec::new(),
+        second_targets: Vec::new(),
         place: None,
         end: last_part.rip.wrapping_add(last_part.bytes.len() as u64),
+        marked: source.marked,
         side_exits: Vec::new(),
         ways_out: Vec::new(),
         exits: Vec::new(),
@@ -190,6 +199,7 @@ pub(super) fn translate(
     }
     translator.code.cold(true);
     translator.windows_one_by_one(body);
+    translator.take_second_targets();
     translator.slow_ways();
     translator.take_side_exits();
     translator.take_ways_out();
@@ -219,6 +229,7 @@ struct Translator<'a> {
     one_by_one: Vec<windows::OneByOne>,
     /// Look-ups that may yet be in the table.
     retries: Vec<stretches::Retry>,
+    second_targets: Vec<SecondTarget>,
     /// Where the instruction's operand is, if that is known without a look-up: see [`loops`].
     place: Option<Address>,
     /// The block leads to others, and not to Rust.
@@ -230,6 +241,7 @@ struct Translator<'a> {
     /// RIP at the last block's start, and behind it.
     rip: u64,
     end: u64,
+    marked: Marked<'a>,
     side_exits: Vec<SideExit>,
     ways_out: Vec<WayOut>,
     exits: Vec<Exit>,

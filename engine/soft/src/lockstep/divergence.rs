@@ -134,5 +134,5 @@ fn only_block(
         blocks.push(*op);
     }
     let found = blocks.add(place, first, bytes.len());
-    blocks.translate(&[(found.block, bytes)], features)
+    blocks.translate(&[(found.block, bytes)], features, |_| None)
 }

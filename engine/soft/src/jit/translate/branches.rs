@@ -1,11 +1,20 @@
 //! Branches at the end of a block: [`Translator::branch`].
 
-use super::super::assembler::{Address, condition};
+use super::super::assembler::{Address, Jump, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
-use super::super::stubs::find_jump;
+use super::super::stubs::{find_jump, second_jump};
 use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, WayOut};
 use crate::jump_cache as jump;
+
+/// An indirect branch whose target was not in the first way of the jump cache.
+pub(super) struct SecondTarget {
+    jump: Jump,
+    /// What is done if it is not in the second way, either.
+    slow: usize,
+    /// Where translated code goes on.
+    back: u64,
+}
 
 /// The condition of Jcc; `None` if the instruction is none that is translated.
 pub(super) fn condition_of(encoding: &Encoding<'_>) -> Option<u8> {
@@ -58,7 +67,7 @@ impl Translator<'_> {
         let taken = self.code.jump_if(encoding.opcode & 15);
         if self.chained && self.is_near(target) && !self.looks_before(target) {
             self.leave_to(self.end);
-            self.ways_out.push(WayOut { jumps: Vec::new(), target, link: Some(taken) });
+            self.ways_out.push(WayOut { jumps: Vec::new(), target, page: None, link: Some(taken) });
             return;
         }
         self.leave_to(self.end);
@@ -103,14 +112,31 @@ impl Translator<'_> {
             return;
         }
         let request = self.expect_no_request();
-        find_jump(&mut self.code, self.cpl);
-        let mut out = self.expect_cached(0, context::key(self.cpl, self.rip));
         self.on_miss(request, step, Some(self.end));
-        if let Some(slow) = self.slow.last_mut() {
-            slow.more.append(&mut out);
-        }
+        find_jump(&mut self.code, self.cpl);
+        let [other, old] = self.expect_cached(0, context::key(self.cpl, self.rip));
+        self.or_on_miss(old);
+        self.load_target();
+        let (slow, back) = (self.slow.len() - 1, self.code.here());
+        self.second_targets.push(SecondTarget { jump: other, slow, back });
+    }
+
+    /// The code of the jump cache's entry at T1 into T2.
+    fn load_target(&mut self) {
         let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
         self.code.memory(LOAD, T2, code);
+    }
+
+    /// Targets that may be in the second way of the jump cache.
+    pub(super) fn take_second_targets(&mut self) {
+        for target in core::mem::take(&mut self.second_targets) {
+            self.code.bind(target.jump);
+            second_jump(&mut self.code);
+            let out = self.expect_cached(0, context::key(self.cpl, self.rip));
+            self.slow[target.slow].more.extend(out);
+            self.load_target();
+            self.code.jump(target.back);
+        }
     }
 
     /// Goes on at what [`find_target`](Self::find_target) has found.

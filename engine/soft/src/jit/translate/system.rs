@@ -263,7 +263,7 @@ impl Translator<'_> {
         }
         let mut out = vec![self.expect_no_request()];
         find_jump(&mut self.code, cpl);
-        out.append(&mut self.expect_cached(0, context::key(cpl, half)));
+        out.extend(self.expect_cached(0, context::key(cpl, half)));
         let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
         // jmp [r11 + code].
         self.code.memory(Opcode { bytes: &[0xff], ..Opcode::default() }, 4, code);

@@ -1,19 +1,21 @@
 //! Ways out of a translation: [`Translator::leave_to`], [`Translator::side_exit`].
 //!
-//! A way within the page is a jump of its own, once the block there is known (see [`super::super::links`]); others look
-//! into the jump cache. What can't go on so goes by the dispatcher, out of the way.
+//! A way within the page is a jump of its own, once the block there is known (see [`super::super::links`]); so is one to
+//! another page that has a mark ([`crate::page_marks`]), behind a look at that. Others look into the jump cache. What can't go on so goes by the dispatcher, out of the way.
 
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::flags::{Flags, Recovery};
 use super::steps::{Side, Step};
 use super::{T0, T1, T2, Translator};
+use crate::code_pages::PageId;
 use crate::jump_cache as jump;
 
-/// A jump to another block of the same page.
+/// A jump to another block.
 pub(crate) struct Exit {
-    /// Where it leads.
+    /// Where it leads, and in which page that is, if it is another one.
     pub target: u64,
+    pub page: Option<PageId>,
     /// Address of the jump's distance.
     pub at: u64,
     /// Where it leads while there is no such block.
@@ -24,9 +26,10 @@ pub(crate) struct Exit {
 pub(super) struct WayOut {
     /// What leads there.
     pub jumps: Vec<Jump>,
-    /// Where it leads to.
+    /// Where it leads to, and in which page that is, if it is another one.
     pub target: u64,
-    /// It leads to a block of the same page once that is known.
+    pub page: Option<PageId>,
+    /// It leads to a block once that is known.
     pub link: Option<Jump>,
 }
 
@@ -53,15 +56,21 @@ impl Translator<'_> {
         if self.looks_before(target) {
             jumps.push(self.expect_no_request());
         }
-        if self.is_near(target) {
+        let marked = (self.marked)(target);
+        if self.is_near(target) || marked.is_some() {
+            let page = marked.filter(|_| !self.is_near(target)).map(|(page, mark)| {
+                self.code.compare_32(context::mark(target), mark);
+                jumps.push(self.code.jump_if(condition::NOT_EQUAL));
+                page
+            });
             let link = self.code.jump_ahead();
-            self.ways_out.push(WayOut { jumps, target, link: Some(link) });
+            self.ways_out.push(WayOut { jumps, target, page, link: Some(link) });
         } else {
             self.code.set(T0, target);
             self.code.load(T1, context::jumps(self.cpl));
             let distance = jump::distance(self.cpl, target);
-            jumps.append(&mut self.jump_to_cached(distance, context::key(self.cpl, target)));
-            self.ways_out.push(WayOut { jumps, target, link: None });
+            jumps.extend(self.jump_to_cached(distance, context::key(self.cpl, target)));
+            self.ways_out.push(WayOut { jumps, target, page: None, link: None });
         }
     }
 
@@ -92,7 +101,7 @@ impl Translator<'_> {
             let target = exit.target;
             if self.flags != Flags::Host && !self.looks_before(target) && self.is_near(target) {
                 let (jumps, link) = (Vec::new(), Some(exit.jump));
-                self.ways_out.push(WayOut { jumps, target, link });
+                self.ways_out.push(WayOut { jumps, target, page: None, link });
                 continue;
             }
             self.code.bind(exit.jump);
@@ -103,10 +112,11 @@ impl Translator<'_> {
 
     /// The ways by the dispatcher.
     pub(super) fn take_ways_out(&mut self) {
-        for WayOut { jumps, target, link } in core::mem::take(&mut self.ways_out) {
+        for WayOut { jumps, target, page, link } in core::mem::take(&mut self.ways_out) {
             let otherwise = self.code.here();
             if let Some(link) = link {
-                self.exits.push(Exit { target, at: self.code.distance_of(link), otherwise });
+                let at = self.code.distance_of(link);
+                self.exits.push(Exit { target, page, at, otherwise });
             }
             jumps.into_iter().chain(link).for_each(|jump| self.code.bind(jump));
             self.code.set(T0, target);
@@ -123,7 +133,7 @@ impl Translator<'_> {
 
     /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under the
     /// key in a field. T2 and EFLAGS change. Gives the ways on if it has not.
-    pub(super) fn jump_to_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+    pub(super) fn jump_to_cached(&mut self, distance: i32, key: u32) -> [Jump; 2] {
         let out = self.expect_cached(distance, key);
         let code = Address { base: Some(T1), index: None, displacement: distance + jump::CODE };
         // jmp [r11 + code].
@@ -131,13 +141,13 @@ impl Translator<'_> {
         out
     }
 
-    pub(super) fn expect_cached(&mut self, distance: i32, key: u32) -> Vec<Jump> {
+    pub(super) fn expect_cached(&mut self, distance: i32, key: u32) -> [Jump; 2] {
         let at = |part| Address { base: Some(T1), index: None, displacement: distance + part };
         let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
         self.code.memory(compare, T0, at(jump::RIP));
         let other = self.code.jump_if(condition::NOT_EQUAL);
         self.code.load_32(T2, key);
         self.code.memory(Opcode { wide: false, ..compare }, T2, at(jump::KEY));
-        vec![other, self.code.jump_if(condition::NOT_EQUAL)]
+        [other, self.code.jump_if(condition::NOT_EQUAL)]
     }
 }
