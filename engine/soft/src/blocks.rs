@@ -349,10 +349,6 @@ impl Blocks {
         };
         let Block { place, tail, mut found, .. } = self.blocks[number as usize];
         if let Some(jit) = &mut self.jit {
-            let find = |place: &Place| {
-                let block = *self.map.get(place)?;
-                Some(self.blocks[block as usize].found.code).filter(|code| *code != 0)
-            };
             let part = |&(block, bytes)| {
                 let Block { place, found, .. } = self.blocks[block as usize];
                 let first = found.run.first as usize;
@@ -365,7 +361,7 @@ impl Blocks {
             let crosses = tail.is_some();
             let unit = Unit { place, crosses, parts: &parts, features, marked: &marked };
             let start = self.timed.then(Instant::now);
-            found.code = jit.translate(&unit, find);
+            found.code = jit.translate(&unit);
             self.translation_time += start.map_or(Duration::ZERO, |start| start.elapsed());
             if found.code != 0 {
                 self.translated += 1;

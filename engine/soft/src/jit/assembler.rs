@@ -495,7 +495,11 @@ impl Assembler {
 
     /// The target of `jump` is here.
     pub fn bind(&mut self, jump: Jump) {
-        let target = self.here();
+        self.bind_to(jump, self.here());
+    }
+
+    /// The target of `jump` is one of the part that is added to.
+    pub fn bind_to(&mut self, jump: Jump, target: u64) {
         let is_across = jump.is_cold != self.is_cold;
         let part = if is_across { &mut self.other } else { &mut self.part };
         let distance = target.wrapping_sub(part.base + jump.end as u64) as u32;

@@ -26,7 +26,7 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
     let parts =
         [Part { block: 0, rip: RIP, bytes: &bytes, ops: &ops, seen: &[Seen::Nowhere; MAX_BLOCK] }];
     let unit = Unit { place, crosses: false, parts: &parts, features, marked: &|_| None };
-    let code = jit.translate(&unit, |_| None);
+    let code = jit.translate(&unit);
     assert_ne!(code, 0, "{instruction:02x?}");
     jit.memory.used() - used
 }

@@ -14,39 +14,80 @@ pub(super) struct Link {
     pub at: u64,
     /// Where it leads while the other block is not there.
     pub otherwise: u64,
+    /// Flags are yet to be stored.
+    pub storing: Option<Storing>,
+}
+
+/// A jump that leads to a block with flags that were not stored, unless the block overwrites them before anything looks at
+/// them: then to code that stores them, and jumps there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Storing {
+    /// Address of the code.
+    pub start: u64,
+    /// Of the distance of its jump, and where that leads while the other block is not there.
+    pub at: u64,
+    pub otherwise: u64,
+}
+
+/// A block's translation, for what leads there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub code: u64,
+    /// It looks at no flags that it was entered with.
+    pub ignores_flags: bool,
+}
+
+impl Link {
+    /// Lets the jump lead to a block, or elsewhere.
+    fn lead(&self, memory: &mut CodeMemory, target: Option<Target>) {
+        let code = |otherwise| target.map_or(otherwise, |target| target.code);
+        match self.storing {
+            None => memory.redirect(self.at, code(self.otherwise)),
+            Some(storing) => {
+                memory.redirect(storing.at, code(storing.otherwise));
+                let ignores = target.filter(|target| target.ignores_flags);
+                memory.redirect(self.at, ignores.map_or(storing.start, |target| target.code));
+            }
+        }
+    }
+}
+
+/// A place that jumps lead to.
+#[derive(Default)]
+struct Known {
+    links: Vec<Link>,
+    target: Option<Target>,
 }
 
 /// All jumps of one vCPU's translated code, by where they lead.
 #[derive(Default)]
 pub(super) struct Links {
-    by_target: AddressMap<Place, Vec<Link>>,
+    by_target: AddressMap<Place, Known>,
 }
 
 impl Links {
-    /// Adds a jump to the block at `target`, which is at `code` if it is there.
-    pub fn add(&mut self, memory: &mut CodeMemory, target: Place, link: Link, code: Option<u64>) {
-        self.by_target.entry(target).or_default().push(link);
-        if let Some(code) = code {
-            memory.redirect(link.at, code);
+    /// Adds a jump to the block at a place.
+    pub fn add(&mut self, memory: &mut CodeMemory, place: Place, link: Link) {
+        let known = self.by_target.entry(place).or_default();
+        known.links.push(link);
+        if known.target.is_some() {
+            link.lead(memory, known.target);
         }
     }
 
-    /// The block at `target` is at `code` from now on.
-    pub fn connect(&self, memory: &mut CodeMemory, target: &Place, code: u64) {
-        for link in self.by_target.get(target).into_iter().flatten() {
-            memory.redirect(link.at, code);
-        }
+    /// The block at a place is there from now on.
+    pub fn connect(&mut self, memory: &mut CodeMemory, place: Place, target: Target) {
+        let known = self.by_target.entry(place).or_default();
+        known.target = Some(target);
+        known.links.iter().for_each(|link| link.lead(memory, known.target));
     }
 
-    /// The block at `target` is not there any more.
-    pub fn disconnect(&self, memory: &mut CodeMemory, target: &Place) {
-        let links = self.by_target.get(target).into_iter().flatten();
-        let mut any = false;
-        for link in links {
-            memory.redirect(link.at, link.otherwise);
-            any = true;
-        }
-        if any {
+    /// The block at a place is not there any more.
+    pub fn disconnect(&mut self, memory: &mut CodeMemory, place: &Place) {
+        let Some(known) = self.by_target.get_mut(place) else { return };
+        known.target = None;
+        known.links.iter().for_each(|link| link.lead(memory, None));
+        if !known.links.is_empty() {
             // Code that was executed has changed, at another address than it is executed at: without a
             // serialising instruction the processor may still have the old one.
             // See: Intel SDM vol. 3, 8.1.3.

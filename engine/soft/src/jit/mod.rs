@@ -40,7 +40,7 @@ use std::io;
 use arch_x86::engine::Features;
 
 use crate::blocks::Place;
-use links::{Link, Links};
+use links::{Links, Target};
 use memory::CodeMemory;
 use stubs::Stubs;
 use translate::{Marked, Source, Translation};
@@ -137,9 +137,8 @@ impl Jit {
         &self.stubs
     }
 
-    /// Translates a block. Gives the code's address, or 0 if it can't be had. `find` gives the translations
-    /// of other blocks.
-    pub fn translate(&mut self, unit: &Unit<'_>, find: impl Fn(&Place) -> Option<u64>) -> u64 {
+    /// Translates a block. Gives the code's address, or 0 if it can't be had.
+    pub fn translate(&mut self, unit: &Unit<'_>) -> u64 {
         let &Unit { place, crosses, parts, features, marked } = unit;
         #[cfg(test)]
         let corrupted: Vec<_> = parts.iter().map(|part| sabotage::corrupted(part.bytes)).collect();
@@ -157,17 +156,14 @@ impl Jit {
         };
         let places = (self.memory.next(), self.memory.next_cold(MAX_TRANSLATION));
         let translation = translate::translate(&source, &self.stubs, places);
-        let Some(Translation { code, exits }) = translation else { return 0 };
+        let Some(Translation { code, exits, ignores_flags }) = translation else { return 0 };
         let Some(code) = self.memory.add(&code.hot, &code.cold) else { return 0 };
         for exit in exits {
             let target = Place { rip: exit.target, page: exit.page.unwrap_or(place.page), ..place };
-            let link = Link { at: exit.at, otherwise: exit.otherwise };
-            let is_own = target == place && !crosses;
-            let found = if is_own { Some(code) } else { find(&target) };
-            self.links.add(&mut self.memory, target, link, found);
+            self.links.add(&mut self.memory, target, exit.link);
         }
         if !crosses {
-            self.links.connect(&mut self.memory, &place, code);
+            self.links.connect(&mut self.memory, place, Target { code, ignores_flags });
         }
         code
     }

@@ -144,6 +144,8 @@ pub(super) struct Source<'a> {
 pub(super) struct Translation {
     pub code: Assembled,
     pub exits: Vec<Exit>,
+    /// It looks at no flags that it is entered with.
+    pub ignores_flags: bool,
 }
 
 /// Translates a block of 64-bit mode that will be executed at an address, what is seldom executed of it at the end
@@ -205,11 +207,8 @@ pub(super) fn translate(
     translator.take_ways_out();
     let Translator { code, mut exits, .. } = translator;
     let code = code.finish()?;
-    for exit in &mut exits {
-        exit.at = code.place(exit.at);
-        exit.otherwise = code.place(exit.otherwise);
-    }
-    Some(Translation { code, exits })
+    exits.iter_mut().for_each(|exit| exit.place(&code));
+    Some(Translation { code, exits, ignores_flags: flags::ignores(&steps) })
 }
 
 struct Translator<'a> {
@@ -308,6 +307,9 @@ impl Translator<'_> {
     fn last(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
         self.block = step.block;
+        if self.near_branch(step) {
+            return;
+        }
         if step.changed != ARITHMETIC {
             self.store_flags();
         }
@@ -321,7 +323,6 @@ impl Translator<'_> {
                     || self.repeated_string(step, encoding)
             });
         if is_native {
-            self.store_flags();
             self.leave_to(self.end);
             return;
         }

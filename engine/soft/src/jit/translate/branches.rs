@@ -4,7 +4,7 @@ use super::super::assembler::{Address, Jump, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::{find_jump, second_jump};
-use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator, WayOut};
+use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 use crate::jump_cache as jump;
 
 /// An indirect branch whose target was not in the first way of the jump cache.
@@ -26,7 +26,26 @@ pub(super) fn condition_of(encoding: &Encoding<'_>) -> Option<u8> {
 }
 
 impl Translator<'_> {
-    /// Translates a branch. Gives false, and has done nothing, if the instruction is none that is translated.
+    /// Translates a jump to a place that is known. Gives false, and has done nothing, if the instruction is none.
+    pub(super) fn near_branch(&mut self, step: &Step<'_>) -> bool {
+        let Some(encoding) = &step.encoding else { return false };
+        let target = step.instruction.near_branch_target();
+        let is_plain = !encoding.operand_size && !encoding.lock && encoding.vex.is_none();
+        if !is_plain || !is_canonical(target) {
+            return false;
+        }
+        if condition_of(encoding).is_some() {
+            self.jump_if(step, encoding);
+        } else if matches!((encoding.map, encoding.opcode), (Map::One, 0xe9 | 0xeb)) {
+            self.leave_to(target);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Translates a call, a return, or an indirect jump; the flags are in their field. Gives false, and has done nothing, if
+    /// the instruction is none that is translated.
     pub(super) fn branch(&mut self, step: &Step<'_>) -> bool {
         let Some(encoding) = &step.encoding else { return false };
         if encoding.operand_size || encoding.lock || encoding.vex.is_some() {
@@ -35,11 +54,6 @@ impl Translator<'_> {
         let group = encoding.next >> 3 & 7;
         let target = || is_canonical(step.instruction.near_branch_target());
         match (encoding.map, encoding.opcode) {
-            _ if condition_of(encoding).is_some() && target() => self.jump_if(step, encoding),
-            (Map::One, 0xe9 | 0xeb) if target() => {
-                self.store_flags();
-                self.leave_to(step.instruction.near_branch_target());
-            }
             (Map::One, 0xe8) if target() => {
                 self.flags_are_lost();
                 self.push_return(step);
@@ -63,16 +77,16 @@ impl Translator<'_> {
     fn jump_if(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         self.expect_flags(step);
         let target = step.instruction.near_branch_target();
-        self.store_flags();
         let taken = self.code.jump_if(encoding.opcode & 15);
-        if self.chained && self.is_near(target) && !self.looks_before(target) {
-            self.leave_to(self.end);
-            self.ways_out.push(WayOut { jumps: Vec::new(), target, page: None, link: Some(taken) });
-            return;
-        }
+        let (flags, recovery) = (self.flags, self.recovery);
         self.leave_to(self.end);
-        self.code.bind(taken);
-        self.leave_to(target);
+        (self.flags, self.recovery) = (flags, recovery);
+        if self.is_one_jump(target) {
+            self.leave_by(taken, target);
+        } else {
+            self.code.bind(taken);
+            self.leave_to(target);
+        }
     }
 
     fn ret(&mut self, step: &Step<'_>) {

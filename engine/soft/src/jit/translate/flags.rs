@@ -10,7 +10,9 @@ use iced_x86::{InstructionInfoFactory, Mnemonic, OpKind, Register};
 use super::super::assembler::Opcode;
 use super::super::context;
 use super::super::shape::{Encoding, Map};
-use super::windows::is_write;
+use super::super::vector_registers::level;
+use super::loops::is_address_only;
+use super::windows::{is_alone, is_write};
 use super::{ARITHMETIC, Home, RAX, Step, T0, T2, Translator, home};
 
 /// Where the guest's arithmetic flags are.
@@ -168,6 +170,24 @@ pub(super) fn look_around(steps: &mut [Step<'_>]) -> Option<Recovery> {
     }
     steps[maker].recovery = Some(recovery);
     Some(recovery)
+}
+
+/// Whether instructions overwrite all flags before anything can look at them.
+pub(super) fn ignores(steps: &[Step<'_>]) -> bool {
+    for step in steps {
+        let is_here = is_alone(step) || is_address_only(step);
+        // Vector registers are loaded at the start, which may fault.
+        if step.vector.is_some() || step.later != level::NONE || step.side.is_some() {
+            return false;
+        }
+        if !is_here || step.read != 0 || changes_some(step) {
+            return false;
+        }
+        if step.changed == ARITHMETIC {
+            return true;
+        }
+    }
+    false
 }
 
 /// How many instructions it takes until all flags are overwritten; `None` if one of them may be looked at before.

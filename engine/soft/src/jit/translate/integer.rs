@@ -244,7 +244,7 @@ impl Translator<'_> {
             Home::Host(host) => host,
             Home::Field(_) => T2,
         };
-        self.effective_address(&step.instruction, host, wide);
+        self.effective_address(&step.instruction, host, wide, 0);
         self.give(guest, host);
     }
 
@@ -266,8 +266,7 @@ impl Translator<'_> {
             let host = self.take(encoding.in_opcode(), T2);
             self.code.memory(SAVE, host, at);
         }
-        self.code.lea(true, STACK, below);
-        self.note_push(-8);
+        self.move_stack(-8);
         self.finish(step, miss);
         true
     }
@@ -283,13 +282,22 @@ impl Translator<'_> {
             miss = Some(self.look_up_stack(8, false));
             Self::operand()
         });
-        self.code.memory(LOAD, T2, at);
-        self.code.lea(true, STACK, Address { base: Some(from), index: None, displacement: 8 });
-        match home(guest) {
-            Home::Host(host) => self.code.copy(host, T2),
-            Home::Field(field) => self.code.store(field, T2),
+        let to = match home(guest) {
+            // Of LEAVE, it is where the stack is yet to be.
+            Home::Host(host) if !is_leave => host,
+            _ => T2,
+        };
+        self.code.memory(LOAD, to, at);
+        if is_leave {
+            self.code.lea(true, STACK, Address { base: Some(from), index: None, displacement: 8 });
+            self.code.copy(RBP, T2);
+        } else {
+            self.give(guest, to);
+            // What POP reads is RSP's new value.
+            if guest != RSP {
+                self.move_stack(8);
+            }
         }
-        self.note_push(8);
         self.finish(step, miss);
         true
     }

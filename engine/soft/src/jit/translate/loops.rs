@@ -230,7 +230,7 @@ fn is_stack(step: &Step<'_>) -> bool {
 }
 
 /// Whether it only computes an address, or does nothing with it.
-fn is_address_only(step: &Step<'_>) -> bool {
+pub(super) fn is_address_only(step: &Step<'_>) -> bool {
     let Some(encoding) = &step.encoding else { return false };
     let is_lea = encoding.map == Map::One && encoding.opcode == 0x8d && !encoding.operand_size;
     let is_nothing = matches!(
@@ -288,7 +288,6 @@ impl Translator<'_> {
     /// The loop is over; the flags are those that it ended with.
     fn leave_loop(&mut self) {
         (self.flags, self.recovery) = (Flags::Host, None);
-        self.store_flags();
         self.leave_to(self.end);
     }
 

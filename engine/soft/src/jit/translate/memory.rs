@@ -25,15 +25,18 @@ impl Translator<'_> {
         }
     }
 
-    /// The memory operand's offset into T0, or another register.
-    pub(super) fn effective_address(&mut self, i: &Instruction, to: u8, wide: bool) {
-        let displacement = i.memory_displacement64();
+    /// The memory operand's offset, and so much more, into T0, or another register.
+    pub(super) fn effective_address(&mut self, i: &Instruction, to: u8, wide: bool, more: i32) {
+        let displacement = i.memory_displacement64().wrapping_add(more as u64);
         let (base, index) = (i.memory_base(), i.memory_index());
         let base_is_gpr = base != Register::None && !i.is_ip_rel_memory_operand();
         if !base_is_gpr && index == Register::None {
             self.code.set(to, if wide { displacement } else { displacement & 0xffff_ffff });
             return;
         }
+        // More goes into the instruction unless it is too much for it.
+        let fits = i32::try_from(displacement as i64).is_ok();
+        let displacement = if fits { displacement } else { i.memory_displacement64() };
         let mut at = Address { displacement: displacement as i32, ..Address::default() };
         if base_is_gpr {
             at.base = Some(self.address_register(base, T0));
@@ -43,12 +46,26 @@ impl Translator<'_> {
             at.index = Some((self.address_register(index, T1), scale));
         }
         self.code.lea(wide, to, at);
+        if !fits && more != 0 {
+            let at = Address { base: Some(to), index: None, displacement: more };
+            self.code.lea(wide, to, at);
+        }
     }
 
     /// The memory operand's linear address into T0.
     pub(super) fn linear_address(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+        self.linear_address_and(step, encoding, 0);
+    }
+
+    /// The same, and so much more.
+    pub(super) fn linear_address_and(
+        &mut self,
+        step: &Step<'_>,
+        encoding: &Encoding<'_>,
+        more: i32,
+    ) {
         let i = &step.instruction;
-        self.effective_address(i, T0, !encoding.address_size);
+        self.effective_address(i, T0, !encoding.address_size, more);
         match i.memory_segment() {
             Register::FS => self.code.add_field(T0, context::segment_base(4)),
             Register::GS => self.code.add_field(T0, context::segment_base(5)),

@@ -1,10 +1,13 @@
-//! Ways out of a translation: [`Translator::leave_to`], [`Translator::side_exit`].
+//! Ways out of a translation: [`Translator::leave_to`], [`Translator::follow`].
+//!
+//! Flags that are in EFLAGS only are stored on the way, unless the block that it leads to ignores them.
 //!
 //! A way within the page is a jump of its own, once the block there is known (see [`super::super::links`]); so is one to
 //! another page that has a mark ([`crate::page_marks`]), behind a look at that. Others look into the jump cache. What can't go on so goes by the dispatcher, out of the way.
 
-use super::super::assembler::{Address, Jump, Opcode, condition};
+use super::super::assembler::{Address, Assembled, Jump, Opcode, condition};
 use super::super::context;
+use super::super::links::{Link, Storing};
 use super::flags::{Flags, Recovery};
 use super::steps::{Side, Step};
 use super::{T0, T1, T2, Translator};
@@ -16,21 +19,32 @@ pub(crate) struct Exit {
     /// Where it leads, and in which page that is, if it is another one.
     pub target: u64,
     pub page: Option<PageId>,
-    /// Address of the jump's distance.
-    pub at: u64,
-    /// Where it leads while there is no such block.
-    pub otherwise: u64,
+    pub link: Link,
+}
+
+impl Exit {
+    /// Its addresses are where the code is after all.
+    pub fn place(&mut self, code: &Assembled) {
+        let Link { at, otherwise, storing } = &mut self.link;
+        let storing = storing.iter_mut();
+        let storing = storing.flat_map(|Storing { start, at, otherwise }| [start, at, otherwise]);
+        for address in [at, otherwise].into_iter().chain(storing) {
+            *address = code.place(*address);
+        }
+    }
 }
 
 /// A way out of the translation, by the dispatcher.
 pub(super) struct WayOut {
     /// What leads there.
-    pub jumps: Vec<Jump>,
+    jumps: Vec<Jump>,
     /// Where it leads to, and in which page that is, if it is another one.
-    pub target: u64,
-    pub page: Option<PageId>,
+    target: u64,
+    page: Option<PageId>,
     /// It leads to a block once that is known.
-    pub link: Option<Jump>,
+    link: Option<Jump>,
+    /// The flags on the link, if they have not been stored.
+    flags: Option<(Flags, Option<Recovery>)>,
 }
 
 /// A way out of the middle of the translation.
@@ -45,8 +59,15 @@ pub(super) struct SideExit {
 }
 
 impl Translator<'_> {
-    /// Goes on at `target`: in the same page by a jump of its own, once the block there is known.
+    /// Goes on at `target`: by a jump of its own, once the block there is known, if that is in the same page, or
+    /// in one that has a mark.
     pub(super) fn leave_to(&mut self, target: u64) {
+        if self.is_one_jump(target) {
+            let link = self.code.jump_ahead();
+            self.leave_by(link, target);
+            return;
+        }
+        self.store_flags();
         if !self.chained {
             self.code.set(T0, target);
             self.code.jump(self.stubs.leave);
@@ -56,22 +77,34 @@ impl Translator<'_> {
         if self.looks_before(target) {
             jumps.push(self.expect_no_request());
         }
-        let marked = (self.marked)(target);
-        if self.is_near(target) || marked.is_some() {
-            let page = marked.filter(|_| !self.is_near(target)).map(|(page, mark)| {
-                self.code.compare_32(context::mark(target), mark);
-                jumps.push(self.code.jump_if(condition::NOT_EQUAL));
-                page
-            });
-            let link = self.code.jump_ahead();
-            self.ways_out.push(WayOut { jumps, target, page, link: Some(link) });
+        let (mut link, mut page) = (None, None);
+        if self.is_near(target) {
+            link = Some(self.code.jump_ahead());
+        } else if let Some((there, mark)) = (self.marked)(target) {
+            self.code.compare_32(context::mark(target), mark);
+            jumps.push(self.code.jump_if(condition::NOT_EQUAL));
+            (link, page) = (Some(self.code.jump_ahead()), Some(there));
         } else {
             self.code.set(T0, target);
             self.code.load(T1, context::jumps(self.cpl));
             let distance = jump::distance(self.cpl, target);
             jumps.extend(self.jump_to_cached(distance, context::key(self.cpl, target)));
-            self.ways_out.push(WayOut { jumps, target, page: None, link: None });
         }
+        self.ways_out.push(WayOut { jumps, target, page, link, flags: None });
+    }
+
+    /// Whether nothing has to be looked at on the way to `target`, so that EFLAGS stay.
+    pub(super) const fn is_one_jump(&self, target: u64) -> bool {
+        self.chained && self.is_near(target) && !self.looks_before(target)
+    }
+
+    /// Goes on at `target`, for which [`is_one_jump`](Self::is_one_jump) holds, by a jump that was made.
+    pub(super) fn leave_by(&mut self, jump: Jump, target: u64) {
+        let flags = (self.flags, self.recovery);
+        let is_stored = matches!(self.flags, Flags::Field | Flags::Both);
+        let flags = (!is_stored).then_some(flags);
+        let (jumps, link) = (Vec::new(), Some(jump));
+        self.ways_out.push(WayOut { jumps, target, page: None, link, flags });
     }
 
     /// Whether a way to `target` looks if the block is to be left: each loop has a way back.
@@ -98,27 +131,37 @@ impl Translator<'_> {
     pub(super) fn take_side_exits(&mut self) {
         for exit in core::mem::take(&mut self.side_exits) {
             (self.rip, self.flags, self.recovery) = (exit.rip, exit.flags, exit.recovery);
-            let target = exit.target;
-            if self.flags != Flags::Host && !self.looks_before(target) && self.is_near(target) {
-                let (jumps, link) = (Vec::new(), Some(exit.jump));
-                self.ways_out.push(WayOut { jumps, target, page: None, link });
-                continue;
+            if self.is_one_jump(exit.target) {
+                self.leave_by(exit.jump, exit.target);
+            } else {
+                self.code.bind(exit.jump);
+                self.leave_to(exit.target);
             }
-            self.code.bind(exit.jump);
-            self.store_flags();
-            self.leave_to(target);
         }
     }
 
     /// The ways by the dispatcher.
     pub(super) fn take_ways_out(&mut self) {
-        for WayOut { jumps, target, page, link } in core::mem::take(&mut self.ways_out) {
-            let otherwise = self.code.here();
-            if let Some(link) = link {
-                let at = self.code.distance_of(link);
-                self.exits.push(Exit { target, page, at, otherwise });
+        for WayOut { jumps, target, page, link, flags } in core::mem::take(&mut self.ways_out) {
+            let start = self.code.here();
+            let storing = flags.map(|(flags, recovery)| {
+                (self.flags, self.recovery) = (flags, recovery);
+                self.store_flags();
+                let jump = self.code.jump_ahead();
+                self.code.bind(jump);
+                let (at, otherwise) = (self.code.distance_of(jump), self.code.here());
+                Storing { start, at, otherwise }
+            });
+            if let Some(jump) = link {
+                let at = self.code.distance_of(jump);
+                self.exits.push(Exit {
+                    target,
+                    page,
+                    link: Link { at, otherwise: start, storing },
+                });
+                self.code.bind_to(jump, start);
             }
-            jumps.into_iter().chain(link).for_each(|jump| self.code.bind(jump));
+            jumps.into_iter().for_each(|jump| self.code.bind(jump));
             self.code.set(T0, target);
             self.code.jump(self.stubs.dispatch);
         }

@@ -36,8 +36,9 @@ pub(super) struct Window {
 pub(super) struct Open {
     /// What is to be added to an access's displacement: then it is at that distance from the operand's place.
     displacement: i64,
-    /// How much RSP has changed since.
+    /// How much RSP has changed since, and how much of that is yet to be done.
     pushed: i64,
+    owed: i64,
 }
 
 /// A window's instructions have to be executed one by one, out of the way.
@@ -144,6 +145,13 @@ pub(super) fn stack_displacement(step: &Step<'_>, encoding: &Encoding<'_>) -> Op
         _ => None,
     }
     .filter(|_| step.vector.is_none())
+}
+
+/// Whether RSP is an operand of an instruction.
+fn names_stack_pointer(step: &Step<'_>) -> bool {
+    let i = &step.instruction;
+    let is_register = |n| i.op_kind(n) == OpKind::Register;
+    (0..i.op_count()).any(|n| is_register(n) && i.op_register(n).full_register() == Register::RSP)
 }
 
 /// How much an instruction of the stack changes RSP by.
@@ -282,14 +290,16 @@ impl Translator<'_> {
         self.expect_vectors(wanted, first);
         self.flags_are_lost();
         let (vectors, lost) = (self.vectors, self.pending);
-        let displacement = self.first_address(first);
+        let is_aligned = window.low % i32::from(window.alignment) == 0;
+        let lower = if is_aligned { window.low } else { 0 };
+        let displacement = self.first_address(first, lower);
         let mut jumps = Vec::new();
         if window.alignment > 1 {
             // test r10b, alignment - 1.
             self.code.raw(&[0x41, 0xf6, 0xc2, window.alignment - 1]);
             jumps.push(self.code.jump_if(condition::NOT_EQUAL));
         }
-        if window.low != 0 {
+        if window.low != lower {
             let lower = Address { base: Some(T0), index: None, displacement: window.low };
             self.code.lea(true, T0, lower);
         }
@@ -303,10 +313,14 @@ impl Translator<'_> {
             self.look_up_operand(first, window.size, window.written)
         });
         let displacement = -displacement - i64::from(window.low);
-        self.open = Some(Open { displacement, pushed: 0 });
+        self.open = Some(Open { displacement, pushed: 0, owed: 0 });
         for step in &steps[range.clone()] {
+            if names_stack_pointer(step) {
+                self.settle_stack();
+            }
             self.step(step);
         }
+        self.settle_stack();
         self.open = None;
         let end = range.end;
         let (back, flags) = (self.code.here(), self.flags);
@@ -314,15 +328,16 @@ impl Translator<'_> {
         end
     }
 
-    /// The first access's address into T0. Gives its displacement.
-    fn first_address(&mut self, step: &Step<'_>) -> i64 {
+    /// The first access's address, and so much more, into T0. Gives its displacement.
+    fn first_address(&mut self, step: &Step<'_>, more: i32) -> i64 {
         let Some(encoding) = &step.encoding else { return 0 };
         if let Some(displacement) = stack_displacement(step, encoding) {
-            let displacement = displacement as i32;
-            self.code.lea(true, T0, Address { base: Some(STACK), index: None, displacement });
-            return displacement.into();
+            let lowest = displacement as i32 + more;
+            let at = Address { base: Some(STACK), index: None, displacement: lowest };
+            self.code.lea(true, T0, at);
+            return displacement;
         }
-        self.linear_address(step, encoding);
+        self.linear_address_and(step, encoding, more);
         step.instruction.memory_displacement64() as i64
     }
 
@@ -343,11 +358,28 @@ impl Translator<'_> {
         self.in_window(i.memory_displacement64(), i.memory_base() == Register::RSP)
     }
 
-    /// RSP has changed.
-    pub(super) fn note_push(&mut self, by: i64) {
-        if let Some(open) = &mut self.open {
-            open.pushed += by;
+    /// Changes RSP; in a window, at its end.
+    pub(super) fn move_stack(&mut self, by: i32) {
+        match &mut self.open {
+            Some(open) => {
+                open.pushed += i64::from(by);
+                open.owed += i64::from(by);
+            }
+            None => self.add_to_stack(by),
         }
+    }
+
+    /// Does to RSP what is yet to be done.
+    fn settle_stack(&mut self) {
+        let owed = self.open.as_mut().map_or(0, |open| core::mem::take(&mut open.owed));
+        if owed != 0 {
+            self.add_to_stack(owed as i32);
+        }
+    }
+
+    /// No flags change.
+    fn add_to_stack(&mut self, by: i32) {
+        self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: by });
     }
 
     /// Windows whose look-up has missed.
