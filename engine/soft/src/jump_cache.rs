@@ -3,8 +3,10 @@
 //! It is two-way associative, and has a part for the privilege levels 0 to 2 and one for level 3 of each address space
 //! (see [`crate::address_spaces`]): processes of the same program have the same RIPs, and would
 //! evict each other. A busy kernel jumps to some thousand places: of these dozens would evict each other if each had
-//! but one entry. Translated code looks at the first way where it jumps, and at the second out of the way.
+//! but one entry. Translated code looks at the first way where it jumps; what it finds in the second, out of the way, changes
+//! places with what is in the first.
 
+use core::cell::Cell;
 use core::mem::offset_of;
 
 use crate::address_spaces::{SPACES, Space};
@@ -29,7 +31,7 @@ pub const FACTOR: u32 = 0x9e37_79b1;
 pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
 const _: () = assert!(size_of::<Jump>() == 32);
 /// The second way is so far behind the first one.
-pub const SECOND: u8 = 1 << SIZE_SHIFT;
+pub const SECOND: i32 = 1 << SIZE_SHIFT;
 
 /// The product, shifted right by this, is the number at a privilege level.
 pub const fn shift(cpl: u8) -> u8 {
@@ -84,17 +86,19 @@ impl Jump {
 }
 
 /// The jump cache of one vCPU.
-pub struct JumpCache(Box<[Jump]>);
+///
+/// Cells, because translated code exchanges them.
+pub struct JumpCache(Box<[Cell<Jump>]>);
 
 impl JumpCache {
     /// Nothing is known.
     pub fn new() -> Self {
-        Self(vec![NO_JUMP; SYSTEM + SPACES * USER].into())
+        Self(vec![Cell::new(NO_JUMP); SYSTEM + SPACES * USER].into())
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.0.fill(NO_JUMP);
+        self.0.fill(Cell::new(NO_JUMP));
     }
 
     /// The address of the first part.
@@ -104,43 +108,54 @@ impl JumpCache {
 
     /// What is known of `rip` at a privilege level.
     #[inline(always)]
-    pub fn get(&self, cpl: u8, space: Space, rip: u64) -> Option<&Jump> {
+    pub fn get(&self, cpl: u8, space: Space, rip: u64) -> Option<Jump> {
+        let jump = self.ways(cpl, space, rip)[0].get();
+        if jump.rip == rip {
+            return Some(jump);
+        }
+        let jump = self.ways(cpl, space, rip)[1].get();
+        (jump.rip == rip).then_some(jump)
+    }
+
+    /// The two entries that `rip` may have.
+    #[inline(always)]
+    fn ways(&self, cpl: u8, space: Space, rip: u64) -> [&Cell<Jump>; 2] {
         let first = start(cpl, space) + number(cpl, rip);
-        self.0[first..first + 2].iter().find(|jump| jump.rip == rip)
+        [&self.0[first], &self.0[first + 1]]
     }
 
     /// Enters what is known at `jump.rip`. What is in the first way moves to the second.
     pub fn enter(&mut self, cpl: u8, space: Space, jump: Jump) {
-        let first = start(cpl, space) + number(cpl, jump.rip);
-        if self.0[first + 1].rip == jump.rip {
-            self.0[first + 1] = jump;
+        let [first, second] = self.ways(cpl, space, jump.rip);
+        if second.get().rip == jump.rip {
+            second.set(jump);
             return;
         }
-        if self.0[first].rip != jump.rip {
-            self.0[first + 1] = self.0[first];
+        if first.get().rip != jump.rip {
+            second.set(first.get());
         }
-        self.0[first] = jump;
+        first.set(jump);
     }
 
     /// Changes the entries in all parts that have `block`, which is at `rip`: it may be in any address space.
-    fn change(&mut self, cpl: u8, rip: u64, block: u32, change: impl Fn(&mut Jump)) {
+    fn change(&mut self, cpl: u8, rip: u64, block: u32, change: impl Fn(Jump) -> Jump) {
         let spaces = if cpl == 3 { SPACES } else { 1 };
         for space in 0..spaces {
-            let first = start(cpl, space) + number(cpl, rip);
-            let both = self.0[first..first + 2].iter_mut();
-            both.filter(|jump| jump.block == block).for_each(&change);
+            let ways = self.ways(cpl, space, rip).into_iter();
+            ways.filter(|jump| jump.get().block == block)
+                .for_each(|jump| jump.set(change(jump.get())));
         }
     }
 
     /// A block was translated.
     pub fn translated(&mut self, cpl: u8, rip: u64, found: Found) {
         self.change(cpl, rip, found.block, |jump| {
-            *jump = Jump::new(rip, jump.key | key::TRANSLATED, found);
+            Jump::new(rip, jump.key | key::TRANSLATED, found)
         });
     }
 
     /// A block is dropped.
     pub fn forget(&mut self, cpl: u8, rip: u64, block: u32) {
-        self.change(cpl, rip, block, |jump| *jump = NO_JUMP);
+        self.change(cpl, rip, block, |_| NO_JUMP);
     }
 }

@@ -17,6 +17,7 @@ const T1: u8 = 11;
 const T2: u8 = 15;
 const RDI: u8 = 7;
 const RSI: u8 = 6;
+const RAX: u8 = 0;
 /// The guest's registers that are in registers, and where: RSP is in R9.
 const HOMES: [(u8, u8); 12] = [
     (0, 0),
@@ -52,6 +53,9 @@ pub(crate) struct Stubs {
     pub step: u64,
     /// The same for an instruction that ends a block.
     pub step_last: u64,
+    /// To be called with an address in R10 that the jump cache's first way at R11 does not have: whether it has it then is in
+    /// ZF. T2 changes.
+    pub second: u64,
     pub vectors: VectorStubs,
 }
 
@@ -64,6 +68,7 @@ impl Stubs {
         let leave = leave(&mut code, &stubs.vectors);
         stubs.vectors.assemble_load(&mut code, leave.refused);
         stubs.enter = enter(&mut code);
+        stubs.second = second(&mut code);
         stubs.leave = code.here();
         code.store(context::RIP, T0);
         code.jump(leave.nothing);
@@ -71,7 +76,7 @@ impl Stubs {
         stubs.dispatch = code.here();
         code.store(context::RIP, T0);
         let known = code.here();
-        dispatch(&mut code, leave.nothing);
+        dispatch(&mut code, stubs.second, leave.nothing);
         stubs.dispatch_from_rip = code.here();
         code.load(T0, context::RIP);
         code.jump(known);
@@ -142,7 +147,7 @@ fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
 }
 
 /// Finds the block at R10, as [`crate::blocks`] does.
-fn dispatch(code: &mut Assembler, leave: u64) {
+fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
     let at = |displacement| Address { base: Some(T1), index: None, displacement };
     let mut out = Vec::new();
     code.load(T1, context::WAITING);
@@ -159,8 +164,7 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
     code.memory(compare, T0, at(jump::RIP));
     let known = code.jump_if(condition::EQUAL);
-    second_jump(code);
-    code.memory(compare, T0, at(jump::RIP));
+    code.call(second);
     out.push(code.jump_if(condition::NOT_EQUAL));
     code.bind(known);
     // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte gs:[cpl];
@@ -181,10 +185,29 @@ fn dispatch(code: &mut Assembler, leave: u64) {
     code.jump(leave);
 }
 
-/// From the first entry of the jump cache at R11 to the second. EFLAGS change.
-pub(super) fn second_jump(code: &mut Assembler) {
-    // add r11, 32.
-    code.raw(&[0x49, 0x83, 0xc3, jump::SECOND]);
+/// Looks whether the second way of the jump cache has the address in R10, which the first one at R11 has not: then it
+/// becomes the first, and ZF is set. T2 changes.
+fn second(code: &mut Assembler) -> u64 {
+    let start = code.here();
+    let at = |displacement| Address { base: Some(T1), index: None, displacement };
+    let load = Opcode { wide: true, bytes: &[0x8b], ..Opcode::default() };
+    let store = Opcode { wide: true, bytes: &[0x89], ..Opcode::default() };
+    let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+    code.memory(compare, T0, at(jump::SECOND + jump::RIP));
+    let other = code.jump_if(condition::NOT_EQUAL);
+    code.store(context::SAVED, RAX);
+    for part in (0..jump::SECOND).step_by(8) {
+        code.memory(load, RAX, at(part));
+        code.memory(load, T2, at(jump::SECOND + part));
+        code.memory(store, RAX, at(jump::SECOND + part));
+        code.memory(store, T2, at(part));
+    }
+    code.load(RAX, context::SAVED);
+    // cmp r10, [r11]: equal now.
+    code.memory(compare, T0, at(jump::RIP));
+    code.bind(other);
+    code.raw(&[0xc3]);
+    start
 }
 
 /// The first entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.

@@ -3,7 +3,7 @@
 use super::super::assembler::{Address, Jump, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
-use super::super::stubs::{find_jump, second_jump};
+use super::super::stubs::find_jump;
 use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 use crate::jump_cache as jump;
 
@@ -12,7 +12,7 @@ pub(super) struct SecondTarget {
     jump: Jump,
     /// What is done if it is not in the second way, either.
     slow: usize,
-    /// Where translated code goes on.
+    /// Where it is looked at once more.
     back: u64,
 }
 
@@ -128,27 +128,22 @@ impl Translator<'_> {
         let request = self.expect_no_request();
         self.on_miss(request, step, Some(self.end));
         find_jump(&mut self.code, self.cpl);
+        let back = self.code.here();
         let [other, old] = self.expect_cached(0, context::key(self.cpl, self.rip));
         self.or_on_miss(old);
-        self.load_target();
-        let (slow, back) = (self.slow.len() - 1, self.code.here());
-        self.second_targets.push(SecondTarget { jump: other, slow, back });
-    }
-
-    /// The code of the jump cache's entry at T1 into T2.
-    fn load_target(&mut self) {
         let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
         self.code.memory(LOAD, T2, code);
+        let slow = self.slow.len() - 1;
+        self.second_targets.push(SecondTarget { jump: other, slow, back });
     }
 
     /// Targets that may be in the second way of the jump cache.
     pub(super) fn take_second_targets(&mut self) {
         for target in core::mem::take(&mut self.second_targets) {
             self.code.bind(target.jump);
-            second_jump(&mut self.code);
-            let out = self.expect_cached(0, context::key(self.cpl, self.rip));
-            self.slow[target.slow].more.extend(out);
-            self.load_target();
+            self.code.call(self.stubs.second);
+            let neither = self.code.jump_if(condition::NOT_EQUAL);
+            self.slow[target.slow].more.push(neither);
             self.code.jump(target.back);
         }
     }
