@@ -354,7 +354,7 @@ impl Blocks {
                 let first = found.run.first as usize;
                 let instructions = first..first + usize::from(found.run.count);
                 let (ops, seen) = (&self.ops[instructions.clone()], &self.seen[instructions]);
-                Part { block, rip: place.rip, bytes, ops, seen }
+                Part { block, page: place.page, rip: place.rip, bytes, ops, seen }
             };
             let parts: Vec<_> = trace.iter().map(part).collect();
             let instructions: usize = parts.iter().map(|part| part.ops.len()).sum();

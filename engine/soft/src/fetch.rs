@@ -8,11 +8,10 @@ use arch_x86::mmu::Query;
 use iced_x86::{CpuidFeature, Instruction};
 
 use crate::blocks::{Blocks, Found, MAX_BLOCK, Place};
-use crate::code_pages::PageId;
 use crate::itlb::Fetched;
 use crate::modes::undefined_flags;
 use crate::ram;
-use crate::traces::trace;
+use crate::traces::Tracer;
 use crate::vcpu::{SoftVcpu, attention};
 use crate::vector;
 
@@ -151,10 +150,10 @@ impl SoftVcpu {
     /// Translates a block that is executed again and again.
     #[cold]
     pub(crate) fn translate(&mut self, blocks: &mut Blocks, found: Found, place: &Place) -> Found {
-        let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
         let Some(tail) = blocks.tail(found.block) else {
-            return self.translate_trace(blocks, found, place.page, offset);
+            return self.translate_trace(blocks, found);
         };
+        let offset = (place.rip.wrapping_add(self.code_place.0) % ram::SIZE) as usize;
         let size = usize::from(found.run.bytes);
         let first = ram::SIZE as usize - offset;
         let head = self.code_pages.kept(place.page, offset, first);
@@ -162,31 +161,27 @@ impl SoftVcpu {
         blocks.translate(&[(found.block, &bytes)], self.features, |rip| self.itlb.marked(rip))
     }
 
-    /// Translates a block at `offset` of a page, and what follows it there.
-    fn translate_trace(
-        &mut self,
-        blocks: &mut Blocks,
-        found: Found,
-        page: PageId,
-        offset: usize,
-    ) -> Found {
+    /// Translates a block that lies in one page, and what follows it.
+    fn translate_trace(&mut self, blocks: &mut Blocks, found: Found) -> Found {
+        let marked = |rip| self.itlb.marked(rip);
         let trace = match blocks.follows() {
-            true => trace(blocks, &self.code_pages, found.block),
+            true => {
+                let marked = |rip| marked(rip).map(|(page, _)| page);
+                Tracer { blocks, pages: &self.code_pages, marked: &marked }.trace(found.block)
+            }
             false => vec![found.block],
         };
-        let start = blocks.place(found.block).rip;
-        let extents: Vec<_> = trace
-            .iter()
-            .map(|block| {
-                let distance = blocks.place(*block).rip.wrapping_sub(start) as usize;
-                (*block, offset + distance, blocks.size(*block))
-            })
-            .collect();
-        let kept = |&(block, at, size)| (block, self.code_pages.kept(page, at, size));
+        let extents = trace.iter().map(|block| {
+            let place = blocks.place(*block);
+            let at = place.rip.wrapping_add(self.code_place.0) % ram::SIZE;
+            (*block, place.page, at as usize, blocks.size(*block))
+        });
+        let extents: Vec<_> = extents.collect();
+        let kept = |&(block, page, at, size)| (block, self.code_pages.kept(page, at, size));
         let parts: Vec<_> = extents.iter().map(kept).collect();
-        let found = blocks.translate(&parts, self.features, |rip| self.itlb.marked(rip));
+        let found = blocks.translate(&parts, self.features, marked);
         // When one of them is dropped the translation is, too.
-        for (_, at, size) in extents.into_iter().skip(1) {
+        for (_, page, at, size) in extents.into_iter().skip(1) {
             self.code_pages.add_block(page, at, size, found.block);
         }
         found

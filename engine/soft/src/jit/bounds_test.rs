@@ -23,8 +23,14 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
     let used = jit.memory.used();
     let place = Place { page: 0, mode: Mode::Bits64, cpl: 0, rip: RIP };
     let features = Features::default();
-    let parts =
-        [Part { block: 0, rip: RIP, bytes: &bytes, ops: &ops, seen: &[Seen::Nowhere; MAX_BLOCK] }];
+    let parts = [Part {
+        block: 0,
+        page: 0,
+        rip: RIP,
+        bytes: &bytes,
+        ops: &ops,
+        seen: &[Seen::Nowhere; MAX_BLOCK],
+    }];
     let unit = Unit { place, crosses: false, parts: &parts, features, marked: &|_| None };
     let code = jit.translate(&unit);
     assert_ne!(code, 0, "{instruction:02x?}");

@@ -51,7 +51,7 @@ pub(crate) struct Unit<'a> {
     pub place: Place,
     /// It ends in another page than it starts in: no jump leads to it without a look at the jump cache.
     pub crosses: bool,
-    /// Itself, and what is translated with it: blocks of the same page, each of which the branch before it leads to.
+    /// Itself, and what is translated with it: see [`crate::traces`].
     pub parts: &'a [Part<'a>],
     /// What the guest is offered.
     pub features: Features,
@@ -159,7 +159,7 @@ impl Jit {
         let Some(Translation { code, exits, ignores_flags }) = translation else { return 0 };
         let Some(code) = self.memory.add(&code.hot, &code.cold) else { return 0 };
         for exit in exits {
-            let target = Place { rip: exit.target, page: exit.page.unwrap_or(place.page), ..place };
+            let target = Place { rip: exit.target, page: exit.page, ..place };
             self.links.add(&mut self.memory, target, exit.link);
         }
         if !crosses {

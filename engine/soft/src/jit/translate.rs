@@ -110,6 +110,7 @@ pub(crate) struct Part<'a> {
     /// Its number.
     pub block: u32,
     /// Where it is.
+    pub page: PageId,
     pub rip: u64,
     /// The guest's bytes.
     pub bytes: &'a [u8],
@@ -168,7 +169,9 @@ pub(super) fn translate(
         slow: Vec::new(),
         chained: source.chained,
         block: last_part.block,
+        head: source.parts.first()?.rip,
         rip: last_part.rip,
+        page: last_part.page,
         cpl: source.cpl,
         loads: Vec::new(),
         open: None,
@@ -237,8 +240,11 @@ struct Translator<'a> {
     block: u32,
     /// The privilege level.
     cpl: u8,
-    /// RIP at the last block's start, and behind it.
+    /// RIP at the start.
+    head: u64,
+    /// RIP at the start of the block that is left, and the page that is in; and RIP behind the last one.
     rip: u64,
+    page: PageId,
     end: u64,
     marked: Marked<'a>,
     side_exits: Vec<SideExit>,

@@ -1,6 +1,6 @@
 //! Branches at the end of a block: [`Translator::branch`].
 
-use super::super::assembler::{Address, Jump, condition};
+use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::stubs::find_jump;
@@ -90,14 +90,31 @@ impl Translator<'_> {
     }
 
     fn ret(&mut self, step: &Step<'_>) {
-        self.flags_are_lost();
-        self.code.copy(T0, STACK);
-        let miss = self.look_up_stack(8, false);
-        self.on_miss(miss, step, Some(self.end));
-        self.code.memory(LOAD, T0, Self::operand());
+        self.return_address(step);
         self.find_target(step);
         self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
         self.jump_to_target();
+    }
+
+    /// What a return will pop into T0.
+    fn return_address(&mut self, step: &Step<'_>) {
+        self.flags_are_lost();
+        self.code.copy(T0, STACK);
+        let miss = self.look_up_stack(8, false);
+        self.on_miss(miss, step, Some(step.instruction.next_ip()));
+        self.code.memory(LOAD, T0, Self::operand());
+    }
+
+    /// A return that is followed: the interpreter executes it if it does not lead to `target`.
+    pub(super) fn follow_return(&mut self, step: &Step<'_>, target: u64) {
+        self.return_address(step);
+        self.code.set(T1, target);
+        // cmp r10, r11.
+        let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+        self.code.registers(compare, T1, T0);
+        let other = self.code.jump_if(condition::NOT_EQUAL);
+        self.or_on_miss(other);
+        self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
     }
 
     /// The target of an indirect branch into T0.
@@ -160,13 +177,14 @@ impl Translator<'_> {
     }
 
     /// Pushes the address behind the block. T2 stays.
-    fn push_return(&mut self, step: &Step<'_>) {
+    pub(super) fn push_return(&mut self, step: &Step<'_>) {
         let below = Address { base: Some(STACK), index: None, displacement: -8 };
         self.code.lea(true, T0, below);
         let miss = self.look_up_stack(8, true);
-        self.on_miss(miss, step, Some(self.end));
+        let end = step.instruction.next_ip();
+        self.on_miss(miss, step, Some(end));
         self.code.lea(true, T1, Self::operand());
-        self.code.set(T0, self.end);
+        self.code.set(T0, end);
         self.code.memory(SAVE, T0, Address { base: Some(T1), index: None, displacement: 0 });
         self.code.lea(true, STACK, below);
     }

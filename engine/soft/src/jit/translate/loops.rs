@@ -280,7 +280,7 @@ impl Translator<'_> {
         }
         self.code.bind(request);
         self.store_lost_flags(Some(a_loop.recovery));
-        self.code.set(T0, self.rip);
+        self.code.set(T0, self.head);
         self.code.jump(self.stubs.dispatch);
         self.code.cold(false);
     }

@@ -10,7 +10,8 @@ use super::super::vector::Vector;
 use super::super::vector_registers::level;
 use super::branches::condition_of;
 use super::flags::{self, Recovery};
-use super::{Part, Source, vectors};
+use super::{Marked, Part, Source, vectors};
+use crate::code_pages::PageId;
 use crate::ranges::Seen;
 
 /// The arithmetic flags, as iced-x86 numbers them.
@@ -44,14 +45,26 @@ pub(super) struct Step<'a> {
     pub side: Option<Side>,
 }
 
-/// Where a branch that is followed leads else.
+/// A branch that is followed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Side {
-    /// The condition under which it does; `None` if it never does.
-    pub condition: Option<u8>,
-    pub target: u64,
-    /// RIP at the start of the block that it ends.
+    pub way: Way,
+    /// RIP at the start of the block that it ends, and the page that is in.
     pub rip: u64,
+    pub page: PageId,
+}
+
+/// How a branch leads to the next instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Always.
+    Jump,
+    /// Unless the condition holds: then it leads to the target.
+    Unless { condition: u8, target: u64 },
+    /// It is a call; the page that it leads to has to have the mark, if it is another one.
+    Call { target: u64, mark: Option<u32> },
+    /// It is a return, if it leads to the target.
+    Return { target: u64 },
 }
 
 /// Decodes once more.
@@ -61,7 +74,8 @@ pub(super) fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
         add_steps(&mut steps, part, source.features)?;
         if let Some(next) = source.parts.get(n + 1) {
             let last = steps.last_mut()?;
-            last.side = Some(side(last, part.rip, next.rip)?);
+            let way = way(last, part, next, source.marked)?;
+            last.side = Some(Side { way, rip: part.rip, page: part.page });
         }
     }
     vectors::look_ahead(&mut steps);
@@ -69,19 +83,29 @@ pub(super) fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
     Some(steps)
 }
 
-/// Where the branch leads that ends the block at `rip` and is followed to `next`; `None` if it does not lead there.
-fn side(step: &Step<'_>, rip: u64, next: u64) -> Option<Side> {
+/// How the branch that ends a block leads to the next one; `None` if it does not.
+fn way(step: &Step<'_>, part: &Part<'_>, next: &Part<'_>, marked: Marked<'_>) -> Option<Way> {
     let (i, encoding) = (&step.instruction, step.encoding.as_ref()?);
     let (target, behind) = (i.near_branch_target(), i.next_ip());
-    let Some(condition) = condition_of(encoding) else {
-        let is_jump = i.mnemonic() == Mnemonic::Jmp && target == next;
-        return is_jump.then_some(Side { condition: None, target, rip });
-    };
-    if behind == next {
-        Some(Side { condition: Some(condition), target, rip })
-    } else {
-        let other = Side { condition: Some(condition ^ 1), target: behind, rip };
-        (target == next).then_some(other)
+    if let Some(condition) = condition_of(encoding) {
+        let other = Way::Unless { condition: condition ^ 1, target: behind };
+        return match next.rip {
+            rip if rip == behind => Some(Way::Unless { condition, target }),
+            rip if rip == target => Some(other),
+            _ => None,
+        };
+    }
+    match i.mnemonic() {
+        Mnemonic::Jmp if target == next.rip && part.page == next.page => Some(Way::Jump),
+        Mnemonic::Call if target == next.rip => {
+            let mark = match (target ^ part.rip) >> 12 {
+                0 => None,
+                _ => Some(marked(target).filter(|(page, _)| *page == next.page)?.1),
+            };
+            Some(Way::Call { target, mark })
+        }
+        Mnemonic::Ret => Some(Way::Return { target: next.rip }),
+        _ => None,
     }
 }
 

@@ -9,16 +9,16 @@ use super::super::assembler::{Address, Assembled, Jump, Opcode, condition};
 use super::super::context;
 use super::super::links::{Link, Storing};
 use super::flags::{Flags, Recovery};
-use super::steps::{Side, Step};
+use super::steps::{Side, Step, Way};
 use super::{T0, T1, T2, Translator};
 use crate::code_pages::PageId;
 use crate::jump_cache as jump;
 
 /// A jump to another block.
 pub(crate) struct Exit {
-    /// Where it leads, and in which page that is, if it is another one.
+    /// Where it leads, and in which page that is.
     pub target: u64,
-    pub page: Option<PageId>,
+    pub page: PageId,
     pub link: Link,
 }
 
@@ -38,9 +38,10 @@ impl Exit {
 pub(super) struct WayOut {
     /// What leads there.
     jumps: Vec<Jump>,
-    /// Where it leads to, and in which page that is, if it is another one.
+    /// Where it leads to.
     target: u64,
-    page: Option<PageId>,
+    /// The page that is in, if it is known, as it has to be for a link.
+    page: PageId,
     /// It leads to a block once that is known.
     link: Option<Jump>,
     /// The flags on the link, if they have not been stored.
@@ -50,8 +51,9 @@ pub(super) struct WayOut {
 /// A way out of the middle of the translation.
 pub(super) struct SideExit {
     jump: Jump,
-    /// RIP at the start of the block that it leaves.
+    /// RIP at the start of the block that it leaves, and the page that is in.
     rip: u64,
+    page: PageId,
     target: u64,
     /// The flags there.
     flags: Flags,
@@ -77,13 +79,13 @@ impl Translator<'_> {
         if self.looks_before(target) {
             jumps.push(self.expect_no_request());
         }
-        let (mut link, mut page) = (None, None);
+        let (mut link, mut page) = (None, self.page);
         if self.is_near(target) {
             link = Some(self.code.jump_ahead());
         } else if let Some((there, mark)) = (self.marked)(target) {
             self.code.compare_32(context::mark(target), mark);
             jumps.push(self.code.jump_if(condition::NOT_EQUAL));
-            (link, page) = (Some(self.code.jump_ahead()), Some(there));
+            (link, page) = (Some(self.code.jump_ahead()), there);
         } else {
             self.code.set(T0, target);
             self.code.load(T1, context::jumps(self.cpl));
@@ -103,13 +105,14 @@ impl Translator<'_> {
         let flags = (self.flags, self.recovery);
         let is_stored = matches!(self.flags, Flags::Field | Flags::Both);
         let flags = (!is_stored).then_some(flags);
-        let (jumps, link) = (Vec::new(), Some(jump));
-        self.ways_out.push(WayOut { jumps, target, page: None, link, flags });
+        let (jumps, page, link) = (Vec::new(), self.page, Some(jump));
+        self.ways_out.push(WayOut { jumps, target, page, link, flags });
     }
 
-    /// Whether a way to `target` looks if the block is to be left: each loop has a way back.
+    /// Whether a way to `target` looks if the block is to be left. Ways that do not lead from the start of a translation to
+    /// one that is further up: so each loop has one that does.
     pub(super) const fn looks_before(&self, target: u64) -> bool {
-        target <= self.rip || self.polls
+        target <= self.head || self.polls
     }
 
     /// Whether `target` is in the page that the block starts in.
@@ -119,18 +122,33 @@ impl Translator<'_> {
 
     /// A branch that is followed: leaves where it does not lead to the next instruction.
     pub(super) fn follow(&mut self, step: &Step<'_>, side: &Side) {
-        let &Side { condition, target, rip } = side;
-        let Some(condition) = condition else { return };
-        self.expect_flags(step);
-        let jump = self.code.jump_if(condition);
-        let (flags, recovery) = (self.flags, self.recovery);
-        self.side_exits.push(SideExit { jump, rip, target, flags, recovery });
+        let &Side { way, rip, page } = side;
+        match way {
+            Way::Jump => {}
+            Way::Unless { condition, target } => {
+                self.expect_flags(step);
+                let jump = self.code.jump_if(condition);
+                let (flags, recovery) = (self.flags, self.recovery);
+                self.side_exits.push(SideExit { jump, rip, page, target, flags, recovery });
+            }
+            Way::Call { target, mark } => {
+                self.flags_are_lost();
+                let moved = mark.map(|mark| {
+                    self.code.compare_32(context::mark(target), mark);
+                    self.code.jump_if(condition::NOT_EQUAL)
+                });
+                self.push_return(step);
+                moved.into_iter().for_each(|jump| self.or_on_miss(jump));
+            }
+            Way::Return { target } => self.follow_return(step, target),
+        }
     }
 
     /// The ways out of the middle.
     pub(super) fn take_side_exits(&mut self) {
         for exit in core::mem::take(&mut self.side_exits) {
-            (self.rip, self.flags, self.recovery) = (exit.rip, exit.flags, exit.recovery);
+            (self.rip, self.page) = (exit.rip, exit.page);
+            (self.flags, self.recovery) = (exit.flags, exit.recovery);
             if self.is_one_jump(exit.target) {
                 self.leave_by(exit.jump, exit.target);
             } else {
