@@ -252,6 +252,12 @@ impl SoftVcpu {
             let nmi = self.wants_nmi_window && !self.nmi_blocked;
             return Err(if nmi { Intercept::NmiWindow } else { Intercept::InterruptWindow });
         }
+        if self.flags & rflags::RF != 0 && self.attention & attention::TRACE == 0 {
+            // It holds breakpoints on the next instruction, and there are none; a fault of that pushes it anyway.
+            self.flags &= !rflags::RF;
+            self.update_attention();
+            self.leave_block = false;
+        }
         Ok(if self.attention & attention::TRACE != 0 {
             Pace::Trace
         } else if self.attention & attention::SINGLE != 0 || self.shared.options.modes.poison {
