@@ -1,5 +1,5 @@
-//! Ranges: what a kernel reads in its map of all RAM, and its image, is what the page tables say, whatever of it was read
-//! before.
+//! Ranges: what a kernel reads in its map of all RAM, and its image, is what the page tables say, whatever of it was
+//! read before.
 
 use arch_x86::engine::EngineVcpu;
 use arch_x86::exception;

@@ -1,5 +1,5 @@
-//! Random functions of several blocks, which are executed again and again with other operands: whenever their blocks are
-//! translated, and with which others, they do what they do when they are interpreted.
+//! Random functions of several blocks, which are executed again and again with other operands: whenever their blocks
+//! are translated, and with which others, they do what they do when they are interpreted.
 
 use std::sync::atomic::AtomicU32;
 
@@ -49,8 +49,8 @@ fn place(random: &mut Random) -> AsmMemoryOperand {
     }
 }
 
-/// An instruction, or some. Nothing leaves flags undefined that are looked at, but AF.
-fn part(a: &mut CodeAssembler, random: &mut Random) -> Assembled {
+/// An instruction, or some. Nothing leaves flags undefined that are looked at, but AF; unless code is overwritten.
+fn part(a: &mut CodeAssembler, random: &mut Random, is_overwritten: bool) -> Assembled {
     let (d, s) = (one_of(random, &VALUES), one_of(random, &VALUES));
     let (e, t) = (one_of(random, &HALVES), one_of(random, &HALVES));
     let (b, m) = (one_of(random, &BYTES), place(random));
@@ -65,6 +65,7 @@ fn part(a: &mut CodeAssembler, random: &mut Random) -> Assembled {
         12 => a.move_if(random, d, s),
         13 => a.lea(d, m),
         14 => a.shl(d, 1),
+        15 | 16 if is_overwritten => a.rol(d, 1),
         15 => {
             a.shr(d, cl)?;
             a.setb(b)?;
@@ -225,12 +226,12 @@ impl Conditional for CodeAssembler {
 }
 
 /// Blocks one behind the other, each of which ends with a branch to a later one; gives the last one's label, which is
-/// yet to be set. A block may call a function, and, if there are `constants`, write to that of another block.
+/// yet to be set. A block may call a function, and, if code is to be overwritten, write to a constant of another block.
 fn blocks(
     a: &mut CodeAssembler,
     random: &mut Random,
     functions: &[CodeLabel],
-    with_constants: bool,
+    is_overwritten: bool,
 ) -> Result<CodeLabel, IcedError> {
     let count = 2 + random.below(6) as usize;
     let mut labels: Vec<_> = (0..=count).map(|_| a.create_label()).collect();
@@ -238,9 +239,9 @@ fn blocks(
     for n in 0..count {
         a.set_label(&mut labels[n])?;
         for _ in 0..1 + random.below(5) {
-            part(a, random)?;
+            part(a, random, is_overwritten)?;
         }
-        if with_constants {
+        if is_overwritten {
             a.set_label(&mut constants[n])?;
             a.add(one_of(random, &VALUES[1..]), CONSTANT as i32)?;
             if random.below(4) == 0 {
@@ -267,15 +268,14 @@ fn blocks(
     Ok(labels[count])
 }
 
-/// The function of a seed: it goes round as often as [`COUNTER`] says.
-fn function_of(random: &mut Random, start: u64) -> Vec<u8> {
-    let with_constants = random.below(3) == 0;
+/// A function that goes round as often as [`COUNTER`] says.
+fn function_of(random: &mut Random, start: u64, is_overwritten: bool) -> Vec<u8> {
     assemble(start, |a| {
         let mut top = a.create_label();
         let mut functions = [a.create_label(), a.create_label()];
         a.set_label(&mut top)?;
         a.nop()?;
-        let mut end = blocks(a, random, &functions, with_constants)?;
+        let mut end = blocks(a, random, &functions, is_overwritten)?;
         a.set_label(&mut end)?;
         a.sub(dword_ptr(COUNTER), 1)?;
         a.jnz(top)?;
@@ -283,7 +283,7 @@ fn function_of(random: &mut Random, start: u64) -> Vec<u8> {
         for function in &mut functions {
             a.set_label(function)?;
             a.nop()?;
-            let mut end = blocks(a, random, &[], false)?;
+            let mut end = blocks(a, random, &[], is_overwritten)?;
             a.set_label(&mut end)?;
             a.ret()?;
         }
@@ -337,13 +337,14 @@ fn entry_of(page: u64) -> u64 {
     at::PT + (page >> 12) * 8
 }
 
-/// Lets only data, stacks and the function be written.
-fn protect(machine: &Machine, function: u64) {
+/// Lets only data, stacks and the function be written, that if it is to be.
+fn protect(machine: &Machine, function: Option<u64>) {
     let is_written = |page: u64| {
         let stacks = [at::STACK - 0x1000, at::STACK0 - 0x1000];
         (START..END).contains(&page)
             || stacks.contains(&page)
-            || [COUNTER, function & !0xfff, (function & !0xfff) + 0x1000].contains(&page)
+            || page == COUNTER
+            || function.is_some_and(|start| (start & !0xfff..start + 0x1000).contains(&page))
     };
     for page in (0..512).map(|n| n << 12).filter(|page| !is_written(*page)) {
         machine.write_u64(entry_of(page), page | pte::PRESENT | pte::USER);
@@ -393,14 +394,15 @@ fn set_registers(vcpu: &mut SoftVcpu, random: &mut Random) {
 fn run_random(options: Options, seed: u64) -> (Vec<Outcome>, [u64; 2]) {
     let mut random = Random(seed);
     let start = at::USER_CODE + random.below(0xc00);
-    let code = function_of(&mut random, start);
+    let is_overwritten = random.below(3) == 0;
+    let code = function_of(&mut random, start, is_overwritten);
     let [constants, branches] = patchable(start, &code);
     let machine = Machine::with(options, &[]);
     machine.write(start, &code);
     for vector in [exception::DE, exception::DB, exception::UD, exception::DF, exception::GP, 14] {
         machine.handle(vector, &[0xf4]);
     }
-    protect(&machine, start);
+    protect(&machine, is_overwritten.then_some(start));
     for place in (START..END).step_by(8) {
         machine.write_u64(place, random.bits());
     }
@@ -434,6 +436,7 @@ fn run_random(options: Options, seed: u64) -> (Vec<Outcome>, [u64; 2]) {
         outcome(&machine, &vcpu, intercept)
     });
     let outcomes = outcomes.collect();
+    machine.clear();
     let statistics = vcpu.statistics();
     (outcomes, [statistics.translated, statistics.translated_instructions])
 }
