@@ -248,12 +248,15 @@ fn a_full_cache_is_dropped_and_all_goes_on(options: Options) {
 }
 
 fn full_memory_for_translations_is_dropped_and_all_goes_on(options: Options) {
-    // Calls functions of 60 additions to memory, three times; the translations of a few fill the least
-    // memory there is for them.
+    // Calls functions of 60 additions to memory in three rounds, as many times in a row as it takes for each to be
+    // translated; the translations of a few fill the least memory there is for them.
     const FUNCTIONS: u64 = 40;
+    let calls = 1 + options.patience.min(1);
     let machine = machine(options, |a| {
         for n in (0..FUNCTIONS).cycle().take(FUNCTIONS as usize * 3) {
-            a.call(at::LARGE + n * 0x1000)?;
+            for _ in 0..calls {
+                a.call(at::LARGE + n * 0x1000)?;
+            }
         }
         a.hlt()
     });
@@ -269,7 +272,7 @@ fn full_memory_for_translations_is_dropped_and_all_goes_on(options: Options) {
     let least = options.translated.min(1);
     let mut vcpu = machine.vcpu_with(Options { translated: least, ..options });
     run_to_halt(&mut vcpu);
-    assert_eq!(machine.read_u64(at::DATA), FUNCTIONS * 3 * 60);
+    assert_eq!(machine.read_u64(at::DATA), FUNCTIONS * 3 * 60 * u64::from(calls));
     let drops = vcpu.statistics().code_drops;
     assert!(if least == 0 { drops == 0 } else { drops > 3 }, "{drops}");
 }

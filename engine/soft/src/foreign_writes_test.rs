@@ -13,7 +13,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use crate::test_machine::{Machine, assemble, at};
-use crate::test_ways::{in_every_way, interpreter, jit, uncounted};
+use crate::test_ways::{in_every_way, interpreter, jit, traced, uncounted};
 use crate::{Options, SoftVcpu};
 
 in_every_way! {
@@ -225,7 +225,7 @@ fn seen_after(
 #[test]
 fn a_serializing_instruction_is_enough_without_coming_out() {
     let expected: Vec<_> = (1..=u64::from(ROUNDS)).map(version).collect();
-    for options in [interpreter(), jit(), uncounted()] {
+    for options in [interpreter(), jit(), uncounted(), traced()] {
         let got = seen_after(options, 1, |a| {
             a.mov(rax, cr3)?;
             a.mov(cr3, rax)

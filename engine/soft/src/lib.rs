@@ -64,6 +64,10 @@ mod patching_test;
 #[cfg(test)]
 mod pcid_test;
 #[cfg(test)]
+mod ranges_edges_test;
+#[cfg(test)]
+mod ranges_test;
+#[cfg(test)]
 mod run_test;
 #[cfg(test)]
 mod smp_test;
@@ -76,9 +80,15 @@ mod strings_test;
 #[cfg(test)]
 mod test_code;
 #[cfg(test)]
+mod test_kernel;
+#[cfg(test)]
 mod test_machine;
 #[cfg(test)]
 mod test_ways;
+#[cfg(test)]
+mod traces_random_test;
+#[cfg(test)]
+mod traces_test;
 #[cfg(test)]
 mod translate_test;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use iced_x86::code_asm::*;
 
 use crate::test_code::Random;
 use crate::test_machine::{Machine, assemble, at, machine, run_to_halt};
-use crate::test_ways::{in_every_way, interpreter, jit, uncounted};
+use crate::test_ways::{in_every_way, interpreter, jit, traced, uncounted};
 use crate::{Options, SoftVcpu};
 
 in_every_way! {
@@ -149,7 +149,7 @@ fn run_random(options: Options, seed: u64) -> [Outcome; 3] {
         machine.write_u64(place, random.bits());
     }
     let mut vcpu = machine.vcpu();
-    [0u64, 1, 2].map(|round| {
+    let outcomes = [0u64, 1, 2].map(|round| {
         let missing = at::PT + ((START + 0x1000 * (4 + random.below(28))) >> 12) * 8;
         let entry = machine.read_u64(missing);
         if round == 1 {
@@ -173,7 +173,9 @@ fn run_random(options: Options, seed: u64) -> [Outcome; 3] {
             machine.write_u64(missing, entry);
         }
         outcome(&machine, &vcpu)
-    })
+    });
+    machine.clear();
+    outcomes
 }
 
 #[test]
@@ -184,9 +186,9 @@ fn random_loops_do_what_they_do_when_they_are_interpreted() {
         std::env::var("UNIBODY_CASES").map_or(600, |text| text.parse().expect("a number"));
     for seed in first..first + cases {
         let expected = run_random(interpreter(), seed);
-        for options in [uncounted(), jit()] {
+        for options in [uncounted(), traced(), jit()] {
             let found = run_random(options, seed);
-            assert_eq!(found, expected, "UNIBODY_SEED={seed}, counted: {}", options.counted);
+            assert_eq!(found, expected, "UNIBODY_SEED={seed}, {options:?}");
         }
     }
 }
@@ -271,7 +273,7 @@ fn a_loop_on_a_page_that_is_remapped_sees_that_the_next_time(options: Options) {
 
 #[test]
 fn a_loop_that_never_ends_is_left_when_it_is_asked_to_be() {
-    for options in [uncounted(), jit()] {
+    for options in [uncounted(), traced(), jit()] {
         let machine = machine(options, |a| {
             let mut top = a.create_label();
             a.set_label(&mut top)?;

@@ -17,7 +17,12 @@ pub fn uncounted() -> Options {
     Options { patience: 0, ..Options::default() }
 }
 
-/// The same, and the interpreter checks it. (With one vCPU.)
+/// Code is interpreted once before it is translated, so that blocks that follow each other are translated together.
+pub fn traced() -> Options {
+    Options { patience: 1, ..Options::default() }
+}
+
+/// Translated at once, and the interpreter checks it. (With one vCPU.)
 pub fn lockstep() -> Options {
     Options { lockstep: true, ..jit() }
 }
@@ -36,6 +41,10 @@ macro_rules! in_both_ways {
 
         mod uncounted {
             $(#[test] fn $name() { super::$name($crate::test_ways::uncounted()) })*
+        }
+
+        mod traced {
+            $(#[test] fn $name() { super::$name($crate::test_ways::traced()) })*
         }
     };
 }
