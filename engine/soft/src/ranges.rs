@@ -52,6 +52,9 @@ impl Ranges {
 
     /// The same; one that is for nothing yet is for the address's region from now on.
     fn enter(&mut self, linear: u64) -> Option<usize> {
+        if linear >> 63 == 0 {
+            return None;
+        }
         self.of(linear).or_else(|| {
             let free = (0..COUNT).find(|n| *n != Self::IMAGE && self.regions[*n] == 0)?;
             self.regions[free] = region(linear);
