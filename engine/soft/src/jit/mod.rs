@@ -59,7 +59,7 @@ pub(crate) struct Unit<'a> {
     pub marked: Marked<'a>,
 }
 
-/// More than any block's translation takes.
+/// More than either part of any translation takes: what is executed mostly, and what seldom is.
 const MAX_TRANSLATION: usize = 24 << 10;
 
 /// The translated code of one vCPU.
@@ -118,7 +118,8 @@ impl Jit {
 
     /// Whether there may be no room for another block.
     pub fn is_full(&self) -> bool {
-        self.memory.room() < MAX_TRANSLATION
+        // While it is assembled neither part may lie where the other is: by its address it is known which one it is.
+        self.memory.room() < 2 * MAX_TRANSLATION
     }
 
     /// How many bytes of code there are.
@@ -155,6 +156,9 @@ impl Jit {
             counts: self.counts,
         };
         let places = (self.memory.next(), self.memory.next_cold(MAX_TRANSLATION));
+        if places.1.start - places.0 < MAX_TRANSLATION as u64 {
+            return 0;
+        }
         let translation = translate::translate(&source, &self.stubs, places);
         let Some(Translation { code, exits, ignores_flags }) = translation else { return 0 };
         let Some(code) = self.memory.add(&code.hot, &code.cold) else { return 0 };
