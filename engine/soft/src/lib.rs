@@ -9,8 +9,9 @@
 //! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
 //! - `modes`: other ways to execute, for tests; `status_bits`: flags, as the decoder names them;
-//! - `jump_cache`: of it, blocks by RIP;
-//! - `tlb`, `itlb`, `translate`: from linear addresses to host memory;
+//! - `jump_cache`: of it, blocks by RIP; `page_marks`: which page of a kernel's code is where; `traces`: which blocks
+//!   are translated together;
+//! - `tlb`, `itlb`, `translate`: from linear addresses to host memory; `ranges`: for many pages at once;
 //! - `address_spaces`, `invalidate`: of which PCIDs that is kept, and when it is dropped;
 //! - `ram`: the bytes of guest memory. It, `host` and `vector::stub` are the unsafe parts.
 

@@ -1,4 +1,4 @@
-//! [`trace`]: the blocks that are translated together.
+//! [`Tracer`]: the blocks that are translated together.
 //!
 //! Code mostly goes on where it went before. A block that is translated takes along the one that its branch has led to
 //! more often, then that one's, and so on: from one to the next no flags are stored, and no jump is taken. These are

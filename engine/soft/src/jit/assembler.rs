@@ -1,7 +1,9 @@
 //! [`Assembler`]: the few instructions that translated code needs beside the guest's own.
 //!
 //! Nothing here knows the guest. A register is its number in the encoding, 0 (RAX) to 15 (R15).
-//! `gs:` is where the vCPU is: see [`super::context`].
+//! `fields` has those on the vCPU's fields.
+
+mod fields;
 
 use std::ops::Range;
 
@@ -248,108 +250,11 @@ impl Assembler {
         }
     }
 
-    /// An instruction on a register and the vCPU's field at `offset`.
-    fn field(&mut self, wide: bool, bytes: &[u8], reg: u8, offset: u32) {
-        let at = Address { displacement: offset as i32, ..Address::default() };
-        self.memory(Opcode { prefixes: &[0x65], wide, rex: false, bytes }, reg, at);
-    }
-
-    /// `mov reg, gs:[offset]`.
-    pub fn load(&mut self, reg: u8, offset: u32) {
-        self.field(true, &[0x8b], reg, offset);
-    }
-
-    /// `mov` of a field of 32 bits.
-    pub fn load_32(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x8b], reg, offset);
-    }
-
-    /// `xor reg, gs:[offset]`, of 32 bits.
-    pub fn xor_field_32(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x33], reg, offset);
-    }
-
-    /// `mov gs:[offset], reg`.
-    pub fn store(&mut self, offset: u32, reg: u8) {
-        self.field(true, &[0x89], reg, offset);
-    }
-
-    /// `seto` of a byte field: 1 if there was an overflow, else 0.
-    pub fn store_overflow(&mut self, offset: u32) {
-        self.field(false, &[0x0f, 0x90], 0, offset);
-    }
-
-    /// `mov` of a byte register without REX (AL–BL, AH–BH) to a field.
-    pub fn store_byte(&mut self, offset: u32, reg: u8) {
-        self.field(false, &[0x88], reg, offset);
-    }
-
-    /// `mov` of a field to a byte register without REX.
-    pub fn load_byte(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x8a], reg, offset);
-    }
-
-    /// `movzx` of a byte field.
-    pub fn load_zero_extended_byte(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x0f, 0xb6], reg, offset);
-    }
-
-    /// `mov dword gs:[offset], value`.
-    pub fn store_value(&mut self, offset: u32, value: u32) {
-        self.field(false, &[0xc7], 0, offset);
-        self.raw(&value.to_le_bytes());
-    }
-
-    /// `sub reg, gs:[offset]`.
-    pub fn subtract_field(&mut self, reg: u8, offset: u32) {
-        self.field(true, &[0x2b], reg, offset);
-    }
-
-    /// `cmp reg, gs:[offset]`.
-    pub fn compare_with_field(&mut self, reg: u8, offset: u32) {
-        self.field(true, &[0x3b], reg, offset);
-    }
-
-    /// `add reg, gs:[offset]`.
-    pub fn add_field(&mut self, reg: u8, offset: u32) {
-        self.field(true, &[0x03], reg, offset);
-    }
-
-    /// `add qword gs:[offset], value`.
-    pub fn count(&mut self, offset: u32, value: u8) {
-        self.field(true, &[0x83], 0, offset);
-        self.part.bytes.push(value);
-    }
-
     /// `cmp dword [reg], 0`. Not for RSP and RBP, and what is encoded like them.
     pub fn test_word(&mut self, reg: u8) {
         let at = Address { base: Some(reg), ..Address::default() };
         self.memory(Opcode { bytes: &[0x83], ..Opcode::default() }, 7, at);
         self.part.bytes.push(0);
-    }
-
-    /// `cmp byte gs:[offset], value`.
-    pub fn compare_byte(&mut self, offset: u32, value: u8) {
-        self.field(false, &[0x80], 7, offset);
-        self.part.bytes.push(value);
-    }
-
-    /// `cmp dword gs:[offset], value`.
-    pub fn compare_32(&mut self, offset: u32, value: u32) {
-        self.field(false, &[0x81], 7, offset);
-        self.raw(&value.to_le_bytes());
-    }
-
-    /// `test dword gs:[offset], bits`.
-    pub fn test_bits(&mut self, offset: u32, bits: u32) {
-        self.field(false, &[0xf7], 0, offset);
-        self.raw(&bits.to_le_bytes());
-    }
-
-    /// An operation of [`group`] on a field of 32 bits and a value.
-    pub fn change_field(&mut self, operation: u8, offset: u32, value: u32) {
-        self.field(false, &[0x81], operation, offset);
-        self.raw(&value.to_le_bytes());
     }
 
     /// An operation of [`group`] on a register's low half and a value.
@@ -379,56 +284,6 @@ impl Assembler {
     pub fn shift_right(&mut self, reg: u8, count: u8) {
         self.registers(Opcode { bytes: &[0xc1], ..Opcode::default() }, 5, reg);
         self.part.bytes.push(count);
-    }
-
-    /// `or reg, gs:[offset]`, of 32 bits.
-    pub fn or_field_32(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x0b], reg, offset);
-    }
-
-    /// `xor gs:[offset], reg`, of 32 bits.
-    pub fn xor_to_field_32(&mut self, offset: u32, reg: u8) {
-        self.field(false, &[0x31], reg, offset);
-    }
-
-    /// `mov` of a register to a field of 32 bits.
-    pub fn store_32(&mut self, offset: u32, reg: u8) {
-        self.field(false, &[0x89], reg, offset);
-    }
-
-    /// `mov` of a register to a field of 16 bits.
-    pub fn store_16(&mut self, offset: u32, reg: u8) {
-        self.part.bytes.push(0x66);
-        self.field(false, &[0x89], reg, offset);
-    }
-
-    /// `mov` of a value to a field of 16 bits.
-    pub fn store_16_value(&mut self, offset: u32, value: u16) {
-        self.part.bytes.push(0x66);
-        self.field(false, &[0xc7], 0, offset);
-        self.raw(&value.to_le_bytes());
-    }
-
-    /// `mov` of a register's low byte to a field. Not for RSP to RDI.
-    pub fn store_low_byte(&mut self, offset: u32, reg: u8) {
-        self.field(false, &[0x88], reg, offset);
-    }
-
-    /// `mov` of a value to a byte field.
-    pub fn store_byte_value(&mut self, offset: u32, value: u8) {
-        self.field(false, &[0xc6], 0, offset);
-        self.part.bytes.push(value);
-    }
-
-    /// `cmp reg, gs:[offset]; cmova reg, gs:[offset]`, of 32 bits: the lesser of the two, unsigned.
-    pub fn limit(&mut self, reg: u8, offset: u32) {
-        self.field(false, &[0x3b], reg, offset);
-        self.field(false, &[0x0f, 0x47], reg, offset);
-    }
-
-    /// `call gs:[offset]`.
-    pub fn call_field(&mut self, offset: u32) {
-        self.field(false, &[0xff], 2, offset);
     }
 
     /// `mov reg, value`, in the shortest form. No flags change.

@@ -3,7 +3,8 @@
 //! Flags that are in EFLAGS only are stored on the way, unless the block that it leads to ignores them.
 //!
 //! A way within the page is a jump of its own, once the block there is known (see [`super::super::links`]); so is one to
-//! another page that has a mark ([`crate::page_marks`]), behind a look at that. Others look into the jump cache. What can't go on so goes by the dispatcher, out of the way.
+//! another page that has a mark ([`crate::page_marks`]), behind a look at that. Others look into the jump cache. What can't
+//! go on so goes by the dispatcher, out of the way.
 
 use super::super::assembler::{Address, Assembled, Jump, Opcode, condition};
 use super::super::context;
