@@ -3,7 +3,7 @@
 
 use arch_x86::emulate::Feature;
 use arch_x86::engine::{EngineVcpu, Features};
-use arch_x86::regs::{Regs, Seg, SysReg, cr4, gpr, rflags};
+use arch_x86::regs::{Regs, Seg, Segment, SysReg, cr4, gpr, rflags};
 use iced_x86::code_asm::*;
 
 use crate::Options;
@@ -13,6 +13,7 @@ use crate::test_ways::in_every_way;
 
 in_every_way! {
     control_registers_are_read_with_the_flags_kept,
+    selectors_are_read,
     bases_are_read_and_written,
     a_base_that_is_not_canonical_is_refused,
     bases_are_off_unless_cr4_says_so,
@@ -54,6 +55,41 @@ fn control_registers_are_read_with_the_flags_kept(options: Options) {
         assert_eq!(vcpu.gpr(gpr::RCX) & 0xff, below);
         assert_eq!(vcpu.gpr(12), below.wrapping_neg());
     }
+}
+
+fn selectors_are_read(options: Options) {
+    let machine = machine(options, |a| {
+        a.mov(rax, -1i64)?;
+        a.mov(r10, -1i64)?;
+        a.mov(rdx, -1i64)?;
+        a.mov(qword_ptr(rbp), rax)?;
+        a.mov(qword_ptr(rbp + 8), rax)?;
+        a.cmp(rbx, 1)?;
+        a.mov(eax, fs)?;
+        a.mov(r10d, gs)?;
+        a.mov(dx, es)?;
+        a.mov(word_ptr(rbp), cs)?;
+        a.mov(word_ptr(rbp + 12), ds)?;
+        a.setc(cl)?;
+        a.hlt()
+    });
+    let mut vcpu = vcpu(&machine);
+    let set = |vcpu: &mut SoftVcpu, seg, selector| {
+        let segment = vcpu.segment(seg);
+        vcpu.set_segment(seg, Segment { selector, ..segment });
+    };
+    for (seg, selector) in [(Seg::Fs, 0x1234), (Seg::Gs, 0xfedc), (Seg::Es, 3), (Seg::Ds, 0x8001)] {
+        set(&mut vcpu, seg, selector);
+    }
+    vcpu.set_gpr(gpr::RBP, at::DATA);
+    vcpu.set_gpr(gpr::RBX, 0);
+    run_to_halt(&mut vcpu);
+    let found = [gpr::RAX, 10, gpr::RDX].map(|n| vcpu.gpr(n));
+    assert_eq!(found, [0x1234, 0xfedc, 0xffff_ffff_ffff_0003]);
+    let code = u64::from(vcpu.segment(Seg::Cs).selector);
+    assert_eq!(machine.read_u64(at::DATA), 0xffff_ffff_ffff_0000 | code);
+    assert_eq!(machine.read_u64(at::DATA + 8), 0xffff_8001_ffff_ffff);
+    assert_eq!(vcpu.gpr(gpr::RCX) & 0xff, 1, "no flag has changed");
 }
 
 fn bases_are_read_and_written(options: Options) {

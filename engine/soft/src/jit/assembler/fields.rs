@@ -44,6 +44,11 @@ impl Assembler {
         self.field(false, &[0x8a], reg, offset);
     }
 
+    /// `movzx` of a field of 16 bits.
+    pub fn load_zero_extended_word(&mut self, reg: u8, offset: u32) {
+        self.field(false, &[0x0f, 0xb7], reg, offset);
+    }
+
     /// `movzx` of a byte field.
     pub fn load_zero_extended_byte(&mut self, reg: u8, offset: u32) {
         self.field(false, &[0x0f, 0xb6], reg, offset);

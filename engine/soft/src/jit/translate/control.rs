@@ -1,5 +1,5 @@
-//! Registers of the system that are no more than fields: the control registers, to be read, and the bases of FS and
-//! GS: [`Translator::control`].
+//! Registers of the system that are no more than fields: control registers and selectors, to be read, and the bases of
+//! FS and GS: [`Translator::control`].
 
 use arch_x86::regs::{Seg, cr4};
 use iced_x86::{Code, Instruction, Mnemonic, Register};
@@ -28,9 +28,31 @@ impl Translator<'_> {
                 self.on_miss(off, step, None);
             }
             Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => self.write_base(step),
+            Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => self.read_selector(step, encoding),
             _ => return false,
         }
         true
+    }
+
+    /// MOV of a segment register: its selector, of 16 bits in memory, and with zeros above it in a register.
+    fn read_selector(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
+        let selector = context::segment_selector(step.instruction.op1_register().number() as u8);
+        if let Some(rm) = encoding.rm() {
+            let host = match home(rm) {
+                Home::Host(host) => host,
+                Home::Field(_) => T2,
+            };
+            self.code.load_zero_extended_word(host, selector);
+            self.give(rm, host);
+            return;
+        }
+        self.flags_are_lost();
+        self.linear_address(step, encoding);
+        let miss = self.look_up_operand(step, 2, true);
+        self.code.load_zero_extended_word(T2, selector);
+        let store = Opcode { prefixes: &[0x66], bytes: &[0x89], ..Opcode::default() };
+        self.code.memory(store, T2, Self::operand());
+        self.on_miss(miss, step, None);
     }
 
     /// A field into a guest's register. No flags change.
