@@ -173,42 +173,49 @@ fn code_goes_from_page_to_page(options: Options) {
     }
 }
 
-/// Calls a function in another page and jumps to one, both of which become others in the middle.
+/// Calls a function in another page, and one that jumps to a third: either page becomes another one in the middle, or both.
 fn remap(options: Options, flush: fn(&mut CodeAssembler, u64) -> Assembled) {
-    for mut kernel in kernels(options) {
-        kernel.write(frame(0), page(0), |a| {
-            rounds(a, |a| {
-                once(a, 20, |a| {
-                    for (n, to) in [(1, 3), (2, 4)] {
-                        a.mov(rcx, frame(to) | CODE)?;
-                        a.mov(qword_ptr(entry(n)), rcx)?;
-                        flush(a, page(n))?;
-                    }
-                    Ok(())
-                })?;
-                a.call(page(1))?;
-                a.call(page(2) + 0x40)
-            })
-        });
-        let jumps = |n, value| {
-            kernel.write(frame(n) + 0x40, page(2) + 0x40, |a| {
-                a.add(rax, value)?;
-                a.jmp(page(5))
-            });
-        };
-        jumps(2, 0x200);
-        jumps(4, 0x5_0000);
-        kernel.function(5, 0x100_0000);
-        kernel.function(1, 1);
-        kernel.function(3, 0x1000);
-        for _ in 0..3 {
-            for n in 1..3 {
-                kernel.machine.write_u64(entry(n), frame(n) | CODE);
-            }
-            kernel.vcpu.flush_tlb();
-            let sum = 20 * 0x201 + 20 * 0x5_1000 + ROUNDS * 0x100_0000;
-            assert_eq!(kernel.run(false), sum);
+    for changed in [&[1][..], &[2], &[1, 2]] {
+        for kernel in kernels(options) {
+            remap_in(kernel, changed, flush);
         }
+    }
+}
+
+fn remap_in(mut kernel: Kernel, changed: &[u64], flush: fn(&mut CodeAssembler, u64) -> Assembled) {
+    kernel.write(frame(0), page(0), |a| {
+        rounds(a, |a| {
+            once(a, 20, |a| {
+                for n in changed {
+                    a.mov(rcx, frame(n + 2) | CODE)?;
+                    a.mov(qword_ptr(entry(*n)), rcx)?;
+                    flush(a, page(*n))?;
+                }
+                Ok(())
+            })?;
+            a.call(page(1))?;
+            a.call(page(2) + 0x40)
+        })
+    });
+    let jumps = |n, value| {
+        kernel.write(frame(n) + 0x40, page(2) + 0x40, |a| {
+            a.add(rax, value)?;
+            a.jmp(page(5))
+        });
+    };
+    jumps(2, 0x200);
+    jumps(4, 0x5_0000);
+    kernel.function(5, 0x100_0000);
+    kernel.function(1, 1);
+    kernel.function(3, 0x1000);
+    for _ in 0..3 {
+        for n in 1..3 {
+            kernel.machine.write_u64(entry(n), frame(n) | CODE);
+        }
+        kernel.vcpu.flush_tlb();
+        let later = |n, old: u64, new| 20 * if changed.contains(&n) { new } else { old };
+        let sum = 20 * 0x201 + later(1, 1, 0x1000) + later(2, 0x200, 0x5_0000);
+        assert_eq!(kernel.run(false), sum + ROUNDS * 0x100_0000, "{changed:?}");
     }
 }
 
@@ -220,7 +227,7 @@ fn another_page_is_there_after_invlpg(options: Options) {
 }
 
 fn another_page_is_there_after_all_was_dropped(options: Options) {
-    // By CR4.PGE, by INVPCID, and from within the function whose caller goes on.
+    // By CR4.PGE, and by INVPCID.
     remap(options, |a, _| {
         a.mov(rdx, cr4)?;
         a.xor(edx, cr4::PGE as i32)?;
@@ -251,10 +258,14 @@ fn a_page_that_may_not_be_executed_faults(options: Options) {
                     rounds(a, |a| {
                         once(a, 10, |a| {
                             a.mov(rcx, gone)?;
-                            a.mov(qword_ptr(entry(lost)), rcx)?;
-                            a.mov(rdx, page(lost))?;
-                            a.invlpg(byte_ptr(rdx))
+                            a.mov(qword_ptr(entry(lost)), rcx)
                         })?;
+                        // In each round, so that what follows is translated by then.
+                        a.mov(rdx, page(7))?;
+                        a.mov(rcx, page(lost))?;
+                        a.cmp(ebp, 10)?;
+                        a.cmove(rdx, rcx)?;
+                        a.invlpg(byte_ptr(rdx))?;
                         a.call(page(1))?;
                         a.call(page(3))
                     })
@@ -282,11 +293,9 @@ fn pages_with_the_same_place_are_told_apart(options: Options) {
         let pages = [1, 1 + SAME, 1 + 512];
         kernel.write(frame(0), page(0), |a| {
             rounds(a, |a| {
-                for n in pages {
-                    // Too far for some of them to be called otherwise.
-                    a.call(page(n))?;
-                }
-                Ok(())
+                a.call(page(pages[0]))?;
+                a.call(page(pages[1]))?;
+                a.call(page(pages[2]))
             })
         });
         for (n, to) in pages.into_iter().zip(1..) {
