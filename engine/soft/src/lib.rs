@@ -45,13 +45,21 @@ extern crate self as engine_soft;
 #[cfg(test)]
 mod address_spaces_test;
 #[cfg(test)]
+mod calls_random_test;
+#[cfg(test)]
+mod calls_test;
+#[cfg(test)]
 mod coherence_test;
 #[cfg(test)]
 mod control_test;
 #[cfg(test)]
 mod debug_test;
 #[cfg(test)]
+mod flags_at_ends_test;
+#[cfg(test)]
 mod foreign_writes_test;
+#[cfg(test)]
+mod jump_cache_test;
 #[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]
@@ -60,6 +68,8 @@ mod loops_test;
 mod lost_flags_test;
 #[cfg(test)]
 mod modes_test;
+#[cfg(test)]
+mod page_marks_test;
 #[cfg(test)]
 mod patching_test;
 #[cfg(test)]
@@ -72,6 +82,8 @@ mod ranges_test;
 mod run_test;
 #[cfg(test)]
 mod smp_test;
+#[cfg(test)]
+mod stack_windows_test;
 #[cfg(test)]
 mod stacks_test;
 #[cfg(test)]

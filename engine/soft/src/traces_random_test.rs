@@ -14,26 +14,27 @@ use crate::test_machine::{Machine, assemble, at, pte, selector};
 use crate::test_ways::{interpreter, traced, uncounted};
 use crate::{Options, SoftVcpu};
 
-type Assembled = Result<(), IcedError>;
+pub type Assembled = Result<(), IcedError>;
 
 /// Registers that point to data, those that hold anything, and their lower halves.
 const BASES: [AsmRegister64; 8] = [rsi, rdi, rbp, r12, r9, r10, r11, r15];
-const VALUES: [AsmRegister64; 11] = [rax, rcx, rdx, rbx, r8, r13, r14, r9, r10, r11, r15];
-const HALVES: [AsmRegister32; 11] = [eax, ecx, edx, ebx, r8d, r13d, r14d, r9d, r10d, r11d, r15d];
+pub const VALUES: [AsmRegister64; 11] = [rax, rcx, rdx, rbx, r8, r13, r14, r9, r10, r11, r15];
+pub const HALVES: [AsmRegister32; 11] =
+    [eax, ecx, edx, ebx, r8d, r13d, r14d, r9d, r10d, r11d, r15d];
 const BYTES: [AsmRegister8; 6] = [al, cl, dl, bl, r8b, r10b];
 const VECTORS: [AsmRegisterXmm; 3] = [xmm0, xmm1, xmm2];
 
 /// Where the data are: pages of 4 KiB, some of which are missing.
-const START: u64 = at::DATA;
-const END: u64 = START + 0x1_0000;
+pub const START: u64 = at::DATA;
+pub const END: u64 = START + 0x1_0000;
 /// How many times the function is yet to go round.
-const COUNTER: u64 = at::DATA - 0x1000;
+pub const COUNTER: u64 = at::DATA - 0x1000;
 /// Flags that POPF may change here.
 const SOME_FLAGS: i32 = (rflags::CF | rflags::ZF | rflags::SF | rflags::OF | rflags::PF) as i32;
 /// How a constant looks that is written to.
-const CONSTANT: u32 = 0x5eed_5eed;
+pub const CONSTANT: u32 = 0x5eed_5eed;
 
-fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
+pub fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
     all[random.below(all.len() as u64) as usize]
 }
 
@@ -50,7 +51,7 @@ fn place(random: &mut Random) -> AsmMemoryOperand {
 }
 
 /// An instruction, or some. Nothing leaves flags undefined that are looked at, but AF; unless code is overwritten.
-fn part(a: &mut CodeAssembler, random: &mut Random, is_overwritten: bool) -> Assembled {
+pub fn part(a: &mut CodeAssembler, random: &mut Random, is_overwritten: bool) -> Assembled {
     let (d, s) = (one_of(random, &VALUES), one_of(random, &VALUES));
     let (e, t) = (one_of(random, &HALVES), one_of(random, &HALVES));
     let (b, m) = (one_of(random, &BYTES), place(random));
@@ -179,7 +180,7 @@ fn vector(a: &mut CodeAssembler, random: &mut Random, m: AsmMemoryOperand) -> As
 }
 
 /// Instructions with some condition.
-trait Conditional {
+pub trait Conditional {
     fn set_condition(&mut self, random: &mut Random, to: AsmRegister8) -> Assembled;
     fn move_if(&mut self, random: &mut Random, d: AsmRegister64, s: AsmRegister64) -> Assembled;
     fn jump_if(&mut self, random: &mut Random, to: CodeLabel) -> Assembled;
@@ -308,16 +309,16 @@ fn patchable(start: u64, code: &[u8]) -> [Vec<u64>; 2] {
 }
 
 /// How an entry ended; registers, RIP, RFLAGS, vectors, a sum of all data, what is on the stack, and CR2.
-type Outcome = (Intercept, [u64; 16], u64, u64, [u128; 3], u64, [u64; 6], u64);
+pub type Outcome = (Intercept, [u64; 16], u64, u64, [u128; 3], u64, [u64; 6], u64);
 
 /// What came of it. AF is undefined after some instructions.
-fn outcome(machine: &Machine, vcpu: &SoftVcpu, intercept: Intercept) -> Outcome {
+pub fn outcome(machine: &Machine, vcpu: &SoftVcpu, intercept: Intercept) -> Outcome {
     let registers: [u64; 16] = std::array::from_fn(|n| vcpu.gpr(n as u8));
     let vectors: [u128; 3] = std::array::from_fn(|n| vcpu.fxsave().xmm(n as u8));
     // RFLAGS is the third word of a frame, or the fourth.
     let top = vcpu.gpr(gpr::RSP);
     let is_stack = |stack: u64| (stack - 0x1000..stack - 32).contains(&top);
-    let is_frame = vcpu.rip() >= at::HANDLERS && [at::STACK, at::STACK0].into_iter().any(is_stack);
+    let is_frame = is_handler(vcpu.rip()) && [at::STACK, at::STACK0].into_iter().any(is_stack);
     let frame = is_frame.then_some(top);
     for place in frame.into_iter().flat_map(|frame| [frame + 16, frame + 24]) {
         machine.write_u64(place, machine.read_u64(place) & !rflags::AF);
@@ -333,12 +334,17 @@ fn outcome(machine: &Machine, vcpu: &SoftVcpu, intercept: Intercept) -> Outcome 
     (intercept, registers, vcpu.rip(), flags, vectors, sum, stack, vcpu.cr2())
 }
 
-fn entry_of(page: u64) -> u64 {
+/// Whether the handler of an exception is at RIP.
+pub fn is_handler(rip: u64) -> bool {
+    (at::HANDLERS..START).contains(&rip)
+}
+
+pub fn entry_of(page: u64) -> u64 {
     at::PT + (page >> 12) * 8
 }
 
 /// Lets only data, stacks and the function be written, that if it is to be.
-fn protect(machine: &Machine, function: Option<u64>) {
+pub fn protect(machine: &Machine, function: Option<u64>) {
     let is_written = |page: u64| {
         let stacks = [at::STACK - 0x1000, at::STACK0 - 0x1000];
         (START..END).contains(&page)
@@ -355,7 +361,7 @@ fn protect(machine: &Machine, function: Option<u64>) {
 }
 
 /// At level 0, or 3.
-fn set_level(vcpu: &mut SoftVcpu, cpl: u8) {
+pub fn set_level(vcpu: &mut SoftVcpu, cpl: u8) {
     let flat = |selector, attr| Segment { base: 0, limit: !0, selector, attr: Attr(attr) };
     let (code, data) = match cpl {
         0 => (flat(selector::CODE, 0xa9b), flat(selector::DATA, 0xc93)),
@@ -367,7 +373,7 @@ fn set_level(vcpu: &mut SoftVcpu, cpl: u8) {
 }
 
 /// What the registers are for a round: most point to data.
-fn set_registers(vcpu: &mut SoftVcpu, random: &mut Random) {
+pub fn set_registers(vcpu: &mut SoftVcpu, random: &mut Random) {
     for n in 0..16 {
         let bits = random.bits();
         let value = one_of(random, &[bits, bits, bits % 16, bits | 0xffff_ffff_ffff_fff0]);
