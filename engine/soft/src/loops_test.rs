@@ -300,3 +300,25 @@ fn a_loop_that_never_ends_is_left_when_it_is_asked_to_be() {
         assert!((at::CODE..at::CODE + 9).contains(&vcpu.rip()), "{:#x}", vcpu.rip());
     }
 }
+
+#[test]
+fn a_loop_of_one_block_is_a_translation_of_its_own() {
+    let machine = machine(Options { patience: 2, ..traced() }, |a| {
+        let (mut outer, mut inner) = (a.create_label(), a.create_label());
+        a.mov(ebp, 9)?;
+        a.set_label(&mut outer)?;
+        a.mov(ecx, 2)?;
+        a.set_label(&mut inner)?;
+        a.add(rax, 1)?;
+        a.sub(ecx, 1)?;
+        a.jnz(inner)?;
+        a.add(rdx, 1)?;
+        a.sub(ebp, 1)?;
+        a.jnz(outer)?;
+        a.hlt()
+    });
+    let mut vcpu = machine.vcpu();
+    run_to_halt(&mut vcpu);
+    assert_eq!([gpr::RAX, gpr::RDX].map(|n| vcpu.gpr(n)), [18, 9]);
+    assert_eq!(vcpu.statistics().translated, 3, "what is behind it is another one");
+}

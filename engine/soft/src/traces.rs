@@ -32,6 +32,9 @@ impl Tracer<'_> {
     /// the order in which they are executed.
     pub fn trace(&self, first: u32) -> Vec<u32> {
         let mut trace = vec![first];
+        if self.is_loop(first) {
+            return trace;
+        }
         let mut last = first;
         loop {
             let next = self.next(last);
