@@ -22,8 +22,11 @@ const IMAGE: u64 = 0xffff_ffff_8000_0000;
 const LARGE: u64 = 2 << 20;
 /// No address that was read.
 pub const NO_LOAD: u64 = 1 << 62;
-/// Pages that are looked at in either direction.
-const REACH: usize = 4096;
+/// Pages that are looked at in either direction when a range is looked for the first time since it was dropped. Each time
+/// they are twice as many: a guest that drops all again and again does not pay for much more than it uses.
+const REACH: u32 = 16;
+/// How many times it is looked for until it is dropped.
+const TIMES: u32 = 9;
 
 /// How many there are.
 pub const COUNT: usize = 3;
@@ -33,6 +36,8 @@ pub const COUNT: usize = 3;
 pub struct Ranges {
     /// By range: the number of a region of 1 TiB; 0: of none yet.
     regions: [u32; COUNT],
+    /// How many times each was looked for since it was dropped.
+    looked: [u32; COUNT],
 }
 
 impl Ranges {
@@ -127,10 +132,18 @@ impl SoftVcpu {
         {
             return;
         }
-        if let Some(n) = self.ranges.enter(linear)
-            && !self.tlb.ranges[n].has(linear)
-            && let Some(range) = self.range_around(linear)
-        {
+        let Some(n) = self.ranges.enter(linear) else { return };
+        let known = &self.tlb.ranges[n];
+        let looked = &mut self.ranges.looked[n];
+        if known.limit == 0 {
+            *looked = 0;
+        }
+        if known.has(linear) || *looked == TIMES {
+            return;
+        }
+        let reach = REACH << *looked;
+        *looked += 1;
+        if let Some(range) = self.range_around(linear, reach) {
             self.tlb.ranges[n] = range;
         }
     }
@@ -143,12 +156,12 @@ impl SoftVcpu {
         }
     }
 
-    /// All pages around that of `linear` that belong to its range.
-    fn range_around(&self, linear: u64) -> Option<Stretch> {
+    /// Pages around that of `linear` that belong to its range, up to so many in either direction.
+    fn range_around(&self, linear: u64, reach: u32) -> Option<Stretch> {
         let first = self.range_part(linear)?;
         let (mut start, mut end) = (first.linear, first.linear.wrapping_add(first.size));
         let page = |linear: u64| first.page.wrapping_add(linear.wrapping_sub(first.linear));
-        for _ in 0..REACH {
+        for _ in 0..reach {
             let goes_on = |part: &Part| part.linear == end && part.page == page(end);
             let Some(part) = self.range_part(end).filter(goes_on) else { break };
             // The last page there is ends at 0.
@@ -158,7 +171,7 @@ impl SoftVcpu {
             }
             end = next;
         }
-        for _ in 0..REACH {
+        for _ in 0..reach {
             let below = start.wrapping_sub(1);
             let Some(part) = self.range_part(below) else { break };
             let goes_on =
