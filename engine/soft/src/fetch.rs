@@ -166,8 +166,8 @@ impl SoftVcpu {
         let marked = |rip| self.itlb.marked(rip);
         let trace = match blocks.follows() {
             true => {
-                let marked = |rip| marked(rip).map(|(page, _)| page);
-                Tracer { blocks, pages: &self.code_pages, marked: &marked }.trace(found.block)
+                let pages = &self.code_pages;
+                Tracer { blocks, pages, marked: &marked }.trace(found.block)
             }
             false => vec![found.block],
         };

@@ -34,8 +34,8 @@ pub mod key {
     pub const NO_BLOCK: u32 = u32::MAX;
 }
 
-/// The size of 64-bit code.
-const BITS64: u32 = 2 << key::CODE_SIZE.trailing_zeros();
+/// How 64-bit code is decoded.
+const BITS64: u32 = 2;
 
 /// Generations that keys have room for.
 const GENERATIONS: u32 = 1 << (32 - key::GENERATION_SHIFT);
@@ -191,7 +191,7 @@ impl InstructionTlb {
         let code_size = match mode {
             Mode::Bits16 => 0,
             Mode::Bits32 => 1,
-            Mode::Bits64 => BITS64 >> key::CODE_SIZE.trailing_zeros(),
+            Mode::Bits64 => BITS64,
         } << key::CODE_SIZE.trailing_zeros();
         self.cpl = cpl;
         if self.code_size != code_size {
@@ -252,7 +252,9 @@ impl InstructionTlb {
 
     /// Whether code there has a mark.
     const fn is_marked(&self, linear: u64) -> bool {
-        half(linear) == 1 && self.cpl == 0 && self.code_size == BITS64
+        half(linear) == 1
+            && self.cpl == 0
+            && self.code_size == BITS64 << key::CODE_SIZE.trailing_zeros()
     }
 
     /// The page that was entered at `linear`, and its mark, if it has one.

@@ -23,8 +23,8 @@ const INSTRUCTIONS_OF_CALLEE: usize = 6;
 pub struct Tracer<'a> {
     pub blocks: &'a Blocks,
     pub pages: &'a CodePages,
-    /// The page at an address, if it has a mark.
-    pub marked: &'a dyn Fn(u64) -> Option<PageId>,
+    /// The page at an address, and its mark, if it has one.
+    pub marked: &'a dyn Fn(u64) -> Option<(PageId, u32)>,
 }
 
 impl Tracer<'_> {
@@ -74,7 +74,7 @@ impl Tracer<'_> {
         let behind = self.blocks.known(&Place { rip: call.next_ip(), ..place })?;
         let rip = call.near_branch_target();
         let is_near = (rip ^ place.rip) / ram::SIZE == 0;
-        let page = if is_near { place.page } else { (self.marked)(rip)? };
+        let page = if is_near { place.page } else { (self.marked)(rip)?.0 };
         let is_here = (call.next_ip() ^ place.rip) / ram::SIZE == 0;
         if !is_here || !self.may_follow(behind) {
             return None;

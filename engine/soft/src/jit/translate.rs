@@ -51,7 +51,7 @@ use loops::Loop;
 pub(crate) use steps::reads_count;
 use steps::{ARITHMETIC, Step, steps};
 use ways_out::{Exit, SideExit, WayOut};
-use windows::Windows;
+use windows::Window;
 
 /// Temporary registers.
 const T0: u8 = 10;
@@ -272,11 +272,10 @@ impl Translator<'_> {
 
     /// The instructions before the last one.
     fn body(&mut self, body: &[Step<'_>]) {
-        let mut windows = Windows::new();
         let mut next = 0;
         while let Some(step) = body.get(next) {
             // What STI holds is looked at instruction by instruction.
-            let window = if self.shadow_next { None } else { windows.find(body, next) };
+            let window = if self.shadow_next { None } else { Window::find(body, next) };
             if let Some(window) = window {
                 next = self.window(body, window);
             } else {

@@ -5,14 +5,14 @@
 //! registers that are still what they were are left to be lost, and are made again only where the interpreter is called,
 //! where they are looked at after all, and at the end.
 
-use iced_x86::{InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{Mnemonic, OpKind};
 
 use super::super::assembler::Opcode;
 use super::super::context;
 use super::super::shape::{Encoding, Map};
 use super::super::vector_registers::level;
 use super::loops::is_address_only;
-use super::windows::{is_alone, is_write};
+use super::windows::is_alone;
 use super::{ARITHMETIC, Home, RAX, Step, T0, T2, Translator, home};
 
 /// Where the guest's arithmetic flags are.
@@ -114,7 +114,6 @@ fn operands(step: &Step<'_>, encoding: &Encoding<'_>) -> Option<(Kind, u8, Sourc
 
 /// Finds out which flags may be lost.
 pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
-    let mut information = InstructionInfoFactory::new();
     for n in 0..steps.len() {
         if steps[n].changed == ARITHMETIC
             && let Some(needed) = needed_in(&steps[n + 1..])
@@ -126,7 +125,7 @@ pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
                 Some((last, between)) if last.changed == ARITHMETIC => between,
                 _ => needed,
             };
-            let stays = between.iter().all(|step| !changes(&mut information, step, &recovery));
+            let stays = between.iter().all(|step| !changes(step, &recovery));
             steps[n].recovery = stays.then_some(recovery);
         }
     }
@@ -157,14 +156,13 @@ fn changes_some(step: &Step<'_>) -> bool {
 /// last of them the jump back, which looks at flags. Gives how they are made again at the loop's start; `None` if
 /// that can't be.
 pub(super) fn look_around(steps: &mut [Step<'_>]) -> Option<Recovery> {
-    let mut information = InstructionInfoFactory::new();
     let (_, body) = steps.split_last()?;
     let maker = body.iter().rposition(|step| step.changed != 0 || step.read == ARITHMETIC)?;
     let recovery = Recovery::of(&steps[maker]).filter(|_| steps[maker].changed == ARITHMETIC)?;
     let count = overwritten_after(&steps[..=maker])?;
     let behind = &body[maker + 1..];
     let stays = behind.iter().chain(&steps[..count - 1]);
-    let stays = stays.into_iter().all(|step| !changes(&mut information, step, &recovery));
+    let stays = stays.into_iter().all(|step| !changes(step, &recovery));
     if !stays || behind.iter().any(accesses_memory) {
         return None;
     }
@@ -209,15 +207,12 @@ fn accesses_memory(step: &Step<'_>) -> bool {
 }
 
 /// Whether an instruction changes a register that flags are made again of.
-fn changes(information: &mut InstructionInfoFactory, step: &Step<'_>, of: &Recovery) -> bool {
-    let is_source = |register: Register| {
-        let Home::Host(host) = home(register.full_register().number() as u8) else { return false };
-        host == of.target || of.source == Source::Register(host)
-    };
-    let used = information.info(&step.instruction).used_registers();
-    used.iter()
-        .filter(|used| is_write(used.access()) && used.register().is_gpr())
-        .any(|used| is_source(used.register()))
+fn changes(step: &Step<'_>, of: &Recovery) -> bool {
+    let is_source = |host| host == of.target || of.source == Source::Register(host);
+    (0..16).filter(|guest| step.written >> guest & 1 != 0).any(|guest| match home(guest) {
+        Home::Host(host) => is_source(host),
+        Home::Field(_) => false,
+    })
 }
 
 impl Translator<'_> {

@@ -13,7 +13,7 @@
 //! If there are more than two streams, or the loop has instructions that need these registers, it is in
 //! fields of the vCPU, and an access takes its stream's place from there.
 
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
@@ -21,7 +21,7 @@ use super::super::shape::Map;
 use super::super::vector_registers::level;
 use super::branches::condition_of;
 use super::flags::{self, Recovery};
-use super::windows::{Access, Base, is_alone, is_on_host, is_write, stack_displacement};
+use super::windows::{Access, Base, is_alone, is_on_host, stack_displacement};
 use super::{Flags, Source, Step, T0, T1, T2, Translator};
 use crate::ram;
 
@@ -91,9 +91,8 @@ impl Loop {
 impl Streams {
     /// The streams that all accesses are of; `None` if there are others, or too many.
     fn of(body: &[Step<'_>]) -> Option<Self> {
-        let mut information = InstructionInfoFactory::new();
         let mut moves = Moves::default();
-        body.iter().for_each(|step| moves.note(&mut information, &step.instruction));
+        body.iter().for_each(|step| moves.note(step));
         let strides = std::mem::take(&mut moves);
         let mut streams = Self::default();
         for step in body {
@@ -108,7 +107,7 @@ impl Streams {
             };
             streams.in_fields |= !has_no_temporaries(&step.instruction);
             streams.accesses.push(access);
-            moves.note(&mut information, &step.instruction);
+            moves.note(step);
         }
         streams.in_fields |= streams.streams.len() > PLACES.len();
         Some(streams)
@@ -169,17 +168,12 @@ impl Default for Distance {
 
 impl Moves {
     /// An instruction is executed.
-    fn note(&mut self, information: &mut InstructionInfoFactory, i: &Instruction) {
-        let step = constant_step(i);
-        let used = information.info(i).used_registers();
-        for register in used.iter().filter(|used| is_write(used.access())) {
-            let register = register.register();
-            if !register.is_gpr() {
-                continue;
-            }
-            let Distance(distance) = &mut self.registers[register.full_register().number() & 15];
-            *distance = match (*distance, step) {
-                (Some(distance), Some(step)) => distance.checked_add(step),
+    fn note(&mut self, step: &Step<'_>) {
+        let by = constant_step(&step.instruction);
+        let registers = self.registers.iter_mut().enumerate();
+        for (_, Distance(distance)) in registers.filter(|(n, _)| step.written >> n & 1 != 0) {
+            *distance = match (*distance, by) {
+                (Some(distance), Some(by)) => distance.checked_add(by),
                 _ => None,
             };
         }

@@ -1,6 +1,9 @@
 //! [`Step`]: what is known of an instruction before it is translated.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic,
+    OpAccess, OpKind, Register,
+};
 
 use arch_x86::emulate::Feature;
 use arch_x86::engine::Features;
@@ -37,12 +40,36 @@ pub(super) struct Step<'a> {
     pub vector: Option<Vector>,
     /// What of them is needed behind it.
     pub later: u8,
+    /// The general-purpose registers that it may write, a bit each.
+    pub written: u16,
     /// The number of its block.
     pub block: u32,
     /// Where it was seen to read.
     pub seen: Seen,
     /// It is a branch that is followed: the next instruction is where it leads, unless it leaves.
     pub side: Option<Side>,
+}
+
+impl Step<'_> {
+    /// Whether it may write a general-purpose register, or a part of it.
+    pub fn writes(&self, register: Register) -> bool {
+        register.is_gpr() && self.written & bit(register) != 0
+    }
+}
+
+/// The bit of a general-purpose register.
+fn bit(register: Register) -> u16 {
+    1 << (register.full_register().number() & 15)
+}
+
+/// The general-purpose registers that an instruction may write.
+fn written(information: &InstructionInfo) -> u16 {
+    use OpAccess::{CondWrite, ReadCondWrite, ReadWrite, Write};
+    let used = information.used_registers().iter();
+    used.filter(|used| matches!(used.access(), Write | CondWrite | ReadWrite | ReadCondWrite))
+        .map(iced_x86::UsedRegister::register)
+        .filter(|register| register.is_gpr())
+        .fold(0, |bits, register| bits | bit(register))
 }
 
 /// A branch that is followed.
@@ -70,8 +97,9 @@ pub(super) enum Way {
 /// Decodes once more.
 pub(super) fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
     let mut steps = Vec::new();
+    let mut information = InstructionInfoFactory::new();
     for (n, part) in source.parts.iter().enumerate() {
-        add_steps(&mut steps, part, source.features)?;
+        add_steps(&mut steps, &mut information, part, source.features)?;
         if let Some(next) = source.parts.get(n + 1) {
             let last = steps.last_mut()?;
             let way = way(last, part, next, source.marked)?;
@@ -109,7 +137,12 @@ fn way(step: &Step<'_>, part: &Part<'_>, next: &Part<'_>, marked: Marked<'_>) ->
     }
 }
 
-fn add_steps<'a>(steps: &mut Vec<Step<'a>>, part: &Part<'a>, features: Features) -> Option<()> {
+fn add_steps<'a>(
+    steps: &mut Vec<Step<'a>>,
+    information: &mut InstructionInfoFactory,
+    part: &Part<'a>,
+    features: Features,
+) -> Option<()> {
     let mut decoder = Decoder::with_ip(64, part.bytes, part.rip, DecoderOptions::NONE);
     let mut at = 0;
     for (op, seen) in part.ops.iter().zip(part.seen) {
@@ -138,6 +171,7 @@ fn add_steps<'a>(steps: &mut Vec<Step<'a>>, part: &Part<'a>, features: Features)
             read: instruction.rflags_read() & ARITHMETIC | if by_count { ARITHMETIC } else { 0 },
             changed: if stays { 0 } else { changed },
             instruction,
+            written: written(information.info(&instruction)),
             block: part.block,
             seen: *seen,
             side: None,

@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-use iced_x86::{Instruction, InstructionInfoFactory, OpKind, Register};
+use iced_x86::{OpKind, Register};
 
 use super::super::assembler::{Address, Jump, condition};
 use super::super::shape::{Encoding, Map, Shape};
@@ -206,22 +206,12 @@ const fn names_high_byte(encoding: &Encoding<'_>, shape: Shape) -> bool {
             || shape.byte_rm && matches!(encoding.rm(), Some(4..)))
 }
 
-/// Finds windows.
-pub(super) struct Windows {
-    information: InstructionInfoFactory,
-}
-
-impl Windows {
-    /// Has found nothing yet.
-    pub fn new() -> Self {
-        Self { information: InstructionInfoFactory::new() }
-    }
-
+impl Window {
     /// The window that starts with the first of `steps` from `start` on; `None` if there is none.
-    pub fn find(&mut self, steps: &[Step<'_>], start: usize) -> Option<Window> {
+    pub fn find(steps: &[Step<'_>], start: usize) -> Option<Self> {
         let first = Access::of(steps.get(start)?, 0)?;
         let (mut low, mut high) = (0, i64::from(first.size));
-        let mut window = Window {
+        let mut window = Self {
             steps: start..start + 1,
             low: 0,
             size: first.size,
@@ -255,7 +245,7 @@ impl Windows {
                 _ => break,
             }
             pushed += pushes(stack);
-            if self.changes(&step.instruction, &first.base, stack.is_some()) {
+            if changes(step, &first.base, stack.is_some()) {
                 break;
             }
         }
@@ -263,22 +253,14 @@ impl Windows {
         window.size = (high - low) as u32;
         (count > 1).then_some(window)
     }
-
-    /// Whether an instruction changes a register that the addresses are made with.
-    fn changes(&mut self, i: &Instruction, base: &Base, is_stack: bool) -> bool {
-        let used = self.information.info(i).used_registers();
-        used.iter().filter(|used| is_write(used.access())).any(|used| {
-            let register = used.register().full_register();
-            let is_it = register == base.base || register == base.index;
-            // What PUSH and POP do to RSP is known.
-            is_it && !(is_stack && register == Register::RSP)
-        })
-    }
 }
 
-pub(super) const fn is_write(access: iced_x86::OpAccess) -> bool {
-    use iced_x86::OpAccess::{CondWrite, ReadCondWrite, ReadWrite, Write};
-    matches!(access, Write | CondWrite | ReadWrite | ReadCondWrite)
+/// Whether an instruction changes a register that the addresses are made with.
+fn changes(step: &Step<'_>, base: &Base, is_stack: bool) -> bool {
+    // What PUSH and POP do to RSP is known.
+    let is_known = |register| is_stack && register == Register::RSP;
+    let changes = |register| step.writes(register) && !is_known(register);
+    changes(base.base) || changes(base.index)
 }
 
 impl Translator<'_> {
