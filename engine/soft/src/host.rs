@@ -14,13 +14,6 @@ pub fn serialize() {
     let _ = std::hint::black_box(core::arch::x86_64::__cpuid(0));
 }
 
-/// Whether programs may read and write the base of GS by instructions of their own.
-pub fn has_fsgsbase() -> bool {
-    // See: Linux, Documentation/arch/x86/x86_64/fsgs.rst: AT_HWCAP2, bit 1.
-    let (_, capabilities) = rustix::param::linux_hwcap();
-    capabilities & 2 != 0
-}
-
 /// A number of RDRAND, or with `seed` of RDSEED; `None` if the host's processor has none just now,
 /// or not the instruction.
 pub fn random(seed: bool) -> Option<u64> {

@@ -54,9 +54,10 @@ impl SoftVcpu {
     /// Lets translated code know where the current address space's tables are.
     pub(crate) fn update_tables(&mut self) {
         self.jit.tables = self.rights.map(|rights| self.tlb.table(rights));
-        self.jit.supervisor = self.tlb.table(Rights::Supervisor);
-        self.jit.smap_lifted = self.tlb.table(Rights::SmapLifted);
-        let part = |cpl| self.jit.all_jumps.wrapping_add(jump_cache::part(cpl, self.itlb.space()));
+        self.aside.supervisor = self.tlb.table(Rights::Supervisor);
+        self.aside.smap_lifted = self.tlb.table(Rights::SmapLifted);
+        let part =
+            |cpl| self.aside.all_jumps.wrapping_add(jump_cache::part(cpl, self.itlb.space()));
         self.jit.jumps = [0, 3].map(part);
     }
 

@@ -81,11 +81,11 @@ impl SoftVcpu {
     pub(crate) fn attend_modes(&mut self) {
         let modes = self.shared.options.modes;
         // When it is to be done once more, after so many blocks, translated code says: it then polls `ALWAYS`.
-        self.jit.blocks_left = modes.every.into();
+        self.aside.blocks_left = modes.every.into();
         let always = modes.at_every_block();
         self.set_attention(attention::MODE, always);
-        self.jit.always = ALWAYS.as_ptr().expose_provenance() as u64;
-        self.jit.waiting = if always { self.jit.always } else { self.sync.waiting_address() };
+        self.aside.always = ALWAYS.as_ptr().expose_provenance() as u64;
+        self.jit.waiting = if always { self.aside.always } else { self.sync.waiting_address() };
         if modes.flush {
             self.flush_translations();
         }

@@ -195,6 +195,7 @@ impl Stretch {
 }
 
 /// The data TLB of one vCPU.
+#[repr(C)]
 pub struct Tlb {
     /// At the privilege levels 0 to 2 (with the supervisor's rights, and no others), and at 3.
     pub stacks: [Stretch; 2],

@@ -17,7 +17,7 @@ use crate::blocks::Blocks;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
-use crate::jit::context::Context;
+use crate::jit::context::{Aside, Context, SignalRoom};
 use crate::lockstep::{Divergence, Lockstep};
 use crate::modes::Modes;
 use crate::ranges::{NO_LOAD, Ranges};
@@ -74,7 +74,16 @@ pub struct Statistics {
 }
 
 /// One virtual processor: its registers, TLBs and decoded code.
+///
+/// The order of the first fields is what translated code expects: see [`crate::jit::context`].
+#[repr(C)]
 pub struct SoftVcpu {
+    pub(crate) signals: SignalRoom,
+    /// Translated code's.
+    pub(crate) jit: Context,
+    pub(crate) tlb: Tlb,
+    pub(crate) aside: Aside,
+
     // The registers. The 17th general-purpose register is always zero: it
     // stands for "no register" in addresses. (Indices are 5 bits wide.)
     pub(crate) gprs: [u64; 32],
@@ -119,7 +128,6 @@ pub struct SoftVcpu {
 
     // Caches of the guest's memory.
     pub(crate) spaces: AddressSpaces,
-    pub(crate) tlb: Tlb,
     pub(crate) ranges: Ranges,
     /// Where was last read, while that is noted.
     pub(crate) last_load: u64,
@@ -129,8 +137,6 @@ pub struct SoftVcpu {
     /// Taken out while it is executed.
     pub(crate) blocks: Option<Box<Blocks>>,
     pub(crate) view: View,
-    /// Translated code's.
-    pub(crate) jit: Context,
     pub(crate) lockstep: Lockstep,
 
     // The run loop's.
@@ -166,6 +172,10 @@ pub struct SoftVcpu {
 impl SoftVcpu {
     pub(crate) fn new(shared: Arc<Shared>, sync: Arc<Sync>) -> Self {
         let mut vcpu = Self {
+            signals: SignalRoom::EMPTY,
+            jit: Context::default(),
+            tlb: Tlb::keeping(shared.options.modes.tlb),
+            aside: Aside::default(),
             gprs: [0; 32],
             rip: 0,
             status: Status::default(),
@@ -198,7 +208,6 @@ impl SoftVcpu {
             features: Features::default(),
             tsc_offset: 0,
             spaces: AddressSpaces::new(0),
-            tlb: Tlb::keeping(shared.options.modes.tlb),
             ranges: Ranges::default(),
             last_load: NO_LOAD,
             itlb: InstructionTlb::new(),
@@ -206,7 +215,6 @@ impl SoftVcpu {
             code_writes: Vec::new(),
             blocks: None,
             view: shared.memory.view(),
-            jit: Context::default(),
             lockstep: Lockstep::new(shared.options.lockstep),
             attention: if shared.options.modes == Modes::USUAL { 0 } else { attention::MODE },
             wants_interrupt_window: false,

@@ -69,6 +69,8 @@ pub(crate) struct Assembler {
     part: Part,
     other: Part,
     is_cold: bool,
+    /// What is added to is a stub.
+    is_stub: bool,
     /// Where there is room for the cold part, which ends with it.
     room: Range<u64>,
 }
@@ -136,7 +138,7 @@ impl Assembler {
     /// Code that will be executed at `base`, and a cold part at the end of `room`.
     pub fn split(base: u64, room: Range<u64>) -> Self {
         let part = |base| Part { bytes: Vec::with_capacity(1024), base, across: Vec::new() };
-        Self { part: part(base), other: part(room.start), is_cold: false, room }
+        Self { part: part(base), other: part(room.start), is_cold: false, is_stub: false, room }
     }
 
     /// What follows is seldom executed, or not so.
@@ -310,12 +312,6 @@ impl Assembler {
     /// `lea reg, at`; of the address's low half only unless `wide`.
     pub fn lea(&mut self, wide: bool, reg: u8, at: Address) {
         self.memory(Opcode { wide, bytes: &[0x8d], ..Opcode::default() }, reg, at);
-    }
-
-    /// `call target`.
-    pub fn call(&mut self, target: u64) {
-        self.part.bytes.push(0xe8);
-        self.relative(target);
     }
 
     /// `jmp target`.

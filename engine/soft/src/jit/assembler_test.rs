@@ -6,12 +6,13 @@ use super::assembler::{Address, Assembler, Opcode, condition};
 
 /// Where the code would be executed.
 const BASE: u64 = 0x7fff_1234_0000;
+const RSP: u8 = 4;
 
 /// At the edges of their encodings.
 const DISPLACEMENTS: [i32; 10] = [0, 1, -1, 127, -128, 128, -129, 0x1234_5678, i32::MAX, i32::MIN];
 
 /// Fields' offsets, small and large.
-const OFFSETS: [u32; 4] = [0, 8, 0x7f0, 0x1_2340];
+const OFFSETS: [i32; 7] = [0, 8, -8, -128, 0x7f0, 0x1_2340, -0x1_2340];
 
 /// Assembles one instruction and decodes it.
 fn one(assemble: impl FnOnce(&mut Assembler)) -> Instruction {
@@ -46,9 +47,9 @@ fn assert_memory(i: &Instruction, at: Address, segment: Register) {
     assert!(!i.is_ip_rel_memory_operand(), "{at:?}");
 }
 
-fn assert_field(i: &Instruction, offset: u32) {
-    let at = Address { displacement: offset as i32, ..Address::default() };
-    assert_memory(i, at, Register::GS);
+fn assert_field(i: &Instruction, offset: i32) {
+    let at = Address { base: Some(RSP), index: None, displacement: offset };
+    assert_memory(i, at, Register::None);
 }
 
 /// All kinds of addresses.
@@ -136,7 +137,7 @@ fn instructions_on_registers_have_those_registers() {
 }
 
 #[test]
-fn fields_are_relative_to_gs() {
+fn fields_are_relative_to_rsp() {
     for (reg, offset) in (0..16).flat_map(|reg| OFFSETS.map(|offset| (reg, offset))) {
         let i = one(|code| code.load(reg, offset));
         assert_eq!((i.code(), i.op0_register()), (Code::Mov_r64_rm64, r64(reg)));
@@ -173,9 +174,6 @@ fn fields_are_relative_to_gs() {
             assert_eq!((i.code(), i.immediate(1)), (Code::Add_rm64_imm8, value.into()));
             assert_field(&i, offset);
         }
-        let i = one(|code| code.call_field(offset));
-        assert_eq!(i.code(), Code::Call_rm64);
-        assert_field(&i, offset);
     }
 }
 
@@ -226,11 +224,34 @@ fn lea_gives_the_whole_address_or_its_low_half() {
 #[test]
 fn calls_and_jumps_reach_their_targets() {
     for target in [BASE, BASE + 5, BASE + 0x7fff_0000, BASE - 0x7fff_0000] {
-        let i = one(|code| code.call(target));
-        assert_eq!((i.code(), i.near_branch_target()), (Code::Call_rel32_64, target));
         let i = one(|code| code.jump(target));
         assert_eq!((i.code(), i.near_branch_target()), (Code::Jmp_rel32_64, target));
     }
+}
+
+#[test]
+fn stubs_are_called_below_the_red_zone() {
+    let mut code = Assembler::new(BASE);
+    code.stub(true);
+    code.load(0, 8);
+    code.end_stub();
+    code.stub(true);
+    code.abandon_stub();
+    code.load(0, 8);
+    code.call(BASE);
+    let bytes = code.bytes();
+    let decoder = Decoder::with_ip(64, bytes, BASE, DecoderOptions::NONE);
+    let all: Vec<Instruction> = decoder.into_iter().collect();
+    let [load, ret, back, again, down, call] = all[..] else { panic!("{all:?}") };
+    // In a stub RSP is lower by the red zone and the return address.
+    assert_field(&load, 8 + 136);
+    assert_eq!((ret.code(), ret.immediate16()), (Code::Retnq_imm16, 128));
+    assert_eq!((back.code(), back.op0_register()), (Code::Lea_r64_m, Register::RSP));
+    assert_field(&back, 136);
+    assert_field(&again, 8);
+    assert_eq!((down.code(), down.op0_register()), (Code::Lea_r64_m, Register::RSP));
+    assert_field(&down, -128);
+    assert_eq!((call.code(), call.near_branch_target()), (Code::Call_rel32_64, BASE));
 }
 
 #[test]

@@ -1,52 +1,85 @@
-//! What translated code knows of its vCPU: fields at fixed distances from `gs:`.
+//! What translated code knows of its vCPU: fields at fixed distances from the host's RSP, which points into the vCPU.
+//!
+//! | from RSP | there is |
+//! |---|---|
+//! | below -128 | [`SignalRoom`] |
+//! | -128 to -1 | [`Context`] |
+//! | 0 on | [`Tlb`], with the stretches at its start; then all else |
+//!
+//! Short displacements are shorter code, which is what a busy kernel's translation waits for most. Translated code pushes nothing
+//! but return addresses of stubs, below the red zone; Rust has the thread's own stack.
 
 use core::mem::offset_of;
 
 use arch_x86::emulate::Status;
 use arch_x86::regs::{Segment, SysReg, rflags};
 
-use crate::itlb::InstructionTlb;
 use crate::page_marks::{self, PageMarks};
 use crate::tlb::{Stretch, Tlb};
-use crate::vcpu::{SoftVcpu, Statistics};
+use crate::vcpu::SoftVcpu;
 
-/// The part of a vCPU that only translated code uses.
+/// How many bytes below the host's RSP a signal leaves alone, and what is called must.
+/// See: System V ABI, AMD64 supplement, 3.2.2.
+pub(crate) const RED_ZONE: i32 = 128;
+
+/// Room for what a signal pushes while translated code is executed: its frame, which has all registers that the
+/// processor has (11 KiB with AMX), and those of its handler.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct SignalRoom([u8; 64 << 10]);
+
+impl SignalRoom {
+    pub const EMPTY: Self = Self([0; _]);
+}
+
+/// What translated code uses most: in the red zone, that is within reach of a displacement of one byte.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
-    /// The arithmetic flags, as translated code keeps them between blocks: SF, ZF, AF, PF and CF as LAHF has
-    /// them in the first byte, OF in the second.
-    pub flags: u16,
-    /// A register, for a moment.
-    pub saved: u64,
-    /// The vCPU's own address.
-    pub this: u64,
-    /// The TLB's entries for a supervisor's operands, and for those while SMAP is lifted.
-    pub supervisor: u64,
-    pub smap_lifted: u64,
+    /// The instruction TLB's keys: a copy.
+    pub keys: [[u32; 2]; 4],
     /// The TLB's entries for operands, at levels 0 to 2 and at 3.
     pub tables: [u64; 2],
     /// The jump cache's entries, at levels 0 to 2 and at 3.
     pub jumps: [u64; 2],
-    /// All of them: not for translated code.
-    pub all_jumps: u64,
+    /// R9, R10, R11 and R15, while translated code is executed.
+    pub kept: [u64; KEPT.len()],
     /// The address of the word that says that translated code is to be left.
     pub waiting: u64,
+    /// A register, for a moment.
+    pub saved: u64,
+    /// The arithmetic flags, as translated code keeps them between blocks: SF, ZF, AF, PF and CF as LAHF has
+    /// them in the first byte, OF in the second.
+    pub flags: u16,
+    /// Number of the block that is executed.
+    pub block: u32,
+    /// Whether the guest's vector registers and MXCSR are in the host's: a level, see [`super::vector_registers`].
+    pub vectors: u32,
+    /// How a step ended that did not go on: see [`super::enter`].
+    pub ending: u32,
+}
+
+/// The guest's registers that have no register of the host's.
+pub(crate) const KEPT: [u8; 4] = [9, 10, 11, 15];
+
+/// What it seldom uses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Aside {
+    /// The TLB's entries for a supervisor's operands, and for those while SMAP is lifted.
+    pub supervisor: u64,
+    pub smap_lifted: u64,
+    /// All of the jump cache's entries: not for translated code.
+    pub all_jumps: u64,
     /// [`super::enter`]'s functions that execute one instruction.
     pub step: u64,
     pub step_last: u64,
-    /// Number of the block that is executed.
-    pub block: u32,
-    /// How a step ended that did not go on: see [`super::enter`].
-    pub ending: u32,
-    /// The instruction at which it did.
+    /// The instruction at which a step ended that did not go on.
     pub stopped_at: u64,
-    /// Whether the guest's vector registers and MXCSR are in the host's: a level, see [`super::vector_registers`].
-    pub vectors: u32,
+    /// The thread's own RSP.
+    pub host_stack: u64,
     /// The thread's own MXCSR, while the guest's is loaded.
     pub host_mxcsr: u32,
-    /// The thread's own GS base.
-    pub host_gs: u64,
     /// How many blocks may be executed until a mode has something to do: see [`crate::modes`].
     pub blocks_left: u64,
     /// A word that is never 0, to poll instead.
@@ -72,9 +105,27 @@ impl Context {
 
 macro_rules! offsets {
     ($($name:ident = $($field:ident).+;)*) => {$(
-        pub(crate) const $name: u32 = offset_of!(SoftVcpu, $($field).+) as u32;
+        pub(crate) const $name: i32 = from_stack(offset_of!(SoftVcpu, $($field).+));
     )*};
 }
+
+/// Where RSP points.
+const STACK_POINTER: usize = offset_of!(SoftVcpu, tlb);
+const _: () = {
+    assert!(STACK_POINTER - offset_of!(SoftVcpu, jit) == RED_ZONE as usize);
+    assert!(size_of::<Context>() == RED_ZONE as usize);
+    assert!(STACK_POINTER.is_multiple_of(16));
+    assert!(offset_of!(Tlb, stacks) == 0);
+    assert!(offset_of!(SoftVcpu, signals) == 0);
+};
+
+/// The distance from RSP to a field of the vCPU.
+const fn from_stack(offset: usize) -> i32 {
+    offset as i32 - STACK_POINTER as i32
+}
+
+/// The distance from RSP to the vCPU.
+pub(crate) const VCPU: i32 = from_stack(0);
 
 offsets! {
     GPRS = gprs;
@@ -82,20 +133,19 @@ offsets! {
     RIP = rip;
     FLAGS = jit.flags;
     SAVED = jit.saved;
-    THIS = jit.this;
     WAITING = jit.waiting;
-    STEP = jit.step;
-    STEP_LAST = jit.step_last;
+    STEP = aside.step;
+    STEP_LAST = aside.step_last;
     BLOCK = jit.block;
-    HOST_GS = jit.host_gs;
-    BLOCKS_LEFT = jit.blocks_left;
-    ALWAYS = jit.always;
-    STREAMS_START = jit.streams;
-    LOOP_ROUNDS = jit.loop_rounds;
+    HOST_STACK = aside.host_stack;
+    BLOCKS_LEFT = aside.blocks_left;
+    ALWAYS = aside.always;
+    STREAMS_START = aside.streams;
+    LOOP_ROUNDS = aside.loop_rounds;
     ENDING = jit.ending;
-    STOPPED_AT = jit.stopped_at;
+    STOPPED_AT = aside.stopped_at;
     VECTORS = jit.vectors;
-    HOST_MXCSR = jit.host_mxcsr;
+    HOST_MXCSR = aside.host_mxcsr;
     CR0 = cr0;
     CR2 = cr2;
     CR3 = cr3;
@@ -107,120 +157,123 @@ offsets! {
     OPERAND_RIGHTS = operand_rights;
     WANTS_INTERRUPT_WINDOW = wants_interrupt_window;
     TSC_OFFSET = tsc_offset;
-    SUPERVISOR = jit.supervisor;
-    SMAP_LIFTED = jit.smap_lifted;
+    SUPERVISOR = aside.supervisor;
+    SMAP_LIFTED = aside.smap_lifted;
     FX = fx;
+    STACKS = tlb.stacks;
+    RANGES = tlb.ranges;
+    KEYS = jit.keys;
+    TABLES = jit.tables;
+    JUMPS = jit.jumps;
+    KEPT_REGISTERS = jit.kept;
+    ITLB_CPL = itlb.cpl;
+    MARKS = itlb.marks;
+    RIGHTS = rights;
+    INSTRUCTIONS = statistics.instructions;
+    SEGMENTS = segments;
+    SYSREGS = sysregs;
     YMM_HIGH = ymm_high;
 }
 
 /// The page of the stack at a privilege level.
-pub(crate) const fn stack(cpl: u8) -> u32 {
-    let stacks = offset_of!(SoftVcpu, tlb) + offset_of!(Tlb, stacks);
-    stacks as u32 + if cpl == 3 { size_of::<Stretch>() as u32 } else { 0 }
+pub(crate) const fn stack(cpl: u8) -> i32 {
+    STACKS + if cpl == 3 { size_of::<Stretch>() as i32 } else { 0 }
 }
 
 /// A range.
-pub(crate) const fn range(n: usize) -> u32 {
-    let ranges = offset_of!(SoftVcpu, tlb) + offset_of!(Tlb, ranges);
-    (ranges + n * size_of::<Stretch>()) as u32
+pub(crate) const fn range(n: usize) -> i32 {
+    RANGES + (n * size_of::<Stretch>()) as i32
 }
 
 /// Parts of a stack or a range.
-pub(crate) const STRETCH_TAG: u32 = offset_of!(Stretch, tag) as u32;
-pub(crate) const STRETCH_PAGE: u32 = offset_of!(Stretch, page) as u32;
-pub(crate) const STRETCH_LIMIT: u32 = offset_of!(Stretch, limit) as u32;
+pub(crate) const STRETCH_TAG: i32 = offset_of!(Stretch, tag) as i32;
+pub(crate) const STRETCH_PAGE: i32 = offset_of!(Stretch, page) as i32;
+pub(crate) const STRETCH_LIMIT: i32 = offset_of!(Stretch, limit) as i32;
 
 /// Streams of a loop at most.
 pub(crate) const STREAMS: usize = 4;
 
 /// Where a loop's stream is.
-pub(crate) const fn stream(n: usize) -> u32 {
-    STREAMS_START + n as u32 * 8
+pub(crate) const fn stream(n: usize) -> i32 {
+    STREAMS_START + n as i32 * 8
 }
 
-/// The count of executed instructions.
-pub(crate) const INSTRUCTIONS: u32 =
-    offset_of!(SoftVcpu, statistics) as u32 + offset_of!(Statistics, instructions) as u32;
-/// The keys of the instruction TLB: by privilege level, and by half of the address space.
-pub(crate) const KEYS: u32 =
-    offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, keys) as u32;
-/// The privilege level, as the instruction TLB has it.
-pub(crate) const ITLB_CPL: u32 =
-    offset_of!(SoftVcpu, itlb) as u32 + offset_of!(InstructionTlb, cpl) as u32;
-
 /// The key of code at a privilege level, in the half of the address space that `rip` is in.
-pub(crate) const fn key(cpl: u8, rip: u64) -> u32 {
-    KEYS + cpl as u32 * 8 + (rip >> 63) as u32 * 4
+pub(crate) const fn key(cpl: u8, rip: u64) -> i32 {
+    KEYS + cpl as i32 * 8 + (rip >> 63) as i32 * 4
 }
 
 /// The mark of the page of a kernel's code at `rip`.
-pub(crate) const fn mark(rip: u64) -> u32 {
-    let marks = offset_of!(SoftVcpu, itlb) + offset_of!(InstructionTlb, marks);
-    (marks + offset_of!(PageMarks, current) + page_marks::place(rip) * size_of::<u32>()) as u32
+pub(crate) const fn mark(rip: u64) -> i32 {
+    let current = offset_of!(PageMarks, current) + page_marks::place(rip) * size_of::<u32>();
+    MARKS + current as i32
 }
 
 /// The address of the TLB's entries for operands at a privilege level.
-pub(crate) const fn table(cpl: u8) -> u32 {
-    let tables = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, tables) as u32;
-    tables + if cpl == 3 { 8 } else { 0 }
+pub(crate) const fn table(cpl: u8) -> i32 {
+    TABLES + if cpl == 3 { 8 } else { 0 }
 }
 
 /// The address of the jump cache's entries for a privilege level.
-pub(crate) const fn jumps(cpl: u8) -> u32 {
-    let jumps = offset_of!(SoftVcpu, jit) as u32 + offset_of!(Context, jumps) as u32;
-    jumps + if cpl == 3 { 8 } else { 0 }
+pub(crate) const fn jumps(cpl: u8) -> i32 {
+    JUMPS + if cpl == 3 { 8 } else { 0 }
 }
 
-/// The field of a general-purpose register.
-pub(crate) const fn gpr(n: u8) -> u32 {
-    GPRS + n as u32 * 8
+/// The field of a general-purpose register, for the ways in and out.
+pub(crate) const fn gpr(n: u8) -> i32 {
+    GPRS + n as i32 * 8
+}
+
+/// Where translated code has one of [`KEPT`].
+pub(crate) const fn kept(n: usize) -> i32 {
+    KEPT_REGISTERS + n as i32 * 8
 }
 
 /// The field of a register of the system.
-pub(crate) const fn sysreg(register: SysReg) -> u32 {
-    offset_of!(SoftVcpu, sysregs) as u32 + register as u32 * 8
+pub(crate) const fn sysreg(register: SysReg) -> i32 {
+    SYSREGS + register as i32 * 8
 }
 
 /// With whose rights operands are accessed at a privilege level.
-pub(crate) const fn rights(cpl: u8) -> u32 {
-    offset_of!(SoftVcpu, rights) as u32 + if cpl == 3 { 1 } else { 0 }
+pub(crate) const fn rights(cpl: u8) -> i32 {
+    RIGHTS + if cpl == 3 { 1 } else { 0 }
 }
 
 /// The field of XCR0.
-pub(crate) const XCR0: u32 = sysreg(SysReg::Xcr0);
+pub(crate) const XCR0: i32 = sysreg(SysReg::Xcr0);
 /// The field of MXCSR. See: AMD APM vol. 2, 11.4.4.
-pub(crate) const MXCSR: u32 = FX + 24;
+pub(crate) const MXCSR: i32 = FX + 24;
 
 /// The field of an XMM register.
-pub(crate) const fn xmm(n: u8) -> u32 {
-    FX + 160 + n as u32 * 16
+pub(crate) const fn xmm(n: u8) -> i32 {
+    FX + 160 + n as i32 * 16
 }
 
 /// The field of the upper half of a YMM register.
-pub(crate) const fn ymm_high(n: u8) -> u32 {
-    YMM_HIGH + n as u32 * 16
+pub(crate) const fn ymm_high(n: u8) -> i32 {
+    YMM_HIGH + n as i32 * 16
 }
 
-const fn segment(n: u8) -> u32 {
-    offset_of!(SoftVcpu, segments) as u32 + n as u32 * size_of::<Segment>() as u32
+const fn segment(n: u8) -> i32 {
+    SEGMENTS + n as i32 * size_of::<Segment>() as i32
 }
 
 /// The field of a segment's base.
-pub(crate) const fn segment_base(n: u8) -> u32 {
-    segment(n) + offset_of!(Segment, base) as u32
+pub(crate) const fn segment_base(n: u8) -> i32 {
+    segment(n) + offset_of!(Segment, base) as i32
 }
 
 /// The field of a segment's limit.
-pub(crate) const fn segment_limit(n: u8) -> u32 {
-    segment(n) + offset_of!(Segment, limit) as u32
+pub(crate) const fn segment_limit(n: u8) -> i32 {
+    segment(n) + offset_of!(Segment, limit) as i32
 }
 
 /// The field of a segment's selector.
-pub(crate) const fn segment_selector(n: u8) -> u32 {
-    segment(n) + offset_of!(Segment, selector) as u32
+pub(crate) const fn segment_selector(n: u8) -> i32 {
+    segment(n) + offset_of!(Segment, selector) as i32
 }
 
 /// The field of a segment's access rights.
-pub(crate) const fn segment_attr(n: u8) -> u32 {
-    segment(n) + offset_of!(Segment, attr) as u32
+pub(crate) const fn segment_attr(n: u8) -> i32 {
+    segment(n) + offset_of!(Segment, attr) as i32
 }

@@ -23,12 +23,11 @@ pub(super) mod ending {
 impl SoftVcpu {
     /// What translated code has to know that may be elsewhere at each entry.
     pub(crate) fn prepare_translated(&mut self, blocks: &Blocks) {
-        self.jit.this = core::ptr::from_mut(self).expose_provenance() as u64;
-        self.jit.all_jumps = blocks.jumps_address();
+        self.aside.all_jumps = blocks.jumps_address();
         self.update_tables();
         self.jit.waiting = self.sync.waiting_address();
-        self.jit.step = step as *const () as u64;
-        self.jit.step_last = step_last as *const () as u64;
+        self.aside.step = step as *const () as u64;
+        self.aside.step_last = step_last as *const () as u64;
     }
 
     /// Executes translated code from `code` on, until the dispatcher knows no way on or an
@@ -36,6 +35,7 @@ impl SoftVcpu {
     pub(crate) fn execute_translated(&mut self, blocks: &Blocks, code: u64) -> Result<(), Stop> {
         let Some(jit) = blocks.jit() else { return Ok(()) };
         self.jit.set_status(self.status);
+        self.jit.keys = self.itlb.keys;
         let this = core::ptr::from_mut(self);
         let enter = jit.stubs().enter as usize;
         // SAFETY: `enter` is the address of the stub of this type, in memory that `blocks` keeps.
@@ -55,7 +55,7 @@ impl SoftVcpu {
             return Ok(());
         }
         let (start, ops) = blocks.block(self.jit.block);
-        let distance = self.jit.stopped_at - ops.as_ptr().expose_provenance() as u64;
+        let distance = self.aside.stopped_at - ops.as_ptr().expose_provenance() as u64;
         let n = distance as usize / size_of::<Op<Self>>();
         let executed = match self.jit.ending {
             ending::LEFT | ending::REFUSED => Ok(()),
@@ -82,6 +82,7 @@ impl SoftVcpu {
         let shadow = std::mem::take(&mut self.shadow);
         let executed = (op.exec)(self, &op.insn);
         self.jit.set_status(self.status);
+        self.jit.keys = self.itlb.keys;
         self.jit.ending = match executed {
             Ok(()) if last => {
                 self.leave_block = false;
@@ -98,7 +99,7 @@ impl SoftVcpu {
                 ending::INTERCEPT
             }
         };
-        self.jit.stopped_at = core::ptr::from_ref(op).expose_provenance() as u64;
+        self.aside.stopped_at = core::ptr::from_ref(op).expose_provenance() as u64;
         1
     }
 }

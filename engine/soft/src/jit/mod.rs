@@ -4,7 +4,7 @@
 //! - `translate`: a block's translation; `shape`, `vector`: which instructions are executed as themselves;
 //! - `assembler`: the bytes of the host's instructions; `stubs`: the code that blocks share, `vector_registers`:
 //!   of it, what loads and saves vector registers;
-//! - `context`: what translated code finds at `gs:`; `enter`: the ways in and out;
+//! - `context`: what translated code finds around its stack pointer; `enter`: the ways in and out;
 //! - `memory`: where it lies; `links`: jumps from block to block.
 //!
 //! Decoded blocks ([`crate::blocks`]) stay: what is not translated is executed by the interpreter's functions, and
@@ -81,11 +81,8 @@ impl Jit {
     /// Room for `size` bytes of code. Unless it is to be `chained`, each block leads back to Rust.
     ///
     /// # Errors
-    /// If the host denies executable memory, or its kernel the instructions that change GS's base.
+    /// If the host denies executable memory.
     pub fn new(size: usize, chained: bool) -> io::Result<Self> {
-        if !crate::host::has_fsgsbase() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         let mut memory = CodeMemory::new(size.max(4 * MAX_TRANSLATION))?;
         let (stubs, code) = Stubs::assemble(memory.next());
         memory.add(&code, &[]);

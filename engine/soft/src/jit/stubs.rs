@@ -7,7 +7,7 @@
 //! - `vectors`: see [`super::vector_registers`].
 
 use super::assembler::{Address, Assembler, Opcode, condition};
-use super::context;
+use super::context::{self, KEPT};
 use super::enter::ending;
 use super::vector_registers::VectorStubs;
 use crate::jump_cache as jump;
@@ -18,6 +18,9 @@ const T2: u8 = 15;
 const RDI: u8 = 7;
 const RSI: u8 = 6;
 const RAX: u8 = 0;
+const RBX: u8 = 3;
+const RSP: u8 = 4;
+const RBP: u8 = 5;
 /// The guest's registers that are in registers, and where: RSP is in R9.
 const HOMES: [(u8, u8); 12] = [
     (0, 0),
@@ -86,13 +89,23 @@ impl Stubs {
     }
 }
 
+/// T1 changes.
 fn save_registers(code: &mut Assembler) {
     for (guest, host) in HOMES {
         code.store(context::gpr(guest), host);
     }
+    for (n, guest) in KEPT.into_iter().enumerate() {
+        code.load(T1, context::kept(n));
+        code.store(context::gpr(guest), T1);
+    }
 }
 
+/// T0 changes.
 fn load_registers(code: &mut Assembler) {
+    for (n, guest) in KEPT.into_iter().enumerate() {
+        code.load(T0, context::gpr(guest));
+        code.store(context::kept(n), T0);
+    }
     for (guest, host) in HOMES {
         code.load(host, context::gpr(guest));
     }
@@ -100,10 +113,14 @@ fn load_registers(code: &mut Assembler) {
 
 fn enter(code: &mut Assembler) -> u64 {
     let at = code.here();
+    let place = |base, displacement| Address { base: Some(base), index: None, displacement };
     code.raw(&PUSHES);
-    // rdgsbase rax; wrgsbase rdi.
-    code.raw(&[0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xf3, 0x48, 0x0f, 0xae, 0xdf]);
-    code.store(context::HOST_GS, 0);
+    // What is called with this RSP finds it aligned.
+    code.lea(true, RSP, place(RSP, -8));
+    code.lea(true, RDI, place(RDI, -context::VCPU));
+    let store = Opcode { wide: true, bytes: &[0x89], ..Opcode::default() };
+    code.memory(store, RSP, place(RDI, context::HOST_STACK));
+    code.copy(RSP, RDI);
     code.copy(T1, RSI);
     load_registers(code);
     // jmp r11.
@@ -129,19 +146,21 @@ fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
     // xor eax, eax.
     code.raw(&[0x31, 0xc0]);
     let stopped = code.here();
-    code.load(T1, context::HOST_GS);
-    // wrgsbase r11.
-    code.raw(&[0xf3, 0x49, 0x0f, 0xae, 0xdb]);
+    code.load(RSP, context::HOST_STACK);
+    // add rsp, 8.
+    code.raw(&[0x48, 0x83, 0xc4, 0x08]);
     code.raw(&POPS);
     // ret.
     code.raw(&[0xc3]);
+    code.stub(true);
     let refused = code.here();
+    code.abandon_stub();
     code.store(context::STOPPED_AT, T0);
     code.store_value(context::ENDING, ending::REFUSED);
     save_registers(code);
     vectors.save_if_loaded(code);
-    // The return address: add rsp, 8; mov eax, 1.
-    code.raw(&[0x48, 0x83, 0xc4, 0x08, 0xb8, 1, 0, 0, 0]);
+    // mov eax, 1.
+    code.raw(&[0xb8, 1, 0, 0, 0]);
     code.jump(stopped);
     Leave { nothing, stopped, refused }
 }
@@ -167,13 +186,13 @@ fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
     code.call(second);
     out.push(code.jump_if(condition::NOT_EQUAL));
     code.bind(known);
-    // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte gs:[cpl];
-    // lea r10, [r10 + r15 * 2]; mov r10d, gs:[keys + r10 * 4].
+    // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte [cpl];
+    // lea r10, [r10 + r15 * 2]; mov r10d, [keys + r10 * 4].
     code.raw(&[0x49, 0xc1, 0xea, 0x3f]);
     code.load_zero_extended_byte(T2, context::ITLB_CPL);
     code.lea(true, T0, Address { base: Some(T0), index: Some((T2, 1)), displacement: 0 });
-    let keys = Opcode { prefixes: &[0x65], wide: false, rex: false, bytes: &[0x8b] };
-    let key = Address { base: None, index: Some((T0, 2)), displacement: context::KEYS as i32 };
+    let keys = Opcode { bytes: &[0x8b], ..Opcode::default() };
+    let key = Address { index: Some((T0, 2)), ..code.place_of(context::KEYS) };
     code.memory(keys, T0, key);
     code.memory(Opcode { wide: false, ..compare }, T0, at(jump::KEY));
     out.push(code.jump_if(condition::NOT_EQUAL));
@@ -188,6 +207,7 @@ fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
 /// Looks whether the second way of the jump cache has the address in R10, which the first one at R11 has not: then it
 /// becomes the first, and ZF is set. T2 changes.
 fn second(code: &mut Assembler) -> u64 {
+    code.stub(true);
     let start = code.here();
     let at = |displacement| Address { base: Some(T1), index: None, displacement };
     let load = Opcode { wide: true, bytes: &[0x8b], ..Opcode::default() };
@@ -206,7 +226,7 @@ fn second(code: &mut Assembler) -> u64 {
     // cmp r10, [r11]: equal now.
     code.memory(compare, T0, at(jump::RIP));
     code.bind(other);
-    code.raw(&[0xc3]);
+    code.end_stub();
     start
 }
 
@@ -220,22 +240,32 @@ pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
     code.add_field(T1, context::jumps(cpl));
 }
 
-fn step(code: &mut Assembler, function: u32, leave: &Leave, vectors: &VectorStubs) -> u64 {
+fn step(code: &mut Assembler, function: i32, leave: &Leave, vectors: &VectorStubs) -> u64 {
+    code.stub(true);
     let at = code.here();
     save_registers(code);
+    // The return address, into a register that a function preserves: mov rbx, [rsp].
+    code.raw(&[0x48, 0x8b, 0x1c, 0x24]);
+    code.abandon_stub();
     vectors.save_if_loaded(code);
-    code.load(RDI, context::THIS);
+    code.lea(true, RDI, code.place_of(context::VCPU));
     code.copy(RSI, T0);
-    // The stack is aligned: `enter` was called, and pushed six words; this was called.
-    code.call_field(function);
-    // test eax, eax.
+    code.load(RAX, function);
+    // On the thread's own stack.
+    code.copy(RBP, RSP);
+    code.load(RSP, context::HOST_STACK);
+    // call rax; mov rsp, rbp; test eax, eax.
+    code.raw(&[0xff, 0xd0]);
+    code.copy(RSP, RBP);
     code.raw(&[0x85, 0xc0]);
     let stopped = code.jump_if(condition::NOT_EQUAL);
+    code.copy(T1, RBX);
     load_registers(code);
-    code.raw(&[0xc3]);
+    code.lea(true, RSP, code.place_of(-context::RED_ZONE));
+    // push r11.
+    code.raw(&[0x41, 0x53]);
+    code.end_stub();
     code.bind(stopped);
-    // The return address: add rsp, 8.
-    code.raw(&[0x48, 0x83, 0xc4, 0x08]);
     code.jump(leave.stopped);
     at
 }

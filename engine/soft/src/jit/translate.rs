@@ -71,13 +71,16 @@ const SAVE: Opcode<'_> = Opcode { prefixes: &[], wide: true, rex: false, bytes: 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     Host(u8),
-    Field(u32),
+    Field(i32),
 }
 
 const fn home(guest: u8) -> Home {
     match guest {
         RSP => Home::Host(STACK),
-        9 | 10 | 11 | 15 => Home::Field(context::gpr(guest)),
+        9 => Home::Field(context::kept(0)),
+        10 => Home::Field(context::kept(1)),
+        11 => Home::Field(context::kept(2)),
+        15 => Home::Field(context::kept(3)),
         _ => Home::Host(guest),
     }
 }

@@ -7,7 +7,7 @@
 
 use arch_x86::regs::{cr0, cr4, xcr0};
 
-use super::assembler::{Address, Assembler, Opcode, Vex, condition};
+use super::assembler::{Assembler, Opcode, Vex, condition};
 use super::context;
 use crate::vector::Extension;
 
@@ -70,19 +70,15 @@ impl VectorStubs {
     }
 }
 
-const fn field(offset: u32) -> Address {
-    Address { base: None, index: None, displacement: offset as i32 }
-}
-
 /// LDMXCSR (2) or STMXCSR (3) of a field.
-fn mxcsr(code: &mut Assembler, which: u8, offset: u32) {
-    let opcode = Opcode { prefixes: &[0x65], bytes: &[0x0f, 0xae], ..Opcode::default() };
-    code.memory(opcode, which, field(offset));
+fn mxcsr(code: &mut Assembler, which: u8, offset: i32) {
+    let opcode = Opcode { bytes: &[0x0f, 0xae], ..Opcode::default() };
+    code.memory(opcode, which, code.place_of(offset));
 }
 
 /// Loads MXCSR from the field at `offset`, unless what is in it now, which is in the field at `now`, is the same but
 /// for the bits that do not matter. (LDMXCSR takes as long as a hundred other instructions on some processors.)
-fn change_mxcsr(code: &mut Assembler, now: u32, offset: u32, matter: u32) {
+fn change_mxcsr(code: &mut Assembler, now: i32, offset: i32, matter: u32) {
     code.load_32(T1, now);
     code.xor_field_32(T1, offset);
     // test r11d, matter.
@@ -96,21 +92,20 @@ fn change_mxcsr(code: &mut Assembler, now: u32, offset: u32, matter: u32) {
 /// MOVUPS (VMOVUPS with AVX) between an XMM register and a field: 10 loads, 11 stores.
 fn move_low(code: &mut Assembler, opcode: u8, n: u8) {
     if Extension::Avx.host_has() {
-        let opcode = Vex { prefixes: &[0x65], map: 1, opcode, ..Vex::default() };
-        code.vex_memory(opcode, n, field(context::xmm(n)));
+        let opcode = Vex { map: 1, opcode, ..Vex::default() };
+        code.vex_memory(opcode, n, code.place_of(context::xmm(n)));
     } else {
         let bytes = [0x0f, opcode];
-        let opcode = Opcode { prefixes: &[0x65], bytes: &bytes, ..Opcode::default() };
-        code.memory(opcode, n, field(context::xmm(n)));
+        let opcode = Opcode { bytes: &bytes, ..Opcode::default() };
+        code.memory(opcode, n, code.place_of(context::xmm(n)));
     }
 }
 
 /// VINSERTF128 (18) or VEXTRACTF128 (19) of an upper half.
 fn move_high(code: &mut Assembler, opcode: u8, n: u8) {
     let register = if opcode == 0x18 { n } else { 0 };
-    let vex =
-        Vex { prefixes: &[0x65], map: 3, prefix: 1, length: true, register, ..Vex::default() };
-    code.vex_memory(Vex { opcode, ..vex }, n, field(context::ymm_high(n)));
+    let vex = Vex { map: 3, prefix: 1, length: true, register, ..Vex::default() };
+    code.vex_memory(Vex { opcode, ..vex }, n, code.place_of(context::ymm_high(n)));
     code.raw(&[1]);
 }
 
@@ -121,6 +116,7 @@ fn zero_upper(code: &mut Assembler) {
 }
 
 fn save(code: &mut Assembler) {
+    code.stub(true);
     let avx = Extension::Avx.host_has();
     for n in 0..16 {
         move_low(code, 0x11, n);
@@ -135,19 +131,20 @@ fn save(code: &mut Assembler) {
     // A function may leave any flags behind. See: System V ABI, AMD64 supplement, 3.2.1.
     change_mxcsr(code, context::MXCSR, context::HOST_MXCSR, !MXCSR_FLAGS);
     code.store_value(context::VECTORS, level::NONE.into());
-    code.raw(&[0xc3]);
+    code.end_stub();
 }
 
 fn load_registers(code: &mut Assembler) {
+    code.stub(true);
     mxcsr(code, 3, context::HOST_MXCSR);
     change_mxcsr(code, context::HOST_MXCSR, context::MXCSR, !0);
     if Extension::Avx.host_has() {
         // Upper halves that are zero stay unused.
-        let vex = Vex { prefixes: &[0x65], map: 1, ..Vex::default() };
-        code.vex_memory(Vex { opcode: 0x10, ..vex }, 0, field(context::ymm_high(0)));
+        let vex = Vex { map: 1, ..Vex::default() };
+        code.vex_memory(Vex { opcode: 0x10, ..vex }, 0, code.place_of(context::ymm_high(0)));
         for n in 1..16 {
             // vorps xmm0, xmm0, field.
-            code.vex_memory(Vex { opcode: 0x56, ..vex }, 0, field(context::ymm_high(n)));
+            code.vex_memory(Vex { opcode: 0x56, ..vex }, 0, code.place_of(context::ymm_high(n)));
         }
         // vptest xmm0, xmm0.
         let test = Vex { map: 2, prefix: 1, opcode: 0x17, ..Vex::default() };
@@ -157,27 +154,29 @@ fn load_registers(code: &mut Assembler) {
             move_low(code, 0x10, n);
             move_high(code, 0x18, n);
         }
-        code.raw(&[0xc3]);
+        code.end_stub();
+        code.stub(true);
         code.bind(unused);
         zero_upper(code);
     }
     for n in 0..16 {
         move_low(code, 0x10, n);
     }
-    code.raw(&[0xc3]);
+    code.end_stub();
 }
 
 /// Checks what [`crate::vector`] checks, and jumps to `load`.
 fn checked(code: &mut Assembler, wanted: u8, load: u64, refused: u64) -> u64 {
     let mut out = Vec::new();
     // and r11d, bits; cmp r11d, value.
-    let compare = |code: &mut Assembler, offset: u32, bits: u32, value: u32| {
+    let compare = |code: &mut Assembler, offset: i32, bits: u32, value: u32| {
         code.load_32(T1, offset);
         code.raw(&[0x41, 0x81, 0xe3]);
         code.raw(&bits.to_le_bytes());
         code.raw(&[0x41, 0x81, 0xfb]);
         code.raw(&value.to_le_bytes());
     };
+    code.stub(true);
     let at = code.here();
     // Loaded, but not enough.
     code.compare_byte(context::VECTORS, level::NONE);
@@ -208,5 +207,6 @@ fn checked(code: &mut Assembler, wanted: u8, load: u64, refused: u64) -> u64 {
         code.bind(jump);
     }
     code.jump(refused);
+    code.stub(false);
     at
 }

@@ -56,7 +56,7 @@ impl Translator<'_> {
     }
 
     /// A field into a guest's register. No flags change.
-    fn read_field(&mut self, field: u32, guest: u8) {
+    fn read_field(&mut self, field: i32, guest: u8) {
         let host = match home(guest) {
             Home::Host(host) => host,
             Home::Field(_) => T2,
@@ -93,7 +93,7 @@ fn number(i: &Instruction) -> u8 {
 }
 
 /// The field of a control register.
-const fn control_register(register: Register) -> Option<u32> {
+const fn control_register(register: Register) -> Option<i32> {
     match register {
         Register::CR0 => Some(context::CR0),
         Register::CR2 => Some(context::CR2),
@@ -104,7 +104,7 @@ const fn control_register(register: Register) -> Option<u32> {
 }
 
 /// The field of the base that an instruction is about.
-fn base(i: &Instruction) -> u32 {
+fn base(i: &Instruction) -> i32 {
     let segment = match i.mnemonic() {
         Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => Seg::Fs,
         _ => Seg::Gs,

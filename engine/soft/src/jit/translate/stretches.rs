@@ -20,7 +20,7 @@ pub(super) struct Retry {
     /// The jump to it.
     jump: Jump,
     /// Where the stretch is.
-    stretch: u32,
+    stretch: i32,
     /// What is written there is a stack.
     is_stack: bool,
     size: u32,
@@ -72,7 +72,7 @@ impl Translator<'_> {
         }
     }
 
-    fn look_up_stretch(&mut self, stretch: u32, is_stack: bool, size: u32, write: bool) -> Jump {
+    fn look_up_stretch(&mut self, stretch: i32, is_stack: bool, size: u32, write: bool) -> Jump {
         if size > Stretch::MOST {
             return self.look_up(size, write);
         }
@@ -123,7 +123,7 @@ impl Translator<'_> {
     }
 
     /// The page of the entry at T1, which may be written, is the stack's from now on.
-    fn keep_stack(&mut self, stack: u32) {
+    fn keep_stack(&mut self, stack: i32) {
         // What is entered while SMAP is lifted may be a page of user mode.
         let lifted = (self.cpl != 3).then(|| {
             self.code.compare_byte(context::rights(self.cpl), Rights::Supervisor as u8);

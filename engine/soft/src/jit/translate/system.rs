@@ -22,6 +22,8 @@ const STATUS: u32 = rflags::STATUS as u32;
 /// The arithmetic flags in RFLAGS's lowest byte.
 const LOW_STATUS: u32 = STATUS & 0xff;
 const OVERFLOW_SHIFT: u8 = rflags::OF.trailing_zeros() as u8;
+/// Where the guest's R11 is.
+const R11: i32 = context::kept(2);
 const IF: u32 = rflags::IF as u32;
 const AC: u32 = rflags::AC as u32;
 
@@ -185,7 +187,7 @@ impl Translator<'_> {
     fn syscall(&mut self, step: &Step<'_>) {
         self.expect_fast_calls(step);
         self.assemble_rflags();
-        self.code.store(context::gpr(11), T2);
+        self.code.store(R11, T2);
         self.code.set(RCX, self.end);
         self.code.load(T1, sysreg(SysReg::Sfmask));
         // not r11d; and r15d, r11d.
@@ -203,12 +205,12 @@ impl Translator<'_> {
         self.code.raw(&[0x49, 0xc1, 0xea, 47]);
         let high = self.code.jump_if(condition::NOT_EQUAL);
         self.or_on_miss(high);
-        self.code.test_bits(context::gpr(11), AC | rflags::TF as u32);
+        self.code.test_bits(R11, AC | rflags::TF as u32);
         let special = self.code.jump_if(condition::NOT_EQUAL);
         self.or_on_miss(special);
         let window = self.expect_no_window();
         self.or_on_miss(window);
-        self.code.load(T2, context::gpr(11));
+        self.code.load(T2, R11);
         const ALLOWED: u64 = rflags::STATUS
             | rflags::IF
             | rflags::DF
@@ -275,6 +277,6 @@ impl Translator<'_> {
 }
 
 /// The field of a register of the system.
-const fn sysreg(register: SysReg) -> u32 {
+const fn sysreg(register: SysReg) -> i32 {
     context::sysreg(register)
 }

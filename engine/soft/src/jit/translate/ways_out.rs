@@ -195,7 +195,7 @@ impl Translator<'_> {
 
     /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under the
     /// key in a field. T2 and EFLAGS change. Gives the ways on if it has not.
-    pub(super) fn jump_to_cached(&mut self, distance: i32, key: u32) -> [Jump; 2] {
+    pub(super) fn jump_to_cached(&mut self, distance: i32, key: i32) -> [Jump; 2] {
         let out = self.expect_cached(distance, key);
         let code = Address { base: Some(T1), index: None, displacement: distance + jump::CODE };
         // jmp [r11 + code].
@@ -203,7 +203,7 @@ impl Translator<'_> {
         out
     }
 
-    pub(super) fn expect_cached(&mut self, distance: i32, key: u32) -> [Jump; 2] {
+    pub(super) fn expect_cached(&mut self, distance: i32, key: i32) -> [Jump; 2] {
         let at = |part| Address { base: Some(T1), index: None, displacement: distance + part };
         let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
         self.code.memory(compare, T0, at(jump::RIP));
