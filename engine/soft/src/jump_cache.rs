@@ -14,7 +14,7 @@ use crate::blocks::{Found, Run};
 use crate::itlb::key;
 
 /// log2 of the entries of the parts.
-const SYSTEM_BITS: u8 = 15;
+const SYSTEM_BITS: u8 = 17;
 const USER_BITS: u8 = 13;
 
 const SYSTEM: usize = 1 << SYSTEM_BITS;
@@ -24,8 +24,8 @@ const USER: usize = 1 << USER_BITS;
 pub const RIP: i32 = offset_of!(Jump, rip) as i32;
 pub const KEY: i32 = offset_of!(Jump, key) as i32;
 pub const CODE: i32 = offset_of!(Jump, code) as i32;
-/// The number of an address's first jump in its part are the upper bits of the product of its low half and this, and 0
-/// as the lowest.
+/// At level 3 the number of an address's first jump in its part are the upper bits of the product of its low half and this, and 0
+/// as the lowest; else the address's low 16 bits and 0: there is room for more, and that is found sooner.
 pub const FACTOR: u32 = 0x9e37_79b1;
 /// A jump's distance from its part's first one is its number shifted left by this.
 pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
@@ -33,13 +33,16 @@ const _: () = assert!(size_of::<Jump>() == 32);
 /// The second way is so far behind the first one.
 pub const SECOND: i32 = 1 << SIZE_SHIFT;
 
-/// The product, shifted right by this, is the number at a privilege level.
-pub const fn shift(cpl: u8) -> u8 {
-    32 - if cpl == 3 { USER_BITS } else { SYSTEM_BITS }
-}
+/// The product, shifted right by this, is the number at level 3.
+pub const SHIFT: u8 = 32 - USER_BITS;
+const _: () = assert!(SYSTEM_BITS == u16::BITS as u8 + 1);
 
 const fn number(cpl: u8, rip: u64) -> usize {
-    ((rip as u32).wrapping_mul(FACTOR) >> shift(cpl)) as usize & !1
+    if cpl == 3 {
+        ((rip as u32).wrapping_mul(FACTOR) >> SHIFT) as usize & !1
+    } else {
+        (rip as u16 as usize) << 1
+    }
 }
 
 /// The distance of the first jump for `rip` from its part's first one.

@@ -232,11 +232,17 @@ fn second(code: &mut Assembler) -> u64 {
 
 /// The first entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.
 pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
-    // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
-    code.raw(&[0x45, 0x69, 0xda]);
-    code.raw(&jump::FACTOR.to_le_bytes());
-    code.raw(&[0x41, 0xc1, 0xeb, jump::shift(cpl) - jump::SIZE_SHIFT]);
-    code.raw(&[0x41, 0x83, 0xe3, 0xfe << jump::SIZE_SHIFT]);
+    if cpl == 3 {
+        // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
+        code.raw(&[0x45, 0x69, 0xda]);
+        code.raw(&jump::FACTOR.to_le_bytes());
+        code.raw(&[0x41, 0xc1, 0xeb, jump::SHIFT - jump::SIZE_SHIFT]);
+        code.raw(&[0x41, 0x83, 0xe3, 0xfe << jump::SIZE_SHIFT]);
+    } else {
+        // movzx r11d, r10w; shl r11d, size's and one more.
+        code.raw(&[0x45, 0x0f, 0xb7, 0xda]);
+        code.shift_left(T1, jump::SIZE_SHIFT + 1);
+    }
     code.add_field(T1, context::jumps(cpl));
 }
 

@@ -16,6 +16,17 @@ pub(super) struct SecondTarget {
     back: u64,
 }
 
+/// Where an indirect branch's target is.
+enum Target {
+    /// In the jump cache's entry at T1.
+    Found,
+    /// In T2.
+    Loaded,
+}
+
+/// The code that the jump cache's entry at T1 has.
+const CODE: Address = Address { base: Some(T1), index: None, displacement: jump::CODE };
+
 /// The condition of Jcc; `None` if the instruction is none that is translated.
 pub(super) fn condition_of(encoding: &Encoding<'_>) -> Option<u8> {
     let special = encoding.operand_size || encoding.lock || encoding.vex.is_some();
@@ -65,9 +76,13 @@ impl Translator<'_> {
                 self.indirect_target(step, encoding);
                 self.find_target(step);
                 if group == 2 {
+                    // It takes the entry's place.
+                    self.load_target();
                     self.push_return(step);
+                    self.jump_to(Target::Loaded);
+                } else {
+                    self.jump_to(Target::Found);
                 }
-                self.jump_to_target();
             }
             _ => return false,
         }
@@ -93,7 +108,7 @@ impl Translator<'_> {
         self.return_address(step);
         self.find_target(step);
         self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
-        self.jump_to_target();
+        self.jump_to(Target::Found);
     }
 
     /// What a return will pop into T0.
@@ -131,7 +146,7 @@ impl Translator<'_> {
     }
 
     /// Finds the code at the address in T0, which the jump cache has to know: else, as when it is not canonical,
-    /// the interpreter executes the branch. Its address is in T2 then; that of the guest's code is if this leads to Rust.
+    /// the interpreter executes the branch. T1 is the entry then; T2 the address if this leads to Rust.
     fn find_target(&mut self, step: &Step<'_>) {
         if !self.chained {
             // shl r11, 16; sar r11, 16; cmp r11, r10.
@@ -148,8 +163,6 @@ impl Translator<'_> {
         let back = self.code.here();
         let [other, old] = self.expect_cached(0, context::key(self.cpl, self.rip));
         self.or_on_miss(old);
-        let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
-        self.code.memory(LOAD, T2, code);
         let slow = self.slow.len() - 1;
         self.second_targets.push(SecondTarget { jump: other, slow, back });
     }
@@ -165,15 +178,24 @@ impl Translator<'_> {
         }
     }
 
-    /// Goes on at what [`find_target`](Self::find_target) has found.
-    fn jump_to_target(&mut self) {
-        if !self.chained {
-            self.code.copy(T0, T2);
-            self.code.jump(self.stubs.leave);
-            return;
+    /// What [`find_target`](Self::find_target) has found into T2.
+    fn load_target(&mut self) {
+        if self.chained {
+            self.code.memory(LOAD, T2, CODE);
         }
-        // jmp r15.
-        self.code.raw(&[0x41, 0xff, 0xe7]);
+    }
+
+    /// Goes on at what [`find_target`](Self::find_target) has found.
+    fn jump_to(&mut self, target: Target) {
+        let jump = Opcode { bytes: &[0xff], ..Opcode::default() };
+        match target {
+            _ if !self.chained => {
+                self.code.copy(T0, T2);
+                self.code.jump(self.stubs.leave);
+            }
+            Target::Found => self.code.memory(jump, 4, CODE),
+            Target::Loaded => self.code.registers(jump, 4, T2),
+        }
     }
 
     /// Pushes the address behind the block. T2 stays.
@@ -183,9 +205,19 @@ impl Translator<'_> {
         let miss = self.look_up_stack(8, true);
         let end = step.instruction.next_ip();
         self.on_miss(miss, step, Some(end));
-        self.code.lea(true, T1, Self::operand());
-        self.code.set(T0, end);
-        self.code.memory(SAVE, T0, Address { base: Some(T1), index: None, displacement: 0 });
+        if let Ok(end) = i32::try_from(end as i64) {
+            // mov qword [operand], end.
+            self.code.memory(
+                Opcode { wide: true, bytes: &[0xc7], ..Opcode::default() },
+                0,
+                Self::operand(),
+            );
+            self.code.raw(&end.to_le_bytes());
+        } else {
+            self.code.lea(true, T1, Self::operand());
+            self.code.set(T0, end);
+            self.code.memory(SAVE, T0, Address { base: Some(T1), index: None, displacement: 0 });
+        }
         self.code.lea(true, STACK, below);
     }
 }
