@@ -1,6 +1,6 @@
 //! [`SoftEngine`]: the software CPU of one VM, and what its vCPUs share.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arch_x86::cpuid::Instructions;
@@ -11,6 +11,7 @@ use virt::memory::{Memory, View};
 
 use crate::jit::Jit;
 use crate::modes::Modes;
+use crate::polled::Polled;
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
 
@@ -85,7 +86,7 @@ pub(crate) struct Sync {
     /// The vCPU is in guest code.
     inside: AtomicBool,
     /// What the vCPU is to come out of translated code for: bits of [`waiting`].
-    waiting: AtomicU32,
+    polled: Polled,
     /// How many invalidations were asked for, and how many of them are done.
     asked: AtomicU64,
     done: AtomicU64,
@@ -107,7 +108,7 @@ impl Sync {
     /// Not 0 if the run loop has something to look at.
     #[inline(always)]
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::SeqCst)
+        self.polled.word()
     }
 
     /// Whether an invalidation waits for the vCPU.
@@ -117,18 +118,18 @@ impl Sync {
 
     /// The vCPU looks at the request word from now on.
     pub fn take_kick(&self) {
-        self.waiting.fetch_and(!waiting::KICK, Ordering::SeqCst);
+        self.polled.clear(waiting::KICK);
     }
 
-    /// The address of the word that [`waiting`](Self::waiting) reads.
-    pub fn waiting_address(&self) -> u64 {
-        self.waiting.as_ptr().expose_provenance() as u64
+    /// What translated code looks at.
+    pub const fn polled(&self) -> &Polled {
+        &self.polled
     }
 
     /// Invalidates by calling `invalidate`, and tells who waits.
     pub fn acknowledge(&self, invalidate: impl FnOnce()) {
-        // In this order: what is asked for meanwhile sets `waiting` again.
-        self.waiting.fetch_and(!waiting::INVALIDATION, Ordering::SeqCst);
+        // In this order: what is asked for meanwhile sets the bit again.
+        self.polled.clear(waiting::INVALIDATION);
         let asked = self.asked.load(Ordering::SeqCst);
         invalidate();
         self.done.store(asked, Ordering::Release);
@@ -138,7 +139,7 @@ impl Sync {
     /// the vCPU executes guest code again.
     fn ask(&self) {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        self.waiting.fetch_or(waiting::INVALIDATION, Ordering::SeqCst);
+        self.polled.set(waiting::INVALIDATION);
         while self.inside.load(Ordering::SeqCst) && self.done.load(Ordering::Acquire) < ticket {
             // At the end of its block, microseconds from now if it has a processor.
             std::thread::yield_now();
@@ -240,7 +241,7 @@ impl Engine for SoftEngine {
         // Translated code looks at one word.
         let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, sync) in vcpus.iter().filter(|(of, _)| *of == id) {
-            sync.waiting.fetch_or(waiting::KICK, Ordering::SeqCst);
+            sync.polled.set(waiting::KICK);
         }
     }
 }

@@ -30,15 +30,20 @@ pub mod key {
     pub const GENERATION_SHIFT: u32 = 6;
     /// No block has it: all keys are this once they are used up.
     pub const NONE: u32 = 0;
+    /// No key has it: see [`crate::polled`].
+    pub const POISON: u32 = 1 << 31;
     /// Of what is no block. No key is this, not even [`NONE`]: there are but three sizes of code.
     pub const NO_BLOCK: u32 = u32::MAX;
 }
+
+/// By privilege level, and by half of the address space.
+pub type Keys = [[u32; 2]; 4];
 
 /// How 64-bit code is decoded.
 const BITS64: u32 = 2;
 
 /// Generations that keys have room for.
-const GENERATIONS: u32 = 1 << (32 - key::GENERATION_SHIFT);
+const GENERATIONS: u32 = 1 << (31 - key::GENERATION_SHIFT);
 /// Nothing has been entered: no key has it.
 const NO_GENERATION: u32 = 0;
 
@@ -104,7 +109,7 @@ impl Seen {
 pub struct InstructionTlb {
     entries: Box<[Entry; ENTRIES]>,
     /// By privilege level, and by half of the address space.
-    pub(crate) keys: [[u32; 2]; 4],
+    pub(crate) keys: Keys,
     /// The newest generation of each half.
     generations: [u32; 2],
     /// Those of the address spaces' lower halves, or [`NO_GENERATION`].

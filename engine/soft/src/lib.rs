@@ -29,6 +29,7 @@ mod lockstep;
 mod memory;
 mod modes;
 mod page_marks;
+mod polled;
 mod ram;
 mod ranges;
 mod registers;
@@ -78,6 +79,8 @@ mod pcid_test;
 mod ranges_edges_test;
 #[cfg(test)]
 mod ranges_test;
+#[cfg(test)]
+mod returns_test;
 #[cfg(test)]
 mod run_test;
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //! filled, and at the start and the end of a translated block.
 
 use std::str::FromStr;
-use std::sync::atomic::AtomicU32;
 
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -13,6 +12,7 @@ use arch_x86::emulate::{Mode, Status};
 use arch_x86::regs::rflags;
 
 use crate::jit;
+use crate::polled::ALWAYS;
 use crate::status_bits::status_bits;
 use crate::vcpu::{SoftVcpu, attention};
 
@@ -30,9 +30,6 @@ pub struct Modes {
     /// Flags that an instruction leaves undefined are random. Everything is interpreted, one by one.
     pub poison: bool,
 }
-
-/// What translated code polls to come back: never 0, and never written.
-static ALWAYS: AtomicU32 = AtomicU32::new(1);
 
 impl Modes {
     /// As usual.
@@ -80,12 +77,12 @@ impl SoftVcpu {
     /// What the modes do between two blocks.
     pub(crate) fn attend_modes(&mut self) {
         let modes = self.shared.options.modes;
-        // When it is to be done once more, after so many blocks, translated code says: it then polls `ALWAYS`.
+        // When it is to be done once more, after so many blocks, translated code says: it then looks at `ALWAYS`.
         self.aside.blocks_left = modes.every.into();
         let always = modes.at_every_block();
         self.set_attention(attention::MODE, always);
-        self.aside.always = ALWAYS.as_ptr().expose_provenance() as u64;
-        self.jit.waiting = if always { self.aside.always } else { self.sync.waiting_address() };
+        self.aside.always = ALWAYS.address();
+        self.jit.polled = if always { self.aside.always } else { self.sync.polled().address() };
         if modes.flush {
             self.flush_translations();
         }

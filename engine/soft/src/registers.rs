@@ -12,6 +12,7 @@ use arch_x86::regs::{
 };
 
 use crate::invalidate::CR3_NO_FLUSH;
+use crate::jit::context::Returns;
 use crate::tlb::Rights;
 use crate::vcpu::{SoftVcpu, attention};
 
@@ -155,6 +156,7 @@ impl Regs for SoftVcpu {
     }
     fn set_gdtr(&mut self, table: Table) {
         self.gdtr = table;
+        self.aside.returns = Returns::default();
     }
     fn idtr(&self) -> Table {
         self.idtr

@@ -85,6 +85,9 @@ impl SoftVcpu {
                     },
                     Err(intercept) => return intercept,
                 }
+            } else if sync.polled().is_poisoned() {
+                // What that was for has been seen.
+                sync.polled().show(&self.itlb.keys);
             }
             let executed = match self.known_block(blocks) {
                 Some(found) => self.execute_found(blocks, found),

@@ -14,7 +14,9 @@ use core::mem::offset_of;
 use arch_x86::emulate::Status;
 use arch_x86::regs::{Segment, SysReg, rflags};
 
+use crate::itlb::Keys;
 use crate::page_marks::{self, PageMarks};
+use crate::polled;
 use crate::tlb::{Stretch, Tlb};
 use crate::vcpu::SoftVcpu;
 
@@ -36,16 +38,20 @@ impl SignalRoom {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
-    /// The instruction TLB's keys: a copy.
-    pub keys: [[u32; 2]; 4],
     /// The TLB's entries for operands, at levels 0 to 2 and at 3.
     pub tables: [u64; 2],
     /// The jump cache's entries, at levels 0 to 2 and at 3.
     pub jumps: [u64; 2],
+    /// Where a kernel's GS base is on the host, if it and [`GS_REACH`] bytes are in the range of its map of RAM; else 0.
+    pub gs_place: u64,
+    /// The distance of GS's base from the start of that range has to be below this.
+    pub gs_limit: u64,
+    /// There is room.
+    pub spare: [u64; 2],
     /// R9, R10, R11 and R15, while translated code is executed.
     pub kept: [u64; KEPT.len()],
-    /// The address of the word that says that translated code is to be left.
-    pub waiting: u64,
+    /// The address of [`crate::polled`].
+    pub polled: u64,
     /// A register, for a moment.
     pub saved: u64,
     /// The arithmetic flags, as translated code keeps them between blocks: SF, ZF, AF, PF and CF as LAHF has
@@ -58,6 +64,9 @@ pub(crate) struct Context {
     /// How a step ended that did not go on: see [`super::enter`].
     pub ending: u32,
 }
+
+/// How far from GS's base a kernel has its processor's own data.
+pub(crate) const GS_REACH: u32 = 256 << 10;
 
 /// The guest's registers that have no register of the host's.
 pub(crate) const KEPT: [u8; 4] = [9, 10, 11, 15];
@@ -74,19 +83,43 @@ pub(crate) struct Aside {
     /// [`super::enter`]'s functions that execute one instruction.
     pub step: u64,
     pub step_last: u64,
+    pub step_return: u64,
     /// The instruction at which a step ended that did not go on.
     pub stopped_at: u64,
+    /// What a kernel returns to.
+    pub returns: Returns,
     /// The thread's own RSP.
     pub host_stack: u64,
     /// The thread's own MXCSR, while the guest's is loaded.
     pub host_mxcsr: u32,
     /// How many blocks may be executed until a mode has something to do: see [`crate::modes`].
     pub blocks_left: u64,
-    /// A word that is never 0, to poll instead.
+    /// The address of what says that it is always to come out.
     pub always: u64,
+    /// The keys that were shown to translated code.
+    pub shown: Keys,
     /// Where a loop's streams are, and how many rounds may follow: see [`super::translate`].
     pub streams: [u64; STREAMS],
     pub loop_rounds: u64,
+}
+
+/// The segments that a kernel has returned to by IRETQ: the flat ones of 64-bit mode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Returns {
+    /// CS, and above it SS.
+    pub selectors: u32,
+    /// Where their descriptors are.
+    pub places: [u64; 2],
+    /// What these said.
+    pub descriptors: [u64; 2],
+}
+
+impl Default for Returns {
+    /// None: nothing is ever at such an address.
+    fn default() -> Self {
+        Self { selectors: 0, places: [1 << 62; 2], descriptors: [0; 2] }
+    }
 }
 
 impl Context {
@@ -133,9 +166,14 @@ offsets! {
     RIP = rip;
     FLAGS = jit.flags;
     SAVED = jit.saved;
-    WAITING = jit.waiting;
+    POLLED = jit.polled;
     STEP = aside.step;
     STEP_LAST = aside.step_last;
+    STEP_RETURN = aside.step_return;
+    RETURN_SELECTORS = aside.returns.selectors;
+    RETURN_PLACES = aside.returns.places;
+    RETURN_DESCRIPTORS = aside.returns.descriptors;
+    NMI_BLOCKED = nmi_blocked;
     BLOCK = jit.block;
     HOST_STACK = aside.host_stack;
     BLOCKS_LEFT = aside.blocks_left;
@@ -162,10 +200,11 @@ offsets! {
     FX = fx;
     STACKS = tlb.stacks;
     RANGES = tlb.ranges;
-    KEYS = jit.keys;
     TABLES = jit.tables;
     JUMPS = jit.jumps;
     KEPT_REGISTERS = jit.kept;
+    GS_PLACE = jit.gs_place;
+    GS_LIMIT = jit.gs_limit;
     ITLB_CPL = itlb.cpl;
     MARKS = itlb.marks;
     RIGHTS = rights;
@@ -198,7 +237,10 @@ pub(crate) const fn stream(n: usize) -> i32 {
     STREAMS_START + n as i32 * 8
 }
 
-/// The key of code at a privilege level, in the half of the address space that `rip` is in.
+/// Where the keys are from the address that is at [`POLLED`].
+pub(crate) const KEYS: i32 = polled::KEYS as i32;
+
+/// That of code at a privilege level, in the half of the address space that `rip` is in.
 pub(crate) const fn key(cpl: u8, rip: u64) -> i32 {
     KEYS + cpl as i32 * 8 + (rip >> 63) as i32 * 4
 }
@@ -227,6 +269,15 @@ pub(crate) const fn gpr(n: u8) -> i32 {
 /// Where translated code has one of [`KEPT`].
 pub(crate) const fn kept(n: usize) -> i32 {
     KEPT_REGISTERS + n as i32 * 8
+}
+
+/// Of a return's code (0) and stack segment (1): where the descriptor is, and what it said.
+pub(crate) const fn return_place(n: usize) -> i32 {
+    RETURN_PLACES + n as i32 * 8
+}
+
+pub(crate) const fn return_descriptor(n: usize) -> i32 {
+    RETURN_DESCRIPTORS + n as i32 * 8
 }
 
 /// The field of a register of the system.

@@ -1,9 +1,13 @@
 //! From Rust into translated code and back: [`SoftVcpu::execute_translated`], and the functions that
 //! translated code calls.
 
-use arch_x86::emulate::{Op, Stop};
+use arch_x86::emulate::{Access, Cpu, Op, Stop};
+use arch_x86::regs::{Seg, Segment};
 
+use super::context::{self, Returns};
+use super::translate::flat;
 use crate::blocks::Blocks;
+use crate::ranges::Ranges;
 use crate::vcpu::SoftVcpu;
 
 /// How a step ended: what [`super::context::Context::ending`] says.
@@ -25,9 +29,29 @@ impl SoftVcpu {
     pub(crate) fn prepare_translated(&mut self, blocks: &Blocks) {
         self.aside.all_jumps = blocks.jumps_address();
         self.update_tables();
-        self.jit.waiting = self.sync.waiting_address();
+        self.jit.polled = self.sync.polled().address();
         self.aside.step = step as *const () as u64;
         self.aside.step_last = step_last as *const () as u64;
+        self.aside.step_return = step_return as *const () as u64;
+    }
+
+    /// Lets translated code know where the processor's own data is.
+    #[inline(always)]
+    fn show_gs(&mut self) {
+        let range = &self.tlb.ranges[Ranges::RAM];
+        let distance = self.segments[Seg::Gs as usize].base.wrapping_sub(range.tag);
+        self.jit.gs_limit = range.limit.saturating_sub(context::GS_REACH.into());
+        let is_in = distance < self.jit.gs_limit;
+        self.jit.gs_place = if is_in { range.page.wrapping_add(distance) } else { 0 };
+    }
+
+    /// Lets translated code know the instruction TLB's keys.
+    #[inline(always)]
+    fn show_keys(&mut self) {
+        if self.aside.shown != self.itlb.keys {
+            self.aside.shown = self.itlb.keys;
+            self.sync.polled().show(&self.aside.shown);
+        }
     }
 
     /// Executes translated code from `code` on, until the dispatcher knows no way on or an
@@ -35,7 +59,8 @@ impl SoftVcpu {
     pub(crate) fn execute_translated(&mut self, blocks: &Blocks, code: u64) -> Result<(), Stop> {
         let Some(jit) = blocks.jit() else { return Ok(()) };
         self.jit.set_status(self.status);
-        self.jit.keys = self.itlb.keys;
+        self.show_keys();
+        self.show_gs();
         let this = core::ptr::from_mut(self);
         let enter = jit.stubs().enter as usize;
         // SAFETY: `enter` is the address of the stub of this type, in memory that `blocks` keeps.
@@ -82,7 +107,8 @@ impl SoftVcpu {
         let shadow = std::mem::take(&mut self.shadow);
         let executed = (op.exec)(self, &op.insn);
         self.jit.set_status(self.status);
-        self.jit.keys = self.itlb.keys;
+        self.show_keys();
+        self.show_gs();
         self.jit.ending = match executed {
             Ok(()) if last => {
                 self.leave_block = false;
@@ -104,6 +130,28 @@ impl SoftVcpu {
     }
 }
 
+impl SoftVcpu {
+    /// An IRETQ was executed: notes the segments that it has led to, if they are what programs mostly have.
+    fn note_return(&mut self) {
+        let global = u64::from(self.gdtr.limit);
+        let mut noted = Returns::default();
+        for (n, seg) in [Seg::Cs, Seg::Ss].into_iter().enumerate() {
+            let segment = self.segments[seg as usize];
+            let selector = segment.selector;
+            let offset = u64::from(selector & !7);
+            let is_usual = segment == Segment { selector, ..flat(seg, 3) } && self.cpl == 3;
+            if !is_usual || !self.mode64 || selector & 4 != 0 || offset + 7 > global {
+                return;
+            }
+            let place = self.gdtr.base.wrapping_add(offset);
+            let Ok(descriptor) = self.load(place, Access::System) else { return };
+            noted.selectors |= u32::from(selector) << (16 * n);
+            (noted.places[n], noted.descriptors[n]) = (place, descriptor);
+        }
+        self.aside.returns = noted;
+    }
+}
+
 /// Called by the stub `step`.
 extern "sysv64" fn step(vcpu: *mut SoftVcpu, op: *const Op<SoftVcpu>) -> u32 {
     // SAFETY: translated code gives the address of its vCPU, which `execute_translated` has borrowed and does not
@@ -117,4 +165,15 @@ extern "sysv64" fn step_last(vcpu: *mut SoftVcpu, op: *const Op<SoftVcpu>) -> u3
     // SAFETY: as in `step`.
     let (vcpu, op) = unsafe { (&mut *vcpu, &*op) };
     vcpu.step_for_translated(op, true)
+}
+
+/// Called by the stub `step_return`.
+extern "sysv64" fn step_return(vcpu: *mut SoftVcpu, op: *const Op<SoftVcpu>) -> u32 {
+    // SAFETY: as in `step`.
+    let (vcpu, op) = unsafe { (&mut *vcpu, &*op) };
+    let stopped = vcpu.step_for_translated(op, true);
+    if stopped == 0 || vcpu.jit.ending == ending::DONE {
+        vcpu.note_return();
+    }
+    stopped
 }

@@ -3,7 +3,7 @@
 //! - `enter`: from Rust into translated code, and back: a function `(vcpu, code) -> ending`;
 //! - `leave`: from the end of a block to Rust;
 //! - `dispatch`: from the end of a block to the next one, which the jump cache knows, or back to Rust;
-//! - `step`, `step_last`: call Rust to execute one instruction;
+//! - `step`, `step_last`, `step_return`: call Rust to execute one instruction;
 //! - `vectors`: see [`super::vector_registers`].
 
 use super::assembler::{Address, Assembler, Opcode, condition};
@@ -56,6 +56,8 @@ pub(crate) struct Stubs {
     pub step: u64,
     /// The same for an instruction that ends a block.
     pub step_last: u64,
+    /// The same for a return to a program.
+    pub step_return: u64,
     /// To be called with an address in R10 that the jump cache's first way at R11 does not have: whether it has it then is in
     /// ZF. T2 changes.
     pub second: u64,
@@ -85,6 +87,7 @@ impl Stubs {
         code.jump(known);
         stubs.step = step(&mut code, context::STEP, &leave, &stubs.vectors);
         stubs.step_last = step(&mut code, context::STEP_LAST, &leave, &stubs.vectors);
+        stubs.step_return = step(&mut code, context::STEP_RETURN, &leave, &stubs.vectors);
         (stubs, code.bytes().to_vec())
     }
 }
@@ -169,7 +172,7 @@ fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
 fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
     let at = |displacement| Address { base: Some(T1), index: None, displacement };
     let mut out = Vec::new();
-    code.load(T1, context::WAITING);
+    code.load(T1, context::POLLED);
     code.test_word(T1);
     out.push(code.jump_if(condition::NOT_EQUAL));
     // Each of the two kinds of level has its part.
@@ -187,12 +190,13 @@ fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
     out.push(code.jump_if(condition::NOT_EQUAL));
     code.bind(known);
     // The key of the level, and the upper or the lower half: shr r10, 63; movzx r15d, byte [cpl];
-    // lea r10, [r10 + r15 * 2]; mov r10d, [keys + r10 * 4].
+    // lea r10, [r10 + r15 * 2]; mov r15, [polled]; mov r10d, [r15 + keys + r10 * 4].
     code.raw(&[0x49, 0xc1, 0xea, 0x3f]);
     code.load_zero_extended_byte(T2, context::ITLB_CPL);
     code.lea(true, T0, Address { base: Some(T0), index: Some((T2, 1)), displacement: 0 });
     let keys = Opcode { bytes: &[0x8b], ..Opcode::default() };
-    let key = Address { index: Some((T0, 2)), ..code.place_of(context::KEYS) };
+    code.load(T2, context::POLLED);
+    let key = Address { base: Some(T2), index: Some((T0, 2)), displacement: context::KEYS };
     code.memory(keys, T0, key);
     code.memory(Opcode { wide: false, ..compare }, T0, at(jump::KEY));
     out.push(code.jump_if(condition::NOT_EQUAL));

@@ -25,6 +25,7 @@ mod flags;
 mod integer;
 mod loops;
 mod memory;
+mod returns;
 mod steps;
 mod stretches;
 mod strings;
@@ -50,6 +51,7 @@ use flags::{Flags, Recovery};
 use loops::Loop;
 pub(crate) use steps::reads_count;
 use steps::{ARITHMETIC, Step, steps};
+pub(super) use system::flat;
 use ways_out::{Exit, SideExit, WayOut};
 use windows::Window;
 
@@ -105,6 +107,8 @@ struct Slow {
     shadowed: bool,
     /// The instruction ends the block: the dispatcher goes on, from behind the block.
     end: Option<u64>,
+    /// It is an IRETQ, which is noted.
+    returns: bool,
 }
 
 /// A block that is translated.
@@ -269,7 +273,7 @@ impl Translator<'_> {
         let more = self.code.jump_if(condition::NOT_EQUAL);
         self.code.change_field(group::OR, context::ATTENTION, attention::MODE);
         self.code.load(T0, context::ALWAYS);
-        self.code.store(context::WAITING, T0);
+        self.code.store(context::POLLED, T0);
         self.code.bind(more);
     }
 

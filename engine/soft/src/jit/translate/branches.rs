@@ -106,27 +106,34 @@ impl Translator<'_> {
 
     fn ret(&mut self, step: &Step<'_>) {
         self.return_address(step);
+        self.code.memory(LOAD, T0, Self::operand());
         self.find_target(step);
         self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
         self.jump_to(Target::Found);
     }
 
-    /// What a return will pop into T0.
+    /// Looks up what a return will pop.
     fn return_address(&mut self, step: &Step<'_>) {
         self.flags_are_lost();
         self.code.copy(T0, STACK);
         let miss = self.look_up_stack(8, false);
         self.on_miss(miss, step, Some(step.instruction.next_ip()));
-        self.code.memory(LOAD, T0, Self::operand());
     }
 
     /// A return that is followed: the interpreter executes it if it does not lead to `target`.
     pub(super) fn follow_return(&mut self, step: &Step<'_>, target: u64) {
         self.return_address(step);
-        self.code.set(T1, target);
-        // cmp r10, r11.
-        let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
-        self.code.registers(compare, T1, T0);
+        if let Ok(target) = i32::try_from(target as i64) {
+            let compare = Opcode { wide: true, bytes: &[0x81], ..Opcode::default() };
+            self.code.memory(compare, 7, Self::operand());
+            self.code.raw(&target.to_le_bytes());
+        } else {
+            self.code.memory(LOAD, T0, Self::operand());
+            self.code.set(T1, target);
+            // cmp r10, r11.
+            let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
+            self.code.registers(compare, T1, T0);
+        }
         let other = self.code.jump_if(condition::NOT_EQUAL);
         self.or_on_miss(other);
         self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
@@ -157,12 +164,10 @@ impl Translator<'_> {
             self.code.copy(T2, T0);
             return;
         }
-        let request = self.expect_no_request();
-        self.on_miss(request, step, Some(self.end));
         find_jump(&mut self.code, self.cpl);
         let back = self.code.here();
         let [other, old] = self.expect_cached(0, context::key(self.cpl, self.rip));
-        self.or_on_miss(old);
+        self.on_miss(old, step, Some(self.end));
         let slow = self.slow.len() - 1;
         self.second_targets.push(SecondTarget { jump: other, slow, back });
     }

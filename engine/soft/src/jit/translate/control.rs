@@ -83,6 +83,10 @@ impl Translator<'_> {
         self.code.registers(compare, host, T0);
         let other = self.code.jump_if(condition::NOT_EQUAL);
         self.code.store(base(&step.instruction), host);
+        if step.instruction.mnemonic() == Mnemonic::Wrgsbase {
+            self.code.copy(T0, host);
+            self.gs_changed();
+        }
         self.finish(step, [off, other]);
     }
 }

@@ -148,6 +148,12 @@ impl Translator<'_> {
         let mut miss = None;
         let at = self.in_window_of(step).unwrap_or_else(|| {
             self.flags_are_lost();
+            if !shape.rm.writes()
+                && let Some((at, none)) = self.look_up_by_gs(step, size)
+            {
+                miss = Some(none);
+                return at;
+            }
             self.linear_address(step, encoding);
             miss = Some(self.look_up_operand(step, size, shape.rm.writes()));
             Self::operand()

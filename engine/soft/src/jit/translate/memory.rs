@@ -8,6 +8,7 @@ use iced_x86::{Instruction, Register};
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::Encoding;
+use super::super::stubs::Stubs;
 use super::super::vector_registers::level;
 use super::{Flags, Home, LOAD, Slow, Step, T0, T1, Translator, home};
 use crate::vcpu::SoftVcpu;
@@ -134,7 +135,19 @@ impl Translator<'_> {
         let more = Vec::new();
         let shadowed = self.shadowed;
         let (op, block) = (step.op, step.block);
-        self.slow.push(Slow { jump, more, op, block, back, lost, flags, vectors, shadowed, end });
+        self.slow.push(Slow {
+            jump,
+            more,
+            op,
+            block,
+            back,
+            lost,
+            flags,
+            vectors,
+            shadowed,
+            end,
+            returns: false,
+        });
     }
 
     /// Another jump that leads where the last miss does.
@@ -157,7 +170,8 @@ impl Translator<'_> {
             if let Some(end) = slow.end {
                 self.code.set(T0, end);
                 self.code.store(context::RIP, T0);
-                self.call_with(slow.op, self.stubs.step_last);
+                let Stubs { step_last, step_return, .. } = *self.stubs;
+                self.call_with(slow.op, if slow.returns { step_return } else { step_last });
                 self.code.jump(self.way_on());
                 continue;
             }

@@ -7,9 +7,10 @@
 //!
 //! What is written is looked up in the table, for pages may have code: but for stacks, which lose their page then.
 
+use arch_x86::regs::Seg;
 use iced_x86::{Instruction, Mnemonic, Register};
 
-use super::super::assembler::{Address, Jump, condition};
+use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::{LOAD, RAX, Step, T0, T1, Translator};
 use crate::ranges::{self, Ranges, Seen};
@@ -19,14 +20,22 @@ use crate::tlb::{self, Rights, Stretch};
 pub(super) struct Retry {
     /// The jump to it.
     jump: Jump,
-    /// Where the stretch is.
-    stretch: i32,
-    /// What is written there is a stack.
-    is_stack: bool,
+    stretch: Looked,
     size: u32,
     write: bool,
     /// Where translated code goes on.
     back: u64,
+}
+
+/// What a look-up has before it.
+#[derive(Clone, Copy)]
+enum Looked {
+    /// The stretch of a stack.
+    Stack(i32),
+    /// A range.
+    Range(i32),
+    /// The place of GS's base: the operand is at that distance from it.
+    Gs(i32),
 }
 
 /// Whether an instruction's operand is on the stack.
@@ -55,7 +64,7 @@ impl Translator<'_> {
     /// Looks up the linear address in T0, which was made of RSP: see [`look_up`](Self::look_up). What it gives is
     /// to be bound by [`bind_misses`](Self::bind_misses).
     pub(super) fn look_up_stack(&mut self, size: u32, write: bool) -> Jump {
-        self.look_up_stretch(context::stack(self.cpl), true, size, write)
+        self.look_up_stretch(Looked::Stack(context::stack(self.cpl)), size, write)
     }
 
     /// Looks up an instruction's operand, whose linear address is in T0: see [`look_up_stack`](Self::look_up_stack).
@@ -66,13 +75,51 @@ impl Translator<'_> {
         }
         match range_of(step) {
             Some(n) if self.cpl == 0 && !write && !self.is_lifted => {
-                self.look_up_stretch(context::range(n), false, size, false)
+                self.look_up_stretch(Looked::Range(context::range(n)), size, false)
             }
             _ => self.look_up(size, write),
         }
     }
 
-    fn look_up_stretch(&mut self, stretch: i32, is_stack: bool, size: u32, write: bool) -> Jump {
+    /// The same for what a kernel reads of its processor's own data; gives where that is, too. `None`, and nothing is
+    /// done, if it does not seem to be that.
+    pub(super) fn look_up_by_gs(&mut self, step: &Step<'_>, size: u32) -> Option<(Address, Jump)> {
+        let i = &step.instruction;
+        let distance = i.memory_displacement64();
+        let is_own = i.memory_segment() == Register::GS
+            && i.memory_base() == Register::None
+            && i.memory_index() == Register::None
+            && distance < context::GS_REACH.into();
+        if self.cpl != 0 || self.is_lifted || !is_own || step.seen == Seen::Elsewhere {
+            return None;
+        }
+        self.code.load(T1, context::GS_PLACE);
+        // test r11, r11.
+        let test = Opcode { wide: true, bytes: &[0x85], ..Opcode::default() };
+        self.code.registers(test, T1, T1);
+        let jump = self.code.jump_if(condition::EQUAL);
+        let distance = distance as i32;
+        let back = self.code.here();
+        self.retries.push(Retry { jump, stretch: Looked::Gs(distance), size, write: false, back });
+        Some((Address { base: Some(T1), index: None, displacement: distance }, jump))
+    }
+
+    /// GS's base is T0: finds out where that is. All temporary registers and EFLAGS change.
+    pub(super) fn gs_changed(&mut self) {
+        let range = context::range(Ranges::RAM);
+        self.code.subtract_field(T0, range + context::STRETCH_TAG);
+        self.code.load(T1, range + context::STRETCH_PAGE);
+        self.code.lea(true, T1, Address { base: Some(T1), index: Some((T0, 0)), displacement: 0 });
+        self.code.compare_with_field(T0, context::GS_LIMIT);
+        // 0 if it is not below: sbb r10, r10; and r11, r10.
+        self.code.raw(&[0x4d, 0x19, 0xd2, 0x4d, 0x21, 0xd3]);
+        self.code.store(context::GS_PLACE, T1);
+    }
+
+    fn look_up_stretch(&mut self, looked: Looked, size: u32, write: bool) -> Jump {
+        let (Looked::Stack(stretch) | Looked::Range(stretch)) = looked else {
+            return self.look_up(size, write);
+        };
         if size > Stretch::MOST {
             return self.look_up(size, write);
         }
@@ -81,7 +128,7 @@ impl Translator<'_> {
         let other = self.code.jump_if(condition::NOT_BELOW);
         self.code.load(T1, stretch + context::STRETCH_PAGE);
         let back = self.code.here();
-        self.retries.push(Retry { jump: other, stretch, is_stack, size, write, back });
+        self.retries.push(Retry { jump: other, stretch: looked, size, write, back });
         other
     }
 
@@ -112,12 +159,26 @@ impl Translator<'_> {
 
     /// Looks into the table, and goes back if that has the page.
     fn retry(&mut self, retry: &Retry) -> Jump {
-        self.code.add_field(T0, retry.stretch + context::STRETCH_TAG);
+        match retry.stretch {
+            Looked::Stack(stretch) | Looked::Range(stretch) => {
+                self.code.add_field(T0, stretch + context::STRETCH_TAG);
+            }
+            Looked::Gs(distance) => {
+                self.code.set(T0, distance as u64);
+                self.code.add_field(T0, context::segment_base(Seg::Gs as u8));
+            }
+        }
         let miss = self.look_up_entry(retry.size, retry.write);
-        if retry.is_stack && retry.write {
-            self.keep_stack(retry.stretch);
+        if let Looked::Stack(stretch) = retry.stretch
+            && retry.write
+        {
+            self.keep_stack(stretch);
         }
         self.load_page();
+        if let Looked::Gs(distance) = retry.stretch {
+            let displacement = -distance;
+            self.code.lea(true, T1, Address { displacement, ..Self::operand() });
+        }
         self.code.jump(retry.back);
         miss
     }

@@ -4,7 +4,7 @@
 //! as nothing but the fields that are named here changes; what would have to be looked at besides is
 //! the interpreter's.
 
-use arch_x86::regs::{Attr, Seg, SysReg, cr4, efer, rflags};
+use arch_x86::regs::{Attr, Seg, Segment, SysReg, cr4, efer, rflags};
 use iced_x86::Mnemonic;
 
 use super::super::assembler::{Address, Jump, Opcode, condition, group};
@@ -47,10 +47,13 @@ impl Translator<'_> {
             Mnemonic::Swapgs if supervisor => {
                 let (base, other) =
                     (context::segment_base(Seg::Gs as u8), sysreg(SysReg::KernelGsBase));
+                self.flags_are_lost();
                 self.code.load(T0, base);
                 self.code.load(T1, other);
                 self.code.store(base, T1);
                 self.code.store(other, T0);
+                self.code.copy(T0, T1);
+                self.gs_changed();
             }
             Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.rdtsc(step),
             _ => return false,
@@ -58,11 +61,12 @@ impl Translator<'_> {
         true
     }
 
-    /// Translates SYSCALL and SYSRET, which end a block. Gives false, and has done nothing, if it is neither.
+    /// Translates SYSCALL, SYSRET and IRETQ, which end a block. Gives false, and has done nothing, if it is none of them.
     pub(super) fn system_branch(&mut self, step: &Step<'_>) -> bool {
         match step.instruction.mnemonic() {
             Mnemonic::Syscall => self.syscall(step),
             Mnemonic::Sysretq if self.cpl == 0 => self.sysret(step),
+            Mnemonic::Iretq if self.cpl == 0 => self.iret(step),
             _ => return false,
         }
         true
@@ -79,7 +83,7 @@ impl Translator<'_> {
     }
 
     /// Whether the interrupt window is waited for: what may open it is the interpreter's then.
-    fn expect_no_window(&mut self) -> Jump {
+    pub(super) fn expect_no_window(&mut self) -> Jump {
         self.code.compare_byte(context::WANTS_INTERRUPT_WINDOW, 0);
         self.code.jump_if(condition::NOT_EQUAL)
     }
@@ -228,29 +232,44 @@ impl Translator<'_> {
     /// Goes to a level: RFLAGS is T2, the selectors are STAR's at `shift` and so much more.
     /// All temporary registers change.
     fn enter(&mut self, cpl: u8, shift: u8, more: [u16; 2]) {
-        self.code.change(group::OR, T2, rflags::FIXED as u32);
-        self.code.copy(T1, T2);
-        self.code.change(group::AND, T1, !STATUS);
-        self.code.store_32(context::RFLAGS, T1);
-        self.store_status();
-        let attr = Attr::G | Attr::P | Attr::S | Attr::RW | Attr::ACCESSED | u16::from(cpl) << 5;
-        let segments = [(Seg::Cs, attr | Attr::CODE | Attr::L), (Seg::Ss, attr | Attr::DB)];
+        self.take_rflags();
         self.code.load(T0, sysreg(SysReg::Star));
         // shr r10, shift.
         self.code.raw(&[0x49, 0xc1, 0xea, shift]);
-        for ((segment, attr), more) in segments.into_iter().zip(more) {
+        for (segment, more) in [Seg::Cs, Seg::Ss].into_iter().zip(more) {
             let at = Address { base: Some(T0), index: None, displacement: more.into() };
             self.code.lea(false, T1, at);
             // SYSCALL ignores the selector's own level.
             let (operation, bits) = if cpl == 0 { (group::AND, 0xfffc) } else { (group::OR, 3) };
             self.code.change(operation, T1, bits);
-            self.code.store_16(context::segment_selector(segment as u8), T1);
-            self.code.store_16_value(context::segment_attr(segment as u8), attr);
-            self.code.store_value(context::segment_limit(segment as u8), u32::MAX);
-            // xor r11d, r11d.
-            self.code.raw(&[0x45, 0x31, 0xdb]);
-            self.code.store(context::segment_base(segment as u8), T1);
+            self.set_flat(segment, cpl, T1);
         }
+        self.take_level(cpl);
+    }
+
+    /// RFLAGS is T2. T1 and T2 change.
+    pub(super) fn take_rflags(&mut self) {
+        self.code.change(group::OR, T2, rflags::FIXED as u32);
+        self.code.copy(T1, T2);
+        self.code.change(group::AND, T1, !STATUS);
+        self.code.store_32(context::RFLAGS, T1);
+        self.store_status();
+    }
+
+    /// CS or SS is flat, with the selector that is in a register. T1 changes.
+    pub(super) fn set_flat(&mut self, segment: Seg, cpl: u8, selector: u8) {
+        let Segment { limit, attr, .. } = flat(segment, cpl);
+        let segment = segment as u8;
+        self.code.store_16(context::segment_selector(segment), selector);
+        self.code.store_16_value(context::segment_attr(segment), attr.0);
+        self.code.store_value(context::segment_limit(segment), limit);
+        // xor r11d, r11d.
+        self.code.raw(&[0x45, 0x31, 0xdb]);
+        self.code.store(context::segment_base(segment), T1);
+    }
+
+    /// The privilege level. T1 changes.
+    pub(super) fn take_level(&mut self, cpl: u8) {
         self.code.store_byte_value(context::CPL, cpl);
         self.code.store_byte_value(context::ITLB_CPL, cpl);
         self.code.load_zero_extended_byte(T1, context::rights(cpl));
@@ -258,14 +277,13 @@ impl Translator<'_> {
     }
 
     /// Goes on at T0, in the half of the address space that `half` is in, at another privilege level.
-    fn leave_to_other_level(&mut self, cpl: u8, half: u64) {
+    pub(super) fn leave_to_other_level(&mut self, cpl: u8, half: u64) {
         if !self.chained {
             self.code.jump(self.stubs.leave);
             return;
         }
-        let mut out = vec![self.expect_no_request()];
         find_jump(&mut self.code, cpl);
-        out.extend(self.expect_cached(0, context::key(cpl, half)));
+        let out = self.expect_cached(0, context::key(cpl, half));
         let code = Address { base: Some(T1), index: None, displacement: jump::CODE };
         // jmp [r11 + code].
         self.code.memory(Opcode { bytes: &[0xff], ..Opcode::default() }, 4, code);
@@ -274,6 +292,14 @@ impl Translator<'_> {
         }
         self.code.jump(self.stubs.dispatch);
     }
+}
+
+/// A code or stack segment of 64-bit mode, with no selector: what SYSCALL and SYSRET load.
+/// See: AMD APM vol. 3, SYSCALL.
+pub(in crate::jit) fn flat(segment: Seg, cpl: u8) -> Segment {
+    let attr = Attr::G | Attr::P | Attr::S | Attr::RW | Attr::ACCESSED | u16::from(cpl) << 5;
+    let attr = attr | if segment == Seg::Cs { Attr::CODE | Attr::L } else { Attr::DB };
+    Segment { base: 0, limit: u32::MAX, selector: 0, attr: Attr(attr) }
 }
 
 /// The field of a register of the system.

@@ -188,13 +188,13 @@ impl Translator<'_> {
 
     /// Whether translated code is to be left. T1 and EFLAGS change.
     pub(super) fn expect_no_request(&mut self) -> Jump {
-        self.code.load(T1, context::WAITING);
+        self.code.load(T1, context::POLLED);
         self.code.test_word(T1);
         self.code.jump_if(condition::NOT_EQUAL)
     }
 
-    /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under the
-    /// key in a field. T2 and EFLAGS change. Gives the ways on if it has not.
+    /// Goes to the block at the address in T0 if the jump cache's entry `distance` from T1 has it, under one of the keys that
+    /// are shown, and the translation is not to be left. T2 and EFLAGS change. Gives the ways on if it has not.
     pub(super) fn jump_to_cached(&mut self, distance: i32, key: i32) -> [Jump; 2] {
         let out = self.expect_cached(distance, key);
         let code = Address { base: Some(T1), index: None, displacement: distance + jump::CODE };
@@ -208,7 +208,10 @@ impl Translator<'_> {
         let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
         self.code.memory(compare, T0, at(jump::RIP));
         let other = self.code.jump_if(condition::NOT_EQUAL);
-        self.code.load_32(T2, key);
+        // The key is poisoned if translated code is to be left: see `crate::polled`.
+        self.code.load(T2, context::POLLED);
+        let load = Opcode { bytes: &[0x8b], ..Opcode::default() };
+        self.code.memory(load, T2, Address { base: Some(T2), index: None, displacement: key });
         self.code.memory(Opcode { wide: false, ..compare }, T2, at(jump::KEY));
         [other, self.code.jump_if(condition::NOT_EQUAL)]
     }
