@@ -70,6 +70,8 @@ mod lost_flags_test;
 #[cfg(test)]
 mod modes_test;
 #[cfg(test)]
+mod own_data_test;
+#[cfg(test)]
 mod page_marks_test;
 #[cfg(test)]
 mod patching_test;

@@ -78,3 +78,67 @@ impl Polled {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+
+    use super::{ALWAYS, Polled};
+    use crate::itlb::Keys;
+
+    const KEYS: Keys = [[0x41, 0x42], [0x43, 0x44], [0x45, 0x46], [0x47, 0x48]];
+
+    /// Which of the keys translated code would find right.
+    fn right(polled: &Polled) -> Vec<bool> {
+        let shown = polled.keys.iter().flatten().map(|key| key.load(Ordering::SeqCst));
+        shown.zip(KEYS.as_flattened()).map(|(shown, key)| shown == *key).collect()
+    }
+
+    #[test]
+    fn no_key_is_right_while_the_word_is_set() {
+        let polled = Polled::default();
+        polled.show(&KEYS);
+        assert_eq!((right(&polled), polled.is_poisoned()), (vec![true; 8], false));
+        polled.set(2);
+        assert_eq!((right(&polled), polled.is_poisoned()), (vec![false; 8], true));
+        // New keys, and what was asked for has not been seen yet.
+        polled.show(&KEYS);
+        assert_eq!((right(&polled), polled.is_poisoned()), (vec![false; 8], true));
+        polled.set(1);
+        polled.clear(2);
+        polled.show(&KEYS);
+        assert_eq!((right(&polled), polled.word()), (vec![false; 8], 1));
+        polled.clear(1);
+        // Until they are shown again.
+        assert!(polled.is_poisoned());
+        polled.show(&KEYS);
+        assert_eq!((right(&polled), polled.is_poisoned()), (vec![true; 8], false));
+    }
+
+    #[test]
+    fn what_always_comes_out_has_no_right_key() {
+        assert_eq!((right(&ALWAYS), ALWAYS.is_poisoned()), (vec![false; 8], true));
+        assert_ne!(ALWAYS.word(), 0);
+    }
+
+    #[test]
+    fn whoever_is_late_leaves_no_key_right_and_no_word_unseen() {
+        let polled = Polled::default();
+        std::thread::scope(|scope| {
+            let kicks = scope.spawn(|| (0..10_000).for_each(|_| polled.set(1)));
+            // As the run loop does it.
+            while !kicks.is_finished() {
+                polled.clear(1);
+                polled.show(&KEYS);
+                let asked = polled.word() != 0;
+                let left = right(&polled).contains(&true);
+                assert!(!(asked && left) || polled.word() == 0 || !right(&polled).contains(&true));
+            }
+        });
+        while polled.word() != 0 || polled.is_poisoned() {
+            polled.clear(1);
+            polled.show(&KEYS);
+        }
+        assert_eq!(right(&polled), vec![true; 8]);
+    }
+}
