@@ -43,7 +43,7 @@ impl Default for Options {
             code_instructions: 512 << 10,
             code_pages: 3072,
             translated: 32 << 20,
-            patience: 8,
+            patience: 32,
             counted: false,
             lockstep: false,
             modes: Modes::USUAL,
