@@ -46,7 +46,7 @@ pub(crate) struct Context {
     pub gs_place: u64,
     /// The distance of GS's base from the start of that range has to be below this.
     pub gs_limit: u64,
-    /// There is room.
+    /// Room for two more: all is as large as the red zone.
     pub spare: [u64; 2],
     /// R9, R10, R11 and R15, while translated code is executed.
     pub kept: [u64; KEPT.len()],

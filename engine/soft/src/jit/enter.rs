@@ -66,8 +66,10 @@ impl SoftVcpu {
         // SAFETY: `enter` is the address of the stub of this type, in memory that `blocks` keeps.
         let enter: extern "sysv64" fn(*mut Self, u64) -> u32 =
             unsafe { core::mem::transmute(core::ptr::with_exposed_provenance::<()>(enter)) };
-        // `self` is not used while translated code has its address. `code` is that of a block in `blocks`
-        // which the jump cache knows, or that was just made; nothing in `blocks` changes meanwhile.
+        // `self` is not used while translated code has its address. RSP then points into it, and what is pushed lies in
+        // `signals`, which is nothing else's; the functions that are called from there have this thread's own stack again.
+        // `code` is that of a block in `blocks` which the jump cache knows, or that was just made; nothing in `blocks`
+        // changes meanwhile.
         let ending = enter(this, code);
         self.status = self.jit.status();
         if ending == 0 { Ok(()) } else { self.stopped_in_translated(blocks) }
