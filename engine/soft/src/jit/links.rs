@@ -75,6 +75,11 @@ impl Links {
         }
     }
 
+    /// Whether the block at a place is there, and ignores flags.
+    pub fn ignores_flags(&self, place: &Place) -> bool {
+        self.by_target.get(place).and_then(|known| known.target).is_some_and(|at| at.ignores_flags)
+    }
+
     /// The block at a place is there from now on.
     pub fn connect(&mut self, memory: &mut CodeMemory, place: Place, target: Target) {
         let known = self.by_target.entry(place).or_default();

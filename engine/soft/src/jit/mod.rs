@@ -148,6 +148,7 @@ impl Jit {
             cpl: place.cpl,
             features,
             marked,
+            ignores: &|page, rip| self.links.ignores_flags(&Place { page, rip, ..place }),
             chained: self.chained,
             polls: self.polls,
             counts: self.counts,

@@ -52,7 +52,7 @@ use loops::Loop;
 pub(crate) use steps::reads_count;
 use steps::{ARITHMETIC, Step, steps};
 pub(super) use system::flat;
-use ways_out::{Exit, SideExit, WayOut};
+use ways_out::{Asked, Exit, SideExit, WayOut};
 use windows::Window;
 
 /// Temporary registers.
@@ -142,6 +142,8 @@ pub(super) struct Source<'a> {
     pub features: Features,
     /// What page is at an address, and its mark: see [`crate::page_marks`].
     pub marked: Marked<'a>,
+    /// Whether the block at an address in a page is known to ignore the flags that it is entered with.
+    pub ignores: &'a dyn Fn(PageId, u64) -> bool,
     /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
     pub polls: bool,
     /// Each block counts its instructions.
@@ -188,6 +190,9 @@ pub(super) fn translate(
         place: None,
         end: last_part.rip.wrapping_add(last_part.bytes.len() as u64),
         marked: source.marked,
+        ignores: source.ignores,
+        ignores_flags: flags::ignores(&steps),
+        asked: Vec::new(),
         side_exits: Vec::new(),
         ways_out: Vec::new(),
         exits: Vec::new(),
@@ -215,10 +220,11 @@ pub(super) fn translate(
     translator.slow_ways();
     translator.take_side_exits();
     translator.take_ways_out();
-    let Translator { code, mut exits, .. } = translator;
+    translator.take_asked();
+    let Translator { code, mut exits, ignores_flags, .. } = translator;
     let code = code.finish()?;
     exits.iter_mut().for_each(|exit| exit.place(&code));
-    Some(Translation { code, exits, ignores_flags: flags::ignores(&steps) })
+    Some(Translation { code, exits, ignores_flags })
 }
 
 struct Translator<'a> {
@@ -254,6 +260,10 @@ struct Translator<'a> {
     page: PageId,
     end: u64,
     marked: Marked<'a>,
+    ignores: &'a dyn Fn(PageId, u64) -> bool,
+    /// It looks at no flags that it is entered with.
+    ignores_flags: bool,
+    asked: Vec<Asked>,
     side_exits: Vec<SideExit>,
     ways_out: Vec<WayOut>,
     exits: Vec<Exit>,

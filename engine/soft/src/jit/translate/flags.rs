@@ -117,7 +117,7 @@ pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
     for n in 0..steps.len() {
         if steps[n].changed == ARITHMETIC
             && let Some(needed) = needed_in(&steps[n + 1..])
-            && needed.iter().any(accesses_memory)
+            && (needed.iter().any(accesses_memory) || n + 1 + needed.len() == steps.len())
             && let Some(recovery) = Recovery::of(&steps[n])
         {
             // An instruction that overwrites flags does so once it has accessed memory.

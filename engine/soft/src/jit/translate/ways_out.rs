@@ -49,6 +49,14 @@ pub(super) struct WayOut {
     flags: Option<(Flags, Option<Recovery>)>,
 }
 
+/// A way out of a loop, by the dispatcher: who asked for that is to be heard.
+pub(super) struct Asked {
+    jump: Jump,
+    target: u64,
+    /// How the flags are made again.
+    recovery: Recovery,
+}
+
 /// A way out of the middle of the translation.
 pub(super) struct SideExit {
     jump: Jump,
@@ -68,6 +76,10 @@ impl Translator<'_> {
         if self.is_one_jump(target) {
             let link = self.code.jump_ahead();
             self.leave_by(link, target);
+            return;
+        }
+        if self.goes_round(target) {
+            self.go_back(target);
             return;
         }
         self.store_flags();
@@ -96,12 +108,42 @@ impl Translator<'_> {
         self.ways_out.push(WayOut { jumps, target, page, link, flags: None });
     }
 
+    /// Whether flags that can be made again are left lost on a way back: the block there is known, and ignores them.
+    fn goes_round(&self, target: u64) -> bool {
+        let are_stored = matches!(self.flags, Flags::Field | Flags::Both);
+        let is_way_back = self.chained && self.is_near(target) && !self.polls;
+        let can_be_lost = is_way_back && !are_stored && self.recovery.is_some();
+        let is_own = target == self.head && self.ignores_flags;
+        can_be_lost && (is_own || (self.ignores)(self.page, target))
+    }
+
+    /// The way back: no flags are stored but where it is left.
+    fn go_back(&mut self, target: u64) {
+        self.flags_are_lost();
+        let jump = self.expect_no_request();
+        if let Some(recovery) = self.recovery {
+            self.asked.push(Asked { jump, target, recovery });
+        }
+        let link = self.code.jump_ahead();
+        self.leave_by(link, target);
+    }
+
+    /// The ways out of loops.
+    pub(super) fn take_asked(&mut self) {
+        for Asked { jump, target, recovery } in core::mem::take(&mut self.asked) {
+            self.code.bind(jump);
+            self.store_lost_flags(Some(recovery));
+            self.code.set(T0, target);
+            self.code.jump(self.stubs.dispatch);
+        }
+    }
+
     /// Whether nothing has to be looked at on the way to `target`, so that EFLAGS stay.
     pub(super) const fn is_one_jump(&self, target: u64) -> bool {
         self.chained && self.is_near(target) && !self.looks_before(target)
     }
 
-    /// Goes on at `target`, for which [`is_one_jump`](Self::is_one_jump) holds, by a jump that was made.
+    /// Goes on at `target`, in the same page, by a jump that was made.
     pub(super) fn leave_by(&mut self, jump: Jump, target: u64) {
         let flags = (self.flags, self.recovery);
         let is_stored = matches!(self.flags, Flags::Field | Flags::Both);
