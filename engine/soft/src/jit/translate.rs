@@ -185,6 +185,7 @@ pub(super) fn translate(
         loads: Vec::new(),
         open: None,
         one_by_one: Vec::new(),
+        return_place: None,
         retries: Vec::new(),
         second_targets: Vec::new(),
         place: None,
@@ -209,13 +210,13 @@ pub(super) fn translate(
     }
     translator.expect_vectors_at_entry(&steps);
     let (last, body) = steps.split_last()?;
-    translator.body(body);
+    translator.body(body, last);
     match a_loop {
         Some(a_loop) => translator.go_round(&steps, &a_loop, base),
         None => translator.last(last),
     }
     translator.code.cold(true);
-    translator.windows_one_by_one(body);
+    translator.windows_one_by_one(body, last);
     translator.take_second_targets();
     translator.slow_ways();
     translator.take_side_exits();
@@ -242,6 +243,8 @@ struct Translator<'a> {
     /// The window that is being translated, and those whose look-up may miss.
     open: Option<windows::Open>,
     one_by_one: Vec<windows::OneByOne>,
+    /// Where the address is that the last instruction returns to, if a window's look-up has found it.
+    return_place: Option<Address>,
     /// Look-ups that may yet be in the table.
     retries: Vec<stretches::Retry>,
     second_targets: Vec<SecondTarget>,
@@ -288,11 +291,12 @@ impl Translator<'_> {
     }
 
     /// The instructions before the last one.
-    fn body(&mut self, body: &[Step<'_>]) {
+    fn body(&mut self, body: &[Step<'_>], last: &Step<'_>) {
         let mut next = 0;
+        let returns = self.returns(last);
         while let Some(step) = body.get(next) {
             // What STI holds is looked at instruction by instruction.
-            let window = if self.shadow_next { None } else { Window::find(body, next) };
+            let window = if self.shadow_next { None } else { Window::find(body, next, returns) };
             if let Some(window) = window {
                 next = self.window(body, window);
             } else {
@@ -329,6 +333,10 @@ impl Translator<'_> {
     fn last(&mut self, step: &Step<'_>) {
         self.shadowed = core::mem::take(&mut self.shadow_next);
         self.block = step.block;
+        if let Some(place) = self.return_place.take() {
+            self.return_from(place, step);
+            return;
+        }
         if self.near_branch(step) {
             return;
         }

@@ -104,9 +104,31 @@ impl Translator<'_> {
         }
     }
 
+    /// Whether an instruction is a return that is translated so.
+    pub(super) fn returns(&self, step: &Step<'_>) -> bool {
+        let is_plain = |encoding: &Encoding<'_>| {
+            let prefixed = encoding.operand_size || encoding.lock || encoding.vex.is_some();
+            !prefixed && (encoding.map, encoding.opcode) == (Map::One, 0xc3)
+        };
+        self.chained && step.encoding.as_ref().is_some_and(is_plain)
+    }
+
     fn ret(&mut self, step: &Step<'_>) {
         self.return_address(step);
-        self.code.memory(LOAD, T0, Self::operand());
+        self.return_to(Self::operand(), step);
+    }
+
+    /// A return, to where a window's look-up has found it.
+    pub(super) fn return_from(&mut self, place: Address, step: &Step<'_>) {
+        // The place is in T0 and T1.
+        self.store_flags_by(T2);
+        self.flags_are_lost();
+        self.return_to(place, step);
+    }
+
+    /// A return, to what is at a place.
+    fn return_to(&mut self, place: Address, step: &Step<'_>) {
+        self.code.memory(LOAD, T0, place);
         self.find_target(step);
         self.code.lea(true, STACK, Address { base: Some(STACK), index: None, displacement: 8 });
         self.jump_to(Target::Found);

@@ -219,20 +219,25 @@ impl Translator<'_> {
     /// Puts the flags into their field if they are not there. T0 changes; EFLAGS are the flags then, unless
     /// they were in the field.
     pub(super) fn store_flags(&mut self) {
+        self.store_flags_by(T0);
+    }
+
+    /// The same, with another register that changes.
+    pub(super) fn store_flags_by(&mut self, temporary: u8) {
         if self.flags == Flags::Lost
             && let Some(recovery) = self.recovery
         {
-            self.recover(&recovery, T0);
+            self.recover(&recovery, temporary);
             self.flags = Flags::Host;
         }
         if self.flags == Flags::Host {
             // PUSHFQ is shorter, and much slower.
             self.code.store_overflow(context::FLAGS + 1);
-            self.code.copy(T0, RAX);
+            self.code.copy(temporary, RAX);
             // LAHF.
             self.code.raw(&[0x9f]);
             self.code.store_byte(context::FLAGS, AH);
-            self.code.copy(RAX, T0);
+            self.code.copy(RAX, temporary);
             self.flags = Flags::Both;
         }
     }

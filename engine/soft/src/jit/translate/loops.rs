@@ -259,7 +259,7 @@ impl Translator<'_> {
                 misses
             }
             None => {
-                self.body(body);
+                self.body(body, last);
                 self.expect_flags(last);
                 self.code.jump_back_if(a_loop.condition, start);
                 Vec::new()

@@ -29,6 +29,8 @@ pub(super) struct Window {
     written: bool,
     /// What the first access has to be aligned to; the others then are.
     alignment: u8,
+    /// The last access is that of a return behind the instructions.
+    returns: bool,
 }
 
 /// A look-up that has been made.
@@ -51,6 +53,8 @@ pub(super) struct OneByOne {
     /// Where translated code goes on, and where it expects the flags.
     back: u64,
     flags: Flags,
+    /// Or it does not go on, but returns.
+    returns: bool,
 }
 
 /// How an address is made, but for its displacement.
@@ -207,8 +211,9 @@ const fn names_high_byte(encoding: &Encoding<'_>, shape: Shape) -> bool {
 }
 
 impl Window {
-    /// The window that starts with the first of `steps` from `start` on; `None` if there is none.
-    pub fn find(steps: &[Step<'_>], start: usize) -> Option<Self> {
+    /// The window that starts with the first of `steps` from `start` on; `None` if there is none. They may be followed by a
+    /// return.
+    pub fn find(steps: &[Step<'_>], start: usize, returns: bool) -> Option<Self> {
         let first = Access::of(steps.get(start)?, 0)?;
         let (mut low, mut high) = (0, i64::from(first.size));
         let mut window = Self {
@@ -217,9 +222,11 @@ impl Window {
             size: first.size,
             written: first.written,
             alignment: first.alignment,
+            returns: false,
         };
         let mut count = 1;
         let mut pushed = 0;
+        let mut to = start;
         for (n, step) in steps.iter().enumerate().skip(start) {
             let stack =
                 step.encoding.as_ref().and_then(|encoding| stack_displacement(step, encoding));
@@ -248,6 +255,17 @@ impl Window {
             if changes(step, &first.base, stack.is_some()) {
                 break;
             }
+            to = n + 1;
+        }
+        // What a return pops, if RSP is known there, and nothing between takes temporary registers.
+        let distance = pushed.saturating_sub(first.displacement);
+        let span = low.min(distance)..high.max(distance.saturating_add(8));
+        let is_near = span.end.saturating_sub(span.start) <= REACH;
+        if returns && to == steps.len() && first.base == Base::STACK && is_near {
+            (low, high) = (span.start, span.end);
+            window.steps.end = to;
+            window.returns = true;
+            count += 1;
         }
         window.low = low as i32;
         window.size = (high - low) as u32;
@@ -296,17 +314,19 @@ impl Translator<'_> {
         });
         let displacement = -displacement - i64::from(window.low);
         self.open = Some(Open { displacement, pushed: 0, owed: 0 });
+        let returns = window.returns;
         for step in &steps[range.clone()] {
             if names_stack_pointer(step) {
                 self.settle_stack();
             }
             self.step(step);
         }
+        self.return_place = self.in_window(0, true).filter(|_| returns);
         self.settle_stack();
         self.open = None;
         let end = range.end;
         let (back, flags) = (self.code.here(), self.flags);
-        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, lost, back, flags });
+        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, lost, back, flags, returns });
         end
     }
 
@@ -365,7 +385,7 @@ impl Translator<'_> {
     }
 
     /// Windows whose look-up has missed.
-    pub(super) fn windows_one_by_one(&mut self, steps: &[Step<'_>]) {
+    pub(super) fn windows_one_by_one(&mut self, steps: &[Step<'_>], last: &Step<'_>) {
         for window in core::mem::take(&mut self.one_by_one) {
             self.bind_misses(window.jumps);
             self.flags = if window.lost.is_some() { Flags::Lost } else { Flags::Field };
@@ -373,6 +393,10 @@ impl Translator<'_> {
             self.vectors = window.vectors;
             for step in &steps[window.steps] {
                 self.step(step);
+            }
+            if window.returns {
+                self.last(last);
+                continue;
             }
             match (self.flags, window.flags) {
                 (_, Flags::Lost) => {}
