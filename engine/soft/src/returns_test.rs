@@ -41,6 +41,9 @@ struct Guest {
     vcpu: SoftVcpu,
 }
 
+/// What is done between two runs.
+type Change = fn(&mut Guest);
+
 /// All that can be seen of how it went.
 #[derive(Debug, PartialEq)]
 struct Outcome {
@@ -172,7 +175,7 @@ fn what_is_special_is_as_the_interpreter_has_it(options: Options) {
         assert_eq!(after(options, frame, |_| {}), expected, "{frame:x?}");
     }
 
-    let changes: [(&str, fn(&mut Guest)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("nested task", |guest| guest.vcpu.set_rflags(rflags::FIXED | rflags::NT)),
         ("alignment", |guest| guest.vcpu.set_rflags(rflags::FIXED | rflags::AC)),
         ("NMIs blocked", |guest| guest.vcpu.set_nmi_blocked(true)),
@@ -212,7 +215,7 @@ fn descriptors_are_read_each_time(options: Options) {
         assert_ne!(expected[0], expected[1], "{descriptor:x}");
         assert_eq!(after(options, USUAL, change), expected, "{descriptor:x}");
     }
-    let tables: [fn(&mut Guest); 3] = [
+    let tables: [Change; 3] = [
         |guest| guest.vcpu.set_gdtr(Table { base: at::GDT, limit: 0x1f }),
         |guest| guest.vcpu.set_gdtr(Table { base: at::GDT + 8, limit: 0x37 }),
         // The page that it is in is another one.

@@ -75,7 +75,7 @@ pub struct Statistics {
 
 /// One virtual processor: its registers, TLBs and decoded code.
 ///
-/// The order of the first fields is what translated code expects: see [`crate::jit::context`].
+/// The order of the first fields is what translated code expects: see `jit::context`.
 #[repr(C)]
 pub struct SoftVcpu {
     pub(crate) signals: SignalRoom,
