@@ -16,6 +16,7 @@ use crate::{Options, SoftVcpu};
 in_every_way! {
     what_names_rsp_between_pushes_sees_them,
     a_push_that_faults_leaves_those_before_it,
+    a_return_finds_its_address_behind_what_is_popped,
 }
 
 /// The end of a page of data: the stack is around it.
@@ -88,6 +89,58 @@ fn a_push_that_faults_leaves_those_before_it(options: Options) {
         let pushed = [1, 2, END + before * 8 - 16];
         for (n, value) in (1..=before).zip(pushed) {
             assert_eq!(machine.read_u64(END + (before - n) * 8), value);
+        }
+    }
+}
+
+fn a_return_finds_its_address_behind_what_is_popped(options: Options) {
+    const BEHIND: u64 = at::CODE + 0x100;
+    let machine = machine(options, |a| {
+        a.cmp(rsi, rdi)?;
+        a.pop(rbx)?;
+        a.pop(rbp)?;
+        a.lea(rdx, qword_ptr(rbx + rbp))?;
+        a.ret()
+    });
+    machine.write(
+        BEHIND,
+        &assemble(BEHIND, |a| {
+            a.setc(al)?;
+            a.hlt()
+        }),
+    );
+    let mut vcpu = with_frames(&machine);
+    let entry = machine.read_u64(entry_of(END));
+    // Words before the page's end: of a page that is there, and of one that is not.
+    for (before, is_there) in (0..5).flat_map(|n| [(n, true), (n, false), (n, true)]) {
+        let top = END - before * 8;
+        for (n, word) in (0..).zip([0xb, 0xbb, BEHIND]) {
+            machine.write_u64(top + n * 8, word);
+        }
+        machine.write_u64(entry_of(END), if is_there { entry } else { 0 });
+        vcpu.flush_tlb();
+        for below in (0..4).map(|n| n % 2) {
+            vcpu.set_rip(at::CODE);
+            let start = [(gpr::RSP, top), (gpr::RSI, 1 - below), (gpr::RDI, 1)];
+            for (register, value) in start.into_iter().chain([0, 2, 3, 5].map(|n| (n, 0))) {
+                vcpu.set_gpr(register, value);
+            }
+            run_to_halt(&mut vcpu);
+            let done = if is_there { 3 } else { before.min(3) };
+            let popped = [gpr::RBX, gpr::RBP, gpr::RDX].map(|n| vcpu.gpr(n));
+            let sum = 0xb + 0xbb;
+            let expected = [[0, 0, 0], [0xb, 0, 0], [0xb, 0xbb, sum], [0xb, 0xbb, sum]];
+            assert_eq!(popped, expected[done as usize], "{before} {is_there}");
+            if done == 3 {
+                assert_eq!((vcpu.gpr(gpr::RAX), vcpu.gpr(gpr::RSP)), (below, top + 24));
+                continue;
+            }
+            let frame = vcpu.gpr(gpr::RSP);
+            let rip = at::CODE + [3, 4, 9][done as usize];
+            let [_, at_fault, _, flags, pointer] =
+                [0, 8, 16, 24, 32].map(|n| machine.read_u64(frame + n));
+            assert_eq!((at_fault, pointer, vcpu.cr2()), (rip, top + done * 8, END));
+            assert_eq!(flags & rflags::CF, below, "{before}");
         }
     }
 }
