@@ -1,7 +1,9 @@
 //! Pushes and pops that share a look-up, with what else names RSP in between: random sequences of them do what they do
 //! when they are interpreted, also where a page ends in the middle, and the next one is missing.
 
-use arch_x86::engine::{EngineVcpu, Intercept};
+use core::sync::atomic::AtomicU32;
+
+use arch_x86::engine::{EngineVcpu, Entry, Intercept};
 use arch_x86::exception;
 use arch_x86::regs::{Regs, gpr, rflags};
 use iced_x86::code_asm::*;
@@ -95,6 +97,8 @@ fn a_push_that_faults_leaves_those_before_it(options: Options) {
 
 fn a_return_finds_its_address_behind_what_is_popped(options: Options) {
     const BEHIND: u64 = at::CODE + 0x100;
+    /// What is around the address is one, too, where code is known.
+    const DECOY: u64 = at::CODE + 0x200;
     let machine = machine(options, |a| {
         a.cmp(rsi, rdi)?;
         a.pop(rbx)?;
@@ -109,28 +113,38 @@ fn a_return_finds_its_address_behind_what_is_popped(options: Options) {
             a.hlt()
         }),
     );
+    machine.write(DECOY, &assemble(DECOY, |a| a.hlt()));
     let mut vcpu = with_frames(&machine);
     let entry = machine.read_u64(entry_of(END));
+    for n in (0..AROUND).step_by(8) {
+        machine.write_u64(END + 64 - n, DECOY);
+    }
+    // So that what is known stays known.
+    let run_on = |vcpu: &mut SoftVcpu, rip: u64| {
+        vcpu.set_rip(rip);
+        let intercept = vcpu.enter(&Entry::default(), &AtomicU32::new(0));
+        assert_eq!(intercept, Intercept::Halt { len: 1 });
+    };
     // Words before the page's end: of a page that is there, and of one that is not.
     for (before, is_there) in (0..5).flat_map(|n| [(n, true), (n, false), (n, true)]) {
         let top = END - before * 8;
-        for (n, word) in (0..).zip([0xb, 0xbb, BEHIND]) {
-            machine.write_u64(top + n * 8, word);
-        }
+        machine.write_u64(top + 16, BEHIND);
         machine.write_u64(entry_of(END), if is_there { entry } else { 0 });
         vcpu.flush_tlb();
-        for below in (0..4).map(|n| n % 2) {
-            vcpu.set_rip(at::CODE);
+        for below in (0..6).map(|n| n % 2) {
+            (0..2).for_each(|_| run_on(&mut vcpu, DECOY));
             let start = [(gpr::RSP, top), (gpr::RSI, 1 - below), (gpr::RDI, 1)];
             for (register, value) in start.into_iter().chain([0, 2, 3, 5].map(|n| (n, 0))) {
                 vcpu.set_gpr(register, value);
             }
-            run_to_halt(&mut vcpu);
+            run_on(&mut vcpu, at::CODE);
             let done = if is_there { 3 } else { before.min(3) };
             let popped = [gpr::RBX, gpr::RBP, gpr::RDX].map(|n| vcpu.gpr(n));
-            let expected = [[0, 0, 0], [0xb, 0, 0], [0xb, 0xbb, 0xbb], [0xb, 0xbb, 0xbb]];
+            let all = [DECOY; 3];
+            let expected = [[0; 3], [DECOY, 0, 0], all, all];
             assert_eq!(popped, expected[done as usize], "{before} {is_there}");
             if done == 3 {
+                assert_eq!(vcpu.rip(), BEHIND + 3, "{before}");
                 assert_eq!((vcpu.gpr(gpr::RAX), vcpu.gpr(gpr::RSP)), (below, top + 24));
                 continue;
             }
@@ -141,6 +155,7 @@ fn a_return_finds_its_address_behind_what_is_popped(options: Options) {
             assert_eq!((at_fault, pointer, vcpu.cr2()), (rip, top + done * 8, END));
             assert_eq!(flags & rflags::CF, below, "{before}");
         }
+        machine.write_u64(top + 16, DECOY);
     }
 }
 
