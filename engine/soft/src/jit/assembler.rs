@@ -48,8 +48,6 @@ pub(crate) struct Opcode<'a> {
 /// What stands before ModRM of an instruction with a VEX prefix.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Vex {
-    /// Prefixes before VEX: of segments.
-    pub prefixes: &'static [u8],
     /// The map: 1 is 0F, 2 is 0F 38, 3 is 0F 3A.
     pub map: u8,
     /// What VEX stands for: 1 is 66, 2 is F3, 3 is F2.
@@ -213,7 +211,6 @@ impl Assembler {
 
     /// VEX and the opcode. See: Intel SDM vol. 2, 2.3.5.
     fn vex(&mut self, opcode: Vex, reg: u8, index: u8, base: u8) {
-        self.raw(opcode.prefixes);
         let inverted = |register: u8, bit: u8| (!register >> 3 & 1) << bit;
         let rest = (!opcode.register & 15) << 3 | u8::from(opcode.length) << 2 | opcode.prefix;
         if opcode.map == 1 && !opcode.wide && index < 8 && base < 8 {

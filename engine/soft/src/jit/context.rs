@@ -34,8 +34,9 @@ impl SignalRoom {
     pub const EMPTY: Self = Self([0; _]);
 }
 
-/// What translated code uses most: in the red zone, that is within reach of a displacement of one byte.
-#[repr(C)]
+/// What translated code uses most: in the red zone, that is within reach of a displacement of one byte. It is as large as that:
+/// there is room.
+#[repr(C, align(128))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
     /// The TLB's entries for operands, at levels 0 to 2 and at 3.
@@ -46,8 +47,6 @@ pub(crate) struct Context {
     pub gs_place: u64,
     /// The distance of GS's base from the start of that range has to be below this.
     pub gs_limit: u64,
-    /// Room for two more: all is as large as the red zone.
-    pub spare: [u64; 2],
     /// R9, R10, R11 and R15, while translated code is executed.
     pub kept: [u64; KEPT.len()],
     /// The address of [`crate::polled`].

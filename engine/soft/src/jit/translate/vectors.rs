@@ -171,7 +171,6 @@ fn legacy(encoding: &Encoding<'_>, emit: impl FnOnce(Opcode<'_>)) {
 fn vex(encoding: &Encoding<'_>) -> Option<Vex> {
     let vex = encoding.vex?;
     Some(Vex {
-        prefixes: &[],
         map: match encoding.map {
             Map::Three38 => 2,
             Map::Three3a => 3,
