@@ -19,6 +19,7 @@ pub(crate) mod condition {
 
 /// Operations of which the opcode's group has the number in ModRM.
 pub(crate) mod group {
+    pub const ADD: u8 = 0;
     pub const OR: u8 = 1;
     pub const AND: u8 = 4;
 }

@@ -100,6 +100,8 @@ pub(crate) struct Aside {
     /// Where a loop's streams are, and how many rounds may follow: see [`super::translate`].
     pub streams: [u64; STREAMS],
     pub loop_rounds: u64,
+    /// How many elements of a repeated instruction are left: see [`super::translate`].
+    pub remaining: u64,
 }
 
 /// The segments that a kernel has returned to by IRETQ: the flat ones of 64-bit mode.
@@ -179,6 +181,7 @@ offsets! {
     ALWAYS = aside.always;
     STREAMS_START = aside.streams;
     LOOP_ROUNDS = aside.loop_rounds;
+    REMAINING = aside.remaining;
     ENDING = jit.ending;
     STOPPED_AT = aside.stopped_at;
     VECTORS = jit.vectors;

@@ -1,10 +1,10 @@
 //! MOVS and STOS, alone and repeated, and the direction that they go: [`Translator::string`],
 //! [`Translator::repeated_string`].
 //!
-//! Upwards only. What is repeated is done by the host's own instruction, if all of it lies in one page at either
+//! Upwards only. What is repeated is done by the host's own instruction, as much at once as lies in one page at either
 //! end: it then does, element by element, what the guest's would, also where one operand is just ahead of the other
-//! or both are the same memory under two addresses. All else is the interpreter's, and nothing has changed until
-//! that is known.
+//! or both are the same memory under two addresses. All else is the interpreter's: a page that the TLB has not, or
+//! an element in two.
 
 use arch_x86::regs::rflags;
 use iced_x86::{Mnemonic, Register};
@@ -64,6 +64,10 @@ impl Text {
             bytes: &opcodes[usize::from(self.shift != 0)],
         }
     }
+}
+
+const fn wide(bytes: &[u8]) -> Opcode<'_> {
+    Opcode { prefixes: &[], wide: true, rex: false, bytes }
 }
 
 impl Translator<'_> {
@@ -134,12 +138,30 @@ impl Translator<'_> {
         self.flags_are_lost();
         let down = self.expect_upwards();
         self.on_miss(down, step, Some(self.end));
+        let others = self.elements_of_a_page(text);
+        let back = self.code.here();
+        if !self.goes_by_pages() {
+            others.into_iter().for_each(|other| self.or_on_miss(other));
+            return;
+        }
+        self.code.cold(true);
+        others.into_iter().for_each(|other| self.code.bind(other));
+        self.elements_by_pages(text);
+        self.code.jump(back);
+        self.code.cold(false);
+    }
+
+    /// Whether a translation may do more than the interpreter does at once. Those that are compared with it may not.
+    const fn goes_by_pages(&self) -> bool {
+        self.chained && !self.polls
+    }
+
+    /// All elements, if they are in one page at either end. Gives the ways on if they are not.
+    fn elements_of_a_page(&mut self, text: Text) -> Vec<Jump> {
         // cmp rcx, elements of a page: no more, so that its size in bytes is none that wraps.
-        let wide = |bytes: &'static [u8]| Opcode { wide: true, bytes, ..Opcode::default() };
         self.code.registers(wide(&[0x81]), 7, RCX);
         self.code.raw(&(ram::SIZE as u32 >> text.shift).to_le_bytes());
-        let many = self.code.jump_if(condition::ABOVE);
-        self.or_on_miss(many);
+        let mut others = vec![self.code.jump_if(condition::ABOVE)];
         // The last offset in a page: lea r15, [rcx * size - 4096]; neg r15.
         let displacement = -(ram::SIZE as i32);
         let beyond = Address { base: None, index: Some((RCX, text.shift)), displacement };
@@ -147,15 +169,75 @@ impl Translator<'_> {
         self.code.registers(wide(&[0xf7]), 3, T2);
         if text.moves {
             self.code.copy(T0, RSI);
-            let miss = self.look_up_to(T2, false);
-            self.or_on_miss(miss);
-            self.code.lea(true, T0, Self::operand());
-            self.code.store(context::SAVED, T0);
+            others.push(self.look_up_to(T2, false));
+            self.keep_source();
         }
         self.code.copy(T0, RDI);
-        let miss = self.look_up_to(T2, true);
-        self.or_on_miss(miss);
+        others.push(self.look_up_to(T2, true));
         self.repeat(text);
+        others
+    }
+
+    /// So many elements at once as are in one page at either end, until there are no more. Between two such parts
+    /// the guest's registers are as they have to be there: the interpreter goes on if there is something else to do.
+    fn elements_by_pages(&mut self, text: Text) {
+        let start = self.code.here();
+        self.count_elements(text);
+        let none = self.code.jump_if(condition::EQUAL);
+        self.or_on_miss(none);
+        if text.moves {
+            self.code.copy(T0, RSI);
+            let miss = self.look_up(text.size(), false);
+            self.or_on_miss(miss);
+            self.keep_source();
+        }
+        self.code.copy(T0, RDI);
+        let miss = self.look_up(text.size(), true);
+        self.or_on_miss(miss);
+        // Nothing fails from here on. What remains, for a moment: sub rcx, r15; xchg rcx, r15.
+        self.code.registers(wide(&[0x29]), T2, RCX);
+        self.code.store(context::REMAINING, RCX);
+        self.code.copy(RCX, T2);
+        self.repeat(text);
+        self.code.load(RCX, context::REMAINING);
+        // test rcx, rcx.
+        self.code.registers(wide(&[0x85]), RCX, RCX);
+        let done = self.code.jump_if(condition::EQUAL);
+        let asked = self.expect_no_request();
+        self.or_on_miss(asked);
+        self.code.jump(start);
+        self.code.bind(done);
+    }
+
+    /// How many elements are in one page at either end, into T2: EQUAL if none is. T0 changes.
+    fn count_elements(&mut self, text: Text) {
+        const PAGE: u32 = ram::SIZE as u32;
+        let narrow = |bytes: &'static [u8]| Opcode { bytes, ..Opcode::default() };
+        // The larger of the two offsets.
+        self.code.registers(narrow(&[0x8b]), T2, RDI);
+        self.code.change(group::AND, T2, PAGE - 1);
+        if text.moves {
+            self.code.registers(narrow(&[0x8b]), T0, RSI);
+            self.code.change(group::AND, T0, PAGE - 1);
+            // cmp r15d, r10d; cmovb r15d, r10d.
+            self.code.registers(narrow(&[0x39]), T0, T2);
+            self.code.registers(narrow(&[0x0f, 0x42]), T2, T0);
+        }
+        // The room behind it: neg r15d; add r15d, 4096.
+        self.code.registers(narrow(&[0xf7]), 3, T2);
+        self.code.change(group::ADD, T2, PAGE);
+        self.code.shift_right(T2, text.shift);
+        // No more than asked: cmp rcx, r15; cmovb r15, rcx.
+        self.code.registers(wide(&[0x39]), T2, RCX);
+        self.code.registers(wide(&[0x0f, 0x42]), T2, RCX);
+        // test r15, r15.
+        self.code.registers(wide(&[0x85]), T2, T2);
+    }
+
+    /// Keeps the place of the source that was just looked up.
+    fn keep_source(&mut self) {
+        self.code.lea(true, T0, Self::operand());
+        self.code.store(context::SAVED, T0);
     }
 
     /// The host's instruction, on the destination that was just looked up and the source whose place is saved.
