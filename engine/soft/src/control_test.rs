@@ -62,12 +62,14 @@ fn selectors_are_read(options: Options) {
         a.mov(rax, -1i64)?;
         a.mov(r10, -1i64)?;
         a.mov(rdx, -1i64)?;
+        a.mov(r11, -1i64)?;
         a.mov(qword_ptr(rbp), rax)?;
         a.mov(qword_ptr(rbp + 8), rax)?;
         a.cmp(rbx, 1)?;
         a.mov(eax, fs)?;
         a.mov(r10d, gs)?;
         a.mov(dx, es)?;
+        a.mov(r11w, gs)?;
         a.mov(word_ptr(rbp), cs)?;
         a.mov(word_ptr(rbp + 12), ds)?;
         a.setc(cl)?;
@@ -84,8 +86,9 @@ fn selectors_are_read(options: Options) {
     vcpu.set_gpr(gpr::RBP, at::DATA);
     vcpu.set_gpr(gpr::RBX, 0);
     run_to_halt(&mut vcpu);
-    let found = [gpr::RAX, 10, gpr::RDX].map(|n| vcpu.gpr(n));
-    assert_eq!(found, [0x1234, 0xfedc, 0xffff_ffff_ffff_0003]);
+    let found = [gpr::RAX, 10, gpr::RDX, 11].map(|n| vcpu.gpr(n));
+    let over = |selector: u64| 0xffff_ffff_ffff_0000 | selector;
+    assert_eq!(found, [0x1234, 0xfedc, over(3), over(0xfedc)]);
     let code = u64::from(vcpu.segment(Seg::Cs).selector);
     assert_eq!(machine.read_u64(at::DATA), 0xffff_ffff_ffff_0000 | code);
     assert_eq!(machine.read_u64(at::DATA + 8), 0xffff_8001_ffff_ffff);

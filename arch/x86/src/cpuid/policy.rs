@@ -252,8 +252,9 @@ fn extended_leaves(
     let physical = if physical == 0 { 40 } else { physical.min(48) };
     let linear = 57 << 8;
     let width = 32 - cpus.saturating_sub(1).leading_zeros();
-    // Not vulnerable to speculative store bypass (26) and branch type confusion (29).
-    let safe = if amd { bits(&[26, 29]) } else { 0 };
+    // XSAVE and XRSTOR always have the last x87 instruction (2); not vulnerable to speculative store bypass (26) and
+    // branch type confusion (29).
+    let safe = if amd { bits(&[2, 26, 29]) } else { 0 };
     let cores = if amd { width << 12 | cpus.saturating_sub(1).min(255) } else { 0 };
     table.set(0x8000_0008, None, [physical | linear, safe, cores, 0])?;
     if amd {

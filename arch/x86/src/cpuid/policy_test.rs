@@ -108,6 +108,13 @@ cases! {
         check_eq!(table.answer(0x8000_0008, 0)[2], 3 << 12 | 4);
     }
 
+    fn an_amd_guest_need_not_clear_what_the_last_x87_instruction_left() {
+        for (vendor, error_pointers) in [(b"AuthenticAMD", 1 << 2), (b"GenuineIntel", 0)] {
+            let table = default_table(&everything(vendor), engine(), 0, 1, 1).unwrap_or_default();
+            check_eq!(table.answer(0x8000_0008, 0)[1] & 1 << 2, error_pointers);
+        }
+    }
+
     fn the_caches_are_the_hosts_and_shared_by_the_guests_processors() {
         let host = |function: u32, index: u32| match (function, index) {
             (0, _) => everything(b"GenuineIntel")(0, 0),

@@ -150,20 +150,6 @@ fn fields_are_relative_to_rsp() {
         assert_field(&i, offset);
     }
     for offset in OFFSETS {
-        for (n, register) in (0..).zip([Register::AL, Register::CL, Register::DL, Register::BL]) {
-            let high = register + 4;
-            for (n, register) in [(n, register), (n + 4, high)] {
-                let i = one(|code| code.store_byte(offset, n));
-                assert_eq!((i.code(), i.op1_register()), (Code::Mov_rm8_r8, register));
-                assert_field(&i, offset);
-                let i = one(|code| code.load_byte(n, offset));
-                assert_eq!((i.code(), i.op0_register()), (Code::Mov_r8_rm8, register));
-                assert_field(&i, offset);
-            }
-        }
-        let i = one(|code| code.store_overflow(offset));
-        assert_eq!(i.code(), Code::Seto_rm8);
-        assert_field(&i, offset);
         for value in [0, 1, 0x8000_0000, u32::MAX] {
             let i = one(|code| code.store_value(offset, value));
             assert_eq!((i.code(), i.immediate32()), (Code::Mov_rm32_imm32, value));

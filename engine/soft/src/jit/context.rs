@@ -53,8 +53,9 @@ pub(crate) struct Context {
     pub polled: u64,
     /// A register, for a moment.
     pub saved: u64,
-    /// The arithmetic flags, as translated code keeps them between blocks: SF, ZF, AF, PF and CF as LAHF has
-    /// them in the first byte, OF in the second.
+    /// The arithmetic flags, as translated code keeps them between blocks: OF in the first byte; SF, ZF, AF, PF and
+    /// CF as LAHF has them in the second. Always stored and loaded as a word: as two bytes they cost a busy
+    /// kernel a fifth of its time on a Zen 5.
     pub flags: u16,
     /// Number of the block that is executed.
     pub block: u32,
@@ -126,14 +127,14 @@ impl Default for Returns {
 impl Context {
     /// The arithmetic flags.
     pub fn status(&self) -> Status {
-        let [low, overflow] = self.flags.to_le_bytes();
+        let [overflow, low] = self.flags.to_le_bytes();
         Status::from_bits((u64::from(low) | u64::from(overflow) << 11) & rflags::STATUS)
     }
 
     /// Sets the arithmetic flags.
     pub fn set_status(&mut self, status: Status) {
         let bits = status.bits();
-        self.flags = u16::from_le_bytes([bits as u8, (bits >> 11) as u8]);
+        self.flags = u16::from_le_bytes([(bits >> 11) as u8 & 1, bits as u8]);
     }
 }
 

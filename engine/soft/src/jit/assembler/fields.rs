@@ -67,21 +67,6 @@ impl Assembler {
         self.field(true, &[0x89], reg, offset);
     }
 
-    /// `seto` of a byte field: 1 if there was an overflow, else 0.
-    pub fn store_overflow(&mut self, offset: i32) {
-        self.field(false, &[0x0f, 0x90], 0, offset);
-    }
-
-    /// `mov` of a byte register without REX (AL–BL, AH–BH) to a field.
-    pub fn store_byte(&mut self, offset: i32, reg: u8) {
-        self.field(false, &[0x88], reg, offset);
-    }
-
-    /// `mov` of a field to a byte register without REX.
-    pub fn load_byte(&mut self, reg: u8, offset: i32) {
-        self.field(false, &[0x8a], reg, offset);
-    }
-
     /// `movzx` of a field of 16 bits.
     pub fn load_zero_extended_word(&mut self, reg: u8, offset: i32) {
         self.field(false, &[0x0f, 0xb7], reg, offset);

@@ -13,7 +13,7 @@ use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 const RAX: u8 = 0;
 const RDX: u8 = 2;
 /// In the field of the arithmetic flags.
-const CARRY_AND_OVERFLOW: u32 = rflags::CF as u32 | 1 << 8;
+const CARRY_AND_OVERFLOW: u32 = (rflags::CF as u32) << 8 | 1;
 
 impl Translator<'_> {
     /// Translates such an instruction. Gives false, and has done nothing, if it is none.
@@ -78,7 +78,7 @@ impl Translator<'_> {
         self.code.registers(operation(&[0xf7]), if signed { 7 } else { 6 }, T2);
         // What is undefined is as the interpreter has it.
         self.code.change_field(group::AND, context::FLAGS, !0xffff | CARRY_AND_OVERFLOW);
-        self.code.change_field(group::OR, context::FLAGS, rflags::AF as u32);
+        self.code.change_field(group::OR, context::FLAGS, (rflags::AF as u32) << 8);
         self.finish(step, out);
     }
 

@@ -12,10 +12,11 @@ use super::{Home, Step, T0, T2, Translator, home};
 impl Translator<'_> {
     /// Translates such an instruction. Gives false, and has done nothing, if it is none.
     pub(super) fn control(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) -> bool {
-        if encoding.lock || encoding.operand_size || encoding.vex.is_some() {
+        let i = &step.instruction;
+        let is_selector = i.code() == Code::Mov_rm16_Sreg;
+        if encoding.lock || encoding.operand_size && !is_selector || encoding.vex.is_some() {
             return false;
         }
-        let i = &step.instruction;
         match i.code() {
             Code::Mov_r64_cr if self.cpl == 0 => match control_register(i.op1_register()) {
                 Some(field) => self.read_field(field, number(i)),
@@ -28,15 +29,29 @@ impl Translator<'_> {
                 self.on_miss(off, step, None);
             }
             Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => self.write_base(step),
-            Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => self.read_selector(step, encoding),
+            Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
+                self.read_selector(step, encoding);
+            }
             _ => return false,
         }
         true
     }
 
-    /// MOV of a segment register: its selector, of 16 bits in memory, and with zeros above it in a register.
+    /// MOV of a segment register: its selector, of 16 bits in memory, and with zeros above it in a register, unless
+    /// the operand size is 16 bits.
     fn read_selector(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         let selector = context::segment_selector(step.instruction.op1_register().number() as u8);
+        let store = Opcode { prefixes: &[0x66], bytes: &[0x89], ..Opcode::default() };
+        if let Some(rm) = encoding.rm()
+            && encoding.operand_size
+        {
+            self.code.load_zero_extended_word(T2, selector);
+            match home(rm) {
+                Home::Host(host) => self.code.registers(store, T2, host),
+                Home::Field(field) => self.code.store_16(field, T2),
+            }
+            return;
+        }
         if let Some(rm) = encoding.rm() {
             let host = match home(rm) {
                 Home::Host(host) => host,
@@ -50,7 +65,6 @@ impl Translator<'_> {
         self.linear_address(step, encoding);
         let miss = self.look_up_operand(step, 2, true);
         self.code.load_zero_extended_word(T2, selector);
-        let store = Opcode { prefixes: &[0x66], bytes: &[0x89], ..Opcode::default() };
         self.code.memory(store, T2, Self::operand());
         self.on_miss(miss, step, None);
     }

@@ -54,9 +54,6 @@ enum Source {
     Value(i32),
 }
 
-/// As a byte register.
-const AH: u8 = 4;
-
 /// Instructions that are looked at for one that overwrites flags, unless they are all there are.
 const REACH: usize = 24;
 
@@ -232,11 +229,10 @@ impl Translator<'_> {
         }
         if self.flags == Flags::Host {
             // PUSHFQ is shorter, and much slower.
-            self.code.store_overflow(context::FLAGS + 1);
             self.code.copy(temporary, RAX);
-            // LAHF.
-            self.code.raw(&[0x9f]);
-            self.code.store_byte(context::FLAGS, AH);
+            // LAHF; SETO AL.
+            self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+            self.code.store_16(context::FLAGS, RAX);
             self.code.copy(RAX, temporary);
             self.flags = Flags::Both;
         }
@@ -245,8 +241,7 @@ impl Translator<'_> {
     /// Takes the flags from their field.
     pub(super) fn load_flags(&mut self) {
         self.code.store(context::SAVED, RAX);
-        self.code.load_byte(AH, context::FLAGS);
-        self.code.load_byte(RAX, context::FLAGS + 1);
+        self.code.load_zero_extended_word(RAX, context::FLAGS);
         // ADD AL, 0x7f overflows if AL is 1; SAHF.
         self.code.raw(&[0x04, 0x7f, 0x9e]);
         self.code.load(RAX, context::SAVED);

@@ -105,9 +105,9 @@ impl Translator<'_> {
 
     /// RFLAGS, whose arithmetic part is in its field, into T2. T0 and EFLAGS change.
     fn assemble_rflags(&mut self) {
-        self.code.load_zero_extended_byte(T2, context::FLAGS + 1);
+        self.code.load_zero_extended_byte(T2, context::FLAGS);
         self.code.shift_left(T2, OVERFLOW_SHIFT);
-        self.code.load_zero_extended_byte(T0, context::FLAGS);
+        self.code.load_zero_extended_byte(T0, context::FLAGS + 1);
         self.code.change(group::AND, T0, LOW_STATUS);
         self.code.or(T2, T0);
         self.code.or_field_32(T2, context::RFLAGS);
@@ -115,10 +115,12 @@ impl Translator<'_> {
 
     /// The arithmetic flags in T2 into their field. T2 and EFLAGS change.
     fn store_status(&mut self) {
-        self.code.store_low_byte(context::FLAGS, T2);
-        self.code.shift_right(T2, OVERFLOW_SHIFT);
-        self.code.change(group::AND, T2, 1);
-        self.code.store_low_byte(context::FLAGS + 1, T2);
+        self.code.copy(T1, T2);
+        self.code.shift_right(T1, OVERFLOW_SHIFT);
+        self.code.change(group::AND, T1, 1);
+        self.code.shift_left(T2, 8);
+        self.code.or(T2, T1);
+        self.code.store_16(context::FLAGS, T2);
         self.flags = Flags::Field;
     }
 
