@@ -2,6 +2,10 @@
 //!
 //! Each case is executed several times: the first time its pages may not be in the TLB.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Intercept};
 use arch_x86::regs::{Regs, gpr, rflags};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -20,6 +24,8 @@ in_every_way! {
     a_copy_over_the_next_instruction_is_seen,
     the_direction_changes_with_no_other_flag,
     flags_that_are_lost_are_right_in_the_frame_of_a_string_instruction,
+    pages_that_follow_each_other_lie_anywhere,
+    a_kick_is_answered_between_two_pages,
 }
 
 /// An instruction, and whether it moves, and its element's size.
@@ -368,4 +374,92 @@ fn flags_that_are_lost_are_right_in_the_frame_of_a_string_instruction(options: O
             assert_eq!(frame & rflags::STATUS, flags[time as usize]);
         }
     }
+}
+
+/// Addresses that the tests map as they like, and the table that has the first 512 pages.
+const ELSEWHERE: u64 = 1 << 39;
+const TABLES: [u64; 3] = [0xa_0000, 0xa_1000, 0xa_2000];
+
+fn map_elsewhere(machine: &Machine, pages: impl Iterator<Item = u64>) {
+    let writable = pte::PRESENT | pte::WRITABLE;
+    machine.write_u64(at::PML4 + 8, TABLES[0] | writable);
+    machine.write_u64(TABLES[0], TABLES[1] | writable);
+    machine.write_u64(TABLES[1], TABLES[2] | writable);
+    for (place, page) in (TABLES[2]..).step_by(8).zip(pages) {
+        machine.write_u64(place, page | writable);
+    }
+}
+
+fn pages_that_follow_each_other_lie_anywhere(options: Options) {
+    const PAGES: u64 = 8;
+    for (emit, moves, size) in REPEATED {
+        let machine = machine(options, |a| {
+            emit(a)?;
+            a.hlt()
+        });
+        let pages = || (0..PAGES).map(|n| at::DATA + (3 * n + 1) % PAGES * PAGE);
+        map_elsewhere(&machine, pages());
+        let mut vcpu = machine.vcpu();
+        for (source, target) in [(0x128, 0x4048), (0x4048, 0x128), (8, 0x3ff0), (0x128, 0x130)] {
+            let count = (3 * PAGE + 0x18) / size;
+            let mut expected = pattern().repeat(2);
+            for (page, bytes) in pages().zip(expected.chunks(PAGE as usize)) {
+                machine.write(page, bytes);
+            }
+            let to = |base| Operands {
+                source: base + source,
+                target: base + target,
+                count,
+                down: false,
+            };
+            to(ELSEWHERE).set(&mut vcpu);
+            run_to_halt(&mut vcpu);
+            to(at::DATA).execute(&mut expected, moves, size);
+            let all = pages().flat_map(|page| (0..PAGE).step_by(8).map(move |n| page + n));
+            let found = all.flat_map(|place| machine.read_u64(place).to_le_bytes());
+            assert!(found.eq(expected), "{source:#x} {target:#x} {size}");
+        }
+    }
+}
+
+/// It is mostly between two pages of 2 MiB that translated code is asked to come out.
+fn a_kick_is_answered_between_two_pages(options: Options) {
+    const COUNT: u64 = 512 * PAGE / 8;
+    let machine = machine(options, |a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        a.mov(rdi, ELSEWHERE)?;
+        a.mov(rcx, COUNT)?;
+        a.rep().stosq()?;
+        a.jmp(top)
+    });
+    map_elsewhere(&machine, std::iter::repeat_n(END, 512));
+    let mut vcpu = machine.vcpu();
+    vcpu.set_gpr(gpr::RAX, VALUE);
+    let request = AtomicU32::new(0);
+    let mut between = 0;
+    for _ in 0..20 {
+        machine.write_u64(END, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let start = Instant::now();
+                while machine.read_u64(END) != VALUE {
+                    assert!(start.elapsed() < Duration::from_secs(60), "it does not run");
+                    std::thread::yield_now();
+                }
+                request.store(1, Ordering::SeqCst);
+                machine.engine.kick(0);
+            });
+            let out = vcpu.enter(&Entry::default(), &request);
+            assert_eq!(out, Intercept::Interrupted);
+        });
+        request.store(0, Ordering::SeqCst);
+        let (left, target) = (vcpu.gpr(gpr::RCX), vcpu.gpr(gpr::RDI));
+        if left != 0 && left != COUNT {
+            assert_eq!((target - ELSEWHERE) / 8, COUNT - left);
+            assert!(left.is_multiple_of(PAGE / 8), "{left:#x}");
+            between += 1;
+        }
+    }
+    assert_ne!(between, 0, "it comes out between two repetitions only");
 }
