@@ -17,6 +17,7 @@ use crate::traces_random_test::{Assembled, entry_of};
 in_every_way! {
     a_block_that_stays_has_the_flags_of_the_one_before_it,
     a_block_that_becomes_another_one_has_them_too,
+    a_block_further_up_has_them_too,
 }
 
 /// Instructions that are put into the program.
@@ -104,6 +105,9 @@ const ROUNDS: u64 = 16;
 /// Where what is read is: by round.
 const POINTERS: u64 = at::DATA;
 const MISSING: u64 = at::DATA + 0x1000;
+/// The first block, before the second one or behind it.
+const BEFORE: u64 = at::CODE;
+const BEHIND: u64 = at::CODE + 0x800;
 /// The second block's start, and code that it may become.
 const SECOND: u64 = at::CODE + 0x100;
 const OTHER: u64 = at::DATA + 0x400;
@@ -141,24 +145,27 @@ type Outcome = ([u64; 16], u64, u64, [u64; 6]);
 
 struct Guest {
     machine: Machine,
+    /// Where the first block is.
+    first: u64,
     vcpu: crate::SoftVcpu,
 }
 
 impl Guest {
-    fn new(options: Options) -> Self {
+    fn new(options: Options, first: u64) -> Self {
         let machine = Machine::with(options, &[]);
         for vector in [exception::NM, exception::PF] {
             handler(&machine, vector, |a| a.hlt());
         }
         machine.write_u64(entry_of(MISSING), 0);
         let vcpu = machine.vcpu();
-        Self { machine, vcpu }
+        Self { machine, first, vcpu }
     }
 
     /// A program of two blocks that follow each other. In the rounds that are a multiple of eight the second one's
     /// start and the other code change places, if it `changes`.
     fn program(&mut self, maker: Piece, way: Piece, starts: [Piece; 2], changes: bool) {
-        let code = assemble(at::CODE, |a| {
+        let first = self.first;
+        let code = assemble(first, |a| {
             let mut same = a.create_label();
             a.mov(rsi, qword_ptr(POINTERS + rbp * 8))?;
             a.test(ebp, if changes { 7 } else { -1 })?;
@@ -175,7 +182,7 @@ impl Guest {
             way(a)
         });
         assert!(code.len() < 0x100);
-        self.machine.write(at::CODE, &code);
+        self.machine.write(first, &code);
         self.machine.write(SECOND, &piece(starts[0]));
         self.machine.write(OTHER, &piece(starts[1]));
         let rest = SECOND + ROOM as u64;
@@ -187,7 +194,7 @@ impl Guest {
             a.add(r13, r12)?;
             a.rol(r13, 3)?;
             a.sub(ebp, 1)?;
-            a.jnz(at::CODE)?;
+            a.jnz(first)?;
             a.hlt()
         });
         self.machine.write(rest, &code);
@@ -195,7 +202,7 @@ impl Guest {
 
     /// Executes it: `missing` is the round in which RSI points to no memory.
     fn run(&mut self, fresh: bool, missing: u64, task_switched: bool) -> Outcome {
-        let Self { machine, vcpu } = self;
+        let &mut Self { ref machine, first, ref mut vcpu } = self;
         for round in 0..=ROUNDS {
             let place = if round == missing { MISSING } else { at::DATA + 0x800 };
             machine.write_u64(POINTERS + round * 8, place);
@@ -207,7 +214,7 @@ impl Guest {
         vcpu.set_gpr(gpr::RBP, ROUNDS);
         vcpu.set_rflags(rflags::FIXED);
         vcpu.set_cr0(vcpu.cr0() & !cr0::TS | if task_switched { cr0::TS } else { 0 });
-        vcpu.set_rip(at::CODE);
+        vcpu.set_rip(first);
         let entry = Entry { fresh, ..Entry::default() };
         let intercept = vcpu.enter(&entry, &AtomicU32::new(0));
         assert_eq!(intercept, Intercept::Halt { len: 1 }, "at {:#x}", vcpu.rip());
@@ -228,11 +235,11 @@ impl Guest {
 }
 
 /// Compares with the interpreter.
-fn compare(options: Options, changes: bool) {
+fn compare(options: Options, first: u64, changes: bool) {
     let patient = Options { patience: 3, ..options };
     let all = if options == traced() { vec![options, patient] } else { vec![options] };
-    let mut guests: Vec<_> = all.into_iter().map(Guest::new).collect();
-    let mut reference = Guest::new(interpreter());
+    let mut guests: Vec<_> = all.into_iter().map(|options| Guest::new(options, first)).collect();
+    let mut reference = Guest::new(interpreter(), first);
     for (m, maker) in MAKERS.into_iter().enumerate() {
         for (w, way) in WAYS.into_iter().enumerate() {
             for (n, start) in STARTS.into_iter().enumerate() {
@@ -251,9 +258,14 @@ fn compare(options: Options, changes: bool) {
 }
 
 fn a_block_that_stays_has_the_flags_of_the_one_before_it(options: Options) {
-    compare(options, false);
+    compare(options, BEFORE, false);
 }
 
 fn a_block_that_becomes_another_one_has_them_too(options: Options) {
-    compare(options, true);
+    compare(options, BEFORE, true);
+}
+
+/// The way there looks whether the guest is to be left.
+fn a_block_further_up_has_them_too(options: Options) {
+    compare(options, BEHIND, true);
 }

@@ -75,9 +75,10 @@ impl Links {
         }
     }
 
-    /// Whether the block at a place is there, and ignores flags.
-    pub fn ignores_flags(&self, place: &Place) -> bool {
-        self.by_target.get(place).and_then(|known| known.target).is_some_and(|at| at.ignores_flags)
+    /// Whether the block at a place ignores flags; `None` if it is not there.
+    pub fn ignores_flags(&self, place: &Place) -> Option<bool> {
+        let target = self.by_target.get(place).and_then(|known| known.target);
+        target.map(|target| target.ignores_flags)
     }
 
     /// The block at a place is there from now on.

@@ -142,8 +142,8 @@ pub(super) struct Source<'a> {
     pub features: Features,
     /// What page is at an address, and its mark: see [`crate::page_marks`].
     pub marked: Marked<'a>,
-    /// Whether the block at an address in a page is known to ignore the flags that it is entered with.
-    pub ignores: &'a dyn Fn(PageId, u64) -> bool,
+    /// Whether the block at an address in a page ignores the flags that it is entered with, if it is known.
+    pub ignores: &'a dyn Fn(PageId, u64) -> Option<bool>,
     /// Each block counts itself, and looks at its end whether it is to come back: see [`crate::modes`].
     pub polls: bool,
     /// Each block counts its instructions.
@@ -263,7 +263,7 @@ struct Translator<'a> {
     page: PageId,
     end: u64,
     marked: Marked<'a>,
-    ignores: &'a dyn Fn(PageId, u64) -> bool,
+    ignores: &'a dyn Fn(PageId, u64) -> Option<bool>,
     /// It looks at no flags that it is entered with.
     ignores_flags: bool,
     asked: Vec<Asked>,

@@ -108,13 +108,14 @@ impl Translator<'_> {
         self.ways_out.push(WayOut { jumps, target, page, link, flags: None });
     }
 
-    /// Whether flags that can be made again are left lost on a way back: the block there is known, and ignores them.
+    /// Whether flags that can be made again are left lost on a way back: unless the block there is known not to ignore
+    /// them. Heads of loops mostly do; where it turns out that one does not, they are stored on the way, out of the way.
     fn goes_round(&self, target: u64) -> bool {
         let are_stored = matches!(self.flags, Flags::Field | Flags::Both);
         let is_way_back = self.chained && self.is_near(target) && !self.polls;
         let can_be_lost = is_way_back && !are_stored && self.recovery.is_some();
         let is_own = target == self.head && self.ignores_flags;
-        can_be_lost && (is_own || (self.ignores)(self.page, target))
+        can_be_lost && (is_own || (self.ignores)(self.page, target).unwrap_or(target != self.head))
     }
 
     /// The way back: no flags are stored but where it is left.
