@@ -4,7 +4,9 @@
 //! other that says where memory is than CPL and segments. All others are the interpreter's function in translated
 //! code, too. They end their block, and in lockstep they are not part of a block with those that can be compared.
 
-use iced_x86::{CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+};
 
 use crate::jit::reads_count;
 use crate::status_bits::status_bits;
@@ -83,7 +85,8 @@ fn is_comparable(i: &Instruction) -> bool {
     flows && plain && (by_features || is_integer(i.mnemonic()))
 }
 
-/// System instructions that only change registers of [`super::outcome::Registers`].
+/// System instructions that only change registers of [`super::outcome::Registers`]. (Not STI: where a block ends behind it
+/// is each way's own affair.)
 fn is_system(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
@@ -92,6 +95,7 @@ fn is_system(mnemonic: Mnemonic) -> bool {
             | Sysretq
             | Swapgs
             | Popfq
+            | Iretq
             | Cli
             | Clac
             | Stac
@@ -102,10 +106,15 @@ fn is_system(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Whether an operand is a general-purpose, a vector, or an x87 register.
+/// Whether an operand is a general-purpose, a vector, or an x87 register, or a control register that is read.
 fn is_plain(i: &Instruction, n: u32) -> bool {
     let register = i.op_register(n);
-    register.is_gpr() || register.is_vector_register() || register.is_mm() || register.is_st()
+    let is_read = n > 0 && register != Register::CR8;
+    register.is_cr() && is_read
+        || register.is_gpr()
+        || register.is_vector_register()
+        || register.is_mm()
+        || register.is_st()
 }
 
 /// Extensions all of whose instructions only compute.
