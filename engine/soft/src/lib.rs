@@ -46,6 +46,10 @@ extern crate self as engine_soft;
 #[cfg(test)]
 mod address_spaces_test;
 #[cfg(test)]
+mod bits_programs_test;
+#[cfg(test)]
+mod bits_test;
+#[cfg(test)]
 mod calls_random_test;
 #[cfg(test)]
 mod calls_test;
@@ -95,6 +99,8 @@ mod stacks_test;
 mod statistics_test;
 #[cfg(test)]
 mod strings_test;
+#[cfg(test)]
+mod test_bits;
 #[cfg(test)]
 mod test_code;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use arch_x86::regs::{Regs, gpr, rflags};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
+use crate::test_bits;
 use crate::test_code::Random;
 use crate::test_machine::{Machine, assemble, at, machine, run_to_halt};
 use crate::test_ways::{in_every_way, interpreter, jit, traced, uncounted};
@@ -24,7 +25,7 @@ in_every_way! {
 type Part = fn(&mut CodeAssembler, i32) -> Result<(), IcedError>;
 
 /// What a loop may have in it; the number is a displacement. Nothing leaves flags undefined but AF.
-const PARTS: [Part; 24] = [
+const PARTS: [Part; 31] = [
     |a, d| a.mov(rax, qword_ptr(rsi + d)),
     |a, d| a.add(rbx, qword_ptr(rsi + d)),
     |a, d| a.mov(qword_ptr(rdi + d), rbx),
@@ -49,6 +50,13 @@ const PARTS: [Part; 24] = [
     |a, _| a.lock().inc(dword_ptr(at::DATA + 0x40)),
     |a, _| a.cmovs(rax, rbx),
     |a, d| a.prefetcht0(byte_ptr(rsi + d)),
+    |a, d| a.crc32(rax, qword_ptr(rsi + d)),
+    |a, d| a.crc32(r11d, byte_ptr(rdi + d)),
+    |a, d| a.movbe(dword_ptr(rdi + d), ebx),
+    |a, d| a.mulx(r11, r10, qword_ptr(rsi + d)),
+    |a, d| a.adcx(rbx, qword_ptr(rsi + d)),
+    |a, d| a.sarx(r15, qword_ptr(rdi + d), rax),
+    |a, _| a.pdep(rdx, r10, rbx),
 ];
 
 /// What moves a loop's registers on.
@@ -148,7 +156,7 @@ fn run_random(options: Options, seed: u64) -> [Outcome; 3] {
     for place in (START..END).step_by(8) {
         machine.write_u64(place, random.bits());
     }
-    let mut vcpu = machine.vcpu();
+    let mut vcpu = test_bits::vcpu(&machine);
     let outcomes = [0u64, 1, 2].map(|round| {
         let missing = at::PT + ((START + 0x1000 * (4 + random.below(28))) >> 12) * 8;
         let entry = machine.read_u64(missing);

@@ -1,8 +1,10 @@
 //! [`Encoding`]: the parts of an instruction's bytes; [`Shape`]: what it does with its operands.
 //!
 //! A shape is given for instructions that are translated by executing themselves, with other registers
-//! and another address: those that say all about their operands in ModRM, and have nothing implied but
+//! and another address: those that say all about their operands in ModRM and VEX, and have nothing implied but
 //! RAX, RCX and RDX.
+
+mod bits;
 
 use iced_x86::ConstantOffsets;
 
@@ -39,6 +41,8 @@ pub(super) struct Encoding<'a> {
     pub vex: Option<Vex>,
     pub map: Map,
     pub opcode: u8,
+    /// The opcode behind what escapes to its map; with a VEX prefix, which says the map, alone.
+    pub escaped: &'a [u8],
     /// The byte behind the opcode: ModRM if the instruction has one.
     pub next: u8,
     /// The immediate operand's bytes.
@@ -65,7 +69,7 @@ impl<'a> Encoding<'a> {
             at += 1;
         }
         let byte = |at: usize| bytes.get(at).copied();
-        let (mut map, mut vex) = (Map::One, None);
+        let (mut map, mut vex, mut escape) = (Map::One, None, at);
         match byte(at)? {
             0x0f => {
                 at += 1;
@@ -82,6 +86,7 @@ impl<'a> Encoding<'a> {
                 let first = byte(at + 1)?;
                 let second = if long { byte(at + 2)? } else { first };
                 at += if long { 3 } else { 2 };
+                escape = at;
                 rex = 0x40 | !first >> 5 & 4;
                 if long {
                     rex |= !first >> 5 & 3 | second >> 4 & 8;
@@ -100,6 +105,7 @@ impl<'a> Encoding<'a> {
             _ => {}
         }
         let opcode = byte(at)?;
+        let escaped = bytes.get(escape..=at)?;
         let next = byte(at + 1).unwrap_or(0);
         let immediate = if map == Map::One || map == Map::Two && vex.is_none() {
             match constants.immediate_offset() {
@@ -120,6 +126,7 @@ impl<'a> Encoding<'a> {
             vex,
             map,
             opcode,
+            escaped,
             next,
             immediate,
         };
@@ -187,27 +194,27 @@ impl Role {
 pub(super) struct Shape {
     pub reg: Role,
     pub rm: Role,
+    /// The register in VEX.vvvv.
+    pub vvvv: Role,
     pub byte_reg: bool,
     pub byte_rm: bool,
 }
 
 const fn shape(reg: Role, rm: Role, byte: bool) -> Shape {
-    Shape { reg, rm, byte_reg: byte, byte_rm: byte }
+    Shape { reg, rm, vvvv: Role::None, byte_reg: byte, byte_rm: byte }
 }
 
 impl Shape {
     /// The shape of an instruction, if it is one that is translated so.
     pub fn of(encoding: &Encoding<'_>) -> Option<Self> {
-        if encoding.vex.is_some() {
-            return None;
-        }
-        if encoding.repeat.is_some() {
-            return Self::of_counts(encoding);
+        if let Some(vex) = encoding.vex {
+            return Self::of_vex(encoding, vex);
         }
         match encoding.map {
+            Map::Three38 | Map::Three3a => Self::of_extension(encoding),
+            _ if encoding.repeat.is_some() => Self::of_counts(encoding),
             Map::One => Self::of_one_byte(encoding),
             Map::Two => Self::of_two_bytes(encoding),
-            Map::Three38 | Map::Three3a => None,
         }
     }
 
@@ -268,9 +275,7 @@ impl Shape {
             0xa4 | 0xa5 | 0xac | 0xad => shape(Read, Both, false),
             0xaf => shape(Both, Read, false),
             0xb0 | 0xb1 => shape(Read, Both, byte),
-            0xb6 | 0xb7 | 0xbe | 0xbf => {
-                Shape { reg: Write, rm: Read, byte_reg: false, byte_rm: byte }
-            }
+            0xb6 | 0xb7 | 0xbe | 0xbf => Shape { byte_reg: false, ..shape(Write, Read, byte) },
             0xbc | 0xbd => shape(Both, Read, false),
             0xc0 | 0xc1 => shape(Both, Both, byte),
             _ => return None,

@@ -15,43 +15,61 @@ const PREFIXES: [&[u8]; 9] =
 const REX: [Option<u8>; 7] =
     [None, Some(0x40), Some(0x41), Some(0x42), Some(0x44), Some(0x48), Some(0x4f)];
 
-/// Calls `check` with each valid instruction of the two maps: prefixes, REX, opcode and ModRM in all
-/// combinations. SIB, displacement and immediate operands are always the same.
-fn every_instruction(mut check: impl FnMut(&[u8], &Decoder<'_>, &Instruction)) {
+/// What calls with each valid instruction.
+type Check<'a> = &'a mut dyn FnMut(&[u8], &Decoder<'_>, &Instruction);
+
+/// Calls `check` with each valid instruction of the first three maps, and those of BMI: prefixes, REX, opcode and ModRM
+/// in all combinations. SIB, displacement and immediate operands are always the same.
+fn every_instruction(check: Check<'_>) {
     for (prefixes, rex) in PREFIXES.iter().flat_map(|p| REX.map(|rex| (p, rex))) {
-        for (map, opcode, modrm) in (0..2_u32 << 16).map(|n| (n >> 16, n >> 8, n)) {
-            let mut bytes = prefixes.to_vec();
-            bytes.extend(rex);
-            if map == 1 {
-                bytes.push(0x0f);
-            }
-            bytes.extend([opcode as u8, modrm as u8]);
-            // An index, a base, and a displacement of any size.
-            bytes.extend([0x4a, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-            bytes.truncate(15);
-            let mut decoder = Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE);
-            let instruction = decoder.decode();
-            if !instruction.is_invalid() {
-                check(&bytes[..instruction.len()], &decoder, &instruction);
-            }
+        for escape in [&[][..], &[0x0f], &[0x0f, 0x38]] {
+            let start: Vec<u8> =
+                prefixes.iter().copied().chain(rex).chain(escape.to_vec()).collect();
+            every_opcode(&start, 0, check);
+        }
+    }
+    // VEX with each bit of R, X and B, of vvvv and pp, W and L.
+    for (registers, map, rest) in [0xe0u8, 0x60, 0xa0, 0xc0, 0]
+        .into_iter()
+        .flat_map(|registers| [2, 3].map(|map| (registers, map)))
+        .flat_map(|(registers, map)| (0..=255u8).map(move |rest| (registers, map, rest)))
+    {
+        every_opcode(&[0x65, 0xc4, registers | map, rest], 0xf0, check);
+    }
+}
+
+/// Calls it with each opcode from `first` on behind `start`.
+fn every_opcode(start: &[u8], first: u8, check: Check<'_>) {
+    for (opcode, modrm) in (first..=255).flat_map(|opcode| (0..=255).map(move |n| (opcode, n))) {
+        let mut bytes = [start, &[opcode, modrm]].concat();
+        // An index, a base, and a displacement of any size.
+        bytes.extend([0x4a, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        bytes.truncate(15);
+        let mut decoder = Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        if !instruction.is_invalid() {
+            check(&bytes[..instruction.len()], &decoder, &instruction);
         }
     }
 }
 
-/// Which part of ModRM names an operand; `None` if none does.
+/// What names an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Reg,
     Rm,
+    Vvvv,
 }
 
+/// Of an operand that is in none of these, `None`.
 fn part(kind: OpCodeOperandKind) -> Option<(Part, bool)> {
     use OpCodeOperandKind as Kind;
     Some(match kind {
         Kind::r8_reg => (Part::Reg, true),
         Kind::r16_reg | Kind::r32_reg | Kind::r64_reg => (Part::Reg, false),
         Kind::r8_or_mem => (Part::Rm, true),
-        Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem => (Part::Rm, false),
+        Kind::r16_or_mem | Kind::r32_or_mem | Kind::r64_or_mem | Kind::mem => (Part::Rm, false),
+        Kind::r32_vvvv | Kind::r64_vvvv => (Part::Vvvv, false),
         Kind::imm8
         | Kind::imm8_const_1
         | Kind::imm8sex16
@@ -94,23 +112,26 @@ fn assert_register(number: u8, register: Register, what: &str) {
 fn shapes_say_what_instructions_do() {
     let mut factory = InstructionInfoFactory::new();
     let mut seen = HashSet::new();
-    every_instruction(|bytes, decoder, i| {
+    every_instruction(&mut |bytes, decoder, i| {
         let Some(encoding) = Encoding::of(bytes, &decoder.get_constant_offsets(i)) else { return };
         let Some(shape) = Shape::of(&encoding) else { return };
         let what = format!("{bytes:02x?} {:?} {shape:?}", i.code());
         seen.insert(i.code());
         let info = factory.info(i);
-        let (mut reg, mut rm) = (Role::None, Role::None);
+        let (mut reg, mut rm, mut vvvv) = (Role::None, Role::None, Role::None);
         let mut explicit = vec![i.memory_base().full_register(), i.memory_index().full_register()];
         for (n, kind) in (0..i.op_count()).zip(i.code().op_code().op_kinds()) {
             let Some((part, byte)) = part(*kind) else { continue };
             let is_register = i.op_kind(n) == OpKind::Register;
-            let expected = if part == Part::Reg { shape.reg } else { shape.rm };
+            let (expected, encoded) = match part {
+                Part::Reg => (shape.reg, Some(encoding.reg())),
+                Part::Rm => (shape.rm, encoding.rm()),
+                Part::Vvvv => (shape.vvvv, encoding.vex.map(|vex| vex.register)),
+            };
             let role = if is_zeroing(i) { expected } else { role(info.op_access(n)) };
             if is_register {
                 let register = i.op_register(n);
                 explicit.push(register.full_register());
-                let encoded = if part == Part::Reg { Some(encoding.reg()) } else { encoding.rm() };
                 assert_register(encoded.expect("a register"), register, &what);
             }
             match part {
@@ -122,9 +143,10 @@ fn shapes_say_what_instructions_do() {
                     assert_eq!((shape.byte_rm, encoding.rm().is_some()), (byte, is_register));
                     rm = role;
                 }
+                Part::Vvvv => vvvv = role,
             }
         }
-        assert_eq!((shape.reg, shape.rm), (reg, rm), "{what}");
+        assert_eq!((shape.reg, shape.rm, shape.vvvv), (reg, rm, vvvv), "{what}");
         assert!(!i.is_stack_instruction(), "{what}");
         for used in info.used_registers() {
             let register = used.register().full_register();
@@ -158,6 +180,9 @@ fn shapes_say_what_instructions_do() {
         Code::Test_rm8_r8,
     ] {
         assert!(seen.contains(&code), "{code:?}");
+    }
+    if is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2") {
+        assert!(seen.contains(&Code::VEX_Mulx_r64_r64_rm64));
     }
     println!("{} forms have a shape", seen.len());
 }
@@ -209,14 +234,13 @@ fn encodings_are_taken_apart() {
 }
 
 #[test]
-fn only_the_first_two_maps_have_shapes() {
-    // CRC32, PSHUFB, PALIGNR, two- and three-byte VEX.
+fn vector_instructions_have_no_shapes() {
+    // PSHUFB, PALIGNR, two- and three-byte VEX.
     for bytes in [
-        &[0xf2, 0x0f, 0x38, 0xf0, 0xc0][..],
-        &[0x66, 0x0f, 0x38, 0x00, 0xc1],
+        &[0x66, 0x0f, 0x38, 0x00, 0xc1][..],
         &[0x66, 0x0f, 0x3a, 0x0f, 0xc1, 3],
         &[0xc5, 0xf8, 0x58, 0xc1],
-        &[0xc4, 0xe2, 0x70, 0xf2, 0xc2],
+        &[0xc4, 0xe2, 0x79, 0x58, 0xc2],
     ] {
         let (decoder, instruction) = decoded(bytes);
         let constants = decoder.get_constant_offsets(&instruction);

@@ -18,6 +18,7 @@
 //! The look-up in the TLB changes EFLAGS; flags that are there only are stored before it, for the access may fault, or
 //! can be made again ([`Flags`]).
 
+mod bits;
 mod branches;
 mod checked;
 mod control;

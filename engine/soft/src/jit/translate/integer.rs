@@ -4,8 +4,9 @@
 
 use iced_x86::Mnemonic;
 
-use super::super::assembler::{Address, Opcode};
+use super::super::assembler::{Address, Jump, Opcode};
 use super::super::shape::{Encoding, Map, Role, Shape};
+use super::vectors::vex;
 use super::{Home, LOAD, RBP, RSP, SAVE, STACK, Step, T0, T1, T2, Translator, home};
 
 impl Translator<'_> {
@@ -15,9 +16,6 @@ impl Translator<'_> {
         if let Some(vector) = &step.vector {
             self.vector(step, encoding, vector);
             return true;
-        }
-        if encoding.vex.is_some() {
-            return false;
         }
         if matches!(
             step.instruction.mnemonic(),
@@ -37,9 +35,13 @@ impl Translator<'_> {
             return self.bswap(encoding);
         }
         let Some(shape) = Shape::of(encoding) else { return false };
-        match encoding.rm() {
-            Some(rm) => self.on_registers(step, encoding, shape, rm),
-            None => self.on_memory(step, encoding, shape),
+        match (vex(encoding), encoding.rm()) {
+            (Some(vex), _) => {
+                self.bits(step, encoding, shape, vex);
+                true
+            }
+            (None, Some(rm)) => self.on_registers(step, encoding, shape, rm),
+            (None, None) => self.on_memory(step, encoding, shape),
         }
     }
 
@@ -51,6 +53,8 @@ impl Translator<'_> {
             (true, false, _) => &[0xf0],
             (true, true, _) => &[0xf0, 0x66],
             // It is part of the opcode.
+            (false, false, Some(0xf2)) => &[0xf2],
+            (false, true, Some(0xf2)) => &[0x66, 0xf2],
             (false, false, Some(_)) => &[0xf3],
             (false, true, Some(_)) => &[0x66, 0xf3],
         }
@@ -89,13 +93,11 @@ impl Translator<'_> {
             (true, true) => host_rm,
             (true, false) => self.take(reg, T2),
         };
-        let opcode = [0x0f, encoding.opcode];
-        let opcode = if encoding.map == Map::One { &opcode[1..] } else { &opcode[..] };
         let opcode = Opcode {
             prefixes: Self::prefixes(encoding),
             wide: encoding.wide(),
             rex: encoding.rex != 0,
-            bytes: opcode,
+            bytes: encoding.escaped,
         };
         self.code.registers(opcode, host_reg, host_rm);
         self.code.raw(encoding.immediate);
@@ -145,28 +147,14 @@ impl Translator<'_> {
         if !matches!(size, 1 | 2 | 4 | 8) {
             return false;
         }
-        let mut miss = None;
-        let at = self.in_window_of(step).unwrap_or_else(|| {
-            self.flags_are_lost();
-            if !shape.rm.writes()
-                && let Some((at, none)) = self.look_up_by_gs(step, size)
-            {
-                miss = Some(none);
-                return at;
-            }
-            self.linear_address(step, encoding);
-            miss = Some(self.look_up_operand(step, size, shape.rm.writes()));
-            Self::operand()
-        });
+        let (at, miss) = self.place_of(step, encoding, size, shape.rm.writes());
         self.expect_flags(step);
         let host_reg = if has_reg { self.take(reg, T2) } else { reg };
-        let opcode = [0x0f, encoding.opcode];
-        let opcode = if encoding.map == Map::One { &opcode[1..] } else { &opcode[..] };
         let opcode = Opcode {
             prefixes: Self::prefixes(encoding),
             wide: encoding.wide(),
             rex: true,
-            bytes: opcode,
+            bytes: encoding.escaped,
         };
         self.code.memory(opcode, host_reg, at);
         self.code.raw(encoding.immediate);
@@ -176,6 +164,26 @@ impl Translator<'_> {
         }
         self.finish(step, miss);
         true
+    }
+
+    /// Where the memory operand is, and the way on if that is looked up and misses.
+    pub(super) fn place_of(
+        &mut self,
+        step: &Step<'_>,
+        encoding: &Encoding<'_>,
+        size: u32,
+        written: bool,
+    ) -> (Address, Option<Jump>) {
+        if let Some(at) = self.in_window_of(step) {
+            return (at, None);
+        }
+        self.flags_are_lost();
+        if !written && let Some((at, miss)) = self.look_up_by_gs(step, size) {
+            return (at, Some(miss));
+        }
+        self.linear_address(step, encoding);
+        let miss = self.look_up_operand(step, size, written);
+        (Self::operand(), Some(miss))
     }
 
     /// Instructions whose operands are in the opcode, and some more.

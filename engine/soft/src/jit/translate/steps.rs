@@ -184,7 +184,23 @@ fn add_steps<'a>(
 fn is_offered(i: &Instruction, features: Features) -> bool {
     match i.mnemonic() {
         Mnemonic::Popcnt => features.has(Feature::Popcnt),
-        Mnemonic::Tzcnt => features.has(Feature::Bmi1),
+        Mnemonic::Movbe => features.has(Feature::Movbe),
+        Mnemonic::Crc32 => features.has(Feature::Sse42),
+        Mnemonic::Adcx | Mnemonic::Adox => features.has(Feature::Adx),
+        Mnemonic::Tzcnt
+        | Mnemonic::Andn
+        | Mnemonic::Bextr
+        | Mnemonic::Blsi
+        | Mnemonic::Blsmsk
+        | Mnemonic::Blsr => features.has(Feature::Bmi1),
+        Mnemonic::Bzhi
+        | Mnemonic::Mulx
+        | Mnemonic::Pdep
+        | Mnemonic::Pext
+        | Mnemonic::Rorx
+        | Mnemonic::Sarx
+        | Mnemonic::Shlx
+        | Mnemonic::Shrx => features.has(Feature::Bmi2),
         Mnemonic::Lzcnt => features.has(Feature::Lzcnt),
         Mnemonic::Cmpxchg16b => features.has(Feature::Cmpxchg16b),
         Mnemonic::Clac | Mnemonic::Stac => features.has(Feature::Smap),

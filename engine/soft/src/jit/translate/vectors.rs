@@ -147,7 +147,7 @@ impl Translator<'_> {
 }
 
 /// The host's register in which a guest's is written.
-const fn target(guest: u8, temporary: u8) -> u8 {
+pub(super) const fn target(guest: u8, temporary: u8) -> u8 {
     match home(guest) {
         Home::Host(host) => host,
         Home::Field(_) => temporary,
@@ -157,18 +157,12 @@ const fn target(guest: u8, temporary: u8) -> u8 {
 /// What stands before ModRM if the instruction has no VEX prefix: one prefix, as only one chooses it.
 fn legacy(encoding: &Encoding<'_>, emit: impl FnOnce(Opcode<'_>)) {
     let prefix = encoding.repeat.or(encoding.operand_size.then_some(0x66));
-    let (three, two) = ([0x0f, 0x38, encoding.opcode], [0x0f, encoding.opcode]);
-    let bytes = match encoding.map {
-        Map::Three38 => &three[..],
-        Map::Three3a => &[0x0f, 0x3a, encoding.opcode],
-        _ => &two,
-    };
-    let wide = encoding.wide();
+    let (wide, bytes) = (encoding.wide(), encoding.escaped);
     emit(Opcode { prefixes: prefix.as_slice(), wide, rex: false, bytes });
 }
 
 /// What stands before ModRM if it has a VEX prefix.
-fn vex(encoding: &Encoding<'_>) -> Option<Vex> {
+pub(super) fn vex(encoding: &Encoding<'_>) -> Option<Vex> {
     let vex = encoding.vex?;
     Some(Vex {
         map: match encoding.map {
