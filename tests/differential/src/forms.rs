@@ -171,7 +171,7 @@ pub fn excluded(code: Code, permits: Permits) -> Option<&'static str> {
         M::Lss | M::Lfs | M::Lgs if !permits.selectors => {
             "loads segments from the host kernel's tables"
         }
-        M::Retf | M::Iret | M::Iretd | M::Iretq | M::Sysret | M::Sysexit => {
+        M::Retf | M::Iret | M::Iretd | M::Iretq | M::Sysret | M::Sysexit | M::Sysexitq => {
             "loads segments from the host kernel's tables"
         }
         M::Ud0 | M::Ud1 => "is as long as the processor likes",

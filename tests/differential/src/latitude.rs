@@ -1,9 +1,10 @@
 //! What the architecture leaves to the processor: [`Free`], what of an outcome is not compared;
 //! [`is_loose`] and [`other_fault_first`], cases and outcomes that are not compared at all.
 //!
-//! Where AMD's and Intel's processors differ the engine does as AMD's do; on Intel's, what they do
-//! otherwise is free.
+//! Where AMD's and Intel's processors differ the engine does as AMD's do with integer instructions, and as Intel's
+//! do with the others ([`amd`]); what the other's do otherwise is free.
 
+mod amd;
 mod vector;
 
 use std::ops::Range;
@@ -221,7 +222,9 @@ pub fn reads_less(engine: &Outcome, case: &Case) -> bool {
 /// - the target of CALL is not canonical: Intel's processors push before they look at it.
 #[must_use]
 pub fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> bool {
-    if vector::other_fault_first(native, engine, case) {
+    if vector::other_fault_first(native, engine, case)
+        || is_amd() && amd::other_fault_first(native, engine, case)
+    {
         return true;
     }
     let vector = |outcome: &Outcome| match outcome.end {

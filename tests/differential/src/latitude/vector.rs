@@ -82,7 +82,7 @@ fn is_mmx(instruction: &Instruction) -> bool {
 }
 
 /// The instruction that raised the exception with which a case ended, and the vector.
-fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
+pub(super) fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8)> {
     let End::Exception { vector, .. } = outcome.end else { return None };
     let is_fault = matches!(vector, 12 | 13 | 14 | 17 | 19);
     let mut all = case.instructions().filter(|instruction| instruction.ip() == outcome.rip);
