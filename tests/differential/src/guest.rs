@@ -3,7 +3,10 @@
 //! The regions lie where they do in this process. Every gate of the IDT leads to a HLT at privilege
 //! level 0: the engine comes out there, and the stack has what the exception saved.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use arch_x86::emulate::Feature;
 use arch_x86::engine::{Engine, EngineVcpu, Entry, Features, Intercept};
@@ -61,8 +64,19 @@ pub struct Guest {
     ram: Mapping,
     tables: u64,
     vcpu: SoftVcpu,
-    request: AtomicU32,
-    _engine: SoftEngine,
+    request: Arc<AtomicU32>,
+    /// Ends the thread that kicks.
+    _over: Sender<()>,
+}
+
+/// Has the vCPU look at the request, which a signal has set: translated code has to be kicked, and no signal may do that.
+fn kick(engine: &SoftEngine, request: &AtomicU32, over: &Receiver<()>) {
+    const PERIOD: Duration = Duration::from_millis(20);
+    while over.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+        if request.load(Ordering::SeqCst) != 0 {
+            engine.kick(0);
+        }
+    }
 }
 
 impl Guest {
@@ -73,7 +87,11 @@ impl Guest {
         let engine = ram.engine(options);
         let vcpu = engine.create_vcpu(0).expect("a vCPU");
         let tables = at::TABLES + PAGE;
-        let mut guest = Self { ram, tables, vcpu, request: AtomicU32::new(0), _engine: engine };
+        let request = Arc::new(AtomicU32::new(0));
+        let (over, ended) = channel();
+        let kicked = Arc::clone(&request);
+        std::thread::spawn(move || kick(&engine, &kicked, &ended));
+        let mut guest = Self { ram, tables, vcpu, request, _over: over };
         guest.write_tables();
         guest.write_state();
         guest.vcpu.set_features(host_features());
@@ -241,7 +259,7 @@ impl Guest {
             self.ram.write(at::BACKING + CODE_SIZE + *offset as u64, bytes);
         }
         self.start(case);
-        let (vcpu, request) = (&mut self.vcpu, &self.request);
+        let (vcpu, request) = (&mut self.vcpu, &*self.request);
         let entry = Entry { fresh: true, ..Entry::default() };
         let intercept = watched(request, || vcpu.enter(&entry, request));
         outcome.gprs = std::array::from_fn(|n| self.vcpu.gpr(n as u8));
