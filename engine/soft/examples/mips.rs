@@ -109,6 +109,23 @@ fn vectors(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
+/// Additions and multiplications of the x87's, with an operand in memory.
+fn x87(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut top = a.create_label();
+    a.mov(ecx, 10_000_000)?;
+    a.mov(rsi, at::LARGE)?;
+    a.fld1()?;
+    a.fldz()?;
+    a.set_label(&mut top)?;
+    a.fadd_2(st0, st1)?;
+    a.fmul_2(st0, st1)?;
+    a.fadd(qword_ptr(rsi))?;
+    a.fst(dword_ptr(rsi + 8))?;
+    a.dec(rcx)?;
+    a.jnz(top)?;
+    a.hlt()
+}
+
 /// System calls: user mode and back.
 fn system_calls(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut user = a.create_label();
@@ -142,12 +159,13 @@ fn seconds() -> f64 {
 }
 
 fn main() {
-    let programs: [(&str, Program); 6] = [
+    let programs: [(&str, Program); 7] = [
         ("integer", integer),
         ("memory", memory),
         ("calls", calls),
         ("misses", misses),
         ("vectors", vectors),
+        ("x87", x87),
         ("syscalls", system_calls),
     ];
     let wanted = std::env::args().nth(1);

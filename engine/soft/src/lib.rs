@@ -117,6 +117,12 @@ mod traces_test;
 mod translate_test;
 #[cfg(test)]
 mod window_test;
+#[cfg(test)]
+mod x87_memory_test;
+#[cfg(test)]
+mod x87_state_test;
+#[cfg(test)]
+mod x87_test;
 
 pub use engine::{Options, SoftEngine};
 pub use lockstep::{Difference, Divergence};

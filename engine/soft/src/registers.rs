@@ -244,10 +244,10 @@ impl Regs for SoftVcpu {
         self.update_attention();
     }
     fn fxsave(&self) -> &FxArea {
-        &self.fx
+        &self.xsave.fx
     }
     fn fxsave_mut(&mut self) -> &mut FxArea {
-        &mut self.fx
+        &mut self.xsave.fx
     }
     fn ymm_high(&self) -> &YmmHigh {
         &self.ymm_high

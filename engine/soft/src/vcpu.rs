@@ -7,7 +7,7 @@ use arch_x86::emulate::{Mode, Status, Stop};
 use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::mmu::{Limits, Paging};
-use arch_x86::regs::{FxArea, Segment, State, SysReg, Table, YmmHigh, rflags};
+use arch_x86::regs::{Segment, State, SysReg, Table, YmmHigh, rflags};
 use core::sync::atomic::{AtomicU32, Ordering};
 use virt::Errno;
 use virt::memory::View;
@@ -17,7 +17,7 @@ use crate::blocks::Blocks;
 use crate::code_pages::{CodePages, PageId};
 use crate::engine::{Shared, Sync};
 use crate::itlb::InstructionTlb;
-use crate::jit::context::{Aside, Context, SignalRoom};
+use crate::jit::context::{Aside, Context, SignalRoom, XsaveArea};
 use crate::lockstep::{Divergence, Lockstep};
 use crate::modes::Modes;
 use crate::ranges::{NO_LOAD, Ranges};
@@ -104,7 +104,7 @@ pub struct SoftVcpu {
     pub(crate) idtr: Table,
     pub(crate) debug: [u64; 8],
     pub(crate) sysregs: [u64; SysReg::COUNT],
-    pub(crate) fx: FxArea,
+    pub(crate) xsave: XsaveArea,
     pub(crate) ymm_high: YmmHigh,
 
     // Derived from the registers.
@@ -193,7 +193,7 @@ impl SoftVcpu {
             idtr: Table::default(),
             debug: [0; 8],
             sysregs: [0; SysReg::COUNT],
-            fx: FxArea::at_reset(),
+            xsave: XsaveArea::at_reset(),
             ymm_high: YmmHigh::default(),
             mode64: false,
             code_mode: Mode::Bits16,

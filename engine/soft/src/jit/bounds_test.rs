@@ -1,11 +1,13 @@
 //! How much room translations take.
 
+use arch_x86::emulate::decode::Undecoded;
 use arch_x86::emulate::{Mode, decode};
 use arch_x86::engine::Features;
 
 use super::{Jit, MAX_TRANSLATION, Part, Unit};
 use crate::blocks::{MAX_BLOCK, Place};
 use crate::ranges::Seen;
+use crate::vector;
 
 const RIP: u64 = 0x1_0000;
 
@@ -16,8 +18,11 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
         .map(|n| {
             let at = n * instruction.len();
             let rip = RIP + at as u64;
-            let decoded = decode(&bytes[at..], rip, Mode::Bits64, Features::default());
-            decoded.expect("an instruction").op
+            match decode(&bytes[at..], rip, Mode::Bits64, Features::default()) {
+                Ok(decoded) => decoded.op,
+                Err(Undecoded::Foreign(i)) => vector::lower(&i, Mode::Bits64).expect("of x87's"),
+                Err(other) => panic!("{other:?}"),
+            }
         })
         .collect();
     let used = jit.memory.used();
@@ -39,7 +44,7 @@ fn room_for_block_of(jit: &mut Jit, instruction: &[u8]) -> usize {
 
 /// Instructions whose translations are long: what is in fields is fetched for, and flags are kept across the
 /// look-up.
-const LONG: [&[u8]; 8] = [
+const LONG: [&[u8]; 10] = [
     // LOCK ADC word GS:[R9 + R10 * 8 + disp32], R15W.
     &[0x65, 0xf0, 0x66, 0x47, 0x11, 0xbc, 0xd1, 0x78, 0x56, 0x34, 0x12],
     // ADC qword GS:[R9 + R10 * 8 + disp32], imm32.
@@ -48,6 +53,9 @@ const LONG: [&[u8]; 8] = [
     &[0x65, 0xf0, 0x4f, 0x0f, 0xb1, 0x9c, 0xd1, 0x78, 0x56, 0x34, 0x12],
     // RCL word GS:[R9 + R10 * 8 + disp32], CL.
     &[0x65, 0x66, 0x43, 0xd3, 0x94, 0xd1, 0x78, 0x56, 0x34, 0x12],
+    // FLDCW word GS:[R9 + R10 * 8 + disp32]; FSTP tword of the same.
+    &[0x65, 0x43, 0xd9, 0xac, 0xd1, 0x78, 0x56, 0x34, 0x12],
+    &[0x65, 0x43, 0xdb, 0xbc, 0xd1, 0x78, 0x56, 0x34, 0x12],
     // PUSH R15; POP R15; a DIV, which is interpreted; MOV R10, imm64.
     &[0x41, 0x57],
     &[0x41, 0x5f],

@@ -12,7 +12,7 @@
 use core::mem::offset_of;
 
 use arch_x86::emulate::Status;
-use arch_x86::regs::{Segment, SysReg, rflags};
+use arch_x86::regs::{FxArea, Segment, SysReg, rflags};
 
 use crate::itlb::Keys;
 use crate::page_marks::{self, PageMarks};
@@ -32,6 +32,20 @@ pub(crate) struct SignalRoom([u8; 64 << 10]);
 
 impl SignalRoom {
     pub const EMPTY: Self = Self([0; _]);
+}
+
+/// The x87 and vector registers, where XSAVE and XRSTOR can be told to save and load them.
+#[repr(C, align(64))]
+pub(crate) struct XsaveArea {
+    pub fx: FxArea,
+    /// See: AMD APM vol. 2, 11.5.4.
+    header: [u64; 8],
+}
+
+impl XsaveArea {
+    pub const fn at_reset() -> Self {
+        Self { fx: FxArea::at_reset(), header: [0; 8] }
+    }
 }
 
 /// What translated code uses most: in the red zone, that is within reach of a displacement of one byte. It is as large as that:
@@ -61,6 +75,8 @@ pub(crate) struct Context {
     pub block: u32,
     /// Whether the guest's vector registers and MXCSR are in the host's: a level, see [`super::vector_registers`].
     pub vectors: u32,
+    /// Whether its x87 registers are: see [`super::x87_registers`].
+    pub x87: u32,
     /// How a step ended that did not go on: see [`super::enter`].
     pub ending: u32,
 }
@@ -150,6 +166,7 @@ const _: () = {
     assert!(STACK_POINTER - offset_of!(SoftVcpu, jit) == RED_ZONE as usize);
     assert!(size_of::<Context>() == RED_ZONE as usize);
     assert!(STACK_POINTER.is_multiple_of(16));
+    assert!(offset_of!(XsaveArea, header) == 512);
     assert!(offset_of!(Tlb, stacks) == 0);
     assert!(offset_of!(SoftVcpu, signals) == 0);
 };
@@ -186,6 +203,7 @@ offsets! {
     ENDING = jit.ending;
     STOPPED_AT = aside.stopped_at;
     VECTORS = jit.vectors;
+    X87 = jit.x87;
     HOST_MXCSR = aside.host_mxcsr;
     CR0 = cr0;
     CR2 = cr2;
@@ -200,7 +218,8 @@ offsets! {
     TSC_OFFSET = tsc_offset;
     SUPERVISOR = aside.supervisor;
     SMAP_LIFTED = aside.smap_lifted;
-    FX = fx;
+    FX = xsave.fx;
+    XSTATE_BV = xsave.header;
     STACKS = tlb.stacks;
     RANGES = tlb.ranges;
     TABLES = jit.tables;
@@ -297,6 +316,12 @@ pub(crate) const fn rights(cpl: u8) -> i32 {
 pub(crate) const XCR0: i32 = sysreg(SysReg::Xcr0);
 /// The field of MXCSR. See: AMD APM vol. 2, 11.4.4.
 pub(crate) const MXCSR: i32 = FX + 24;
+
+/// The fields of the x87's control and status words, and of its last instruction: opcode, address, operand's address.
+pub(crate) const FCW: i32 = FX;
+pub(crate) const FOP: i32 = FX + 6;
+pub(crate) const FIP: i32 = FX + 8;
+pub(crate) const FDP: i32 = FX + 16;
 
 /// The field of an XMM register.
 pub(crate) const fn xmm(n: u8) -> i32 {

@@ -1,9 +1,9 @@
 //! The JIT: blocks of 64-bit code, translated to the host's own code.
 //!
 //! - [`Jit`]: one vCPU's translated code;
-//! - `translate`: a block's translation; `shape`, `vector`: which instructions are executed as themselves;
-//! - `assembler`: the bytes of the host's instructions; `stubs`: the code that blocks share, `vector_registers`:
-//!   of it, what loads and saves vector registers;
+//! - `translate`: a block's translation; `shape`, `vector`, `x87`: which instructions are executed as themselves;
+//! - `assembler`: the bytes of the host's instructions; `stubs`: the code that blocks share, `vector_registers`,
+//!   `x87_registers`: of it, what loads and saves these;
 //! - `context`: what translated code finds around its stack pointer; `enter`: the ways in and out;
 //! - `memory`: where it lies; `links`: jumps from block to block.
 //!
@@ -34,6 +34,10 @@ mod vector;
 mod vector_registers;
 #[cfg(test)]
 mod vector_test;
+mod x87;
+mod x87_registers;
+#[cfg(test)]
+mod x87_registers_test;
 
 use std::io;
 

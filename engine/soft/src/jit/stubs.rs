@@ -4,12 +4,13 @@
 //! - `leave`: from the end of a block to Rust;
 //! - `dispatch`: from the end of a block to the next one, which the jump cache knows, or back to Rust;
 //! - `step`, `step_last`, `step_return`: call Rust to execute one instruction;
-//! - `vectors`: see [`super::vector_registers`].
+//! - `vectors`, `x87`: see [`super::vector_registers`], [`super::x87_registers`].
 
 use super::assembler::{Address, Assembler, Opcode, condition};
 use super::context::{self, KEPT};
 use super::enter::ending;
 use super::vector_registers::VectorStubs;
+use super::x87_registers::X87Stubs;
 use crate::jump_cache as jump;
 
 const T0: u8 = 10;
@@ -62,6 +63,7 @@ pub(crate) struct Stubs {
     /// ZF. T2 changes.
     pub second: u64,
     pub vectors: VectorStubs,
+    pub x87: X87Stubs,
 }
 
 impl Stubs {
@@ -70,8 +72,10 @@ impl Stubs {
         let mut code = Assembler::new(base);
         let mut stubs = Self::default();
         stubs.vectors.assemble_save(&mut code);
-        let leave = leave(&mut code, &stubs.vectors);
+        stubs.x87.assemble_save(&mut code);
+        let leave = leave(&mut code, &stubs);
         stubs.vectors.assemble_load(&mut code, leave.refused);
+        stubs.x87.assemble_load(&mut code, leave.refused);
         stubs.enter = enter(&mut code);
         stubs.second = second(&mut code);
         stubs.leave = code.here();
@@ -85,10 +89,16 @@ impl Stubs {
         stubs.dispatch_from_rip = code.here();
         code.load(T0, context::RIP);
         code.jump(known);
-        stubs.step = step(&mut code, context::STEP, &leave, &stubs.vectors);
-        stubs.step_last = step(&mut code, context::STEP_LAST, &leave, &stubs.vectors);
-        stubs.step_return = step(&mut code, context::STEP_RETURN, &leave, &stubs.vectors);
+        stubs.step = step(&mut code, context::STEP, &leave, &stubs);
+        stubs.step_last = step(&mut code, context::STEP_LAST, &leave, &stubs);
+        stubs.step_return = step(&mut code, context::STEP_RETURN, &leave, &stubs);
         (stubs, code.bytes().to_vec())
+    }
+
+    /// Saves all registers that are loaded; the general-purpose ones have been.
+    fn save_if_loaded(&self, code: &mut Assembler) {
+        self.vectors.save_if_loaded(code);
+        self.x87.save_if_loaded(code);
     }
 }
 
@@ -142,10 +152,10 @@ struct Leave {
     refused: u64,
 }
 
-fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
+fn leave(code: &mut Assembler, stubs: &Stubs) -> Leave {
     let nothing = code.here();
     save_registers(code);
-    vectors.save_if_loaded(code);
+    stubs.save_if_loaded(code);
     // xor eax, eax.
     code.raw(&[0x31, 0xc0]);
     let stopped = code.here();
@@ -161,7 +171,7 @@ fn leave(code: &mut Assembler, vectors: &VectorStubs) -> Leave {
     code.store(context::STOPPED_AT, T0);
     code.store_value(context::ENDING, ending::REFUSED);
     save_registers(code);
-    vectors.save_if_loaded(code);
+    stubs.save_if_loaded(code);
     // mov eax, 1.
     code.raw(&[0xb8, 1, 0, 0, 0]);
     code.jump(stopped);
@@ -250,14 +260,14 @@ pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
     code.add_field(T1, context::jumps(cpl));
 }
 
-fn step(code: &mut Assembler, function: i32, leave: &Leave, vectors: &VectorStubs) -> u64 {
+fn step(code: &mut Assembler, function: i32, leave: &Leave, stubs: &Stubs) -> u64 {
     code.stub(true);
     let at = code.here();
     save_registers(code);
     // The return address, into a register that a function preserves: mov rbx, [rsp].
     code.raw(&[0x48, 0x8b, 0x1c, 0x24]);
     code.abandon_stub();
-    vectors.save_if_loaded(code);
+    stubs.save_if_loaded(code);
     code.lea(true, RDI, code.place_of(context::VCPU));
     code.copy(RSI, T0);
     code.load(RAX, function);

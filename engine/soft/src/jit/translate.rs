@@ -10,6 +10,7 @@
 //! | RSP | R9: the host's stack stays the host's |
 //! | R9, R10, R11, R15 | fields of the vCPU; R10, R11 and R15 are temporary |
 //! | vector registers, MXCSR | themselves, once they are loaded: see [`super::vector_registers`] |
+//! | x87 registers | the same: see [`super::x87_registers`] |
 //! | arithmetic flags | between blocks a field; within a block EFLAGS, from where they are made on |
 //!
 //! Blocks that are executed one after the other are translated together: where a branch between them does not lead to
@@ -24,6 +25,7 @@ mod checked;
 mod control;
 mod flags;
 mod integer;
+mod loaded;
 mod loops;
 mod memory;
 mod returns;
@@ -34,6 +36,7 @@ mod system;
 mod vectors;
 mod ways_out;
 mod windows;
+mod x87;
 
 use std::ops::Range;
 
@@ -43,12 +46,12 @@ use arch_x86::engine::Features;
 use super::assembler::{Address, Assembled, Assembler, Jump, Opcode, condition, group};
 use super::context;
 use super::stubs::Stubs;
-use super::vector_registers::level;
 use crate::code_pages::PageId;
 use crate::ranges::Seen;
 use crate::vcpu::{SoftVcpu, attention};
 use branches::SecondTarget;
 use flags::{Flags, Recovery};
+use loaded::Loaded;
 use loops::Loop;
 pub(crate) use steps::reads_count;
 use steps::{ARITHMETIC, Step, steps};
@@ -102,8 +105,8 @@ struct Slow {
     lost: Option<Recovery>,
     /// Translated code then expects the flags in EFLAGS.
     flags: bool,
-    /// What of the vector registers it expects to be loaded.
-    vectors: u8,
+    /// What it expects to be loaded.
+    loaded: Loaded,
     /// The instruction before it holds interrupts.
     shadowed: bool,
     /// The instruction ends the block: the dispatcher goes on, from behind the block.
@@ -175,7 +178,7 @@ pub(super) fn translate(
         flags: Flags::Field,
         recovery: None,
         pending: None,
-        vectors: level::NONE,
+        loaded: Loaded::NONE,
         slow: Vec::new(),
         chained: source.chained,
         block: last_part.block,
@@ -209,7 +212,7 @@ pub(super) fn translate(
     if source.polls {
         translator.count_block();
     }
-    translator.expect_vectors_at_entry(&steps);
+    translator.expect_loaded_at_entry(&steps);
     let (last, body) = steps.split_last()?;
     translator.body(body, last);
     match a_loop {
@@ -237,10 +240,10 @@ struct Translator<'a> {
     /// was made last.
     recovery: Option<Recovery>,
     pending: Option<Recovery>,
-    /// What of the vector registers is certainly loaded.
-    vectors: u8,
+    /// What is certainly loaded.
+    loaded: Loaded,
     slow: Vec<Slow>,
-    loads: Vec<vectors::Load>,
+    loads: Vec<loaded::Load>,
     /// The window that is being translated, and those whose look-up may miss.
     open: Option<windows::Open>,
     one_by_one: Vec<windows::OneByOne>,
@@ -376,7 +379,7 @@ impl Translator<'_> {
             self.code.store_byte_value(context::SHADOW, 1);
         }
         self.call_with(step.op, stub);
-        self.vectors = level::NONE;
+        self.loaded = Loaded::NONE;
     }
 
     /// Calls a stub that executes the instruction `op`, or may have the interpreter go on there.

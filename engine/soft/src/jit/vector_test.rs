@@ -97,9 +97,9 @@ fn registers_survive_what_is_interpreted() {
         a.set_label(&mut top)?;
         a.movd(xmm9, eax)?;
         a.paddd(xmm15, xmm9)?;
-        a.fld1()?;
+        a.movdq2q(mm1, xmm9)?;
         a.paddd(xmm15, xmm9)?;
-        a.fstp(st0)?;
+        a.fninit()?;
         a.movq2dq(xmm3, mm0)?;
         a.movdqu(xmmword_ptr(rsi + 1), xmm15)?;
         a.paddd(xmm14, xmmword_ptr(rsi + 16))?;
@@ -128,7 +128,7 @@ fn upper_halves_stay_or_are_cleared() {
         a.movaps(xmm1, xmm8)?;
         a.vmovaps(xmm2, xmm8)?;
         a.vmovaps(ymm3, ymm8)?;
-        a.fnop()?;
+        a.fninit()?;
         a.addps(xmm4, xmm4)?;
         a.vaddps(ymm5, ymm5, ymm5)?;
         a.hlt()

@@ -45,7 +45,7 @@ impl Registers {
             cpl: cpu.cpl,
             segments: cpu.segments,
             sysregs: cpu.sysregs,
-            fx: cpu.fx,
+            fx: cpu.xsave.fx,
             ymm_high: cpu.ymm_high,
             instructions: cpu.statistics.instructions,
         }
@@ -64,7 +64,7 @@ impl Registers {
         // What follows from them.
         cpu.update_mode();
         cpu.update_attention();
-        cpu.fx = self.fx;
+        cpu.xsave.fx = self.fx;
         cpu.ymm_high = self.ymm_high;
         cpu.statistics.instructions = self.instructions;
     }

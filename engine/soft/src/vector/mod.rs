@@ -109,6 +109,23 @@ pub(crate) fn alike(i: &Instruction) -> Option<Alike> {
     }
 }
 
+/// The memory operand of an x87 instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct X87Operand {
+    /// Its size; 0 if there is none.
+    pub size: u8,
+    /// It is written, rather than read.
+    pub written: bool,
+}
+
+/// The operand of an x87 instruction that computes, loads or stores: such a one the host executes as [`lower`]'s
+/// function does, given the guest's registers with all exceptions masked, but for the last instruction's addresses.
+pub(crate) fn x87_operand(i: &Instruction) -> Option<X87Operand> {
+    let (_, form) = table::Form::find(i.code())?;
+    let executes = form.class() == table::Class::X87 && form.extension().host_has();
+    executes.then_some(X87Operand { size: form.memory(), written: form.memory_written() })
+}
+
 /// The extensions of the vector instruction set that CPUID names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the manual's")]

@@ -10,7 +10,7 @@ use iced_x86::{Mnemonic, OpKind};
 use super::super::assembler::Opcode;
 use super::super::context;
 use super::super::shape::{Encoding, Map};
-use super::super::vector_registers::level;
+use super::loaded::Loaded;
 use super::loops::is_address_only;
 use super::windows::is_alone;
 use super::{ARITHMETIC, Home, RAX, Step, T0, T2, Translator, home};
@@ -171,8 +171,9 @@ pub(super) fn look_around(steps: &mut [Step<'_>]) -> Option<Recovery> {
 pub(super) fn ignores(steps: &[Step<'_>]) -> bool {
     for step in steps {
         let is_here = is_alone(step) || is_address_only(step);
-        // Vector registers are loaded at the start, which may fault.
-        if step.vector.is_some() || step.later != level::NONE || step.side.is_some() {
+        // Registers are loaded at the start, which may fault.
+        let loads = step.needed().with(step.later) != Loaded::NONE;
+        if loads || step.side.is_some() {
             return false;
         }
         if !is_here || step.read != 0 || changes_some(step) {

@@ -17,6 +17,10 @@ impl Translator<'_> {
             self.vector(step, encoding, vector);
             return true;
         }
+        if let Some(x87) = &step.x87 {
+            self.x87(step, encoding, x87);
+            return true;
+        }
         if matches!(
             step.instruction.mnemonic(),
             Mnemonic::Nop

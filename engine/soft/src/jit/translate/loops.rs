@@ -18,9 +18,9 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::Map;
-use super::super::vector_registers::level;
 use super::branches::condition_of;
 use super::flags::{self, Recovery};
+use super::loaded::Loaded;
 use super::windows::{Access, Base, is_alone, is_on_host, stack_displacement};
 use super::{Flags, Source, Step, T0, T1, T2, Translator};
 use crate::ram;
@@ -96,6 +96,10 @@ impl Streams {
         let strides = std::mem::take(&mut moves);
         let mut streams = Self::default();
         for step in body {
+            // What waits would do so for too long.
+            if step.x87.is_some_and(|x87| x87.is_long) {
+                return None;
+            }
             let access = match Access::of(step, 0) {
                 Some(access) if !is_stack(step) => Some(access),
                 None if is_alone(step) || is_address_only(step) => None,
@@ -247,8 +251,8 @@ impl Translator<'_> {
         let start = self.code.here();
         let request = self.expect_no_request();
         // What is loaded at the end is not known: a round may have been the interpreter's.
-        self.vectors = level::NONE;
-        self.expect_vectors_at_entry(steps);
+        self.loaded = Loaded::NONE;
+        self.expect_loaded_at_entry(steps);
         let misses = match &a_loop.streams {
             Some(streams) => {
                 let misses = self.streams(streams);

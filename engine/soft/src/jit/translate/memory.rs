@@ -9,7 +9,6 @@ use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::Encoding;
 use super::super::stubs::Stubs;
-use super::super::vector_registers::level;
 use super::{Flags, Home, LOAD, Slow, Step, T0, T1, Translator, home};
 use crate::vcpu::SoftVcpu;
 use crate::{ram, tlb};
@@ -131,7 +130,7 @@ impl Translator<'_> {
         let back = self.code.here();
         let flags = matches!(self.flags, Flags::Host | Flags::Both);
         let lost = self.pending;
-        let vectors = if step.later == level::NONE { level::NONE } else { self.vectors };
+        let loaded = self.loaded_for_later(step);
         let more = Vec::new();
         let shadowed = self.shadowed;
         let (op, block) = (step.op, step.block);
@@ -143,7 +142,7 @@ impl Translator<'_> {
             back,
             lost,
             flags,
-            vectors,
+            loaded,
             shadowed,
             end,
             returns: false,
@@ -176,9 +175,7 @@ impl Translator<'_> {
                 continue;
             }
             self.call_with(slow.op, self.stubs.step);
-            if slow.vectors != level::NONE {
-                self.load_vectors(slow.vectors, slow.op + size_of::<Op<SoftVcpu>>() as u64);
-            }
+            self.load_again(slow.loaded, slow.op + size_of::<Op<SoftVcpu>>() as u64);
             if slow.flags {
                 self.load_flags();
             }

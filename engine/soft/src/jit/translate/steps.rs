@@ -10,10 +10,11 @@ use arch_x86::engine::Features;
 
 use super::super::shape::Encoding;
 use super::super::vector::Vector;
-use super::super::vector_registers::level;
+use super::super::x87::X87;
 use super::branches::condition_of;
 use super::flags::{self, Recovery};
-use super::{Marked, Part, Source, vectors};
+use super::loaded::{self, Loaded};
+use super::{Marked, Part, Source};
 use crate::code_pages::PageId;
 use crate::ranges::Seen;
 
@@ -24,6 +25,10 @@ pub(super) const ARITHMETIC: u32 = iced_x86::RflagsBits::OF
     | iced_x86::RflagsBits::AF
     | iced_x86::RflagsBits::CF
     | iced_x86::RflagsBits::PF;
+
+/// Those that a comparison of the x87's makes.
+const COMPARED: u32 =
+    iced_x86::RflagsBits::ZF | iced_x86::RflagsBits::PF | iced_x86::RflagsBits::CF;
 
 /// One instruction.
 pub(super) struct Step<'a> {
@@ -38,8 +43,10 @@ pub(super) struct Step<'a> {
     pub recovery: Option<Recovery>,
     /// It is executed on vector registers.
     pub vector: Option<Vector>,
-    /// What of them is needed behind it.
-    pub later: u8,
+    /// It is executed on x87 registers.
+    pub x87: Option<X87>,
+    /// What registers are needed behind it.
+    pub later: Loaded,
     /// The general-purpose registers that it may write, a bit each.
     pub written: u16,
     /// The number of its block.
@@ -106,7 +113,7 @@ pub(super) fn steps<'a>(source: &Source<'a>) -> Option<Vec<Step<'a>>> {
             last.side = Some(Side { way, rip: part.rip, page: part.page });
         }
     }
-    vectors::look_ahead(&mut steps);
+    loaded::look_ahead(&mut steps);
     flags::look_ahead(&mut steps);
     Some(steps)
 }
@@ -161,9 +168,13 @@ fn add_steps<'a>(
             true => None,
             false => Encoding::of(bytes, &constants),
         };
+        let x87 = encoding.and_then(|encoding| X87::of(&instruction, &encoding));
+        // FCOMI and its kin leave some flags alone on some processors.
+        let changed = if x87.is_some() { changed & COMPARED } else { changed };
         steps.push(Step {
             vector: encoding.and_then(|encoding| Vector::of(&instruction, &encoding)),
-            later: level::NONE,
+            x87,
+            later: Loaded::NONE,
             recovery: None,
             encoding,
             op: core::ptr::from_ref(op).expose_provenance() as u64,

@@ -1,78 +1,14 @@
 //! Vector instructions in a block: [`Translator::vector`].
-//!
-//! A block that has any sees to it at its entry that the guest's registers are loaded, where EFLAGS are
-//! free. Behind an instruction that the interpreter executes they are not, and are loaded once more.
 
-use super::super::assembler::{Jump, Opcode, Vex, condition};
-use super::super::context;
+use super::super::assembler::{Opcode, Vex, condition};
 use super::super::shape::{Encoding, Map};
 use super::super::vector::{General, Vector};
-use super::super::vector_registers::level;
-use super::flags::Recovery;
 use super::{Home, Step, T1, T2, Translator, home};
 
-/// The vector registers have to be loaded, out of the way.
-pub(super) struct Load {
-    jump: Jump,
-    level: u8,
-    /// The flags that were lost before.
-    lost: Option<Recovery>,
-    /// The instruction before which they have to be: where the interpreter goes on if they can't.
-    op: u64,
-    block: u32,
-    back: u64,
-}
-
-/// Finds out what of the vector registers is needed behind each instruction.
-pub(super) fn look_ahead(steps: &mut [Step<'_>]) {
-    let mut later = level::NONE;
-    for step in steps.iter_mut().rev() {
-        step.later = later;
-        later = later.max(step.vector.map_or(level::NONE, |vector| vector.level));
-    }
-}
-
 impl Translator<'_> {
-    /// Has the registers loaded if the block needs them.
-    pub(super) fn expect_vectors_at_entry(&mut self, steps: &[Step<'_>]) {
-        if let Some(first) = steps.first() {
-            let level = first.vector.map_or(level::NONE, |vector| vector.level);
-            self.expect_vectors(level.max(first.later), first);
-        }
-    }
-
-    /// Has the registers loaded before an instruction.
-    pub(super) fn expect_vectors(&mut self, level: u8, step: &Step<'_>) {
-        if level <= self.vectors {
-            return;
-        }
-        self.flags_are_lost();
-        self.code.compare_byte(context::VECTORS, level);
-        let jump = self.code.jump_if(condition::BELOW);
-        let (lost, back) = (self.pending, self.code.here());
-        let &Step { op, block, .. } = step;
-        self.loads.push(Load { jump, level, lost, op, block, back });
-        self.vectors = level;
-    }
-
-    /// Loads them; the flags are in their field. T0 and T1 change.
-    pub(super) fn load_vectors(&mut self, level: u8, op: u64) {
-        self.call_with(op, self.stubs.vectors.load(level));
-    }
-
-    pub(super) fn slow_loads(&mut self) {
-        for load in core::mem::take(&mut self.loads) {
-            self.code.bind(load.jump);
-            self.store_lost_flags(load.lost);
-            self.block = load.block;
-            self.load_vectors(load.level, load.op);
-            self.code.jump(load.back);
-        }
-    }
-
     /// Translates a vector instruction.
     pub(super) fn vector(&mut self, step: &Step<'_>, encoding: &Encoding<'_>, vector: &Vector) {
-        self.expect_vectors(vector.level, step);
+        self.expect_loaded(step.needed(), step);
         if vector.bare {
             self.code.raw(encoding.bytes);
             return;

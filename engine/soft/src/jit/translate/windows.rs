@@ -12,8 +12,8 @@ use iced_x86::{OpKind, Register};
 
 use super::super::assembler::{Address, Jump, condition};
 use super::super::shape::{Encoding, Map, Shape};
-use super::super::vector_registers::level;
 use super::flags::Recovery;
+use super::loaded::Loaded;
 use super::{Flags, Home, RSP, STACK, Step, T0, Translator, home};
 
 /// How far accesses may be apart, in bytes: accesses that are far from each other are seldom in one page.
@@ -47,8 +47,8 @@ pub(super) struct Open {
 pub(super) struct OneByOne {
     jumps: Vec<Jump>,
     steps: Range<usize>,
-    /// What of the vector registers is loaded before, and which flags are lost.
-    vectors: u8,
+    /// What registers are loaded before, and which flags are lost.
+    loaded: Loaded,
     lost: Option<Recovery>,
     /// Where translated code goes on, and where it expects the flags.
     back: u64,
@@ -95,12 +95,15 @@ impl Access {
             let (displacement, written) = (displacement + pushed, displacement < 0);
             return Some(Self { base: Base::STACK, displacement, size: 8, written, alignment: 1 });
         }
-        let (size, written, alignment) = match &step.vector {
-            Some(vector) if !vector.bare && encoding.rm().is_none() => {
+        let (size, written, alignment) = match (&step.vector, &step.x87) {
+            (Some(vector), _) if !vector.bare && encoding.rm().is_none() => {
                 (vector.size, vector.written, vector.alignment)
             }
-            Some(_) => return None,
-            None => {
+            (_, Some(x87)) if x87.is_on_memory() => {
+                (x87.operand.size.into(), x87.operand.written, 1)
+            }
+            (Some(_), _) | (_, Some(_)) => return None,
+            (None, None) => {
                 let shape = Shape::of(encoding).filter(|_| encoding.rm().is_none())?;
                 let size = step.instruction.memory_size().size() as u32;
                 if names_high_byte(encoding, shape) || !matches!(size, 1 | 2 | 4 | 8) {
@@ -187,7 +190,7 @@ pub(super) fn is_alone(step: &Step<'_>) -> bool {
     if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
         return false;
     }
-    if step.vector.is_some() {
+    if step.vector.is_some() || step.x87.is_some_and(|x87| x87.is_alone()) {
         return true;
     }
     let is_short = !encoding.lock && encoding.vex.is_none();
@@ -285,11 +288,10 @@ impl Translator<'_> {
     /// Translates the instructions of a window. Gives where the next one is.
     pub(super) fn window(&mut self, steps: &[Step<'_>], window: Window) -> usize {
         let (range, first) = (window.steps.clone(), &steps[window.steps.start]);
-        let levels = steps[range.clone()].iter().filter_map(|step| step.vector);
-        let wanted = levels.map(|vector| vector.level).max().unwrap_or(level::NONE);
-        self.expect_vectors(wanted, first);
+        let needed = steps[range.clone()].iter().map(Step::needed);
+        self.expect_loaded(needed.fold(Loaded::NONE, Loaded::with), first);
         self.flags_are_lost();
-        let (vectors, lost) = (self.vectors, self.pending);
+        let (loaded, lost) = (self.loaded, self.pending);
         let is_aligned = window.low % i32::from(window.alignment) == 0;
         let lower = if is_aligned { window.low } else { 0 };
         let displacement = self.first_address(first, lower);
@@ -326,7 +328,7 @@ impl Translator<'_> {
         self.open = None;
         let end = range.end;
         let (back, flags) = (self.code.here(), self.flags);
-        self.one_by_one.push(OneByOne { jumps, steps: range, vectors, lost, back, flags, returns });
+        self.one_by_one.push(OneByOne { jumps, steps: range, loaded, lost, back, flags, returns });
         end
     }
 
@@ -390,7 +392,7 @@ impl Translator<'_> {
             self.bind_misses(window.jumps);
             self.flags = if window.lost.is_some() { Flags::Lost } else { Flags::Field };
             self.recovery = window.lost;
-            self.vectors = window.vectors;
+            self.loaded = window.loaded;
             for step in &steps[window.steps] {
                 self.step(step);
             }
