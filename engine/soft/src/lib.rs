@@ -72,6 +72,8 @@ mod loops_test;
 #[cfg(test)]
 mod lost_flags_test;
 #[cfg(test)]
+mod mmx_test;
+#[cfg(test)]
 mod modes_test;
 #[cfg(test)]
 mod own_data_test;

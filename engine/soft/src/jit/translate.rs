@@ -10,7 +10,7 @@
 //! | RSP | R9: the host's stack stays the host's |
 //! | R9, R10, R11, R15 | fields of the vCPU; R10, R11 and R15 are temporary |
 //! | vector registers, MXCSR | themselves, once they are loaded: see [`super::vector_registers`] |
-//! | x87 registers | the same: see [`super::x87_registers`] |
+//! | x87 and MMX registers | the same: see [`super::x87_registers`] |
 //! | arithmetic flags | between blocks a field; within a block EFLAGS, from where they are made on |
 //!
 //! Blocks that are executed one after the other are translated together: where a branch between them does not lead to

@@ -1,10 +1,10 @@
-//! [`Vector`]: SSE and AVX instructions that are translated by executing themselves, on the guest's vector
-//! registers in the host's.
+//! [`Vector`]: MMX, SSE and AVX instructions that are translated by executing themselves, on the guest's vector
+//! registers, or its MMX ones, in the host's.
 //!
 //! They are those of [`crate::vector`] of which nothing is implied but what is in the same register here (XMM0;
-//! RAX, RCX and RDX of PCMPxSTRx) and that have no MMX operands.
+//! RAX, RCX and RDX of PCMPxSTRx) and that do not have both XMM and MMX operands.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::shape::{Encoding, Map};
 use super::vector_registers::level;
@@ -27,6 +27,8 @@ pub(super) enum General {
 pub(super) struct Vector {
     /// What has to be loaded: see [`level`].
     pub level: u8,
+    /// Its registers are MMX ones, which are the x87's: these have to be loaded instead.
+    pub mmx: bool,
     pub general: General,
     /// Size of the memory operand, if it has one, and what that must be aligned to.
     pub size: u32,
@@ -46,7 +48,9 @@ impl Vector {
         if is_vex != (alike.registers == Registers::Avx) || unclear || encoding.lock {
             return None;
         }
+        let mut has_vector = false;
         let mut vector = Self {
+            mmx: i.code() == Code::Emms,
             level: if is_vex { level::AVX } else { level::SSE },
             general: General::None,
             size: 0,
@@ -56,12 +60,20 @@ impl Vector {
         };
         for n in 0..i.op_count() {
             match i.op_kind(n) {
-                OpKind::Register if is_vector(i.op_register(n)) => {}
+                OpKind::Register if is_vector(i.op_register(n)) => has_vector = true,
+                OpKind::Register if i.op_register(n).is_mm() => vector.mmx = true,
                 OpKind::Register => vector.general = general(encoding, n, i.op_register(n))?,
                 OpKind::Memory => vector.size = i.memory_size().size() as u32,
                 OpKind::Immediate8 => {}
                 _ => return None,
             }
+        }
+        if vector.mmx {
+            // How the x87's registers are loaded: see `x87_registers`.
+            if has_vector || !is_x86_feature_detected!("xsave") {
+                return None;
+            }
+            vector.level = level::NONE;
         }
         if vector.bare {
             return Some(vector);

@@ -53,6 +53,9 @@ fn only_what_the_host_does_alike_is_translated() {
     let translated: &[&[u8]] = &[
         &[0x0f, 0x28, 0xc1],                   // movaps xmm0, xmm1
         &[0x0f, 0x58, 0x06],                   // addps xmm0, [rsi]
+        &[0x0f, 0xfc, 0xc1],                   // paddb mm0, mm1
+        &[0x0f, 0xe7, 0x06],                   // movntq [rsi], mm0
+        &[0x0f, 0x77],                         // emms
         &[0xf2, 0x48, 0x0f, 0x2c, 0xc1],       // cvttsd2si rax, xmm1
         &[0x66, 0x0f, 0x6e, 0xc0],             // movd xmm0, eax
         &[0x66, 0x0f, 0x2e, 0xc1],             // ucomisd xmm0, xmm1
@@ -66,9 +69,11 @@ fn only_what_the_host_does_alike_is_translated() {
         &[0xc4, 0xe3, 0x7d, 0x39, 0x06, 1],    // vextracti128 [rsi], ymm0, 1
     ];
     let interpreted: &[&[u8]] = &[
-        &[0x0f, 0xfc, 0xc1],                   // paddb mm0, mm1
         &[0x0f, 0x2d, 0xc9],                   // cvtps2pi mm1, xmm1
+        &[0x66, 0x0f, 0x2c, 0x0e],             // cvttpd2pi mm1, [rsi]
         &[0xf3, 0x0f, 0xd6, 0xc1],             // movq2dq xmm0, mm1
+        &[0xf2, 0x0f, 0xd6, 0xc1],             // movdq2q mm0, xmm1
+        &[0x0f, 0xf7, 0xc1],                   // maskmovq mm0, mm1
         &[0x66, 0x0f, 0xf7, 0xc1],             // maskmovdqu xmm0, xmm1
         &[0x0f, 0xae, 0x16],                   // ldmxcsr [rsi]
         &[0xd8, 0xc1],                         // fadd st, st(1)

@@ -1,13 +1,13 @@
 //! [`X87Stubs`]: the guest's x87 registers into the host's, and back.
 //!
-//! As with vector registers ([`super::vector_registers`]) translated code loads them when it comes to an instruction that
-//! needs them, and they stay until Rust is called. They are saved and loaded by XSAVE and XRSTOR, which can
-//! leave XMM registers and MXCSR alone.
+//! MMX registers are a part of them. As with vector registers ([`super::vector_registers`]) translated code loads
+//! them when it comes to an instruction that needs them, and they stay until Rust is called. They are saved and loaded
+//! by XSAVE and XRSTOR, which can leave XMM registers and MXCSR alone.
 //!
 //! - As long as they are loaded, x87 instructions may execute, and all exceptions are masked: none is this process's.
 //! - Rust finds an empty stack and the control word that a process starts with.
-//! - What the processor keeps of the last instruction (its opcode, its address, its operand's) is the host's, and no business of the
-//!   guest's: the guest's, which only the interpreter changes, stays in its fields.
+//! - What the processor keeps of the last instruction (its opcode, its address, its operand's) is the host's, and no
+//!   business of the guest's: the guest's, which only the interpreter changes, stays in its fields.
 
 use arch_x86::regs::cr0;
 

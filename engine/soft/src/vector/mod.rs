@@ -73,7 +73,7 @@ pub fn lower<C: Cpu>(instruction: &Instruction, mode: Mode) -> Option<Op<C>> {
 /// Which registers an instruction's vector operands are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Registers {
-    /// XMM, and the upper halves stay: no VEX prefix.
+    /// XMM, and the upper halves stay, or MMX: no VEX prefix.
     Sse,
     /// YMM, or XMM with upper halves that are cleared: a VEX prefix.
     Avx,
@@ -93,7 +93,10 @@ pub(crate) struct Alike {
 pub(crate) fn alike(i: &Instruction) -> Option<Alike> {
     let alike = |registers, aligned| Some(Alike { registers, aligned });
     if let Some((_, form)) = table::Form::find(i.code()) {
-        let executes = form.class() != table::Class::X87 && form.extension().host_has();
+        // Conversions to MMX registers, which use MXCSR as well.
+        let mixed = form.class() == table::Class::Float && form.first() == table::Operand::Mm;
+        let is_vector = form.class() != table::Class::X87 && !mixed;
+        let executes = is_vector && form.extension().host_has();
         return executes.then_some(Alike { registers: Registers::Sse, aligned: form.aligned() });
     }
     if let Some((_, form)) = vex_table::Form::find(i.code()) {
@@ -104,6 +107,7 @@ pub(crate) fn alike(i: &Instruction) -> Option<Alike> {
         Code::VEX_Vzeroupper | Code::VEX_Vzeroall if Extension::Avx.host_has() => {
             alike(Registers::Avx, false)
         }
+        Code::Emms => alike(Registers::Sse, false),
         code if moves::is_alike(code) => alike(Registers::Sse, moves::is_aligned(code)),
         _ => None,
     }

@@ -19,7 +19,7 @@ pub fn lower<C: Cpu>(i: &Instruction, insn: &mut Insn) -> Option<Exec<C>> {
         .or_else(|| masked(i.code(), insn))
 }
 
-/// Whether it is a move of XMM registers that the host executes as the function here does.
+/// Whether it is a move of XMM registers, or of MMX registers, that the host executes as the function here does.
 pub fn is_alike(code: Code) -> bool {
     let has = match code {
         Code::Movntdqa_xmm_m128 => Extension::Sse41.host_has(),
@@ -27,7 +27,10 @@ pub fn is_alike(code: Code) -> bool {
         _ => true,
     };
     let in_whole = whole::<SoftVcpu>(code, true, false).or(whole(code, false, true));
-    has && in_whole.or(part(code, true, false)).or(part(code, false, true)).is_some()
+    let in_part = part(code, true, false).or(part(code, false, true));
+    let between = matches!(code, Code::Movq2dq_xmm_mm | Code::Movdq2q_mm_xmm);
+    let in_mmx = mmx(code, true, false).or(mmx(code, false, true)).filter(|_| !between);
+    has && in_whole.or(in_part).or(in_mmx).is_some()
 }
 
 /// Whether its memory operand must be aligned.

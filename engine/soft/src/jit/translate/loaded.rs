@@ -50,7 +50,8 @@ impl Step<'_> {
     /// What the instruction needs.
     pub fn needed(&self) -> Loaded {
         let vectors = self.vector.map_or(level::NONE, |vector| vector.level);
-        Loaded { vectors, x87: self.x87.is_some() }
+        let mmx = self.vector.is_some_and(|vector| vector.mmx);
+        Loaded { vectors, x87: mmx || self.x87.is_some() }
     }
 }
 
