@@ -77,12 +77,7 @@ fn an_exception_that_is_unmasked_is_the_guests(options: Options) {
         // All but a division by zero are masked.
         machine.write(at::DATA, &0x37b_u16.to_le_bytes());
         machine.write(at::DATA + 2, &0x37f_u16.to_le_bytes());
-        handler(&machine, exception::MF, |a| {
-            a.inc(ebx)?;
-            a.mov(rdx, qword_ptr(rsp))?;
-            a.fnclex()?;
-            a.iretq()
-        });
+        count_exceptions(&machine);
         let mut vcpu = machine.vcpu();
         // Without CR0.NE it is the same here.
         for ne in [cr0::NE, 0, cr0::NE] {
@@ -99,6 +94,16 @@ fn an_exception_that_is_unmasked_is_the_guests(options: Options) {
     }
 }
 
+/// RBX counts them, RDX is where the last one was.
+fn count_exceptions(machine: &Machine) {
+    handler(machine, exception::MF, |a| {
+        a.inc(ebx)?;
+        a.mov(rdx, qword_ptr(rsp))?;
+        a.fnclex()?;
+        a.iretq()
+    });
+}
+
 fn an_exception_that_is_pending_is_told_first(options: Options) {
     let machine = machine(options, |a| {
         a.inc(edi)?;
@@ -106,12 +111,7 @@ fn an_exception_that_is_pending_is_told_first(options: Options) {
         a.inc(edi)?;
         a.hlt()
     });
-    handler(&machine, exception::MF, |a| {
-        a.inc(ebx)?;
-        a.mov(rdx, qword_ptr(rsp))?;
-        a.fnclex()?;
-        a.iretq()
-    });
+    count_exceptions(&machine);
     let mut vcpu = machine.vcpu();
     for _ in 0..3 {
         reset(&mut vcpu);

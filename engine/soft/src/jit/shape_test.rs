@@ -199,6 +199,16 @@ fn immediate_size(kind: OpKind) -> usize {
     }
 }
 
+/// What is said of a valid instruction and its parts.
+pub(super) fn taken_apart<T>(
+    bytes: &[u8],
+    say: impl FnOnce(&Instruction, &Encoding<'_>) -> T,
+) -> T {
+    let (decoder, i) = decoded(bytes);
+    let encoding = Encoding::of(bytes, &decoder.get_constant_offsets(&i));
+    say(&i, &encoding.expect("an encoding"))
+}
+
 fn decoded(bytes: &[u8]) -> (Decoder<'_>, Instruction) {
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let instruction = decoder.decode();

@@ -5,10 +5,10 @@ use std::hint::black_box;
 
 use arch_x86::exception;
 use arch_x86::regs::{Regs, SysReg, cr0, cr4, gpr};
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use iced_x86::{Decoder, DecoderOptions, IcedError};
 
-use super::shape::Encoding;
+use super::shape_test::taken_apart;
 use super::vector::Vector;
 use crate::SoftVcpu;
 use crate::test_machine::{Machine, assemble, at, run_to_halt};
@@ -40,12 +40,7 @@ fn with_avx(machine: &Machine) -> SoftVcpu {
 }
 
 fn is_translated(bytes: &[u8]) -> bool {
-    let mut decoder = Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE);
-    let i = decoder.decode();
-    assert!(!i.is_invalid(), "{bytes:02x?}");
-    let constants = decoder.get_constant_offsets(&i);
-    let encoding = Encoding::of(bytes, &constants).expect("an encoding");
-    Vector::of(&i, &encoding).is_some()
+    taken_apart(bytes, |i, encoding| Vector::of(i, encoding).is_some())
 }
 
 #[test]

@@ -4,22 +4,17 @@
 use std::arch::asm;
 
 use arch_x86::regs::{Regs, gpr};
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use iced_x86::{Decoder, DecoderOptions, IcedError};
 
 use super::sabotage;
-use super::shape::Encoding;
+use super::shape_test::taken_apart;
 use super::x87::X87;
 use crate::test_machine::{at, machine, run_to_halt};
 use crate::test_ways::{jit, traced, uncounted};
 
 fn is_translated(bytes: &[u8]) -> bool {
-    let mut decoder = Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE);
-    let i = decoder.decode();
-    assert!(!i.is_invalid(), "{bytes:02x?}");
-    let constants = decoder.get_constant_offsets(&i);
-    let encoding = Encoding::of(bytes, &constants).expect("an encoding");
-    X87::of(&i, &encoding).is_some()
+    taken_apart(bytes, |i, encoding| X87::of(i, encoding).is_some())
 }
 
 #[test]
