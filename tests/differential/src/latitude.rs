@@ -2,7 +2,7 @@
 //! [`is_loose`] and [`other_fault_first`], cases and outcomes that are not compared at all.
 //!
 //! Where AMD's and Intel's processors differ the engine does as AMD's do with integer instructions, and as Intel's
-//! do with the others ([`amd`]); what the other's do otherwise is free.
+//! do with the others (`amd`); what the other's do otherwise is free.
 
 mod amd;
 mod vector;
