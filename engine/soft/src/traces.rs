@@ -100,21 +100,21 @@ impl Tracer<'_> {
         }
     }
 
-    /// The block that a block's branch has led to most often.
+    /// The block that a block's branch has led to most often; nothing if that leads back, which is a loop.
     fn successor(&self, block: u32, branch: &Instruction) -> Option<u32> {
         let place = self.blocks.place(block);
         let is_conditional = branch.flow_control() == FlowControl::ConditionalBranch;
         let behind = is_conditional.then_some(branch.next_ip());
         let known = |rip: u64| {
-            // What leads back is a loop.
-            let is_ahead = rip > place.rip && (rip ^ place.rip) / ram::SIZE == 0;
-            self.blocks.known(&Place { rip, ..place }).filter(|_| is_ahead)
+            let is_near = (rip ^ place.rip) / ram::SIZE == 0;
+            self.blocks.known(&Place { rip, ..place }).filter(|_| is_near)
         };
         let behind = behind.and_then(known);
         let target = known(branch.near_branch_target());
         let executions =
             |block: Option<u32>| block.map_or(0, |block| self.blocks.executions(block));
-        if executions(target) > executions(behind) { target } else { behind }
+        let most = if executions(target) > executions(behind) { target } else { behind };
+        most.filter(|next| self.blocks.place(*next).rip > place.rip)
     }
 
     /// Whether a block's branch leads to its own start.

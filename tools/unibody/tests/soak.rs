@@ -43,8 +43,8 @@ const LONG_LIMIT: Duration = Duration::from_secs(3600);
 /// Modules that are loaded and removed meanwhile: a device, and code that uses vector registers in the kernel.
 const MODULES: [&str; 2] = ["kernel/drivers/net/dummy.ko", "kernel/crypto/xor.ko"];
 
-/// Rounds of the processes that compute with floating point.
-const ROUNDS: u32 = 300_000;
+/// Rounds of the processes that compute with floating point: long enough for each to be interrupted by signals.
+const ROUNDS: u32 = 5_000_000;
 
 /// The hash of the numbers to 50,000, each with a space and a `z` behind it, in lines.
 const PIPED: &str = "05ce57a102298596fad1998b5899618baec451b23db42d0557d7bb017569298d";

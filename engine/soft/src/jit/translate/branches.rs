@@ -91,16 +91,22 @@ impl Translator<'_> {
 
     fn jump_if(&mut self, step: &Step<'_>, encoding: &Encoding<'_>) {
         self.expect_flags(step);
-        let target = step.instruction.near_branch_target();
-        let taken = self.code.jump_if(encoding.opcode & 15);
+        let (target, condition) = (step.instruction.near_branch_target(), encoding.opcode & 15);
+        // What leads back mostly does.
+        let is_back = self.looks_before(target);
+        let (first, second, condition) = match is_back {
+            true => (target, self.end, condition ^ 1),
+            false => (self.end, target, condition),
+        };
+        let other = self.code.jump_if(condition);
         let (flags, recovery) = (self.flags, self.recovery);
-        self.leave_to(self.end);
+        self.leave_to(first);
         (self.flags, self.recovery) = (flags, recovery);
-        if self.is_one_jump(target) {
-            self.leave_by(taken, target);
+        if self.is_one_jump(second) {
+            self.leave_by(other, second);
         } else {
-            self.code.bind(taken);
-            self.leave_to(target);
+            self.code.bind(other);
+            self.leave_to(second);
         }
     }
 
