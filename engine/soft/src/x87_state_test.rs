@@ -5,7 +5,8 @@ use arch_x86::regs::{Regs, cr0, gpr, rflags};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
-use crate::test_machine::{Machine, assemble, at, machine, run_to_halt};
+use crate::run_test::handler;
+use crate::test_machine::{Machine, at, machine, run_to_halt};
 use crate::test_ways::in_every_way;
 use crate::{Options, SoftVcpu};
 
@@ -27,15 +28,6 @@ type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 const FIP: u64 = 0x1111_2222_3333_4444;
 const FDP: u64 = 0x5555_6666_7777_8888;
 const FOP: u16 = 0x5a5;
-
-fn handler(
-    machine: &Machine,
-    vector: u8,
-    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
-) {
-    let code = assemble(at::HANDLERS + u64::from(vector) * 256, program);
-    machine.handle(vector, &code);
-}
 
 fn reset(vcpu: &mut SoftVcpu) {
     let fx = vcpu.fxsave_mut();

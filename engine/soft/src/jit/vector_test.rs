@@ -11,6 +11,7 @@ use iced_x86::code_asm::*;
 use super::shape_test::taken_apart;
 use super::vector::Vector;
 use crate::SoftVcpu;
+use crate::run_test::handler;
 use crate::test_machine::{Machine, assemble, at, run_to_halt};
 use crate::vector::Extension;
 
@@ -21,15 +22,6 @@ const UNMASKED: u32 = 0;
 
 fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
     Machine::new(&assemble(at::CODE, program))
-}
-
-fn handler(
-    machine: &Machine,
-    vector: u8,
-    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
-) {
-    let code = assemble(at::HANDLERS + u64::from(vector) * 256, program);
-    machine.handle(vector, &code);
 }
 
 fn with_avx(machine: &Machine) -> SoftVcpu {

@@ -93,8 +93,7 @@ impl Translator<'_> {
         self.expect_flags(step);
         let (target, condition) = (step.instruction.near_branch_target(), encoding.opcode & 15);
         // What leads back mostly does.
-        let is_back = self.looks_before(target);
-        let (first, second, condition) = match is_back {
+        let (first, second, condition) = match self.looks_before(target) {
             true => (target, self.end, condition ^ 1),
             false => (self.end, target, condition),
         };

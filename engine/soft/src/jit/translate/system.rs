@@ -113,7 +113,7 @@ impl Translator<'_> {
         self.code.or_field_32(T2, context::RFLAGS);
     }
 
-    /// The arithmetic flags in T2 into their field. T2 and EFLAGS change.
+    /// The arithmetic flags in T2 into their field. T1, T2 and EFLAGS change.
     fn store_status(&mut self) {
         self.code.copy(T1, T2);
         self.code.shift_right(T1, OVERFLOW_SHIFT);
