@@ -330,7 +330,7 @@ impl Blocks {
     pub fn note(&mut self, run: Run, seen: &[Seen]) {
         let first = run.first as usize;
         for (to, seen) in self.seen[first..].iter_mut().zip(&seen[..run.count.into()]) {
-            if *seen != Seen::Nowhere {
+            if *seen != Seen::Nowhere && *to != Seen::Large {
                 *to = *seen;
             }
         }

@@ -25,6 +25,7 @@ mod invalidate;
 mod itlb;
 mod jit;
 mod jump_cache;
+mod large_pages;
 mod lockstep;
 mod memory;
 mod modes;
@@ -65,6 +66,8 @@ mod flags_at_ends_test;
 mod foreign_writes_test;
 #[cfg(test)]
 mod jump_cache_test;
+#[cfg(test)]
+mod large_pages_test;
 #[cfg(test)]
 mod lockstep_test;
 #[cfg(test)]

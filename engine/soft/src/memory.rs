@@ -208,8 +208,8 @@ impl Cpu for SoftVcpu {
     #[inline(always)]
     fn load<T: Int>(&mut self, linear: u64, access: Access) -> Result<T, Stop> {
         self.last_load = linear;
-        let entry = self.tlb.entry(self.rights(access), linear);
-        match entry.page.load(linear.wrapping_sub(entry.read)) {
+        let entry = self.tlb.read(self.rights(access), linear);
+        match entry.page.load(linear.wrapping_sub(entry.tag)) {
             Some(value) => Ok(value),
             None => {
                 self.load_slow(linear, T::SIZE, access)?;
@@ -220,8 +220,8 @@ impl Cpu for SoftVcpu {
 
     #[inline(always)]
     fn store<T: Int>(&mut self, linear: u64, value: T, access: Access) -> Result<(), Stop> {
-        let entry = self.tlb.entry(self.rights(access), linear);
-        match entry.page.store(linear.wrapping_sub(entry.write), value) {
+        let entry = self.tlb.write(self.rights(access), linear);
+        match entry.page.store(linear.wrapping_sub(entry.tag), value) {
             Some(()) => Ok(()),
             None => self.store_slow(linear, T::SIZE, value.zero_extend(), access),
         }
@@ -234,8 +234,8 @@ impl Cpu for SoftVcpu {
         lock: bool,
         mut change: impl FnMut(T) -> T,
     ) -> Result<T, Stop> {
-        let entry = self.tlb.entry(self.operand_rights, linear);
-        let offset = linear.wrapping_sub(entry.write);
+        let entry = self.tlb.write(self.operand_rights, linear);
+        let offset = linear.wrapping_sub(entry.tag);
         match Self::change(entry.page, offset, lock, &mut change) {
             Some(old) => Ok(old),
             None => self.update_slow(linear, lock, change),
@@ -257,16 +257,16 @@ impl Cpu for SoftVcpu {
     }
 
     fn load_bytes(&mut self, linear: u64, buffer: &mut [u8], access: Access) -> Result<(), Stop> {
-        let entry = self.tlb.entry(self.rights(access), linear);
-        match entry.page.read(linear.wrapping_sub(entry.read), buffer) {
+        let entry = self.tlb.read(self.rights(access), linear);
+        match entry.page.read(linear.wrapping_sub(entry.tag), buffer) {
             Some(()) => Ok(()),
             None => self.read_bytes(linear, buffer, access),
         }
     }
 
     fn store_bytes(&mut self, linear: u64, bytes: &[u8], access: Access) -> Result<(), Stop> {
-        let entry = self.tlb.entry(self.rights(access), linear);
-        match entry.page.write(linear.wrapping_sub(entry.write), bytes) {
+        let entry = self.tlb.write(self.rights(access), linear);
+        match entry.page.write(linear.wrapping_sub(entry.tag), bytes) {
             Some(()) => Ok(()),
             None => self.write_bytes(linear, bytes, access),
         }

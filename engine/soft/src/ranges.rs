@@ -81,6 +81,8 @@ pub enum Seen {
     Nowhere,
     /// In a range.
     Range(u8),
+    /// In a large page of user mode: see [`crate::large_pages`].
+    Large,
     /// Elsewhere.
     Elsewhere,
 }
@@ -152,6 +154,7 @@ impl SoftVcpu {
     pub(crate) fn seen(&self) -> Seen {
         match self.last_load {
             NO_LOAD => Seen::Nowhere,
+            linear if self.cpl == 3 && self.tlb.is_in_large(linear) => Seen::Large,
             linear => self.ranges.of(linear).map_or(Seen::Elsewhere, |n| Seen::Range(n as u8)),
         }
     }

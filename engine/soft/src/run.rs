@@ -118,7 +118,7 @@ impl SoftVcpu {
         if found.code == 0 {
             match blocks.is_hot(found.block) {
                 Some(place) => found = self.translate(blocks, found, &place),
-                None if self.cpl == 0 && blocks.is_noted(found.block) => {
+                None if self.is_notable() && blocks.is_noted(found.block) => {
                     return self.execute_noting(blocks, found);
                 }
                 None => {}
@@ -131,6 +131,12 @@ impl SoftVcpu {
         } else {
             self.execute_translated(blocks, found.code)
         }
+    }
+
+    /// Whether it matters where instructions read.
+    #[inline(always)]
+    fn is_notable(&self) -> bool {
+        self.cpl == 0 || self.tlb.has_large()
     }
 
     /// Executes a block of `bytes` bytes.

@@ -25,7 +25,7 @@ pub const REGIONS: [u64; 5] = [DIRECT, IMAGE, PAGES, MORE, LOWER];
 /// Pages of 1 GiB.
 pub const HUGE: u64 = DIRECT + (1 << 30);
 
-const PDPT: u64 = 0xa_0000;
+pub const PDPT: u64 = 0xa_0000;
 pub const PD: u64 = 0xa_1000;
 /// 2 MiB.
 pub const SIZE: u64 = 2 << 20;

@@ -5,6 +5,9 @@
 //! page. What must not take the fast way (pages with decoded code, for
 //! writes; everything while breakpoints are watched) has no tag to hit.
 //!
+//! Reads and writes have entries of their own, which lie apart: what is read all over 8 MiB then finds its entries in the host's
+//! first-level cache, or most of them.
+//!
 //! The tables with what user mode may access are there once for each address space that is kept (see
 //! [`crate::address_spaces`]). Those of a supervisor's own accesses, whose pages are mostly global, are not: a change of
 //! CR3 drops what is not global there, whatever the PCIDs. A TLB may drop more than it is told to.
@@ -12,18 +15,23 @@
 use std::collections::VecDeque;
 
 use crate::address_spaces::{SPACES, Space};
+use crate::large_pages::LargePages;
 use crate::ram::{self, Page};
 use crate::ranges;
 
 /// Where an entry's parts are, for translated code.
-pub const READ_OFFSET: i32 = core::mem::offset_of!(Entry, read) as i32;
-pub const WRITE_OFFSET: i32 = core::mem::offset_of!(Entry, write) as i32;
+pub const TAG_OFFSET: i32 = core::mem::offset_of!(Entry, tag) as i32;
 pub const PAGE_OFFSET: i32 = core::mem::offset_of!(Entry, page) as i32;
-/// An entry's distance from its table's start is an address shifted right by this…
+/// Entries for reads are at a table's start; those for writes are so far behind them.
+pub const WRITES_OFFSET: i32 = core::mem::offset_of!(Table, writes) as i32;
+const _: () = assert!(core::mem::offset_of!(Table, reads) == 0);
+/// Those for reads of large pages are so far behind them.
+pub const LARGE_OFFSET: i32 = core::mem::offset_of!(Table, large) as i32;
+/// An entry's distance from the first one is an address shifted right by this…
 pub const INDEX_SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
 /// … and masked with this.
 pub const INDEX_MASK: u32 = ((ENTRIES - 1) * size_of::<Entry>()) as u32;
-const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(size_of::<Entry>() == 16);
 
 /// Entries of each table.
 const ENTRIES: usize = 4096;
@@ -31,7 +39,7 @@ const WORDS: usize = ENTRIES / 64;
 /// Two for all address spaces, and two for each.
 const TABLES: usize = 2 + 2 * SPACES;
 // So that it is cheap to keep an index within.
-const _: () = assert!((TABLES * ENTRIES).is_power_of_two());
+const _: () = assert!(TABLES.is_power_of_two());
 
 /// With whose rights an access is made: which table it looks into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,32 +60,64 @@ const fn tables(space: Space) -> [usize; 4] {
     [2 + 2 * space, 0, 3 + 2 * space, 1]
 }
 
-/// What is known of one linear page.
+/// What is known of accesses of a kind to one linear page.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Entry {
-    /// The linear page, for reads.
-    pub read: u64,
-    /// The linear page, for writes.
-    pub write: u64,
+    /// The linear page, if such accesses may hit.
+    pub tag: u64,
     /// Where it lies.
     pub page: Page,
-    /// The guest-physical page, and [`Entry::WRITABLE`].
-    frame: u64,
 }
 
-impl Entry {
-    /// Rights and dirty bit allow writes, even though `write` may not match.
+/// What else is known of a linear page.
+#[derive(Clone, Copy)]
+pub struct Frame(u64);
+
+impl Frame {
+    /// Rights and dirty bit allow writes, even though no write may hit.
     const WRITABLE: u64 = 1;
 
+    const fn new(gpa: u64, writable: bool) -> Self {
+        Self((gpa & !(ram::SIZE - 1)) | if writable { Self::WRITABLE } else { 0 })
+    }
+
     /// The guest-physical page.
-    pub const fn gpa(&self) -> u64 {
-        self.frame & !(ram::SIZE - 1)
+    pub const fn gpa(self) -> u64 {
+        self.0 & !(ram::SIZE - 1)
     }
 
     /// Whether rights and dirty bit allow writes.
-    pub const fn writable(&self) -> bool {
-        self.frame & Self::WRITABLE != 0
+    pub const fn writable(self) -> bool {
+        self.0 & Self::WRITABLE != 0
+    }
+}
+
+/// What accesses with certain rights look into.
+#[repr(C)]
+struct Table {
+    reads: [Entry; ENTRIES],
+    writes: [Entry; ENTRIES],
+    frames: [Frame; ENTRIES],
+    large: LargePages,
+}
+
+impl Table {
+    /// Nothing hits.
+    fn boxed() -> Box<[Self]> {
+        let entries = core::array::from_fn(empty);
+        let table = || Self {
+            reads: entries,
+            writes: entries,
+            frames: [Frame(0); ENTRIES],
+            large: LargePages::new(),
+        };
+        (0..TABLES).map(|_| table()).collect()
+    }
+
+    fn clear(&mut self, slot: usize) {
+        (self.reads[slot], self.writes[slot]) = (empty(slot), empty(slot));
+        self.frames[slot] = Frame(0);
     }
 }
 
@@ -201,10 +241,10 @@ pub struct Tlb {
     pub stacks: [Stretch; 2],
     /// What a supervisor may read: global pages of [`crate::ranges`].
     pub ranges: [Stretch; ranges::COUNT],
-    entries: Box<[Entry; TABLES * ENTRIES]>,
+    tables: Box<[Table; TABLES]>,
     used: Box<[Used; TABLES]>,
-    /// The tables of the current address space, by [`Rights`].
-    tables: [usize; 4],
+    /// Which of them are the current address space's, by [`Rights`].
+    current: [usize; 4],
     /// By half of the address space: hashes of the large pages (up to 4 MiB, and 1 GiB) of which parts are in the
     /// tables. A kernel's must not make a process's small pages look like parts of large ones.
     large: [[u64; 2]; 2],
@@ -232,39 +272,70 @@ const fn slot(linear: u64) -> usize {
 }
 
 /// An entry that no address hits: its tag is a page that belongs into another slot.
-fn empty(at: usize) -> Entry {
-    let tag = ((at % ENTRIES) ^ 1) as u64 * ram::SIZE;
-    Entry { read: tag, write: tag, page: Page::nowhere(), frame: 0 }
+fn empty(slot: usize) -> Entry {
+    Entry { tag: (slot ^ 1) as u64 * ram::SIZE, page: Page::nowhere() }
 }
 
 impl Tlb {
     /// An empty TLB that keeps so many entries at most; 0: as many as there are places.
     pub fn keeping(kept: usize) -> Self {
-        let entries: Box<[Entry]> = (0..TABLES * ENTRIES).map(empty).collect();
-        let Ok(entries) = entries.try_into() else { unreachable!("collected as many") };
+        let Ok(all) = Table::boxed().try_into() else { unreachable!("collected as many") };
         let used = Box::new([Used::NONE; TABLES]);
-        let tables = tables(0);
         let (stacks, ranges) = ([Stretch::default(); 2], [Stretch::default(); ranges::COUNT]);
         let (large, recent) = ([[0; 2]; 2], VecDeque::new());
-        Self { stacks, ranges, entries, used, tables, large, recent, kept, fills: 0 }
+        Self {
+            stacks,
+            ranges,
+            tables: all,
+            used,
+            current: tables(0),
+            large,
+            recent,
+            kept,
+            fills: 0,
+        }
     }
 
     /// The address of the entries of a table; those of user mode are the current address space's.
     pub fn table(&self, rights: Rights) -> u64 {
-        let table = &self.entries[self.tables[rights as usize] * ENTRIES..];
-        table.as_ptr().expose_provenance() as u64
+        self.current(rights).reads.as_ptr().expose_provenance() as u64
     }
 
-    /// The index of the entry that `linear` may hit.
     #[inline(always)]
-    const fn index(&self, rights: Rights, linear: u64) -> usize {
-        (self.tables[rights as usize] * ENTRIES + slot(linear)) % (TABLES * ENTRIES)
+    fn current(&self, rights: Rights) -> &Table {
+        &self.tables[self.current[rights as usize] % TABLES]
     }
 
-    /// The entry that `linear` may hit.
+    /// The entry that a read of `linear` may hit.
     #[inline(always)]
-    pub fn entry(&self, rights: Rights, linear: u64) -> &Entry {
-        &self.entries[self.index(rights, linear)]
+    pub fn read(&self, rights: Rights, linear: u64) -> &Entry {
+        &self.current(rights).reads[slot(linear)]
+    }
+
+    /// The entry that a write to `linear` may hit.
+    #[inline(always)]
+    pub fn write(&self, rights: Rights, linear: u64) -> &Entry {
+        &self.current(rights).writes[slot(linear)]
+    }
+
+    /// What else is known of the page of an address that may be read.
+    pub fn frame(&self, rights: Rights, linear: u64) -> Frame {
+        self.current(rights).frames[slot(linear)]
+    }
+
+    /// Enters a large page that user mode may read: one of which [`fill`](Self::fill) has entered a part.
+    pub fn enter_large(&mut self, linear: u64, place: u64) {
+        self.tables[self.current[Rights::User as usize]].large.enter(linear, place);
+    }
+
+    /// Whether there are any such pages.
+    pub fn has_large(&self) -> bool {
+        !self.current(Rights::User).large.is_empty()
+    }
+
+    /// Whether `linear` is in a large page that was entered so.
+    pub fn is_in_large(&self, linear: u64) -> bool {
+        self.current(Rights::User).large.has(linear)
     }
 
     /// Enters a translation.
@@ -273,19 +344,16 @@ impl Tlb {
             return;
         }
         self.fills += 1;
-        let (table, slot) = (self.tables[rights as usize], slot(fill.linear));
+        let (table, slot) = (self.current[rights as usize], slot(fill.linear));
         if self.kept != 0 {
             self.make_room(table, slot);
         }
         let tag = fill.linear & !(ram::SIZE - 1);
-        let entry = &mut self.entries[table * ENTRIES + slot];
-        let nowhere = empty(slot).write;
-        *entry = Entry {
-            read: tag,
-            write: if fill.writable && !fill.code { tag } else { nowhere },
-            page: fill.page,
-            frame: (fill.gpa & !(ram::SIZE - 1)) | if fill.writable { Entry::WRITABLE } else { 0 },
-        };
+        let entries = &mut self.tables[table];
+        entries.reads[slot] = Entry { tag, page: fill.page };
+        let hits = fill.writable && !fill.code;
+        entries.writes[slot] = if hits { entries.reads[slot] } else { empty(slot) };
+        entries.frames[slot] = Frame::new(fill.gpa, fill.writable);
         let used = &mut self.used[table];
         let (set, other) = match fill.global {
             true => (&mut used.global, &mut used.other),
@@ -325,7 +393,7 @@ impl Tlb {
         }
         let slot = slot(linear);
         for table in 0..TABLES {
-            if self.tables.contains(&table) || self.used[table].global.has(slot) {
+            if self.current.contains(&table) || self.used[table].global.has(slot) {
                 self.clear(table, slot);
             }
         }
@@ -334,10 +402,12 @@ impl Tlb {
     /// Makes an address space current, and drops everything of it that is not global unless that is to be `kept`.
     pub fn switch(&mut self, space: Space, kept: bool) {
         self.forget_stacks();
-        self.tables = tables(space);
+        self.current = tables(space);
         for rights in [Rights::Supervisor, Rights::User, Rights::SmapLifted] {
             if rights == Rights::Supervisor || !kept {
-                self.flush_used(self.tables[rights as usize], |used| &mut used.other);
+                let table = self.current[rights as usize];
+                self.flush_used(table, |used| &mut used.other);
+                self.tables[table].large.clear();
             }
         }
     }
@@ -348,6 +418,7 @@ impl Tlb {
         for table in 0..TABLES {
             self.flush_used(table, |used| &mut used.other);
             self.flush_used(table, |used| &mut used.global);
+            self.tables[table].large.clear();
         }
         self.large = [[0; 2]; 2];
     }
@@ -369,17 +440,13 @@ impl Tlb {
     }
 
     fn flush_used(&mut self, table: usize, part: impl Fn(&mut Used) -> &mut Slots) {
-        let entries = &mut self.entries;
-        part(&mut self.used[table]).take(|slot| {
-            let at = table * ENTRIES + slot;
-            entries[at] = empty(at);
-        });
+        let entries = &mut self.tables;
+        part(&mut self.used[table]).take(|slot| entries[table].clear(slot));
     }
 
     fn clear(&mut self, table: usize, slot: usize) {
         self.forget_stacks();
-        let at = table * ENTRIES + slot;
-        self.entries[at] = empty(at);
+        self.tables[table].clear(slot);
         let used = &mut self.used[table];
         used.global.remove(slot);
         used.other.remove(slot);
@@ -388,13 +455,11 @@ impl Tlb {
     /// The guest-physical page `gpa` now holds decoded code: writes take the slow way, in all address spaces.
     pub fn withhold_writes(&mut self, gpa: u64) {
         self.forget_stacks();
-        let entries = self.entries.as_mut_slice();
-        for (table, used) in self.used.iter().enumerate() {
+        for (entries, used) in self.tables.iter_mut().zip(self.used.iter()) {
             let mut withhold = |slot: usize| {
-                let at = table * ENTRIES + slot;
-                let entry = &mut entries[at];
-                if entry.gpa() == gpa && entry.writable() {
-                    entry.write = empty(at).write;
+                let frame = entries.frames[slot];
+                if frame.gpa() == gpa && frame.writable() {
+                    entries.writes[slot] = empty(slot);
                 }
             };
             used.global.each(&mut withhold);
@@ -404,9 +469,10 @@ impl Tlb {
 
     /// The page of `linear` holds no decoded code any more: writes may take the fast way.
     pub fn allow_writes(&mut self, rights: Rights, linear: u64) {
-        let entry = &mut self.entries[self.index(rights, linear)];
-        if entry.writable() && linear.wrapping_sub(entry.read) < ram::SIZE {
-            entry.write = entry.read;
+        let (entries, slot) = (&mut self.tables[self.current[rights as usize]], slot(linear));
+        let entry = entries.reads[slot];
+        if entries.frames[slot].writable() && linear.wrapping_sub(entry.tag) < ram::SIZE {
+            entries.writes[slot] = entry;
         }
     }
 }

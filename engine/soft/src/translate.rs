@@ -146,9 +146,9 @@ impl SoftVcpu {
         access: Access,
     ) -> Result<Located, Stop> {
         let rights = self.table(access);
-        let entry = self.tlb.entry(rights, linear);
-        if linear.wrapping_sub(entry.read) < ram::SIZE && (!write || entry.writable()) {
-            return Ok(Located { page: entry.page, gpa: entry.gpa() });
+        let (entry, frame) = (self.tlb.read(rights, linear), self.tlb.frame(rights, linear));
+        if linear.wrapping_sub(entry.tag) < ram::SIZE && (!write || frame.writable()) {
+            return Ok(Located { page: entry.page, gpa: frame.gpa() });
         }
         if self.long_mode() && !operand::canonical(self, linear) {
             return Err(self.raise(Exception::gp(0)));
@@ -174,7 +174,8 @@ impl SoftVcpu {
         let probe = Query { write: true, ..query };
         let writable = translation.permits(&self.paging, &probe)
             && (write || Page::of(&self.view, gpa, true).is_ok());
-        if !write && access == Access::Operand && self.lockstep.behind(access).is_none() {
+        let is_operand = access == Access::Operand && self.lockstep.behind(access).is_none();
+        if is_operand && !write {
             self.find_range(linear, &translation, rights);
         }
         self.tlb.fill(
@@ -189,6 +190,9 @@ impl SoftVcpu {
                 page_size: translation.page_size,
             },
         );
+        if is_operand {
+            self.note_large_page(linear, &translation, rights);
+        }
         Ok(Located { page, gpa })
     }
 

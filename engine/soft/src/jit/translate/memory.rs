@@ -5,7 +5,7 @@
 use arch_x86::emulate::Op;
 use iced_x86::{Instruction, Register};
 
-use super::super::assembler::{Address, Jump, Opcode, condition};
+use super::super::assembler::{Address, Jump, Opcode, condition, group};
 use super::super::context;
 use super::super::shape::Encoding;
 use super::super::stubs::Stubs;
@@ -45,7 +45,13 @@ impl Translator<'_> {
             let scale = i.memory_index_scale().trailing_zeros() as u8;
             at.index = Some((self.address_register(index, T1), scale));
         }
-        self.code.lea(wide, to, at);
+        match at {
+            // The processor renames registers instead of copying them: a chain of pointers waits for each cycle.
+            Address { base: Some(base), index: None, displacement: 0 } if wide => {
+                self.code.copy(to, base);
+            }
+            _ => self.code.lea(wide, to, at),
+        }
         if !fits && more != 0 {
             let at = Address { base: Some(to), index: None, displacement: more };
             self.code.lea(wide, to, at);
@@ -76,11 +82,12 @@ impl Translator<'_> {
     /// Looks up the linear address in T0. Then the operand is at `T1 + T0`.
     pub(super) fn look_up(&mut self, size: u32, write: bool) -> Jump {
         let miss = self.look_up_entry(size, write);
-        self.load_page();
+        self.load_page(write);
         miss
     }
 
-    /// Looks up the linear address in T0, of which T0 then has the offset in the page, and T1 the entry's address.
+    /// Looks up the linear address in T0, of which T0 then has the offset in the page; the entry is at
+    /// [`entry`](Self::entry).
     pub(super) fn look_up_entry(&mut self, size: u32, write: bool) -> Jump {
         self.find_entry(write);
         // cmp r10, 4096 - size.
@@ -97,27 +104,36 @@ impl Translator<'_> {
         let compare = Opcode { wide: true, bytes: &[0x39], ..Opcode::default() };
         self.code.registers(compare, last, T0);
         let miss = self.code.jump_if(condition::ABOVE);
-        self.load_page();
+        self.load_page(write);
         miss
     }
 
-    /// The entry for the linear address in T0 into T1; the offset from the page that it has into T0.
+    /// Finds the entry for the linear address in T0; the offset from the page that it has into T0.
     fn find_entry(&mut self, write: bool) {
-        let tag = if write { tlb::WRITE_OFFSET } else { tlb::READ_OFFSET };
-        // mov r11d, r10d; shr r11d, 7; and r11d, mask.
-        self.code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, tlb::INDEX_SHIFT]);
-        self.code.raw(&[0x41, 0x81, 0xe3]);
-        self.code.raw(&tlb::INDEX_MASK.to_le_bytes());
+        let tag = Self::entry(write) + tlb::TAG_OFFSET;
+        self.find_by(tlb::INDEX_SHIFT, tlb::INDEX_MASK, tag);
+    }
+
+    /// The same, for what entries are found by, and where their tags are from T1.
+    pub(super) fn find_by(&mut self, shift: u8, mask: u32, tag: i32) {
+        // mov r11d, r10d; shr r11d, shift; and r11d, mask.
+        self.code.raw(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, shift]);
+        self.code.change(group::AND, T1, mask);
         self.code.add_field(T1, context::table(self.cpl));
         // sub r10, [r11 + tag].
         let subtract = Opcode { wide: true, bytes: &[0x2b], ..Opcode::default() };
         self.code.memory(subtract, T0, Address { base: Some(T1), index: None, displacement: tag });
     }
 
-    /// The page of the entry at T1 into T1.
-    pub(super) fn load_page(&mut self) {
-        let page = Address { base: Some(T1), index: None, displacement: tlb::PAGE_OFFSET };
-        self.code.memory(LOAD, T1, page);
+    /// Where the entry is that [`look_up_entry`](Self::look_up_entry) has found, from T1.
+    pub(super) const fn entry(write: bool) -> i32 {
+        if write { tlb::WRITES_OFFSET } else { 0 }
+    }
+
+    /// The page of the entry that was found into T1.
+    pub(super) fn load_page(&mut self, write: bool) {
+        let displacement = Self::entry(write) + tlb::PAGE_OFFSET;
+        self.code.memory(LOAD, T1, Address { base: Some(T1), index: None, displacement });
     }
 
     /// The place of an operand that was looked up.

@@ -13,6 +13,7 @@ use iced_x86::{Instruction, Mnemonic, Register};
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::{LOAD, RAX, Step, T0, T1, Translator};
+use crate::large_pages;
 use crate::ranges::{self, Ranges, Seen};
 use crate::tlb::{self, Rights, Stretch};
 
@@ -36,6 +37,8 @@ enum Looked {
     Range(i32),
     /// The place of GS's base: the operand is at that distance from it.
     Gs(i32),
+    /// The large pages beside the table.
+    Large,
 }
 
 /// Whether an instruction's operand is on the stack.
@@ -49,7 +52,7 @@ fn range_of(step: &Step<'_>) -> Option<usize> {
     let i = &step.instruction;
     match (step.seen, i.memory_segment()) {
         (Seen::Range(n), _) => Some(n.into()),
-        (Seen::Elsewhere, _) | (_, Register::FS) => None,
+        (Seen::Elsewhere | Seen::Large, _) | (_, Register::FS) => None,
         // A kernel's GS base is the address of the processor's own data, which displacements are relative to.
         (_, Register::GS) => Some(Ranges::RAM),
         _ if ranges::is_image(i.memory_displacement64()) && i.memory_base() == Register::None => {
@@ -77,6 +80,7 @@ impl Translator<'_> {
             Some(n) if self.cpl == 0 && !write && !self.is_lifted => {
                 self.look_up_stretch(Looked::Range(context::range(n)), size, false)
             }
+            _ if self.cpl == 3 && !write && step.seen == Seen::Large => self.look_up_large(size),
             _ => self.look_up(size, write),
         }
     }
@@ -132,6 +136,21 @@ impl Translator<'_> {
         other
     }
 
+    /// Looks up what a program reads in a large page.
+    fn look_up_large(&mut self, size: u32) -> Jump {
+        let tag = tlb::LARGE_OFFSET + large_pages::TAG_OFFSET;
+        self.find_by(large_pages::INDEX_SHIFT, large_pages::INDEX_MASK, tag);
+        // cmp r10, 2 MiB - size.
+        self.code.raw(&[0x49, 0x81, 0xfa]);
+        self.code.raw(&(large_pages::SIZE as u32 - size).to_le_bytes());
+        let jump = self.code.jump_if(condition::ABOVE);
+        let displacement = tlb::LARGE_OFFSET + large_pages::PLACE_OFFSET;
+        self.code.memory(LOAD, T1, Address { base: Some(T1), index: None, displacement });
+        let back = self.code.here();
+        self.retries.push(Retry { jump, stretch: Looked::Large, size, write: false, back });
+        jump
+    }
+
     /// Notes what says whether a kernel is about to access a program's memory.
     pub(super) fn note_lifted(&mut self, step: &Step<'_>) {
         match step.instruction.mnemonic() {
@@ -163,6 +182,13 @@ impl Translator<'_> {
             Looked::Stack(stretch) | Looked::Range(stretch) => {
                 self.code.add_field(T0, stretch + context::STRETCH_TAG);
             }
+            Looked::Large => {
+                let displacement = tlb::LARGE_OFFSET + large_pages::TAG_OFFSET;
+                let tag = Address { base: Some(T1), index: None, displacement };
+                // add r10, [r11 + tag].
+                let add = Opcode { wide: true, bytes: &[0x03], ..Opcode::default() };
+                self.code.memory(add, T0, tag);
+            }
             Looked::Gs(distance) => {
                 self.code.set(T0, distance as u64);
                 self.code.add_field(T0, context::segment_base(Seg::Gs as u8));
@@ -174,7 +200,7 @@ impl Translator<'_> {
         {
             self.keep_stack(stretch);
         }
-        self.load_page();
+        self.load_page(retry.write);
         if let Looked::Gs(distance) = retry.stretch {
             let displacement = -distance;
             self.code.lea(true, T1, Address { displacement, ..Self::operand() });
@@ -183,16 +209,19 @@ impl Translator<'_> {
         miss
     }
 
-    /// The page of the entry at T1, which may be written, is the stack's from now on.
+    /// The page of the entry that was found for a write is the stack's from now on.
     fn keep_stack(&mut self, stack: i32) {
         // What is entered while SMAP is lifted may be a page of user mode.
         let lifted = (self.cpl != 3).then(|| {
             self.code.compare_byte(context::rights(self.cpl), Rights::Supervisor as u8);
             self.code.jump_if(condition::NOT_EQUAL)
         });
-        let at = |displacement| Address { base: Some(T1), index: None, displacement };
+        let at = |part| {
+            let displacement = Self::entry(true) + part;
+            Address { base: Some(T1), index: None, displacement }
+        };
         self.code.store(context::SAVED, RAX);
-        self.code.memory(LOAD, RAX, at(tlb::WRITE_OFFSET));
+        self.code.memory(LOAD, RAX, at(tlb::TAG_OFFSET));
         self.code.store(stack + context::STRETCH_TAG, RAX);
         self.code.memory(LOAD, RAX, at(tlb::PAGE_OFFSET));
         self.code.store(stack + context::STRETCH_PAGE, RAX);
