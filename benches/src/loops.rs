@@ -79,7 +79,7 @@ fn run(guest: &Loop) -> anyhow::Result<f64> {
         memory.write_obj(entry, GuestAddress(TABLES + level * 0x1000))?;
     }
     let mut vcpu = vm.create_vcpu(0)?;
-    vcpu.set_state(&state(guest.rounds));
+    vcpu.set_state(&state(guest.rounds))?;
     let start = Instant::now();
     match vcpu.run(Answer::None)? {
         Exit::Out { port: 0x80, .. } => {}

@@ -155,7 +155,7 @@ impl Vm for InProcessVm {
         Ok(InProcessVcpu {
             core,
             vm: Arc::clone(&self.0),
-            pass: Pass::default(),
+            pass: self.0.gate.pass(),
             held: Answer::None,
         })
     }
@@ -212,7 +212,7 @@ impl Vcpu for InProcessVcpu {
                 return Ok(Exit::Interrupted);
             }
             let exit = self.core.run(answer);
-            self.vm.gate.leave();
+            self.vm.gate.leave(&self.pass);
             match exit {
                 // Paused, or to return: the gate knows.
                 Exit::Interrupted => answer = Answer::None,
@@ -223,12 +223,13 @@ impl Vcpu for InProcessVcpu {
         }
     }
 
-    fn state(&self) -> State {
-        State::read(self.core.engine())
+    fn state(&self) -> Result<State, Error> {
+        Ok(State::read(self.core.engine()))
     }
 
-    fn set_state(&mut self, state: &State) {
+    fn set_state(&mut self, state: &State) -> Result<(), Error> {
         state.write(self.core.engine_mut());
+        Ok(())
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {

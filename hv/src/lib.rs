@@ -2,6 +2,7 @@
 //! for each way to run a guest.
 //!
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
+//! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
 //! - [`pause`]: how a machine's vCPUs are brought to a halt and go on.
 //!
@@ -10,6 +11,7 @@
 
 pub mod host;
 pub mod in_process;
+pub mod kvm;
 pub mod pause;
 
 use std::ops::Add;
@@ -34,6 +36,36 @@ pub enum Error {
     /// The hypervisor's own services could not be started.
     #[error("cannot start the hypervisor's services: {0}")]
     Start(#[source] std::io::Error),
+    /// KVM refuses something.
+    #[error("KVM cannot {action}: {error}")]
+    Kvm {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// KVM has no place for so many vCPUs.
+    #[error("this host's KVM runs at most {most} processors in a guest, and not {asked}")]
+    TooManyCpus {
+        /// How many were asked for.
+        asked: u32,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The guest can't go on, and KVM or the processor says why.
+    #[error(
+        "processor {vcpu} of the guest cannot go on at {rip:#x} (instruction bytes: {bytes}): {why}"
+    )]
+    Stuck {
+        /// The vCPU.
+        vcpu: u32,
+        /// Why.
+        why: String,
+        /// Where.
+        rip: u64,
+        /// What is there, as far as it can be read.
+        bytes: kvm::vcpu::Bytes,
+    },
     /// A memory region was refused.
     #[error("cannot give the guest memory at {gpa:#x} ({size} bytes): {error}")]
     Memory {
@@ -145,10 +177,16 @@ pub trait Vcpu: Send + 'static {
     fn run(&mut self, answer: x86::Answer) -> Result<x86::Exit, Error>;
 
     /// The registers.
-    fn state(&self) -> x86::State;
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    fn state(&self) -> Result<x86::State, Error>;
 
     /// Sets the registers.
-    fn set_state(&mut self, state: &x86::State);
+    ///
+    /// # Errors
+    /// When the host does not take them.
+    fn set_state(&mut self, state: &x86::State) -> Result<(), Error>;
 
     /// Sets a model-specific register, as the host.
     ///

@@ -190,6 +190,16 @@ impl<V: Vm> Shared<V> {
     }
 }
 
+impl<V: Vm> Shared<V> {
+    /// An ending of which the vCPU's registers are told.
+    fn end_with_state(&self, vcpu: &V::Vcpu, ending: impl FnOnce(Box<State>) -> Ending) {
+        self.end(match vcpu.state() {
+            Ok(state) => ending(Box::new(state)),
+            Err(error) => Ending::Failed(error),
+        });
+    }
+}
+
 impl<V: Vm> Machine<V> {
     /// Puts a machine together and places its kernel and its initial file system, which leave
     /// nothing behind on the host.
@@ -226,7 +236,7 @@ impl<V: Vm> Machine<V> {
             // What firmware would have done: write-back is the default memory type, MTRRs are on.
             vcpu.set_msr(msr::MTRR_DEFAULT_TYPE, 0x806)?;
             if id == 0 {
-                vcpu.set_state(&initial_state(&placed.start));
+                vcpu.set_state(&initial_state(&placed.start))?;
             }
             vcpus.push(vcpu);
         }
@@ -370,11 +380,11 @@ impl<V: Vm> Shared<V> {
                 Exit::Halted => {
                     halted = true;
                     if self.halted.fetch_add(1, Ordering::AcqRel) + 1 == self.cpus {
-                        self.end(Ending::Halted { state: Box::new(vcpu.state()) });
+                        self.end_with_state(&vcpu, |state| Ending::Halted { state });
                     }
                 }
                 Exit::Shutdown => {
-                    self.end(Ending::TripleFault { state: Box::new(vcpu.state()) });
+                    self.end_with_state(&vcpu, |state| Ending::TripleFault { state });
                 }
                 Exit::BadMemory { gpa } => self.end(Ending::Failed(hv::Error::BadMemory { gpa })),
                 Exit::Failed(errno) => {
@@ -383,7 +393,7 @@ impl<V: Vm> Shared<V> {
                 }
                 Exit::Unsupported { bytes, len } => {
                     let bytes = bytes[..usize::from(len).min(bytes.len())].to_vec();
-                    self.end(Ending::Unsupported { bytes, state: Box::new(vcpu.state()) });
+                    self.end_with_state(&vcpu, |state| Ending::Unsupported { bytes, state });
                 }
             }
         }

@@ -78,6 +78,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     irqchip::lapic_timer_test::CASES,
     irqchip::vectors_test::CASES,
     mmu::walk_test::CASES,
+    cpuid::kernel_test::CASES,
     cpuid::policy_test::CASES,
     exception_test::CASES,
     msr_test::CASES,

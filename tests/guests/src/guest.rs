@@ -292,12 +292,12 @@ impl<H: Hypervisor> Guest<H> {
     /// The first vCPU's registers.
     #[must_use]
     pub fn state(&self) -> State {
-        self.vcpus[0].state()
+        self.vcpus[0].state().expect("registers that can be read")
     }
 
     /// Sets the first vCPU's registers.
     pub fn set_state(&mut self, state: &State) {
-        self.vcpus[0].set_state(state);
+        self.vcpus[0].set_state(state).expect("registers that can be had");
     }
 
     /// Runs the first vCPU until it reports its end.

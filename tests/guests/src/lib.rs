@@ -24,6 +24,7 @@ pub mod states;
 
 pub use guest::{Guest, Log, Trap};
 pub use hv::in_process::InProcess;
+pub use hv::kvm::Kvm;
 pub use hv::{Hypervisor, Vcpu, Vm, x86};
 pub use iced_x86::IcedError;
 pub use iced_x86::code_asm;
@@ -34,6 +35,15 @@ pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, ..InProcess::I
 
 /// The same, and the interpreter checks it, where there is one vCPU.
 pub const IN_LOCKSTEP: InProcess = InProcess { lockstep: true, ..TRANSLATED };
+
+/// Linux's own KVM, on the device that the environment names. Where it is not the real thing (an emulation, or none) tests are not to
+/// be run on it: the tests' configuration leaves them out, `cargo xtask nest` runs them.
+#[must_use]
+#[allow(clippy::missing_panics_doc, reason = "a test fails by a panic")]
+pub fn kvm() -> Kvm {
+    let device = std::env::var_os("UNIBODY_KVM").unwrap_or_else(|| "/dev/kvm".into());
+    Kvm::open(device.as_ref()).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
 /// `&impl Hypervisor`. Once in a module.
@@ -54,6 +64,10 @@ macro_rules! on_every_engine {
 
         mod lockstep {
             $(#[test] fn $name() { super::$name(&$crate::IN_LOCKSTEP) })*
+        }
+
+        mod kvm {
+            $(#[test] fn $name() { super::$name(&$crate::kvm()) })*
         }
     };
 }

@@ -3,6 +3,9 @@
 //! [`Table`] is what a vCPU answers from; [`default_table`] makes the default one from the host's
 //! own processor and what the engine runs.
 
+mod kernel;
+#[cfg(feature = "selftest")]
+pub mod kernel_test;
 mod policy;
 #[cfg(feature = "selftest")]
 pub mod policy_test;
@@ -14,6 +17,7 @@ use virt::Errno;
 use crate::emulate::Feature;
 use crate::engine::Features;
 
+pub use kernel::kernel_table;
 pub use policy::{Hardware, Instructions, default_table};
 
 /// EAX, EBX, ECX and EDX.

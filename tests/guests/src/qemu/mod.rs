@@ -242,13 +242,14 @@ impl Vcpu for QemuVcpu {
         self.step(answer).map_err(|error| Error::Run { error })
     }
 
-    fn state(&self) -> State {
-        self.state.clone()
+    fn state(&self) -> Result<State, Error> {
+        Ok(self.state.clone())
     }
 
-    fn set_state(&mut self, state: &State) {
+    fn set_state(&mut self, state: &State) -> Result<(), Error> {
         self.next = None;
         self.state = state.clone();
+        Ok(())
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {

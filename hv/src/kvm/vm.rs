@@ -1,0 +1,134 @@
+//! [`KvmVm`]: a machine's memory and interrupts, and how its vCPUs are brought out of the guest.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm as Device, VmFd};
+use parking_lot::Mutex;
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
+
+use super::Supported;
+use super::kick::{self, Kicked};
+use super::vcpu::KvmVcpu;
+use crate::pause::Gate;
+use crate::{Error, Vm, VmConfig};
+
+/// Three pages that Intel's processors need in the guest's address space, below the chips: for a task in real mode.
+/// See: Linux, Documentation/virt/kvm/api.rst, 4.36 and 4.41.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// What a machine's threads share.
+pub(super) struct Shared {
+    /// Dropped before the memory that its slots point to.
+    pub fd: VmFd,
+    pub supported: Arc<Supported>,
+    pub gate: Gate,
+    pub cpus: u32,
+    kicked: Vec<Arc<Kicked>>,
+    /// Held alive as long as the slots that point into them.
+    regions: Mutex<Vec<Arc<GuestRegionMmap>>>,
+}
+
+impl Shared {
+    /// A byte of the guest's memory.
+    pub fn read_byte(&self, gpa: u64) -> Option<u8> {
+        let regions = self.regions.lock();
+        let region =
+            regions.iter().find(|region| region.to_region_addr(GuestAddress(gpa)).is_some())?;
+        region.read_obj(region.to_region_addr(GuestAddress(gpa))?).ok()
+    }
+
+    fn kick(&self) {
+        self.kicked.iter().for_each(|kicked| kicked.kick());
+    }
+}
+
+/// A machine of KVM's.
+#[derive(Clone)]
+pub struct KvmVm(Arc<Shared>);
+
+impl KvmVm {
+    pub(super) fn new(
+        device: &Device,
+        supported: Arc<Supported>,
+        config: VmConfig,
+    ) -> Result<Self, Error> {
+        let start =
+            |action| move |error: kvm_ioctls::Error| Error::Kvm { action, error: error.into() };
+        kick::install()
+            .map_err(|error| Error::Kvm { action: "handle the signal that kicks vCPUs", error })?;
+        let most = device.get_max_vcpus();
+        if config.cpus as usize > most {
+            return Err(Error::TooManyCpus { asked: config.cpus, most });
+        }
+        let fd = device.create_vm().map_err(start("make a virtual machine"))?;
+        fd.set_tss_address(TSS_ADDRESS).map_err(start("place a task segment"))?;
+        fd.create_irq_chip().map_err(start("make the interrupt controllers"))?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+        fd.create_pit2(pit).map_err(start("make the interval timer"))?;
+        Ok(Self(Arc::new(Shared {
+            fd,
+            supported,
+            gate: Gate::default(),
+            cpus: config.cpus,
+            kicked: (0..config.cpus).map(|_| Arc::default()).collect(),
+            regions: Mutex::default(),
+        })))
+    }
+}
+
+impl Vm for KvmVm {
+    type Vcpu = KvmVcpu;
+
+    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
+        let (gpa, size) = (region.start_addr().raw_value(), region.len());
+        let refused = |error| Error::Memory { gpa, size, error };
+        let address = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(|error| refused(io::Error::other(error)))?;
+        let mut regions = self.0.regions.lock();
+        let slot = kvm_userspace_memory_region {
+            slot: regions.len() as u32,
+            flags: 0,
+            guest_phys_addr: gpa,
+            memory_size: size,
+            userspace_addr: address as u64,
+        };
+        // Before the slot: it must not be freed while the kernel has its address.
+        regions.push(region);
+        // SAFETY: the region is mapped for reading and writing, and held in `regions` until the machine's descriptor is closed;
+        // `vm-memory` gives out no references to its bytes, only volatile accesses.
+        let set = unsafe { self.0.fd.set_user_memory_region(slot) };
+        set.map_err(|errno| {
+            regions.pop();
+            refused(errno.into())
+        })
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<KvmVcpu, Error> {
+        let Some(kicked) = self.0.kicked.get(id as usize) else {
+            return Err(Error::Vcpu { id, error: io::ErrorKind::InvalidInput.into() });
+        };
+        KvmVcpu::new(Arc::clone(&self.0), Arc::clone(kicked), id)
+    }
+
+    fn set_irq(&self, gsi: u32, level: bool) {
+        // There is no such line, or the chips are gone: nobody to tell.
+        let _ = self.0.fd.set_irq_line(gsi, level);
+    }
+
+    fn pause(&self) {
+        self.0.gate.pause(|| self.0.kick());
+    }
+
+    fn resume(&self) {
+        self.0.gate.resume();
+    }
+
+    fn interrupt_vcpus(&self) {
+        self.0.gate.interrupt(|| self.0.kick());
+    }
+}
