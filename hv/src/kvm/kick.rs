@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use libc::{c_int, pthread_t};
 use parking_lot::Mutex;
@@ -54,18 +54,34 @@ fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
 
-/// The thread that runs a vCPU, for others to kick.
+/// What others need of a vCPU: the thread that runs it, to kick, and how often it has come out of the guest.
 #[derive(Debug, Default)]
-pub(super) struct Kicked(Mutex<Option<pthread_t>>);
+pub(super) struct Kicked {
+    thread: Mutex<Option<pthread_t>>,
+    runs: AtomicU32,
+}
 
 impl Kicked {
     /// Brings the vCPU out of the guest, if it is in there.
     pub fn kick(&self) {
-        let thread = self.0.lock();
+        let thread = self.thread.lock();
         if let Some(thread) = *thread {
             // SAFETY: the thread is alive: it takes its number out, under the lock, before it ends.
             unsafe { libc::pthread_kill(thread, signal()) };
         }
+    }
+}
+
+impl Kicked {
+    /// It has come out. For its thread alone.
+    pub fn count(&self) {
+        let runs = self.runs.load(Ordering::Relaxed);
+        self.runs.store(runs.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How often it has.
+    pub fn runs(&self) -> u32 {
+        self.runs.load(Ordering::Relaxed)
     }
 }
 
@@ -92,7 +108,7 @@ impl Running {
             libc::sigaddset(&raw mut set, signal());
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
         }
-        *kicked.0.lock() = Some(thread);
+        *kicked.thread.lock() = Some(thread);
         let running = Self { kicked, thread, immediate_exit };
         running.show();
         running
@@ -118,7 +134,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut thread = self.kicked.0.lock();
+        let mut thread = self.kicked.thread.lock();
         if *thread == Some(self.thread) {
             *thread = None;
         }

@@ -6,7 +6,7 @@
 //! - [`vm`]: memory, interrupts, pause and kicks;
 //! - [`vcpu`]: the run loop, from KVM's exits to ours;
 //! - `registers`: the neutral state from and to KVM's structures; `transfer`, the ioctls that carry them;
-//! - `kick`: the signal that brings a vCPU's thread out of the guest.
+//! - `kick`: the signal that brings a vCPU's thread out of the guest; `watch` has those come out that halt for good.
 //!
 //! `kvm-ioctls` is safe but for what it can't know: how long memory stays, and what a union has.
 //!
@@ -17,6 +17,7 @@ mod registers;
 mod transfer;
 pub mod vcpu;
 pub mod vm;
+mod watch;
 
 use std::ffi::CString;
 use std::io;

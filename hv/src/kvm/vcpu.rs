@@ -16,8 +16,8 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::kick::{Kicked, Running};
-use super::transfer;
 use super::vm::Shared;
+use super::{transfer, watch};
 use crate::pause::Pass;
 use crate::{Counts, Error, Vcpu};
 
@@ -31,6 +31,8 @@ pub struct KvmVcpu {
     vm: Arc<Shared>,
     pass: Pass,
     waiting: Option<Waiting>,
+    /// The VMM was told that it halts for good.
+    told: bool,
 }
 
 /// Data that an exit has, or waits for: so many bytes of the mapping that the vCPU and the kernel share.
@@ -84,7 +86,7 @@ impl KvmVcpu {
             .map_err(|errno| Error::Vcpu { id, error: io::Error::from_raw_os_error(errno.0) })?;
         fd.set_cpuid2(&entries(&table, id)?).map_err(failed)?;
         let pass = vm.gate.pass();
-        Ok(Self { id, running: None, fd, kicked, vm, pass, waiting: None })
+        Ok(Self { id, running: None, fd, kicked, vm, pass, waiting: None, told: false })
     }
 
     /// Lets kicks come to this thread.
@@ -270,10 +272,17 @@ impl Vcpu for KvmVcpu {
             }
             let came = self.run_once();
             self.vm.gate.leave(&self.pass);
+            self.kicked.count();
             match came {
                 Came::Exit(exit) => return Ok(exit),
                 Came::Waits(waiting) => self.waiting = Some(waiting),
-                Came::Again => {}
+                Came::Again => {
+                    let was_told = self.told;
+                    self.told = watch::is_deaf(&self.fd);
+                    if self.told && !was_told {
+                        return Ok(Exit::Halted);
+                    }
+                }
                 Came::Stuck(stuck) => return self.tell(stuck),
                 Came::Failed(error) => return Err(Error::Run { error }),
             }

@@ -10,9 +10,9 @@ use vm_memory::{
     Address, Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
 };
 
-use super::Supported;
 use super::kick::{self, Kicked};
 use super::vcpu::KvmVcpu;
+use super::{Supported, watch};
 use crate::pause::Gate;
 use crate::{Error, Vm, VmConfig};
 
@@ -42,7 +42,18 @@ impl Shared {
     }
 
     fn kick(&self) {
-        self.kicked.iter().for_each(|kicked| kicked.kick());
+        self.kick_where(|_| true);
+    }
+
+    /// Brings those vCPUs out of the guest.
+    pub fn kick_where(&self, is_meant: impl Fn(usize) -> bool) {
+        let all = self.kicked.iter().enumerate();
+        all.filter(|(n, _)| is_meant(*n)).for_each(|(_, kicked)| kicked.kick());
+    }
+
+    /// By vCPU, how often it has come out of the guest.
+    pub fn runs(&self) -> Vec<u32> {
+        self.kicked.iter().map(|kicked| kicked.runs()).collect()
     }
 }
 
@@ -69,14 +80,17 @@ impl KvmVm {
         fd.create_irq_chip().map_err(start("make the interrupt controllers"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
         fd.create_pit2(pit).map_err(start("make the interval timer"))?;
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             fd,
             supported,
             gate: Gate::default(),
             cpus: config.cpus,
             kicked: (0..config.cpus).map(|_| Arc::default()).collect(),
             regions: Mutex::default(),
-        })))
+        });
+        let watched = watch::start(Arc::downgrade(&shared));
+        watched.map_err(|error| Error::Kvm { action: "start a thread", error })?;
+        Ok(Self(shared))
     }
 }
 
