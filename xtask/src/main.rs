@@ -4,6 +4,7 @@
 //! - [`setup`]: installs what the gate needs;
 //! - [`check`]: the gate; [`layering`]: which crate may use which, one of its steps;
 //! - [`module`]: the kernel module, and its test in a stock kernel;
+//! - [`qemu`], [`initramfs`]: machines that boot a stock kernel, and what they start with;
 //! - [`mod@bench`]: the numbers; [`soak`]: the long forms of tests;
 //! - [`tree`]: where things are; [`process`]: running other programs.
 
@@ -11,9 +12,11 @@
 
 mod bench;
 mod check;
+mod initramfs;
 mod layering;
 mod module;
 mod process;
+mod qemu;
 mod setup;
 mod soak;
 mod tree;

@@ -6,13 +6,12 @@
 //! - [`locks`], [`floats`], [`frames`]: what must hold of it: user space's dependencies,
 //!   no floating point, small stack frames;
 //! - [`lists`]: the lists of test bodies, as user space and as the kernel ran them;
-//! - [`boot`], [`cpio`]: a stock kernel under QEMU that loads the module.
+//! - [`boot`]: a stock kernel under QEMU that loads the module.
 //!
 //! Everything is written below `target/module/`, nothing into the source tree.
 
 mod boot;
 mod build;
-mod cpio;
 mod floats;
 mod frames;
 mod kernel;

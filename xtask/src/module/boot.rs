@@ -1,14 +1,14 @@
 //! A stock kernel under QEMU that loads the module, and what it said.
 
-use super::cpio::Archive;
 use super::kernel::Headers;
 use super::lists::Lists;
-use crate::tree;
+use crate::initramfs::{busybox, cpio::Archive};
+use crate::{qemu, tree};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 /// How long the machine may run: several times what it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,28 +41,6 @@ pub struct Report {
     pub lists: Lists,
     /// The line about the deepest stack.
     pub stack: String,
-}
-
-/// A statically linked busybox: the initramfs has no libraries.
-pub fn busybox() -> Option<PathBuf> {
-    ["/usr/bin/busybox", "/bin/busybox"].iter().map(PathBuf::from).find(|file| is_static(file))
-}
-
-/// Whether an ELF file asks for no interpreter.
-fn is_static(file: &Path) -> bool {
-    use object::read::elf::{FileHeader, ProgramHeader};
-    let Ok(bytes) = fs::read(file) else {
-        return false;
-    };
-    let Ok(header) = object::elf::FileHeader64::<object::Endianness>::parse(&*bytes) else {
-        return false;
-    };
-    let Ok(endian) = header.endian() else {
-        return false;
-    };
-    header.program_headers(endian, &*bytes).is_ok_and(|segments| {
-        segments.iter().all(|segment| segment.p_type(endian) != object::elf::PT_INTERP)
-    })
 }
 
 /// Boots the kernel that the headers are of, and loads the module in it.
@@ -101,40 +79,12 @@ fn archive(module: &Path) -> Result<Vec<u8>> {
 fn run_machine(kernel: &Path, initramfs: &Path, console: &Path) -> Result<Option<ExitStatus>> {
     let log =
         File::create(console).with_context(|| format!("cannot create '{}'", console.display()))?;
-    let mut machine = Command::new("qemu-system-x86_64")
-        .args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "256",
-            "-nographic",
-            "-no-reboot",
-            "-nodefaults",
-        ])
-        .args(["-serial", "stdio", "-append", "console=ttyS0 panic=-1 oops=panic"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .stdin(Stdio::null())
+    let mut machine = qemu::machine(kernel, initramfs, "console=ttyS0 panic=-1 oops=panic");
+    machine
+        .args(["-cpu", "max", "-m", "256", "-serial", "stdio"])
         .stdout(log.try_clone().context("cannot share the console's log")?)
-        .stderr(log)
-        .spawn()
-        .context("cannot start 'qemu-system-x86_64': apt-get install qemu-system-x86")?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = machine.try_wait().context("cannot wait for QEMU")? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            machine.kill().context("cannot end QEMU")?;
-            machine.wait().context("cannot wait for QEMU")?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        .stderr(log);
+    qemu::run(&mut machine, PATIENCE, || Ok(()))
 }
 
 /// Reads the console.

@@ -61,7 +61,7 @@ const PACKAGES: &[Package] = &[
         name: "busybox-static",
         purpose: "the programs in the test's initramfs",
         test_only: true,
-        present: || super::boot::busybox().is_some(),
+        present: || crate::initramfs::busybox().is_some(),
     },
 ];
 
