@@ -4,6 +4,7 @@
 //! - [`setup`]: installs what the gate needs;
 //! - [`check`]: the gate; [`layering`]: which crate may use which, one of its steps;
 //! - [`module`]: the kernel module, and its test in a stock kernel;
+//! - [`nest`]: a command on a machine with hardware virtualization;
 //! - [`qemu`], [`initramfs`]: machines that boot a stock kernel, and what they start with;
 //! - [`mod@bench`]: the numbers; [`soak`]: the long forms of tests;
 //! - [`tree`]: where things are; [`process`]: running other programs.
@@ -15,6 +16,7 @@ mod check;
 mod initramfs;
 mod layering;
 mod module;
+mod nest;
 mod process;
 mod qemu;
 mod setup;
@@ -39,6 +41,7 @@ const COMMANDS: &[Command] = &[
     check::COMMAND,
     layering::COMMAND,
     module::COMMAND,
+    nest::COMMAND,
     bench::COMMAND,
     soak::COMMAND,
 ];

@@ -14,7 +14,7 @@ mod boot;
 mod build;
 mod floats;
 mod frames;
-mod kernel;
+pub mod kernel;
 mod lists;
 mod locks;
 pub mod packages;

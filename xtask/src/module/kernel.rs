@@ -1,7 +1,7 @@
-//! The kernel that the module is built against, and its image to boot.
+//! The kernel that the module is built against, and what there is of it to boot.
 
 use crate::{process, tree};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,26 +43,48 @@ impl Headers {
         self.configuration.lines().any(|have| have == line)
     }
 
-    /// The image of that very kernel: the installed one, or Debian's package,
-    /// downloaded and unpacked below the target directory.
+    /// The image of that very kernel: the installed one, or that of Debian's package.
     pub fn image(&self) -> Result<PathBuf> {
-        let name = format!("vmlinuz-{}", self.release);
-        let installed = Path::new("/boot").join(&name);
+        let name = format!("boot/vmlinuz-{}", self.release);
+        let installed = Path::new("/").join(&name);
         if fs::File::open(&installed).is_ok() {
             return Ok(installed);
         }
-        let directory = tree::target().join("module/kernel");
-        let image = directory.join("boot").join(&name);
-        if !image.is_file() {
-            fs::create_dir_all(&directory)
-                .with_context(|| format!("cannot create '{}'", directory.display()))?;
-            self.download(&directory)?;
-            ensure!(image.is_file(), "the package of Linux {} has no boot/{name}", self.release);
-        }
-        Ok(image)
+        self.of_package(&[&name])
     }
 
-    /// Fetches the package of the image, and unpacks the image alone.
+    /// The directory of that very kernel's own modules, likewise.
+    pub fn modules(&self) -> Result<PathBuf> {
+        let name = format!("lib/modules/{}/kernel", self.release);
+        let installed = Path::new("/").join(&name);
+        if installed.is_dir() {
+            return Ok(installed);
+        }
+        // Everything is below /usr in a newer Debian.
+        self.of_package(&[&name, &format!("usr/{name}")])
+    }
+
+    /// What has one of these names in Debian's package of the kernel, which is downloaded and unpacked
+    /// below the target directory if that was not done before.
+    fn of_package(&self, names: &[&str]) -> Result<PathBuf> {
+        let kernels = tree::target().join("module/kernel");
+        let directory = kernels.join(&self.release);
+        if !directory.is_dir() {
+            // Under another name until it is whole.
+            let unpacked = kernels.join(format!("{}.new", self.release));
+            fs::create_dir_all(&unpacked)
+                .with_context(|| format!("cannot create '{}'", unpacked.display()))?;
+            self.download(&unpacked)?;
+            fs::rename(&unpacked, &directory)
+                .with_context(|| format!("cannot move '{}'", unpacked.display()))?;
+        }
+        let mut paths = names.iter().map(|name| directory.join(name));
+        paths
+            .find(|path| path.exists())
+            .with_context(|| format!("the package of Linux {} has no {}", self.release, names[0]))
+    }
+
+    /// Fetches the package of the kernel, and unpacks its image and its modules.
     fn download(&self, directory: &Path) -> Result<()> {
         let package = format!("linux-image-{}", self.release);
         process::capture(
@@ -81,10 +103,9 @@ impl Headers {
             .spawn()
             .context("cannot start 'dpkg-deb'")?;
         let files = unpack.stdout.take().context("dpkg-deb has no output")?;
-        let member = format!("./boot/vmlinuz-{}", self.release);
-        process::run(
-            Command::new("tar").args(["-x", &member]).current_dir(directory).stdin(files),
-        )?;
+        let mut tar = Command::new("tar");
+        tar.args(["-x", "--wildcards", "./boot/vmlinuz-*", "*/lib/modules/*"]);
+        process::run(tar.current_dir(directory).stdin(files))?;
         // tar stops reading when it wants to: how dpkg-deb ended says nothing.
         unpack.wait().context("cannot wait for 'dpkg-deb'")?;
         fs::remove_file(&archive).with_context(|| format!("cannot remove '{}'", archive.display()))

@@ -23,6 +23,8 @@ pub const RUSTC: &str = "/usr/bin/rustc";
 const LIBRARY: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
 /// Debian's headers: the package whose presence `--headers` makes unnecessary.
 const HEADERS: &str = "linux-headers-cloud-amd64";
+/// What it takes to boot a stock kernel. The headers say which one.
+const MACHINE: [&str; 3] = [HEADERS, "qemu-system-x86", "busybox-static"];
 
 const PACKAGES: &[Package] = &[
     Package {
@@ -70,13 +72,21 @@ pub fn required_packages() -> &'static [Package] {
     PACKAGES
 }
 
-/// Fails with the command that installs what is missing.
+/// Fails, if building and testing the module takes more than is installed, with the command that
+/// installs it.
 pub fn check(test: bool, own_headers: bool) -> Result<()> {
+    require(|package| (test || !package.test_only) && !(own_headers && package.name == HEADERS))
+}
+
+/// The same for what it takes to boot a stock kernel.
+pub fn check_machine() -> Result<()> {
+    require(|package| MACHINE.contains(&package.name))
+}
+
+fn require(needed: impl Fn(&Package) -> bool) -> Result<()> {
     let missing: Vec<&Package> = required_packages()
         .iter()
-        .filter(|package| test || !package.test_only)
-        .filter(|package| !(own_headers && package.name == HEADERS))
-        .filter(|package| !(package.present)())
+        .filter(|package| needed(package) && !(package.present)())
         .collect();
     if missing.is_empty() {
         return Ok(());

@@ -1,0 +1,82 @@
+//! `cargo xtask nest`: a command on a machine with hardware virtualization, on any host.
+//!
+//! The nest is a machine of QEMU's software CPU, which has SVM with nested paging. It boots the stock
+//! kernel that the module is tested in; so there is a real kvm_amd, one level down.
+//! - [`options`]: what was typed;
+//! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
+//!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
+//!   first process;
+//! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
+//!
+//! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
+//! flush by ASID, clean bits, TSC scaling or pause filter.
+//!
+//! Built and fetched files are kept below `target/nest/` and `target/module/kernel/`. The initramfs is put
+//! together anew for each run, which takes a fraction of a second.
+
+mod contents;
+mod libraries;
+mod machine;
+mod modules;
+mod options;
+mod outcome;
+mod output;
+mod quoting;
+mod unibody;
+
+use crate::Command;
+use crate::initramfs::busybox;
+use crate::module::kernel::Headers;
+use crate::module::packages;
+use anyhow::{Context, Result};
+use contents::Contents;
+use options::Options;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "nest",
+    about: "a command where there is hardware virtualization: [OPTION…] -- COMMAND…",
+    run,
+};
+
+/// The first process.
+const INIT: &str = include_str!("nest/init.sh");
+
+/// Directories that are mounted on, or that have BusyBox's names in them.
+const DIRECTORIES: [&str; 10] =
+    ["bin", "dev", "etc", "proc", "root", "sbin", "sys", "tmp", "usr/bin", "usr/sbin"];
+
+fn run(arguments: &[String]) -> Result<()> {
+    let Some(options) = options::parse(arguments)? else {
+        print!("{}", options::USAGE);
+        return Ok(());
+    };
+    packages::check_machine()?;
+    let kernel = Headers::find(None)?;
+    let initramfs = fill(&kernel, &options)?.archive();
+    let outcome = machine::run(&kernel.image()?, &initramfs, &options)?;
+    if options.icount {
+        eprintln!("nest: nanoseconds={}", outcome.nanoseconds);
+    }
+    // The command's exit status is this program's, whatever it means.
+    std::process::exit(outcome.status.into());
+}
+
+/// Puts together all that is in the nest.
+fn fill(kernel: &Headers, options: &Options) -> Result<Contents> {
+    let mut contents = Contents::default();
+    for directory in DIRECTORIES {
+        contents.directory(directory);
+    }
+    let busybox = busybox().context("no static busybox: apt-get install busybox-static")?;
+    contents.copy(&busybox, "bin/busybox")?;
+    contents.file("init", 0o755, INIT.into());
+    contents.file("nest/command", 0o644, quoting::script(&options.command).into_bytes());
+    modules::add(&mut contents, &kernel.modules()?)?;
+    unibody::add(&mut contents)?;
+    for file in &options.files {
+        contents.copy(&file.from, &file.to)?;
+        libraries::add(&mut contents, &file.from)?;
+    }
+    Ok(contents)
+}

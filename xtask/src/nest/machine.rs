@@ -1,0 +1,136 @@
+//! The nest's machine: its processor, its ports, its clock, and one run of it.
+
+use super::options::Options;
+use super::outcome::{Outcome, judge};
+use super::output::Output;
+use crate::{qemu, tree};
+use anyhow::{Context, Result, anyhow};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What there is of hardware virtualization: SVM, with nested paging.
+const PROCESSOR: &str = "max,+svm";
+
+/// `nokaslr`: what is where decides which instructions are executed. Whatever the kernel does not
+/// survive ends the machine.
+const PARAMETERS: &str = "console=ttyS0 nokaslr panic=-1 oops=panic";
+
+/// The serial ports: file, and line. Each has its own, for a PC's fourth port shares the second's, and
+/// the third the first's, and QEMU's chip sees an edge of two only once.
+const PORTS: [(&str, &str); 4] = [(CONSOLE, "4"), (STDOUT, "3"), (STDERR, "5"), (TOLD, "7")];
+const CONSOLE: &str = "console.log";
+const STDOUT: &str = "stdout";
+const STDERR: &str = "stderr";
+const TOLD: &str = "told";
+
+/// The lines of the console and of QEMU that an error shows.
+const TAIL: usize = 40;
+
+/// Boots the kernel, and gives on what the command prints until it ends.
+pub fn run(kernel: &Path, initramfs: &[u8], options: &Options) -> Result<Outcome> {
+    let directory = Directory::create()?;
+    let file = directory.write("initramfs.cpio", initramfs)?;
+    let log = directory.write("qemu.log", &[])?;
+    let mut stdout = Output::create(&directory.path.join(STDOUT), STDOUT, std::io::stdout())?;
+    let mut stderr = Output::create(&directory.path.join(STDERR), STDERR, std::io::stderr())?;
+    let mut machine = qemu::machine(kernel, &file, PARAMETERS);
+    describe(&mut machine, options);
+    let log = File::create(&log).context("cannot create QEMU's log")?;
+    machine.current_dir(&directory.path);
+    machine.stdout(log.try_clone().context("cannot share QEMU's log")?).stderr(log);
+    let mut give_on = || stdout.copy().and_then(|()| stderr.copy());
+    let ended = qemu::run(&mut machine, options.timeout, &mut give_on);
+    // The rest comes through whatever happened.
+    let ended = give_on().and(ended);
+    let told = directory.read(TOLD);
+    let outcome = ended.and_then(|ended| judge(&told, ended, options.timeout));
+    let tails = directory.tail("qemu.log") + &directory.tail(CONSOLE);
+    let console = directory.keep_console()?;
+    let end = match tails.as_str() {
+        "" => "is empty: has it enough --memory?".to_owned(),
+        tails => format!("ended with:\n{tails}"),
+    };
+    outcome.map_err(|error| {
+        let command = options.command.join(" ");
+        let console = console.display();
+        anyhow!("cannot run '{command}' in the nest: {error:#}\nIts console ({console}) {end}")
+    })
+}
+
+/// Adds to a machine of QEMU's what makes it the nest. Its files are in the current directory.
+fn describe(machine: &mut Command, options: &Options) {
+    machine.args(["-cpu", PROCESSOR, "-smp", &options.cpus.to_string(), "-m", &options.memory]);
+    for (index, (file, line)) in PORTS.iter().enumerate() {
+        machine.args(["-chardev", &format!("file,id=port{index},path={file}")]);
+        let port = format!("isa-serial,chardev=port{index},index={index},irq={line}");
+        machine.args(["-device", &port]);
+    }
+    if options.icount {
+        // An instruction is a nanosecond, and the time that the processor would sleep is skipped.
+        machine.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
+        machine.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+    }
+}
+
+/// The files of one run. Removed with it.
+struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Runs at the same time have their own. What a run that was killed has left is removed.
+    fn create() -> Result<Directory> {
+        let runs = nest().join("runs");
+        for run in fs::read_dir(&runs).into_iter().flatten().flatten() {
+            if !Path::new("/proc").join(run.file_name()).exists() {
+                // It takes space, nothing else.
+                let _ = fs::remove_dir_all(run.path());
+            }
+        }
+        let path = runs.join(std::process::id().to_string());
+        fs::create_dir_all(&path).with_context(|| format!("cannot create '{}'", path.display()))?;
+        Ok(Directory { path })
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write '{}'", path.display()))?;
+        Ok(path)
+    }
+
+    /// The text of a file; of none, if QEMU did not come to making it.
+    fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.path.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn tail(&self, name: &str) -> String {
+        let text = self.read(name);
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(TAIL)..];
+        last.iter().map(|line| format!("  {}\n", line.trim_end())).collect()
+    }
+
+    /// Puts the console's log where the next run's will be.
+    fn keep_console(&self) -> Result<PathBuf> {
+        let kept = nest().join(CONSOLE);
+        let log = self.path.join(CONSOLE);
+        if log.exists() {
+            fs::rename(log, &kept).with_context(|| format!("cannot write '{}'", kept.display()))?;
+        }
+        Ok(kept)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // If it can't be removed now, the next run will.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Where the nest's files are.
+fn nest() -> PathBuf {
+    tree::target().join("nest")
+}
