@@ -102,8 +102,14 @@ impl KvmVcpu {
 
     /// The answer to the last exit goes to where its data is.
     fn complete(&mut self, answer: &Answer) {
-        let (Some(waiting), Answer::Data(data)) = (&mut self.waiting, answer) else { return };
-        let bytes = data.as_slice();
+        let Some(waiting) = &mut self.waiting else { return };
+        let ones = [0xff; Data::MAX];
+        let bytes = match (answer, waiting.access) {
+            (_, Access::Out { .. }) => return,
+            (Answer::Data(data), _) => data.as_slice(),
+            // Nobody's.
+            (Answer::None, _) => &ones,
+        };
         let count = bytes.len().min(waiting.len - waiting.done);
         // SAFETY: so many bytes of the shared mapping are left there, which nothing refers to while KVM_RUN is not called.
         unsafe {

@@ -7,7 +7,8 @@
 //! - [`guest`]: a machine with its vCPUs, and what it reported: [`Log`];
 //! - [`layout`]: where things lie in it, its ports and selectors;
 //! - [`paging`]: page tables in every format;
-//! - [`qemu`]: QEMU's TCG, to compare with;
+//! - [`qemu`]: QEMU's TCG, to compare with; [`kvm`]: Linux's own KVM;
+//! - [`differences`]: where those are known to deviate;
 //! - [`programs`]: the assembler, and the handlers that report exceptions;
 //! - [`states`]: registers to start with in each mode.
 //!
@@ -15,7 +16,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod differences;
 pub mod guest;
+pub mod kvm;
 pub mod layout;
 pub mod paging;
 pub mod programs;
@@ -24,7 +27,6 @@ pub mod states;
 
 pub use guest::{Guest, Log, Trap};
 pub use hv::in_process::InProcess;
-pub use hv::kvm::Kvm;
 pub use hv::{Hypervisor, Vcpu, Vm, x86};
 pub use iced_x86::IcedError;
 pub use iced_x86::code_asm;
@@ -36,21 +38,31 @@ pub const TRANSLATED: InProcess = InProcess { jit_cache: 4 << 20, ..InProcess::I
 /// The same, and the interpreter checks it, where there is one vCPU.
 pub const IN_LOCKSTEP: InProcess = InProcess { lockstep: true, ..TRANSLATED };
 
-/// Linux's own KVM, on the device that the environment names. Where it is not the real thing (an emulation, or none) tests are not to
-/// be run on it: the tests' configuration leaves them out, `cargo xtask nest` runs them.
-#[must_use]
-#[allow(clippy::missing_panics_doc, reason = "a test fails by a panic")]
-pub fn kvm() -> Kvm {
-    let device = std::env::var_os("UNIBODY_KVM").unwrap_or_else(|| "/dev/kvm".into());
-    Kvm::open(device.as_ref()).unwrap_or_else(|error| panic!("{error}"))
-}
-
 /// Makes a test of each body for each engine: `fn name(engine) { … }`, where `engine` is a
 /// `&impl Hypervisor`. Once in a module.
 ///
 /// A new back end is one more module here.
 #[macro_export]
 macro_rules! on_every_engine {
+    ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
+        $crate::on_the_software_cpu! { $($(#[$attribute])* fn $name($engine) $body)* }
+
+        pub mod kvm {
+            /// This module, and the bodies in it.
+            pub const BODIES: (&str, &[&str]) = (module_path!(), &[$(stringify!($name)),*]);
+
+            $(#[test] fn $name() {
+                let place = (module_path!(), stringify!($name));
+                let engine = $crate::kvm::open();
+                $crate::differences::run($crate::kvm::DIFFERENCES, place, &engine, super::$name);
+            })*
+        }
+    };
+}
+
+/// The same for bodies that are about what only the software CPU shows, in each of its ways.
+#[macro_export]
+macro_rules! on_the_software_cpu {
     ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
         $($(#[$attribute])* fn $name<H: $crate::Hypervisor>($engine: &H) $body)*
 
@@ -65,26 +77,24 @@ macro_rules! on_every_engine {
         mod lockstep {
             $(#[test] fn $name() { super::$name(&$crate::IN_LOCKSTEP) })*
         }
-
-        mod kvm {
-            $(#[test] fn $name() { super::$name(&$crate::kvm()) })*
-        }
     };
 }
 
-/// The same for bodies that are about the processor alone: QEMU's TCG runs them, too. Where it is
-/// known to deviate stands in [`qemu::differences`].
+/// The same for bodies that are about the processor alone, which KVM runs guests on as it is: QEMU's TCG runs them, too. Where
+/// it is known to deviate stands in [`qemu::differences`].
 #[macro_export]
 macro_rules! on_every_processor {
     ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
-        $crate::on_every_engine! { $($(#[$attribute])* fn $name($engine) $body)* }
+        $crate::on_the_software_cpu! { $($(#[$attribute])* fn $name($engine) $body)* }
 
         pub mod qemu {
             /// This module, and the bodies in it.
             pub const BODIES: (&str, &[&str]) = (module_path!(), &[$(stringify!($name)),*]);
 
             $(#[test] fn $name() {
-                $crate::qemu::differences::run(module_path!(), stringify!($name), super::$name);
+                let place = (module_path!(), stringify!($name));
+                let known = $crate::qemu::differences::DIFFERENCES;
+                $crate::differences::run(known, place, &$crate::qemu::Qemu, super::$name);
             })*
         }
     };

@@ -1,24 +1,12 @@
 //! Where QEMU's TCG (7.2) is known to deviate from what the bodies assert, and why: [`DIFFERENCES`].
 //!
-//! A body that is named there is run under QEMU like any other, and must fail as its entry says: when QEMU
-//! changes, or the body no longer shows the difference, the test fails.
+//! A body that is named there is run under QEMU like any other, and must fail as its entry says: see [`crate::differences`].
 //! In each case the manuals say what the body asserts. What a program of level 3 can see in 64-bit mode, a
 //! processor (Intel's) was asked as well, and it does what the bodies assert: error codes of INT n and of
 //! modifications, a control register that does not exist, LOCK before MOV, INT1, alignment, RF of
 //! faults, jumps and stack accesses to addresses that are not canonical.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-use super::Qemu;
-
-/// One way in which QEMU deviates.
-pub struct Difference {
-    /// What it does.
-    pub reason: &'static str,
-    /// Which bodies fail for it, module and name, and a part of the message that each fails with.
-    pub bodies: &'static [(&'static str, &'static str)],
-}
+use crate::differences::Difference;
 
 /// What a body says that expects an exception, and sees none.
 const NO_EXCEPTION: &str = "one exception, not Log { values: [], traps: [], partial: [] }";
@@ -240,82 +228,3 @@ pub const DIFFERENCES: &[Difference] = &[
         bodies: &[("task_switch::virtual_8086_mode_as_a_task", "Shutdown; Log")],
     },
 ];
-
-/// The difference that a body shows, and how.
-fn known(name: &str) -> Option<(&'static Difference, &'static str)> {
-    DIFFERENCES.iter().find_map(|known| {
-        let (_, shows) = known.bodies.iter().find(|(body, _)| *body == name)?;
-        Some((known, *shows))
-    })
-}
-
-/// Runs a body under QEMU; `module` is where the test of the body is. One that is known to deviate must do
-/// so.
-///
-/// # Panics
-/// As the body does, or because it does not.
-pub fn run(module: &str, name: &str, body: impl FnOnce(&Qemu)) {
-    let name = full_name(module, name);
-    let Some((known, shows)) = known(&name) else {
-        return body(&Qemu);
-    };
-    let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&Qemu))) else {
-        panic!("{name} no longer deviates under QEMU: {}", known.reason);
-    };
-    if !message(panic.as_ref()).contains(shows) {
-        resume_unwind(panic);
-    }
-}
-
-/// `architecture::debug::qemu` and `name` make `debug::name`.
-fn full_name(module: &str, name: &str) -> String {
-    let file = module.rsplit("::").nth(1).unwrap_or(module);
-    format!("{file}::{name}")
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
-}
-
-/// Names of [`DIFFERENCES`] that none of `bodies` has.
-#[must_use]
-pub fn without_body(bodies: &[(&str, &[&str])]) -> Vec<&'static str> {
-    let all: Vec<String> = bodies
-        .iter()
-        .flat_map(|(module, names)| names.iter().map(|name| full_name(module, name)))
-        .collect();
-    let known = DIFFERENCES.iter().flat_map(|known| known.bodies);
-    known.map(|(body, _)| *body).filter(|body| !all.iter().any(|name| name == body)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::run;
-
-    const MODULE: &str = "architecture::debug::qemu";
-    const BODY: &str = "general_detect_guards_the_debug_registers";
-
-    #[test]
-    fn a_known_difference_is_expected() {
-        run(MODULE, BODY, |_| panic!("{}", "left: ([], [1])"));
-    }
-
-    #[test]
-    #[should_panic(expected = "no longer deviates")]
-    fn one_that_is_gone_is_told() {
-        run(MODULE, BODY, |_| ());
-    }
-
-    #[test]
-    #[should_panic(expected = "something else")]
-    fn another_failure_of_the_same_body_is_one() {
-        run(MODULE, BODY, |_| panic!("something else"));
-    }
-
-    #[test]
-    #[should_panic(expected = "a difference")]
-    fn a_difference_of_another_body_is_a_failure() {
-        run(MODULE, "another", |_| panic!("a difference"));
-    }
-}

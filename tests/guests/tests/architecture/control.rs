@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use guests::guest::Memory;
 use guests::programs::end;
-use guests::x86::{Answer, Exit, Seg, rflags};
+use guests::x86::{Answer, Exit, Seg, SysReg, rflags};
 use guests::{Guest, Hypervisor, Vcpu, Vm, at, code_asm::*, port};
 
 /// A guest that counts at [`at::DATA`] for ever.
@@ -140,6 +140,7 @@ guests::on_every_engine! {
         for (n, value) in (1..).zip(&mut state.sysregs) {
             *value = n * 8;
         }
+        state.sysregs[SysReg::Xcr0 as usize] = 3;
         state.interrupt_shadow = true;
         state.nmi_blocked = true;
         for n in 0..16 {

@@ -25,7 +25,7 @@ mod task_switch;
 mod v86;
 mod vendor;
 
-/// What is known of QEMU is about bodies that there are.
+/// What is known of QEMU and of KVM is about bodies that there are.
 #[test]
 fn each_difference_has_its_bodies() {
     let bodies = [
@@ -44,5 +44,18 @@ fn each_difference_has_its_bodies() {
         task_switch::qemu::BODIES,
         v86::qemu::BODIES,
     ];
-    assert_eq!(guests::qemu::differences::without_body(&bodies), [""; 0]);
+    let known = guests::qemu::differences::DIFFERENCES;
+    assert_eq!(guests::differences::without_body(known, &bodies), [""; 0]);
+    let bodies = [
+        control::kvm::BODIES,
+        devices::kvm::BODIES,
+        features::kvm::BODIES,
+        interrupts::kvm::BODIES,
+        ioapic::kvm::BODIES,
+        lapic::kvm::BODIES,
+        legacy_chips::kvm::BODIES,
+        smp::kvm::BODIES,
+        vendor::kvm::BODIES,
+    ];
+    assert_eq!(guests::differences::without_body(guests::kvm::DIFFERENCES, &bodies), [""; 0]);
 }

@@ -1,0 +1,107 @@
+//! Linux's own KVM: [`open`], and where it is known to deviate from what the bodies assert: [`DIFFERENCES`].
+//!
+//! It is run in the nest: Linux 6.1's `kvm_amd` on the processor of QEMU 7.2. A /dev/kvm that is elsewhere need not be the real
+//! thing, and the tests' configuration leaves it out.
+
+use hv::kvm::Kvm;
+
+use crate::differences::Difference;
+
+/// The device that the environment names, or `/dev/kvm`.
+///
+/// # Panics
+/// If it can't be used.
+#[must_use]
+pub fn open() -> Kvm {
+    let device = std::env::var_os("UNIBODY_KVM").unwrap_or_else(|| "/dev/kvm".into());
+    Kvm::open(device.as_ref()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// All that are known.
+pub const DIFFERENCES: &[Difference] = &[
+    Difference {
+        reason: "A string from a port is read before it is known that it can be stored.",
+        bodies: &[(
+            "devices::a_string_that_faults_reads_no_port",
+            "In { port: 208, size: 1, count: 1 }",
+        )],
+    },
+    Difference {
+        reason: "A string that runs backwards is an exit for each element.",
+        bodies: &[(
+            "devices::strings_run_backwards_with_the_direction_flag",
+            "left: [Out { port: 208, size: 1, data: Data { bytes: [34, 0, 0,",
+        )],
+    },
+    Difference {
+        reason: "CR4.VME can be set whether or not CPUID offers it.",
+        bodies: &[("features::bits_of_cr4_come_with_their_feature", "bit 0")],
+    },
+    Difference {
+        reason: "MONITOR and MWAIT are executed, as nothing, whether or not CPUID offers them.",
+        bodies: &[(
+            "features::what_cpuid_offers_runs_and_what_it_does_not_is_an_invalid_opcode",
+            "failed: monitor",
+        )],
+    },
+    Difference {
+        reason: "What is read of a disabled APIC's page is ones, and nobody is asked.",
+        bodies: &[(
+            "lapic::a_disabled_apic_is_gone_from_cpuid_and_its_page",
+            "left: Out { port: 224",
+        )],
+    },
+    Difference {
+        reason: "A timer that expires while it is masked is pending, and interrupts when it no longer is.",
+        bodies: &[("lapic::a_masked_timer_counts_but_does_not_interrupt", "[70]")],
+    },
+    Difference {
+        reason: "A vector below 16 is no error of the local APIC's.",
+        bodies: &[("lapic::an_illegal_vector_is_an_error", "left: [0, 0]")],
+    },
+    Difference {
+        reason: "Registers of x2APIC mode that there are not read as 0.",
+        bodies: &[(
+            "lapic::what_is_no_register_of_x2apic_mode_is_general_protection",
+            "failed: reserved",
+        )],
+    },
+    Difference {
+        reason: "What the 8259s ask for while LINT0 is masked is not delivered when it no longer is, until they are asked again.",
+        bodies: &[(
+            "legacy_chips::a_masked_lint0_keeps_the_8259s_out",
+            "left: [0]\n right: [0, 37]",
+        )],
+    },
+    Difference {
+        reason: "A poll of the 8259 does not say that there is a request (bit 7).",
+        bodies: &[("legacy_chips::a_poll_gives_the_request", "left: (5, 0)")],
+    },
+    Difference {
+        reason: "Of the 8254's interrupts through the I/O APIC not all come.",
+        bodies: &[("legacy_chips::mode_2_interrupts_again_and_again", "interrupted at")],
+    },
+    Difference {
+        reason: "The gate of the 8254's counter 2 does not stop it.",
+        bodies: &[("legacy_chips::the_gate_of_counter_2_stops_it", "left: 32")],
+    },
+    Difference {
+        reason: "The processor of the nest has no PCID.",
+        bodies: &[("features::leaves_agree_with_each_other", "left: 18874368\n right: 19005440")],
+    },
+    Difference {
+        reason: "The processor of the nest lets LSTAR be set to what is not canonical, for KVM does not intercept it.",
+        bodies: &[("features::msrs_refuse_what_they_cannot_hold", "0xc0000082 0x1000000000000000")],
+    },
+    Difference {
+        reason: "On the processor of the nest a load of SS does not hold back an interrupt that a hypervisor injects.",
+        bodies: &[(
+            "interrupts::a_load_of_ss_holds_interrupts_back_for_one_instruction",
+            "left: [",
+        )],
+    },
+    Difference {
+        reason: "The processor of the nest lets CR8 be set to more than 15.",
+        bodies: &[("interrupts::cr8_takes_four_bits", "left: [(0, 0)]")],
+    },
+];
