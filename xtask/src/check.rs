@@ -12,7 +12,7 @@ mod documents;
 mod rust_text;
 mod unsafe_code;
 
-use crate::{Command, layering, module, process, tree};
+use crate::{Command, layering, module, nest, process, tree};
 use anyhow::{Result, bail};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
         about: "the kernel module, tested in a stock kernel",
         run: kernel_module,
     },
+    Step { name: "nest", about: "guests on a stock kernel's KVM", run: nest::check },
 ];
 
 /// The module's own workspace.

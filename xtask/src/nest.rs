@@ -6,6 +6,7 @@
 //! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
+//! - [`gate`]: what the gate runs there;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -15,6 +16,7 @@
 //! together anew for each run, which takes a fraction of a second.
 
 mod contents;
+mod gate;
 mod libraries;
 mod machine;
 mod modules;
@@ -30,7 +32,9 @@ use crate::module::kernel::Headers;
 use crate::module::packages;
 use anyhow::{Context, Result};
 use contents::Contents;
+pub use gate::check;
 use options::Options;
+use outcome::Outcome;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -51,15 +55,20 @@ fn run(arguments: &[String]) -> Result<()> {
         print!("{}", options::USAGE);
         return Ok(());
     };
-    packages::check_machine()?;
-    let kernel = Headers::find(None)?;
-    let initramfs = fill(&kernel, &options)?.archive();
-    let outcome = machine::run(&kernel.image()?, &initramfs, &options)?;
+    let outcome = boot(&options)?;
     if options.icount {
         eprintln!("nest: nanoseconds={}", outcome.nanoseconds);
     }
     // The command's exit status is this program's, whatever it means.
     std::process::exit(outcome.status.into());
+}
+
+/// Boots the nest, and runs what was asked for in it.
+fn boot(options: &Options) -> Result<Outcome> {
+    packages::check_machine()?;
+    let kernel = Headers::find(None)?;
+    let initramfs = fill(&kernel, options)?.archive();
+    machine::run(&kernel.image()?, &initramfs, options)
 }
 
 /// Puts together all that is in the nest.

@@ -1,0 +1,28 @@
+# What `cargo xtask check nest` runs in the nest: see xtask/src/nest/gate.rs.
+
+failed=0
+
+# expect STATUS OUTPUT COMMAND...: the command's status and stdout, and nothing on its stderr.
+expect() {
+    status=$1 output=$2
+    shift 2
+    got=$("$@" 2>/tmp/stderr)
+    code=$?
+    if [ "$code" = "$status" ] && [ "$got" = "$output" ] && ! [ -s /tmp/stderr ]; then
+        echo "$* ... ok"
+    else
+        echo "$* ... FAILED: status $code, stdout '$got', stderr '$(cat /tmp/stderr)'"
+        failed=1
+    fi
+}
+
+guests kvm:: --test-threads 1 || failed=1
+
+run="unibody run --engine kvm"
+expect 0 hello $run -- echo hello
+expect 7 '' $run -- sh -c 'exit 7'
+expect 0 '1 2' $run --cpus 2 --memory 256M -- sh -c 'echo 1 $(nproc)'
+expect 0 'GenuineIntel or AuthenticAMD' $run -- sh -c \
+    'grep -q -E "GenuineIntel|AuthenticAMD" /proc/cpuinfo && echo GenuineIntel or AuthenticAMD'
+expect 0 kvm-clock $run -- cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+exit $failed
