@@ -108,7 +108,8 @@ fn translated(line: &str) -> Option<[f64; 3]> {
 
 fn whole_command(unibody: &Path) -> anyhow::Result<f64> {
     let start = Instant::now();
-    let output = Command::new(unibody).args(["run", "--", "echo", LINE]).output()?;
+    let output =
+        Command::new(unibody).args(["run", "--engine", "soft", "--", "echo", LINE]).output()?;
     ensure!(output.stdout == format!("{LINE}\n").as_bytes(), "{output:?}");
     Ok(start.elapsed().as_secs_f64())
 }

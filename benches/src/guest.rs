@@ -95,7 +95,15 @@ impl Monitor<'_> {
         match self {
             Self::Unibody(program) => {
                 command = Command::new(program);
-                command.args(["run", "--memory", "512M", "--cpus", &cpus.to_string()]);
+                command.args([
+                    "run",
+                    "--engine",
+                    "soft",
+                    "--memory",
+                    "512M",
+                    "--cpus",
+                    &cpus.to_string(),
+                ]);
                 command.args(["--cmdline", words.trim()]);
                 command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
             }

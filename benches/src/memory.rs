@@ -14,6 +14,8 @@ pub fn measure(unibody: &Path) -> anyhow::Result<()> {
     let mut child = Command::new(unibody)
         .args([
             "run",
+            "--engine",
+            "soft",
             "--",
             "sh",
             "-c",

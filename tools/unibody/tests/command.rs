@@ -11,7 +11,7 @@ use vmm::boot::cpio::Writer;
 #[test]
 fn the_guest_answers_uname() {
     let mut command = unibody();
-    command.args(["run", "--", "uname", "-a"]);
+    command.args(support::RUN).args(["--", "uname", "-a"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
     assert!(stdout.starts_with("Linux unibody "), "{stdout}");
@@ -21,7 +21,7 @@ fn the_guest_answers_uname() {
 #[test]
 fn a_guest_runs_without_translated_code() {
     let mut command = unibody();
-    command.args(["run", "--no-jit", "--", "uname", "-m"]);
+    command.args(support::RUN).args(["--no-jit", "--", "uname", "-m"]);
     assert_eq!(outcome(command), (Some(0), "x86_64\n".to_owned(), String::new()));
 }
 
@@ -38,7 +38,7 @@ fn a_command_that_a_signal_ends_has_a_shells_status_for_it() {
 #[test]
 fn a_command_that_is_not_there_has_a_shells_status_for_it() {
     let mut command = unibody();
-    command.args(["run", "--", "no-such-command"]);
+    command.args(support::RUN).args(["--", "no-such-command"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stdout.as_str()), (Some(127), ""));
     assert!(stderr.contains("no-such-command"), "{stderr}");
@@ -56,7 +56,7 @@ fn stdout_and_stderr_are_apart_and_raw() {
 #[test]
 fn a_pipe_has_an_end() {
     let mut command = unibody();
-    command.args(["run", "--", "cat"]);
+    command.args(support::RUN).args(["--", "cat"]);
     let output = finish(command, b"hi\n");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"hi\n".as_slice()));
     let output = finish(shell("wc -c"), &[b'x'; 12345]);
@@ -82,7 +82,7 @@ fn ten_megabytes_of_random_bytes_come_back_equal() {
     .flatten()
     .collect();
     let mut command = unibody();
-    command.args(["run", "--", "cat"]);
+    command.args(support::RUN).args(["--", "cat"]);
     let output = finish(command, &bytes);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
@@ -128,7 +128,10 @@ fn an_init_of_ones_own_has_the_console() {
     made.expect("it can be packed");
     let initrd = own_file("own.cpio", &archive.finish());
     let mut command = unibody();
-    command.args(["run", "--verbose", "--cmdline", "quiet rdinit=/first", "--initrd"]).arg(initrd);
+    command
+        .args(support::RUN)
+        .args(["--verbose", "--cmdline", "quiet rdinit=/first", "--initrd"])
+        .arg(initrd);
     let output = finish(command, b"");
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");

@@ -28,7 +28,10 @@ fn programs() -> Root {
 /// Runs a shell script in a guest that has Debian's programs.
 fn in_guest(root: &Root, script: &str, input: &[u8], limit: Duration) -> Output {
     let mut command = unibody();
-    command.args(["run", "--cpus", "2", "--memory", "3G", "--initrd"]).arg(&root.archive);
+    command
+        .args(support::RUN)
+        .args(["--cpus", "2", "--memory", "3G", "--initrd"])
+        .arg(&root.archive);
     command.args(["--", "/bin/sh", "-ec", script]);
     finish_within(limit, command, input)
 }

@@ -67,7 +67,7 @@ fn deny(command: &mut Command) {
 /// `unibody run` with `arguments` on such a host.
 fn run_denied(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = unibody();
-    command.arg("run").args(arguments);
+    command.args(support::RUN).args(arguments);
     deny(&mut command);
     outcome(command)
 }

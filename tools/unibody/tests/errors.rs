@@ -10,7 +10,7 @@ use support::{as_user, is_root, outcome, own_file, own_folder, pulled, shell, un
 /// Runs `unibody run` with `arguments`, which must fail with one line that contains all of `said`.
 fn refuses(arguments: &[&str], said: &[&str]) {
     let mut command = unibody();
-    command.arg("run").args(arguments).args(["--", "true"]);
+    command.args(support::RUN).args(arguments).args(["--", "true"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stdout.as_str()), (Some(125), ""), "{arguments:?}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -62,7 +62,7 @@ fn tiny_kernel(code: &[u8]) -> Vec<u8> {
 fn boot(name: &str, code: &[u8]) -> (Option<i32>, String) {
     let kernel = own_file(name, &tiny_kernel(code));
     let mut command = unibody();
-    command.args(["run", "--kernel"]).arg(kernel).args(["--", "true"]);
+    command.args(support::RUN).args(["--kernel"]).arg(kernel).args(["--", "true"]);
     let (status, _, stderr) = outcome(command);
     (status, stderr)
 }
@@ -148,7 +148,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
 #[test]
 fn a_panic_is_told_with_its_line() {
     let mut command = unibody();
-    command.args(["run", "--cmdline", "rdinit=/none", "--", "true"]);
+    command.args(support::RUN).args(["--cmdline", "rdinit=/none", "--", "true"]);
     let (status, _, stderr) = outcome(command);
     assert_eq!(status, Some(125), "{stderr}");
     let first = stderr.lines().next().unwrap_or_default();
@@ -212,7 +212,7 @@ fn without_network_the_first_run_says_what_is_missing() {
     }
     let cache = own_folder(&format!("empty-cache-{}", std::process::id()));
     let mut command = as_user(&cache, &["unshare", "--net"]);
-    command.args(["run", "--", "true"]);
+    command.args(support::RUN).args(["--", "true"]);
     let (status, _, stderr) = outcome(command);
     std::fs::remove_dir_all(&cache).expect("it is ours");
     assert_eq!(status, Some(125), "{stderr}");
@@ -228,7 +228,7 @@ fn without_network_a_later_run_works() {
     }
     assert_eq!(outcome(shell("true")).0, Some(0));
     let mut command = as_user(&own_folder("cache"), &["unshare", "--net"]);
-    command.args(["run", "--", "echo", "still here"]);
+    command.args(support::RUN).args(["--", "echo", "still here"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "still here\n", ""));
 }

@@ -15,7 +15,7 @@ const LEAST: usize = 2300;
 fn whatever_passes_on_the_host_passes_in_a_guest() {
     let image = valgrind::build(&shelf(), &pulled().join("bin/busybox")).expect("it can be built");
     let mut command = unibody();
-    command.args(["run", "--initrd"]).arg(&image.archive);
+    command.args(support::RUN).args(["--initrd"]).arg(&image.archive);
     command.args(["--", "/bin/sh", Image::SCRIPT]);
     let output = finish_within(LIMIT, command, b"");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

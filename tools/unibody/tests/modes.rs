@@ -46,7 +46,7 @@ const PRINTED: &str = "\
 
 fn works(modes: &str, cpus: u32) {
     let mut command = unibody();
-    command.args(["run", "--jit-mode", modes, "--cpus", &cpus.to_string()]);
+    command.args(support::RUN).args(["--jit-mode", modes, "--cpus", &cpus.to_string()]);
     command.args(["--", "sh", "-ec", SCRIPT]);
     let output = finish_within(LIMIT, command, b"");
     let printed = text(&output.stdout);

@@ -31,7 +31,11 @@ fn others(process: u32) -> Vec<String> {
 #[test]
 fn signals_do_a_vcpu_no_harm() {
     let mut guest = unibody();
-    guest.args(["run", "--", "sh", "-c", SCRIPT]).stdout(Stdio::piped()).stdin(Stdio::null());
+    guest
+        .args(support::RUN)
+        .args(["--", "sh", "-c", SCRIPT])
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null());
     let mut guest = guest.spawn().expect("it starts");
     let mut output = BufReader::new(guest.stdout.take().expect("a pipe"));
     let mut line = String::new();

@@ -19,7 +19,7 @@ fn archive() -> PathBuf {
 /// Runs a shell script on so many processors and gives what it prints. It must succeed.
 fn on(cpus: u32, options: &[&str], script: &str) -> String {
     let mut command = unibody();
-    command.args(["run", "--cpus", &cpus.to_string()]).args(options);
+    command.args(support::RUN).args(["--cpus", &cpus.to_string()]).args(options);
     command.arg("--initrd").arg(archive()).args(["--", "sh", "-ec", script]);
     let output = finish(command, b"");
     let stdout = text(&output.stdout);

@@ -104,7 +104,10 @@ fn four_processors_under_load_do_all_right_and_the_kernel_has_nothing_to_complai
     let files = files(&programs.folder, &pulled);
     let root = debian::stress(&shelf(), &files).expect("packages can be had and unpacked");
     let mut command = unibody();
-    command.args(["run", "--cpus", "4", "--memory", "1G", "--initrd"]).arg(&root.archive);
+    command
+        .args(support::RUN)
+        .args(["--cpus", "4", "--memory", "1G", "--initrd"])
+        .arg(&root.archive);
     command.args(["--", "/bin/sh", "-ec", SCRIPT, "soak.sh"]);
     command.args([&ROUNDS.to_string(), &seconds.to_string()]).args(LOADS);
     let output = finish_within(limit, command, b"");

@@ -108,10 +108,13 @@ pub fn shelf() -> userland::Shelf {
     userland::Shelf::new(&folder().join("built")).expect("the temporary folder can be written")
 }
 
+/// `run` on the software CPU: tests are not about what else the machine has that they run on.
+pub const RUN: [&str; 3] = ["run", "--engine", "soft"];
+
 /// `unibody run -- sh -c SCRIPT`.
 pub fn shell(script: &str) -> Command {
     let mut command = unibody();
-    command.args(["run", "--", "sh", "-c", script]);
+    command.args(RUN).args(["--", "sh", "-c", script]);
     command
 }
 
