@@ -5,6 +5,7 @@
 //! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
 //! - [`pause`]: how a machine's vCPUs are brought to a halt and go on.
+//! - [`probe`](mod@probe): whether one really runs guests.
 //!
 //! An exit is a value, and so is its answer; the types of both, and of a vCPU's state, are
 //! those of `arch/x86`, re-exported as [`x86`].
@@ -13,6 +14,7 @@ pub mod host;
 pub mod in_process;
 pub mod kvm;
 pub mod pause;
+pub mod probe;
 
 use std::ops::Add;
 use std::sync::Arc;

@@ -1,0 +1,177 @@
+//! A hypervisor for tests that executes nothing: its vCPU comes out with what a script says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use vm_memory::GuestRegionMmap;
+
+use super::layout::start;
+use super::program::{ROUNDS, port};
+use super::script::{Direction, LOOP_ENTRY, SECTIONS, Step};
+use crate::x86::{Answer, Data, Exit, State, gpr};
+use crate::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
+
+/// What the vCPU does when it is run.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// It comes out.
+    Exit(Exit),
+    /// It goes round in the loop, as fast as this, until it is told to come out.
+    Loop { rounds_a_second: u64 },
+    /// It does not come out until it is told to.
+    Hang,
+    /// It does not even come out then.
+    Stuck,
+    /// The host fails.
+    Fail,
+}
+
+/// What the vCPU does in each section, of which the loop is the last.
+#[derive(Clone, Debug)]
+pub(crate) struct Scripted(pub(crate) Vec<Vec<Act>>);
+
+impl Scripted {
+    /// All that is right, with a loop of this speed.
+    pub(crate) fn right(rounds_a_second: u64) -> Self {
+        let sections = SECTIONS.iter().map(|section| section.steps.iter().map(right).collect());
+        let begin = Act::Exit(out(port::LOOP, 1, &[0]));
+        let looping = vec![begin, Act::Loop { rounds_a_second }];
+        Self(sections.chain([looping]).collect())
+    }
+}
+
+fn right(step: &Step) -> Act {
+    let Step { port, size, bytes, .. } = *step;
+    Act::Exit(match step.direction {
+        Direction::In => Exit::In { port, size, count: (bytes.len() / usize::from(size)) as u8 },
+        Direction::Out => out(port, size, bytes),
+    })
+}
+
+/// An access to a port.
+pub(super) fn out(port: u16, size: u8, bytes: &[u8]) -> Exit {
+    Exit::Out { port, size, data: Data::new(bytes) }
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    come_out: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Told {
+    /// Waits until the vCPU is told to come out.
+    fn wait(&self) {
+        let mut come_out = self.come_out.lock();
+        while !*come_out {
+            self.changed.wait(&mut come_out);
+        }
+        *come_out = false;
+    }
+}
+
+impl Hypervisor for Scripted {
+    type Vm = ScriptedVm;
+
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn create_vm(&self, config: VmConfig) -> Result<ScriptedVm, Error> {
+        assert_eq!(config.cpus, 1);
+        Ok(ScriptedVm { script: self.clone(), told: Arc::default() })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ScriptedVm {
+    script: Scripted,
+    told: Arc<Told>,
+}
+
+impl Vm for ScriptedVm {
+    type Vcpu = ScriptedVcpu;
+
+    fn add_memory(&self, _: Arc<GuestRegionMmap>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<ScriptedVcpu, Error> {
+        if self.script.0.is_empty() {
+            return Err(Error::Vcpu { id, error: std::io::Error::other("no room") });
+        }
+        let state = State::at_reset();
+        let (script, told) = (self.script.clone(), Arc::clone(&self.told));
+        Ok(ScriptedVcpu { script, told, state, section: 0, act: 0 })
+    }
+
+    fn set_irq(&self, _: u32, _: bool) {}
+
+    fn pause(&self) {}
+
+    fn resume(&self) {}
+
+    fn interrupt_vcpus(&self) {
+        *self.told.come_out.lock() = true;
+        self.told.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ScriptedVcpu {
+    script: Scripted,
+    told: Arc<Told>,
+    state: State,
+    section: usize,
+    act: usize,
+}
+
+impl Vcpu for ScriptedVcpu {
+    fn run(&mut self, _: Answer) -> Result<Exit, Error> {
+        while self.act == self.script.0[self.section].len() {
+            (self.section, self.act) = (self.section + 1, 0);
+        }
+        let act = self.script.0[self.section][self.act].clone();
+        self.act += 1;
+        match act {
+            Act::Exit(exit) => Ok(exit),
+            Act::Loop { rounds_a_second } => {
+                let begin = Instant::now();
+                self.told.wait();
+                let rounds = rounds_a_second as f64 * begin.elapsed().as_secs_f64();
+                let left = ROUNDS.saturating_sub(rounds as u64);
+                self.state.gprs[usize::from(gpr::RBX)] = left;
+                Ok(if left == 0 { out(port::END, 1, &[0]) } else { Exit::Interrupted })
+            }
+            Act::Hang => {
+                self.told.wait();
+                Ok(Exit::Interrupted)
+            }
+            Act::Stuck => loop {
+                std::thread::sleep(Duration::from_secs(1));
+            },
+            Act::Fail => Err(Error::Run { error: std::io::Error::other("out of order") }),
+        }
+    }
+
+    fn state(&self) -> Result<State, Error> {
+        Ok(self.state.clone())
+    }
+
+    fn set_state(&mut self, state: &State) -> Result<(), Error> {
+        let entries = SECTIONS.iter().map(|section| section.entry).chain([LOOP_ENTRY]);
+        let section = entries.into_iter().position(|entry| start(entry) == *state);
+        (self.section, self.act) = (section.expect("a section's start"), 0);
+        self.state = state.clone();
+        Ok(())
+    }
+
+    fn set_msr(&mut self, _: u32, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
+}
