@@ -1,41 +1,72 @@
-//! What this host offers to run guests on: [`engines`], which of them is taken ([`choose`]), and the
-//! [`Processor`].
+//! What this host offers to run guests on: [`Candidates`], which are tried with a guest
+//! ([`probe`](mod@crate::probe)), which of them is taken ([`choose`]), and the [`Processor`].
 //!
-//! Nothing here is asked for on the way of a guest: it is what a person is told.
+//! Nothing here is asked for on the way of a guest: it is what is looked at before.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::in_process::InProcess;
+use crate::kvm::{Kvm, OpenError};
+use crate::probe::Outcome;
 use crate::{Error, Hypervisor, Vm, VmConfig};
 
+pub use candidates::{Candidates, Tried};
+pub use choice::{Choice, choose};
 pub use processor::{Extension, Processor};
 
+mod candidates;
+mod choice;
 mod processor;
 
 /// Linux's own KVM.
-const KVM: &str = "/dev/kvm";
+pub const KVM: &str = "/dev/kvm";
 
 /// A way to run guests, as this host offers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
-    /// The name that `--engine` knows it by, or will.
+    /// The name that `--engine` knows it by.
     pub name: &'static str,
     /// What it is.
     pub about: &'static str,
     /// Whether it can be used.
     pub readiness: Readiness,
+    /// What trying it has found, if it was tried.
+    pub outcome: Option<Outcome>,
 }
 
-/// Whether an engine can be used.
+impl Engine {
+    /// The software CPU.
+    #[must_use]
+    pub fn soft(readiness: Readiness, outcome: Option<Outcome>) -> Self {
+        let about = "the software CPU: any x86-64 Linux machine, no privilege";
+        Self { name: SOFT, about, readiness, outcome }
+    }
+
+    /// Linux's KVM.
+    #[must_use]
+    pub fn kvm(readiness: Readiness, outcome: Option<Outcome>) -> Self {
+        let about = "the processor's virtualization, through Linux's /dev/kvm";
+        Self { name: "kvm", about, readiness, outcome }
+    }
+
+    /// Whether it can be used, and was seen to do all right and fast enough.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.readiness == Readiness::Ready && self.outcome.as_ref().is_some_and(Outcome::is_fit)
+    }
+}
+
+/// The name of the software CPU, on which guests are run where nothing better is.
+const SOFT: &str = "soft";
+
+/// Whether an engine can be used. Whether it should be is another matter: see [`Engine::outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It runs guests: a virtual machine was made.
+    /// It can be: the device can be opened, and has what is needed.
     Ready,
-    /// The device can be opened, but this version does not use it yet.
-    NotUsedYet,
     /// There is no such device.
     Absent {
         /// Whether the processor has what it takes (VMX or SVM).
@@ -46,6 +77,8 @@ pub enum Readiness {
         /// The group whose members may.
         group: Option<u32>,
     },
+    /// What is there is something else.
+    NotKvm,
     /// It is there and does not work.
     Failed {
         /// Why.
@@ -53,42 +86,16 @@ pub enum Readiness {
     },
 }
 
-/// The engine that is taken, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Its name.
-    pub engine: &'static str,
-    /// In one line.
-    pub reason: &'static str,
-}
-
-/// Looks at all engines, the fastest last.
-#[must_use]
-pub fn engines() -> Vec<Engine> {
-    let soft = match guest_cpuid() {
-        Ok(_) => Readiness::Ready,
-        Err(error) => Readiness::Failed { reason: error.to_string() },
-    };
-    vec![
-        Engine {
-            name: InProcess::default().name(),
-            about: "the software CPU: any x86-64 Linux machine, no privilege",
-            readiness: soft,
-        },
-        Engine {
-            name: "kvm",
-            about: "the processor's virtualization, through Linux's /dev/kvm",
-            readiness: device(Path::new(KVM), processor::has_virtualization()),
-        },
-    ]
-}
-
-/// Takes the one of `engines` that guests are run on, if any can be.
-#[must_use]
-pub fn choose(engines: &[Engine]) -> Option<Choice> {
-    let ready = engines.iter().find(|engine| engine.readiness == Readiness::Ready)?;
-    let reason = "it needs nothing, and this version runs guests on no other";
-    Some(Choice { engine: ready.name, reason })
+/// Opens Linux's KVM.
+///
+/// # Errors
+/// Why it can't be used.
+pub fn open_kvm(path: &Path) -> Result<Kvm, Readiness> {
+    Kvm::open(path).map_err(|error| match error {
+        OpenError::Open { error, .. } => not_opened(path, &error),
+        OpenError::NotKvm { .. } => Readiness::NotKvm,
+        other => Readiness::Failed { reason: other.to_string() },
+    })
 }
 
 /// Looks at the processor, and at what of it a guest gets.
@@ -105,15 +112,16 @@ fn guest_cpuid() -> Result<crate::x86::Cpuid, Error> {
     Ok(vm.create_vcpu(0)?.cpuid().clone())
 }
 
-/// Tries to open a device for reading and writing.
-fn device(path: &Path, virtualization: bool) -> Readiness {
-    match File::options().read(true).write(true).open(path) {
-        Ok(_) => Readiness::NotUsedYet,
-        Err(error) if error.kind() == ErrorKind::NotFound => Readiness::Absent { virtualization },
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+/// Why the device at `path` could not be opened.
+fn not_opened(path: &Path, error: &io::Error) -> Readiness {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Readiness::Absent { virtualization: processor::has_virtualization() }
+        }
+        ErrorKind::PermissionDenied => {
             Readiness::NotPermitted { group: path.metadata().ok().and_then(|data| group(&data)) }
         }
-        Err(error) => Readiness::Failed { reason: plain(&error) },
+        _ => Readiness::Failed { reason: plain(error) },
     }
 }
 
@@ -133,27 +141,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_software_cpu_is_ready_and_taken() {
-        let engines = engines();
-        let names: Vec<_> = engines.iter().map(|engine| engine.name).collect();
-        assert_eq!(names, ["soft", "kvm"]);
-        assert_eq!(engines[0].readiness, Readiness::Ready);
-        assert_eq!(choose(&engines).map(|choice| choice.engine), Some("soft"));
-    }
-
-    #[test]
-    fn an_engine_that_does_not_work_is_not_taken() {
-        let mut engines = engines();
-        engines[0].readiness = Readiness::Failed { reason: "no timers".into() };
-        assert_eq!(choose(&engines), None);
-    }
-
-    #[test]
-    fn a_device_is_tried() {
-        let here = |path| device(Path::new(path), true);
-        assert_eq!(here("/dev/null"), Readiness::NotUsedYet);
-        assert_eq!(here("/no/such/device"), Readiness::Absent { virtualization: true });
-        assert_eq!(here("/dev"), Readiness::Failed { reason: "is a directory".into() });
+    fn a_device_is_opened() {
+        let refused = |path| open_kvm(Path::new(path)).err();
+        assert_eq!(refused("/dev/null"), Some(Readiness::NotKvm));
+        assert!(matches!(refused("/no/such/device"), Some(Readiness::Absent { .. })));
+        assert_eq!(refused("/dev"), Some(Readiness::Failed { reason: "is a directory".into() }));
     }
 
     #[test]

@@ -25,8 +25,10 @@ The JSON is one object, sizes in bytes, null for what is not known:
   version       Unibody's
   processor     vendor, model, level and guest_level (of x86-64, 1 to 4), guest_has and
                 guest_lacks (extensions, with the names of /proc/cpuinfo)
-  engines       of each: name, about, state (ready, not-used-yet, absent, not-permitted, failed),
-                detail, fix
+  engines       of each: name, about, state (ready, unfit, absent, not-permitted, failed),
+                detail, fix, and probe, which is what a tiny guest has shown: checks (of each:
+                name, result (right, wrong, nothing), detail), instructions_per_second,
+                milliseconds; null if it was not tried
   choice        engine and reason; null if none can run a guest
   memory        total, available
   cores         how many may be used
@@ -97,9 +99,9 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) engine: Engine,
 
-    /// Memory for code that the software CPU translates
-    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = parse_size)]
-    pub(crate) jit_cache: u64,
+    /// Memory for code that the software CPU translates; 32M if nothing is said
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) jit_cache: Option<u64>,
 
     /// Translate no code: the software CPU interprets it, which is slower
     #[arg(long, conflicts_with = "jit_cache")]
@@ -129,6 +131,19 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+impl Run {
+    /// What was asked for, if anything, that no other engine than the software CPU can do.
+    pub(crate) fn software_cpu_only(&self) -> Option<&'static str> {
+        let asked = [
+            (self.lockstep, "--lockstep"),
+            (self.no_jit, "--no-jit"),
+            (self.jit_cache.is_some(), "--jit-cache"),
+            (self.jit_mode != Modes::USUAL, "--jit-mode"),
+        ];
+        asked.into_iter().find_map(|(asked, option)| asked.then_some(option))
+    }
+}
+
 /// Options of `unibody pull`.
 #[derive(Args, Debug)]
 pub(crate) struct Pull {
@@ -148,10 +163,12 @@ pub(crate) struct Doctor {
 /// What runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Engine {
-    /// The fastest that works here
+    /// The fastest that does all right here; KVM is tried with a tiny guest once after each boot
     Auto,
     /// The software CPU, which works everywhere
     Soft,
+    /// Linux's KVM (/dev/kvm), and nothing else
+    Kvm,
 }
 
 /// Reads a size: bytes, or a number and one of K, M, G and T, which are powers of 1024.

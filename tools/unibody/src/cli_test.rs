@@ -40,16 +40,33 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!((options.memory, options.cpus.get()), (512 << 20, 1));
     assert_eq!(options.engine, Engine::Auto);
     assert!(options.command.is_empty() && options.cmdline.is_empty());
-    assert_eq!((options.jit_cache, options.no_jit), (32 << 20, false));
+    assert_eq!((options.jit_cache, options.no_jit), (None, false));
+    assert_eq!(options.software_cpu_only(), None);
 }
 
 #[test]
 fn code_is_translated_into_as_much_memory_as_is_said_or_not_at_all() {
-    assert_eq!(run(&["--jit-cache", "1M"]).jit_cache, 1 << 20);
+    assert_eq!(run(&["--jit-cache", "1M"]).jit_cache, Some(1 << 20));
     assert!(run(&["--no-jit"]).no_jit);
     let both = ["unibody", "run", "--no-jit", "--jit-cache", "1M"];
     let error = Cli::try_parse_from(both).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
+}
+
+#[test]
+fn an_engine_is_named_and_some_options_need_one() {
+    for (name, engine) in [("auto", Engine::Auto), ("soft", Engine::Soft), ("kvm", Engine::Kvm)] {
+        assert_eq!(run(&["--engine", name]).engine, engine);
+    }
+    for (arguments, needed) in [
+        (&["--lockstep"][..], Some("--lockstep")),
+        (&["--no-jit"], Some("--no-jit")),
+        (&["--jit-cache", "32M"], Some("--jit-cache")),
+        (&["--jit-mode", "step"], Some("--jit-mode")),
+        (&["--cpus", "2"], None),
+    ] {
+        assert_eq!(run(arguments).software_cpu_only(), needed);
+    }
 }
 
 #[test]

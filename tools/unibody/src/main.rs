@@ -10,6 +10,7 @@
 //! | [`ending`] | what a guest's end means to a person |
 //! | [`terminal`], [`escape`] | raw mode, signals; the keys that are Unibody's own |
 //! | [`pull`] | getting a kernel and a userland |
+//! | [`engine`] | what runs the guest |
 //! | [`doctor`] | `unibody doctor`: what this machine can do |
 //! | [`error`], [`mod@panic`] | how failures are told |
 
@@ -19,6 +20,7 @@ mod cli;
 mod console;
 mod doctor;
 mod ending;
+mod engine;
 mod error;
 mod escape;
 mod initramfs;

@@ -23,6 +23,7 @@ use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 
 use crate::cli::{self, Cli, Engine};
 use crate::ending::{self, Ended};
+use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
 use crate::initramfs;
 use crate::pull::command::user_store;
@@ -41,10 +42,15 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
             "a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)",
         );
     }
+    if let (Engine::Kvm, Some(option)) = (options.engine, options.software_cpu_only()) {
+        usage_error(&format!(
+            "{option} is the software CPU's, and can't be used with --engine kvm"
+        ));
+    }
     if options.lockstep && options.cpus.get() > 1 {
         usage_error("--lockstep works with one processor only (--cpus 1)");
     }
-    if options.lockstep && options.jit_cache == 0 {
+    if options.lockstep && options.jit_cache == Some(0) {
         usage_error("--lockstep checks translated code, for which --jit-cache 0 leaves no room");
     }
     // What a person gives is looked at before anything is downloaded.
@@ -53,6 +59,7 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     if is_multiboot && !options.command.is_empty() {
         usage_error("a COMMAND can't be run by a Multiboot kernel: it is not Linux");
     }
+    let selected = engine::select(options)?;
     let interactive = terminal::is_interactive();
     let session =
         if own_init || is_multiboot { None } else { Some(session(options, interactive)?) };
@@ -60,19 +67,18 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
         Some(kernel) if is_multiboot => Parts::of_multiboot(options, kernel)?,
         own_kernel => Parts::find(options, own_kernel, own_init)?,
     };
-    match options.engine {
-        Engine::Auto | Engine::Soft => {
-            let engine = software_cpu(options)?;
-            boot(&engine, options, parts, session, interactive)
-        }
+    match selected {
+        Selected::Soft => boot(&software_cpu(options)?, options, parts, session, interactive),
+        Selected::Kvm(kvm) => boot(&kvm, options, parts, session, interactive),
     }
 }
 
 /// The software CPU as the person wants it. Says so if this host does not let it translate code.
 fn software_cpu(options: &cli::Run) -> Result<InProcess, Error> {
-    let jit_cache = if options.no_jit { 0 } else { options.jit_cache as usize };
     let (lockstep, modes) = (options.lockstep, options.jit_mode);
-    let mut engine = InProcess { jit_cache, lockstep, modes, ..InProcess::default() };
+    let mut engine = InProcess { lockstep, modes, ..InProcess::default() };
+    let room = if options.no_jit { Some(0) } else { options.jit_cache };
+    engine.jit_cache = room.map_or(engine.jit_cache, |size| size as usize);
     engine.counted = options.verbose;
     if lockstep {
         // All code is checked, even what is executed only once.

@@ -6,7 +6,8 @@
 //! | [`system`] | memory, processors and distribution, as Linux tells them |
 //! | [`page`] | the same for people |
 //!
-//! It boots nothing, downloads nothing, and changes nothing.
+//! It tries the engines with a guest of a few instructions, downloads nothing, and changes nothing but what is
+//! remembered of such a try.
 
 mod page;
 mod report;

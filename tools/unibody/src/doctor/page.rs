@@ -2,7 +2,8 @@
 
 use indicatif::HumanBytes;
 
-use super::report::{Engine, Report};
+use super::report::{CheckResult, Engine, Probe, Report};
+use crate::engine::words::pace;
 
 /// Where values begin.
 const COLUMN: usize = 15;
@@ -71,10 +72,33 @@ impl Page {
     fn engine(&mut self, engine: &Engine) {
         self.line(engine.name, &engine.detail);
         self.line("", &format!("({})", engine.about));
+        if let Some(probe) = &engine.probe {
+            self.probe(probe);
+        }
         if let Some(fix) = &engine.fix {
             // In one piece, however long: it is to be copied.
             self.line("", &format!("to use it: {fix}"));
         }
+    }
+
+    fn probe(&mut self, probe: &Probe) {
+        let names = |result| {
+            let wanted = probe.checks.iter().filter(move |check| check.result == result);
+            wanted.map(|check| check.name).collect::<Vec<_>>().join(", ")
+        };
+        let right = names(CheckResult::Right);
+        self.line("", &format!("right: {}", if right.is_empty() { "nothing" } else { &right }));
+        for check in &probe.checks {
+            if let Some(detail) = &check.detail {
+                self.line("", &format!("wrong: {}: {detail}", check.name));
+            }
+        }
+        let missing = names(CheckResult::Nothing);
+        if !missing.is_empty() {
+            self.line("", &format!("not come to: {missing}"));
+        }
+        let speed = probe.instructions_per_second.map_or("not measured".into(), pace);
+        self.line("", &format!("speed: {speed}; tried in {:.1} ms", probe.milliseconds));
     }
 
     fn words(&mut self, name: &str, words: &[&str]) {

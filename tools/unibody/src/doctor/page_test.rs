@@ -15,6 +15,10 @@ Processor
 Engines
   soft         ready
                (the software CPU)
+               right: ring 0, paging, interrupt, port I/O
+               wrong: cmpxchg16b: it shut down
+               not come to: loop
+               speed: 412 million instructions a second; tried in 9.2 ms
   kvm          present, but not permitted
                (Linux's /dev/kvm)
                to use it: sudo usermod -aG kvm $USER, and log in again

@@ -6,10 +6,12 @@
 use std::fs;
 use std::path::Path;
 
-use hv::host::{self, Readiness};
+use hv::host::{self, Candidates, Readiness};
+use hv::probe::{Outcome, Seen};
 use serde::Serialize;
 
 use super::system;
+use crate::engine::{self, words};
 use crate::pull::command::user_store;
 
 /// Of the structure.
@@ -68,6 +70,42 @@ pub(super) struct Engine {
     pub(super) detail: String,
     /// What would make it usable; null if nothing would, or nothing has to.
     pub(super) fix: Option<String>,
+    /// What a tiny guest has shown; null if none was run.
+    pub(super) probe: Option<Probe>,
+}
+
+/// What a tiny guest has shown.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Probe {
+    /// What was tried, in this order.
+    pub(super) checks: Vec<Check>,
+    /// Null if it did not come to that.
+    pub(super) instructions_per_second: Option<u64>,
+    /// How long all took.
+    pub(super) milliseconds: f64,
+}
+
+/// Something that was tried.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Check {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// What came of it.
+    pub(super) result: CheckResult,
+    /// What was wrong; null if nothing was.
+    pub(super) detail: Option<String>,
+}
+
+/// What came of something that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CheckResult {
+    /// It was right.
+    Right,
+    /// It was not.
+    Wrong,
+    /// It did not come that far, or not in time.
+    Nothing,
 }
 
 /// Whether an engine can be used.
@@ -76,8 +114,8 @@ pub(super) struct Engine {
 pub(super) enum State {
     /// It runs guests.
     Ready,
-    /// It is there, but this version does not use it yet.
-    NotUsedYet,
+    /// It is there, but too slow, or does something wrongly.
+    Unfit,
     /// It is not there.
     Absent,
     /// It is there, and this user may not use it.
@@ -127,7 +165,9 @@ pub(super) struct Cache {
 impl Report {
     /// Looks at this machine.
     pub(super) fn of_this_machine() -> Self {
-        let engines = host::engines();
+        let mut candidates = Candidates::open(Path::new(host::KVM));
+        let tried = engine::try_anew(&mut candidates);
+        let engines = candidates.engines(tried);
         let choice = host::choose(&engines);
         Self {
             format: FORMAT,
@@ -160,44 +200,48 @@ impl From<host::Processor> for Processor {
     }
 }
 
-const UDEV: &str = "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' \
-     | sudo tee /etc/udev/rules.d/65-kvm.rules && sudo udevadm control --reload \
-     && sudo udevadm trigger --name-match=kvm";
-
 impl From<host::Engine> for Engine {
     fn from(found: host::Engine) -> Self {
-        let (state, detail, fix) = match found.readiness {
-            Readiness::Ready => (State::Ready, "ready".into(), None),
-            Readiness::NotUsedYet => {
-                (State::NotUsedYet, "present; not used yet by this version".into(), None)
-            }
-            Readiness::Absent { virtualization: true } => (
-                State::Absent,
-                "absent, though the processor can virtualize".into(),
-                Some(
-                    "sudo modprobe -a kvm_intel kvm_amd; in a container: --device /dev/kvm".into(),
-                ),
-            ),
-            Readiness::Absent { virtualization: false } => {
-                (State::Absent, "absent: the processor does not virtualize here".into(), None)
-            }
-            Readiness::NotPermitted { group } => {
-                (State::NotPermitted, "present, but not permitted".into(), Some(permit(group)))
-            }
-            Readiness::Failed { reason } => {
-                (State::Failed, format!("present, but does not work: {reason}"), None)
-            }
-        };
-        Self { name: found.name, about: found.about, state, detail, fix }
+        let (detail, fix) = (words::detail(&found), words::fix(&found.readiness));
+        Self {
+            name: found.name,
+            about: found.about,
+            state: State::of(&found),
+            detail,
+            fix,
+            probe: found.outcome.map(Probe::from),
+        }
     }
 }
 
-/// What lets this user open /dev/kvm, which the members of `group` may.
-fn permit(group: Option<u32>) -> String {
-    let member = |name: &str| format!("sudo usermod -aG {name} $USER, and log in again");
-    match group.filter(|id| *id != 0).map(|id| system::group_name(id).unwrap_or(id.to_string())) {
-        Some(name) => member(&name),
-        None => format!("{UDEV}; then {}", member("kvm")),
+impl State {
+    fn of(engine: &host::Engine) -> Self {
+        match engine.readiness {
+            // The software CPU is what is left, however slow.
+            Readiness::Ready if engine.name != "soft" && !engine.is_fit() => Self::Unfit,
+            Readiness::Ready => Self::Ready,
+            Readiness::Absent { .. } => Self::Absent,
+            Readiness::NotPermitted { .. } => Self::NotPermitted,
+            Readiness::NotKvm | Readiness::Failed { .. } => Self::Failed,
+        }
+    }
+}
+
+impl From<Outcome> for Probe {
+    fn from(outcome: Outcome) -> Self {
+        let checks = outcome.findings.into_iter().map(|finding| {
+            let (result, detail) = match finding.seen {
+                Seen::Right => (CheckResult::Right, None),
+                Seen::Wrong(what) => (CheckResult::Wrong, Some(what)),
+                Seen::Nothing => (CheckResult::Nothing, None),
+            };
+            Check { name: finding.check.name(), result, detail }
+        });
+        Self {
+            checks: checks.collect(),
+            instructions_per_second: outcome.speed,
+            milliseconds: outcome.elapsed.as_micros() as f64 / 1000.0,
+        }
     }
 }
 

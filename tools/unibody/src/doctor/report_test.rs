@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use hv::probe::Finding;
+
 use super::*;
 
 /// A report on a machine that is not this one.
@@ -6,10 +10,26 @@ pub(in super::super) fn report() -> Report {
         name: "kvm",
         about: "Linux's /dev/kvm",
         readiness: Readiness::NotPermitted { group: None },
+        outcome: None,
     };
     let fix = Some("sudo usermod -aG kvm $USER, and log in again".into());
-    let soft =
-        host::Engine { name: "soft", about: "the software CPU", readiness: Readiness::Ready };
+    let seen = |check| match check {
+        hv::probe::Check::Atomic => Seen::Wrong("it shut down".into()),
+        hv::probe::Check::Loop => Seen::Nothing,
+        _ => Seen::Right,
+    };
+    let findings = hv::probe::Check::ALL.map(|check| Finding { check, seen: seen(check) });
+    let outcome = Outcome {
+        findings: findings.into(),
+        speed: Some(412_345_678),
+        elapsed: Duration::from_micros(9_250),
+    };
+    let soft = host::Engine {
+        name: "soft",
+        about: "the software CPU",
+        readiness: Readiness::Ready,
+        outcome: Some(outcome),
+    };
     Report {
         format: FORMAT,
         version: "1.2.3",
@@ -66,12 +86,25 @@ fn the_json_has_the_names_of_its_format() {
         "engines": [
             {
                 "name": "soft", "about": "the software CPU", "state": "ready",
-                "detail": "ready", "fix": null
+                "detail": "ready", "fix": null,
+                "probe": {
+                    "checks": [
+                        { "name": "ring 0", "result": "right", "detail": null },
+                        { "name": "paging", "result": "right", "detail": null },
+                        { "name": "interrupt", "result": "right", "detail": null },
+                        { "name": "port I/O", "result": "right", "detail": null },
+                        { "name": "cmpxchg16b", "result": "wrong", "detail": "it shut down" },
+                        { "name": "loop", "result": "nothing", "detail": null }
+                    ],
+                    "instructions_per_second": 412_345_678,
+                    "milliseconds": 9.25
+                }
             },
             {
                 "name": "kvm", "about": "Linux's /dev/kvm", "state": "not-permitted",
                 "detail": "present, but not permitted",
-                "fix": "sudo usermod -aG kvm $USER, and log in again"
+                "fix": "sudo usermod -aG kvm $USER, and log in again",
+                "probe": null
             }
         ],
         "choice": { "engine": "soft", "reason": "it needs nothing" },
@@ -87,29 +120,22 @@ fn the_json_has_the_names_of_its_format() {
     assert_eq!(json, expected);
 }
 
-fn engine(readiness: Readiness) -> Engine {
-    host::Engine { name: "kvm", about: "", readiness }.into()
-}
-
 #[test]
-fn an_engine_that_can_not_be_used_is_told_with_what_to_do() {
-    // No group may open the device: it takes a rule, and the group in it.
-    let fix = engine(Readiness::NotPermitted { group: None }).fix.unwrap();
-    for part in ["/etc/udev/rules.d/", "GROUP=\"kvm\"", "usermod -aG kvm"] {
-        assert!(fix.contains(part), "{fix}");
-    }
-    assert_eq!(engine(Readiness::NotPermitted { group: Some(0) }).fix.unwrap(), fix);
-    let nameless = engine(Readiness::NotPermitted { group: Some(4_000_000_000) });
-    assert_eq!(nameless.fix.unwrap(), "sudo usermod -aG 4000000000 $USER, and log in again");
-
-    let absent = engine(Readiness::Absent { virtualization: true });
-    assert!(absent.state == State::Absent && absent.fix.unwrap().contains("modprobe"));
-    let hopeless = engine(Readiness::Absent { virtualization: false });
-    assert!(hopeless.state == State::Absent && hopeless.fix.is_none());
-    let failed = engine(Readiness::Failed { reason: "no such device".into() });
-    assert_eq!(failed.detail, "present, but does not work: no such device");
-    let present = engine(Readiness::NotUsedYet);
-    assert_eq!(present.detail, "present; not used yet by this version");
+fn an_engine_s_state_is_told() {
+    let outcome = |speed| {
+        let findings = hv::probe::Check::ALL.map(|check| Finding { check, seen: Seen::Right });
+        let elapsed = Duration::from_millis(9);
+        Some(Outcome { findings: findings.into(), speed: Some(speed), elapsed })
+    };
+    let state = |readiness, outcome| Engine::from(host::Engine::kvm(readiness, outcome)).state;
+    assert_eq!(state(Readiness::Ready, outcome(1 << 30)), State::Ready);
+    assert_eq!(state(Readiness::Ready, outcome(1_000_000)), State::Unfit);
+    assert_eq!(state(Readiness::NotPermitted { group: None }, None), State::NotPermitted);
+    assert_eq!(state(Readiness::Absent { virtualization: true }, None), State::Absent);
+    assert_eq!(state(Readiness::NotKvm, None), State::Failed);
+    assert_eq!(state(Readiness::Failed { reason: "no such device".into() }, None), State::Failed);
+    let soft = host::Engine::soft(Readiness::Ready, outcome(1_000_000));
+    assert_eq!(Engine::from(soft).state, State::Ready, "it is what is left");
 }
 
 #[test]

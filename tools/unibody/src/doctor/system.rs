@@ -1,4 +1,4 @@
-//! Memory, groups and the distribution, as Linux and the distribution's own files tell them.
+//! Memory and the distribution, as Linux and the distribution's own files tell them.
 
 use std::fs;
 
@@ -35,20 +35,6 @@ fn name_of(text: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_string())
 }
 
-/// The name of a group.
-pub(super) fn group_name(id: u32) -> Option<String> {
-    name_in(&fs::read_to_string("/etc/group").ok()?, id)
-}
-
-/// See: group(5).
-fn name_in(text: &str, id: u32) -> Option<String> {
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_string())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,12 +54,5 @@ mod tests {
         assert_eq!(name_of(text).as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
         assert_eq!(name_of("PRETTY_NAME=Arch\n").as_deref(), Some("Arch"));
         assert_eq!(name_of("PRETTY_NAME=\"\"\nNAME=x\n"), None);
-    }
-
-    #[test]
-    fn a_group_is_found_by_its_number() {
-        let text = "root:x:0:\nbroken\n:x:104:\nkvm:x:104:me,you\n";
-        assert_eq!(name_in(text, 104).as_deref(), Some("kvm"));
-        assert_eq!(name_in(text, 1), None);
     }
 }

@@ -1,0 +1,94 @@
+//! What runs the guest: what `--engine` says, or what was seen to be the fastest.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`remembered`] | what trying KVM has found, until the next boot |
+//! | [`words`] | how an engine's state is told to people |
+//!
+//! What there is, trying it and the choice are [`hv::host`]'s.
+
+pub(crate) mod remembered;
+pub(crate) mod words;
+
+use std::path::Path;
+
+use hv::host::{self, Candidates, Tried, choose, open_kvm};
+use hv::kvm::Kvm;
+
+use self::remembered::{Key, Place};
+use crate::cli::{self, Engine};
+use crate::error::{Error, say};
+
+/// What runs the guest.
+pub(crate) enum Selected {
+    /// The software CPU.
+    Soft,
+    /// Linux's KVM.
+    Kvm(Kvm),
+}
+
+/// Takes what the person wants: KVM or an error if that is KVM, and the fastest if that is all the same.
+pub(crate) fn select(options: &cli::Run) -> Result<Selected, Error> {
+    match options.engine {
+        Engine::Soft => Ok(Selected::Soft),
+        Engine::Kvm => kvm().map(Selected::Kvm),
+        // What only the software CPU can do is asked for.
+        Engine::Auto if options.software_cpu_only().is_some() => Ok(Selected::Soft),
+        Engine::Auto => Ok(fastest(options.quiet)),
+    }
+}
+
+fn kvm() -> Result<Kvm, Error> {
+    open_kvm(Path::new(host::KVM)).map_err(|readiness| {
+        let error = Error::new("cannot use KVM", words::refusal(&readiness));
+        match words::fix(&readiness) {
+            Some(fix) => error.advise(format!("To use it: {fix}")),
+            None => error.advise("Leave --engine out to use what works here"),
+        }
+    })
+}
+
+/// Takes the fastest that does all right. Says so if that is not KVM although there is one.
+fn fastest(quiet: bool) -> Selected {
+    let path = Path::new(host::KVM);
+    let mut candidates = Candidates::open(path);
+    let tried =
+        if candidates.is_kvm_ready() { try_once(&mut candidates, path) } else { Tried::default() };
+    let engines = candidates.engines(tried);
+    let is_soft = choose(&engines).is_none_or(|choice| choice.engine == "soft");
+    let kvm = candidates.into_kvm().filter(|_| !is_soft);
+    if let (None, false) = (&kvm, quiet)
+        && let Some(why) = engines.iter().find_map(words::fallback)
+    {
+        say(&format!("unibody: {why}: using the software CPU"));
+    }
+    kvm.map_or(Selected::Soft, Selected::Kvm)
+}
+
+/// Tries the candidates, unless it is remembered what came of it.
+fn try_once(candidates: &mut Candidates, device: &Path) -> Tried {
+    let (place, key) = (Place::of_this_user(), Key::of(device));
+    let known = place.as_ref().zip(key.as_ref()).and_then(|(place, key)| place.recall(key));
+    known.unwrap_or_else(|| {
+        let tried = candidates.try_until_known();
+        remember(place.as_ref(), key.as_ref(), &tried);
+        tried
+    })
+}
+
+/// Tries all candidates anew; what was remembered is replaced.
+pub(crate) fn try_anew(candidates: &mut Candidates) -> Tried {
+    let tried = candidates.try_all();
+    if candidates.is_kvm_ready() {
+        let key = Key::of(Path::new(host::KVM));
+        remember(Place::of_this_user().as_ref(), key.as_ref(), &tried);
+    }
+    tried
+}
+
+fn remember(place: Option<&Place>, key: Option<&Key>, tried: &Tried) {
+    if let (Some(place), Some(key), true) = (place, key, tried.is_lasting()) {
+        // Who can't write tries again the next time.
+        let _ = place.keep(key, tried);
+    }
+}

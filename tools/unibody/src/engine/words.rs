@@ -1,0 +1,132 @@
+//! How an engine's state is told to people.
+
+use std::fs;
+
+use hv::host::{Engine, Readiness};
+use hv::probe::Flaw;
+
+const UDEV: &str = "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' \
+     | sudo tee /etc/udev/rules.d/65-kvm.rules && sudo udevadm control --reload \
+     && sudo udevadm trigger --name-match=kvm";
+
+/// Whether an engine can be used, in a few words.
+pub(crate) fn detail(engine: &Engine) -> String {
+    match &engine.readiness {
+        Readiness::Ready => match engine.outcome.as_ref().and_then(|outcome| outcome.flaw()) {
+            // Slow or not, it is what is left.
+            Some(flaw) if engine.name != "soft" => {
+                format!("present, but not fit: it {}", defect(&flaw))
+            }
+            _ => "ready".into(),
+        },
+        Readiness::Absent { virtualization: true } => {
+            "absent, though the processor can virtualize".into()
+        }
+        Readiness::Absent { virtualization: false } => {
+            "absent: the processor does not virtualize here".into()
+        }
+        Readiness::NotPermitted { .. } => "present, but not permitted".into(),
+        Readiness::NotKvm => "something else is in its place".into(),
+        Readiness::Failed { reason } => format!("present, but does not work: {reason}"),
+    }
+}
+
+/// Why KVM can't be used, after "cannot use KVM".
+pub(crate) fn refusal(readiness: &Readiness) -> String {
+    match readiness {
+        Readiness::Ready => "it is ready".into(),
+        Readiness::Absent { virtualization: true } => {
+            "there is no /dev/kvm, though the processor can virtualize".into()
+        }
+        Readiness::Absent { virtualization: false } => {
+            "there is no /dev/kvm, and the processor does not virtualize here".into()
+        }
+        Readiness::NotPermitted { .. } => "this user may not open /dev/kvm".into(),
+        Readiness::NotKvm => "/dev/kvm is something else".into(),
+        Readiness::Failed { reason } => format!("/dev/kvm does not work ({reason})"),
+    }
+}
+
+/// What would make an engine usable, if anything would.
+pub(crate) fn fix(readiness: &Readiness) -> Option<String> {
+    match readiness {
+        Readiness::Absent { virtualization: true } => {
+            Some("sudo modprobe -a kvm_intel kvm_amd; in a container: --device /dev/kvm".into())
+        }
+        Readiness::NotPermitted { group } => Some(match permitted_group(*group) {
+            Some(name) => join(&name),
+            None => format!("{UDEV}; then {}", join("kvm")),
+        }),
+        _ => None,
+    }
+}
+
+/// Why guests are not run on this engine although it is there, if that is so.
+pub(crate) fn fallback(engine: &Engine) -> Option<String> {
+    if engine.name != "kvm" {
+        return None;
+    }
+    match &engine.readiness {
+        Readiness::Absent { .. } => None,
+        Readiness::Ready => {
+            let flaw = engine.outcome.as_ref().and_then(|outcome| outcome.flaw());
+            Some(flaw.map_or("/dev/kvm is slower here".into(), |flaw| {
+                format!("/dev/kvm {}", defect(&flaw))
+            }))
+        }
+        refused @ Readiness::NotPermitted { group } => {
+            let fix = permitted_group(*group)
+                .map_or("unibody doctor shows the udev rule that lets it".into(), |name| {
+                    join(&name)
+                });
+            Some(format!("{} ({fix})", refusal(refused)))
+        }
+        other => Some(refusal(other)),
+    }
+}
+
+/// What is wrong with an engine, after its name.
+fn defect(flaw: &Flaw) -> String {
+    match flaw {
+        Flaw::Slow(speed) => format!("runs guests too slowly ({})", pace(*speed)),
+        Flaw::Wrong(check, what) => format!("runs guests wrongly ({}: {what})", check.name()),
+        Flaw::Late => "runs guests too slowly (it was not done with a small one in time)".into(),
+    }
+}
+
+/// A speed.
+pub(crate) fn pace(instructions: u64) -> String {
+    let number = match instructions {
+        0..10_000 => instructions.to_string(),
+        10_000..1_000_000 => format!("{} thousand", instructions / 1_000),
+        _ => format!("{} million", (instructions + 500_000) / 1_000_000),
+    };
+    format!("{number} instructions a second")
+}
+
+/// The group whose members may open the device, if that is one that people are made members of.
+fn permitted_group(group: Option<u32>) -> Option<String> {
+    let group = group.filter(|id| *id != 0)?;
+    Some(group_name(group).unwrap_or(group.to_string()))
+}
+
+fn join(group: &str) -> String {
+    format!("sudo usermod -aG {group} $USER, and log in again")
+}
+
+fn group_name(id: u32) -> Option<String> {
+    name_in(&fs::read_to_string("/etc/group").ok()?, id)
+}
+
+/// See: group(5).
+fn name_in(text: &str, id: u32) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_string())
+    })
+}
+
+#[cfg(test)]
+#[path = "words_test.rs"]
+mod words_test;

@@ -1,0 +1,74 @@
+//! `--engine`: what runs the guest where there is a /dev/kvm that can't, and where there is none.
+
+mod support;
+
+use std::process::Command;
+
+use support::{is_root, outcome, own_folder, unibody};
+
+/// Runs a guest as nobody on a host whose /dev is made by `kvm`, with `arguments`.
+fn run(kvm: &str, arguments: &str) -> (Option<i32>, String, String) {
+    // Who reads it has to be able to reach it: nothing was pulled there before the first test did.
+    let _ = support::pulled();
+    let cache = own_folder("cache");
+    let script = format!(
+        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && \
+         mknod -m 444 /dev/urandom c 1 9 && {kvm} && \
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+         env HOME={cache} XDG_CACHE_HOME={cache} {program} run {arguments}",
+        cache = cache.display(),
+        program = support::program().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).current_dir("/").env_remove("XDG_RUNTIME_DIR");
+    outcome(command)
+}
+
+const FORBIDDEN: &str = "touch /dev/kvm && chgrp 3999999999 /dev/kvm && chmod 660 /dev/kvm";
+const WHY: &str = "this user may not open /dev/kvm";
+const FIX: &str = "sudo usermod -aG 3999999999 $USER, and log in again";
+
+fn can_replace_devices() -> bool {
+    if !is_root() {
+        eprintln!("only root can put another /dev/kvm in place: not tested");
+    }
+    is_root()
+}
+
+#[test]
+fn a_fall_back_is_said_once_and_not_if_nobody_wants_to_know() {
+    if !can_replace_devices() {
+        return;
+    }
+    let ran = |stderr: String| (Some(0), "hi\n".to_string(), stderr);
+    let told = format!("unibody: {WHY} ({FIX}): using the software CPU\n");
+    assert_eq!(run(FORBIDDEN, "-- echo hi"), ran(told));
+    assert_eq!(run(FORBIDDEN, "--quiet -- echo hi"), ran(String::new()));
+    // Then there is nothing to fall back from.
+    assert_eq!(run("true", "-- echo hi"), ran(String::new()));
+}
+
+#[test]
+fn kvm_is_kvm_or_an_error() {
+    if !can_replace_devices() {
+        return;
+    }
+    let told = format!("unibody: cannot use KVM: {WHY}. To use it: {FIX}\n");
+    assert_eq!(run(FORBIDDEN, "--engine kvm -- true"), (Some(125), String::new(), told));
+    let (status, _, stderr) = run("true", "--engine kvm -- true");
+    assert_eq!(status, Some(125), "{stderr}");
+    assert!(stderr.starts_with("unibody: cannot use KVM: there is no /dev/kvm"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn what_only_the_software_cpu_can_do_is_not_for_kvm() {
+    for option in ["--lockstep", "--no-jit", "--jit-cache=1M"] {
+        let mut command = unibody();
+        command.args(["run", "--engine", "kvm", option, "--", "true"]);
+        let (status, _, stderr) = outcome(command);
+        assert_eq!(status, Some(2), "{stderr}");
+        let name = option.split('=').next().expect("a name");
+        assert!(stderr.contains(name) && stderr.contains("--engine kvm"), "{stderr}");
+    }
+}
