@@ -5,10 +5,10 @@
 //! looked how far it comes. A device can open, answer every query, and still execute ring 0 an
 //! instruction at a time, or some of them wrongly.
 //!
-//! - [`program`]: what the guest executes;
-//! - [`script`]: what it has to do to be right;
-//! - [`layout`]: its memory, and the state in which it starts;
-//! - [`run`]: takes a vCPU through it, on a thread of its own;
+//! - `program`: what the guest executes;
+//! - `script`: what it has to do to be right;
+//! - `layout`: its memory, and the state in which it starts;
+//! - `run`: takes a vCPU through it, on a thread of its own;
 //! - here: the clock, and what came of it ([`Outcome`]).
 
 mod layout;
