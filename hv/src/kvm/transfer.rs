@@ -1,4 +1,4 @@
-//! A vCPU's registers by KVM's ioctls: [`read`], [`write`], and single MSRs.
+//! A vCPU's registers by KVM's ioctls: [`read`], [`write()`], and single MSRs.
 
 use std::io;
 
