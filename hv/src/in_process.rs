@@ -13,12 +13,12 @@ use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
 pub use engine_soft::Modes;
 use engine_soft::{Options, SoftEngine};
 use host_user::Process;
-use parking_lot::Mutex;
 use virt::memory::Slot;
 use virt::{Errno, Memory};
-use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+use vm_memory::GuestRegionMmap;
 
 use crate::pause::{Gate, Pass};
+use crate::regions::{Place, Regions};
 use crate::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
 
 type Engine = SoftEngine;
@@ -97,7 +97,7 @@ impl Hypervisor for InProcess {
             core,
             cpus: config.cpus,
             gate: Gate::default(),
-            regions: Mutex::default(),
+            regions: Regions::default(),
         })))
     }
 }
@@ -116,8 +116,7 @@ struct Shared {
     core: CoreVm,
     cpus: u32,
     gate: Gate,
-    /// Held alive as long as the slots that point into them.
-    regions: Mutex<Vec<Arc<GuestRegionMmap>>>,
+    regions: Regions,
 }
 
 impl Shared {
@@ -137,16 +136,9 @@ impl Vm for InProcessVm {
     type Vcpu = InProcessVcpu;
 
     fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
-        let (gpa, size) = (region.start_addr().raw_value(), region.len());
-        let refused = |error| Error::Memory { gpa, size, error };
-        let address = region
-            .get_host_address(MemoryRegionAddress(0))
-            .map_err(|error| refused(io::Error::other(error)))?;
-        let mut regions = self.0.regions.lock();
-        let slot =
-            Slot { id: regions.len() as u32, gpa, size, hva: address as u64, read_only: false };
-        regions.push(region);
-        self.0.core.add_slot(slot).map_err(|errno| refused(os_error(errno)))
+        self.0.regions.add(region, |Place { id, gpa, size, hva }| {
+            self.0.core.add_slot(Slot { id, gpa, size, hva, read_only: false }).map_err(os_error)
+        })
     }
 
     fn create_vcpu(&self, id: u32) -> Result<InProcessVcpu, Error> {

@@ -4,8 +4,9 @@
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
 //! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
-//! - [`pause`]: how a machine's vCPUs are brought to a halt and go on.
-//! - [`probe`](mod@probe): whether one really runs guests.
+//! - [`pause`]: how a machine's vCPUs are brought to a halt and go on;
+//! - [`probe`](mod@probe): whether one really runs guests;
+//! - `regions`: the memory that machines were given.
 //!
 //! An exit is a value, and so is its answer; the types of both, and of a vCPU's state, are
 //! those of `arch/x86`, re-exported as [`x86`].
@@ -15,6 +16,7 @@ pub mod in_process;
 pub mod kvm;
 pub mod pause;
 pub mod probe;
+mod regions;
 
 use std::ops::Add;
 use std::sync::Arc;

@@ -1,20 +1,22 @@
 //! [`Kicked`]: a signal brings a vCPU's thread out of the guest.
 //!
 //! The signal's handler sets `immediate_exit` of what the thread runs: so KVM_RUN returns at once even if the signal comes just before
-//! it. See: Linux, Documentation/virt/kvm/api.rst, 5, `immediate_exit`.
+//! it. A signal that comes to a thread that runs nothing, or something else by now, does no harm.
+//! See: Linux, Documentation/virt/kvm/api.rst, 5, `immediate_exit`.
 
 use std::cell::Cell;
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
-use libc::{c_int, pthread_t};
-use parking_lot::Mutex;
+use libc::{c_int, pid_t};
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(null_mut()) };
+    /// This thread's number; 0: not known yet.
+    static THREAD: Cell<pid_t> = const { Cell::new(0) };
 }
 
 /// The signal: the first of real time, which neither Rust's nor C's library uses.
@@ -54,25 +56,41 @@ fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or_default()
 }
 
-/// What others need of a vCPU: the thread that runs it, to kick, and how often it has come out of the guest.
+/// This thread's number. Once it is known to others they can send it the signal.
+fn this_thread() -> pid_t {
+    if THREAD.get() == 0 {
+        // SAFETY: a set is made, and this thread's mask changed by it; `gettid` always succeeds.
+        let thread = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, signal());
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
+            libc::gettid()
+        };
+        THREAD.set(thread);
+    }
+    THREAD.get()
+}
+
+/// What others need of a vCPU: the thread that ran it last, to kick, and how often it has come out of the guest.
 #[derive(Debug, Default)]
 pub(super) struct Kicked {
-    thread: Mutex<Option<pthread_t>>,
+    /// 0: none has.
+    thread: AtomicI32,
     runs: AtomicU32,
 }
 
 impl Kicked {
     /// Brings the vCPU out of the guest, if it is in there.
     pub fn kick(&self) {
-        let thread = self.thread.lock();
-        if let Some(thread) = *thread {
-            // SAFETY: the thread is alive: it takes its number out, under the lock, before it ends.
-            unsafe { libc::pthread_kill(thread, signal()) };
+        let thread = self.thread.load(Ordering::SeqCst);
+        if thread != 0 {
+            // SAFETY: numbers only. If the thread is gone there is none, or another one of this process to which the signal does
+            // no harm.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
         }
     }
-}
 
-impl Kicked {
     /// It has come out. For its thread alone.
     pub fn count(&self) {
         let runs = self.runs.load(Ordering::Relaxed);
@@ -85,62 +103,73 @@ impl Kicked {
     }
 }
 
-/// This thread runs a vCPU, until this is dropped, on the thread.
-#[derive(Debug)]
-pub(super) struct Running {
-    kicked: std::sync::Arc<Kicked>,
-    thread: pthread_t,
+/// This thread runs a vCPU, until this is dropped.
+pub(super) struct Here {
     immediate_exit: NonNull<u8>,
 }
 
-// SAFETY: where it is dropped on another thread, it takes nothing of that thread's away, and the number of the old one is taken out.
-unsafe impl Send for Running {}
-
-impl Running {
+impl Here {
     /// From now on kicks come to this thread. `immediate_exit` is of the vCPU's mapping, which outlives this.
-    pub fn new(kicked: std::sync::Arc<Kicked>, immediate_exit: NonNull<u8>) -> Self {
-        // SAFETY: always succeeds.
-        let thread = unsafe { libc::pthread_self() };
-        // SAFETY: a set is made, and this thread's mask changed by it.
-        unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, signal());
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
+    pub fn new(kicked: &Kicked, immediate_exit: NonNull<u8>) -> Self {
+        let thread = this_thread();
+        // Who asked for something before it saw this number has asked before the gate is looked at.
+        if kicked.thread.load(Ordering::Relaxed) != thread {
+            kicked.thread.store(thread, Ordering::SeqCst);
         }
-        *kicked.thread.lock() = Some(thread);
-        let running = Self { kicked, thread, immediate_exit };
-        running.show();
-        running
+        IMMEDIATE_EXIT.set(immediate_exit.as_ptr());
+        Self { immediate_exit }
     }
 
-    /// Whether it is this thread.
-    pub fn is_here(&self) -> bool {
-        // SAFETY: always succeeds.
-        unsafe { libc::pthread_self() == self.thread }
-    }
-
-    /// A thread may have several vCPUs: it runs this one.
-    pub fn show(&self) {
-        IMMEDIATE_EXIT.set(self.immediate_exit.as_ptr());
-    }
-
-    /// What was asked for has been seen.
+    /// What was asked for so far will be looked at.
     pub fn reset(&self) {
         // SAFETY: as in `handle`.
         unsafe { AtomicU8::from_ptr(self.immediate_exit.as_ptr()) }.store(0, Ordering::Relaxed);
     }
 }
 
-impl Drop for Running {
+impl Drop for Here {
     fn drop(&mut self) {
-        let mut thread = self.kicked.thread.lock();
-        if *thread == Some(self.thread) {
-            *thread = None;
-        }
-        drop(thread);
-        if self.is_here() && IMMEDIATE_EXIT.get() == self.immediate_exit.as_ptr() {
-            IMMEDIATE_EXIT.set(null_mut());
-        }
+        IMMEDIATE_EXIT.set(null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kick sets the byte of what the thread runs, and of nothing else.
+    #[test]
+    fn a_kick_reaches_what_the_thread_runs() {
+        install().unwrap();
+        let (first, second) = (Kicked::default(), Kicked::default());
+        let mut bytes = [0_u8; 2];
+        let place = |bytes: &mut [u8; 2], n: usize| NonNull::from(&mut bytes[n]);
+        // Nobody has run it yet.
+        first.kick();
+        let (one, two) = (place(&mut bytes, 0), place(&mut bytes, 1));
+        let here = Here::new(&first, one);
+        first.kick();
+        drop(here);
+        // The thread runs nothing.
+        first.kick();
+        let here = Here::new(&second, two);
+        here.reset();
+        drop(here);
+        assert_eq!(bytes, [1, 0]);
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_is_not_missed() {
+        install().unwrap();
+        let kicked = Kicked::default();
+        let mut byte = 0_u8;
+        let place = &raw mut byte as usize;
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(Here::new(&kicked, NonNull::new(place as *mut u8).unwrap())));
+        });
+        kicked.kick();
+        assert_eq!((byte, kicked.runs()), (0, 0));
+        kicked.count();
+        assert_eq!(kicked.runs(), 1);
     }
 }

@@ -15,7 +15,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::kick::{Kicked, Running};
+use super::kick::{Here, Kicked};
 use super::vm::Shared;
 use super::{transfer, watch};
 use crate::pause::Pass;
@@ -24,8 +24,6 @@ use crate::{Counts, Error, Vcpu};
 /// A vCPU of KVM's.
 pub struct KvmVcpu {
     id: u32,
-    /// Dropped before what it runs.
-    running: Option<Running>,
     fd: VcpuFd,
     kicked: Arc<Kicked>,
     vm: Arc<Shared>,
@@ -86,18 +84,7 @@ impl KvmVcpu {
             .map_err(|errno| Error::Vcpu { id, error: io::Error::from_raw_os_error(errno.0) })?;
         fd.set_cpuid2(&entries(&table, id)?).map_err(failed)?;
         let pass = vm.gate.pass();
-        Ok(Self { id, running: None, fd, kicked, vm, pass, waiting: None, told: false })
-    }
-
-    /// Lets kicks come to this thread.
-    fn settle(&mut self) -> &Running {
-        if !self.running.as_ref().is_some_and(Running::is_here) {
-            let byte = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
-            self.running = Some(Running::new(Arc::clone(&self.kicked), byte));
-        }
-        let running = self.running.as_ref().expect("just made");
-        running.show();
-        running
+        Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false })
     }
 
     /// The answer to the last exit goes to where its data is.
@@ -218,7 +205,8 @@ impl KvmVcpu {
         let mut len = 0;
         for (n, byte) in bytes.iter_mut().enumerate() {
             let Ok(found) = self.fd.translate_gva(linear.wrapping_add(n as u64)) else { break };
-            let read = (found.valid != 0).then(|| self.vm.read_byte(found.physical_address));
+            let read =
+                (found.valid != 0).then(|| self.vm.regions.read_byte(found.physical_address));
             let Some(read) = read.flatten() else { break };
             *byte = read;
             len += 1;
@@ -268,11 +256,13 @@ fn entries(table: &Table, id: u32) -> Result<CpuId, Error> {
 impl Vcpu for KvmVcpu {
     fn run(&mut self, answer: Answer) -> Result<Exit, Error> {
         self.complete(&answer);
+        let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
+        let here = Here::new(&self.kicked, immediate_exit);
         loop {
             if let Some(exit) = self.next_part() {
                 return Ok(exit);
             }
-            self.settle().reset();
+            here.reset();
             if !self.vm.gate.enter(&mut self.pass) {
                 return Ok(Exit::Interrupted);
             }

@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm as Device, VmFd};
-use parking_lot::Mutex;
-use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
-};
+use vm_memory::GuestRegionMmap;
 
 use super::kick::{self, Kicked};
 use super::vcpu::KvmVcpu;
 use super::{Supported, watch};
 use crate::pause::Gate;
+use crate::regions::Regions;
 use crate::{Error, Vm, VmConfig};
 
 /// Three pages that Intel's processors need in the guest's address space, below the chips: for a task in real mode.
@@ -28,19 +26,10 @@ pub(super) struct Shared {
     pub gate: Gate,
     pub cpus: u32,
     kicked: Vec<Arc<Kicked>>,
-    /// Held alive as long as the slots that point into them.
-    regions: Mutex<Vec<Arc<GuestRegionMmap>>>,
+    pub regions: Regions,
 }
 
 impl Shared {
-    /// A byte of the guest's memory.
-    pub fn read_byte(&self, gpa: u64) -> Option<u8> {
-        let regions = self.regions.lock();
-        let region =
-            regions.iter().find(|region| region.to_region_addr(GuestAddress(gpa)).is_some())?;
-        region.read_obj(region.to_region_addr(GuestAddress(gpa))?).ok()
-    }
-
     fn kick(&self) {
         self.kick_where(|_| true);
     }
@@ -86,7 +75,7 @@ impl KvmVm {
             gate: Gate::default(),
             cpus: config.cpus,
             kicked: (0..config.cpus).map(|_| Arc::default()).collect(),
-            regions: Mutex::default(),
+            regions: Regions::default(),
         });
         let watched = watch::start(Arc::downgrade(&shared));
         watched.map_err(|error| Error::Kvm { action: "start a thread", error })?;
@@ -98,27 +87,17 @@ impl Vm for KvmVm {
     type Vcpu = KvmVcpu;
 
     fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
-        let (gpa, size) = (region.start_addr().raw_value(), region.len());
-        let refused = |error| Error::Memory { gpa, size, error };
-        let address = region
-            .get_host_address(MemoryRegionAddress(0))
-            .map_err(|error| refused(io::Error::other(error)))?;
-        let mut regions = self.0.regions.lock();
-        let slot = kvm_userspace_memory_region {
-            slot: regions.len() as u32,
-            flags: 0,
-            guest_phys_addr: gpa,
-            memory_size: size,
-            userspace_addr: address as u64,
-        };
-        // Before the slot: it must not be freed while the kernel has its address.
-        regions.push(region);
-        // SAFETY: the region is mapped for reading and writing, and held in `regions` until the machine's descriptor is closed;
-        // `vm-memory` gives out no references to its bytes, only volatile accesses.
-        let set = unsafe { self.0.fd.set_user_memory_region(slot) };
-        set.map_err(|errno| {
-            regions.pop();
-            refused(errno.into())
+        self.0.regions.add(region, |place| {
+            let slot = kvm_userspace_memory_region {
+                slot: place.id,
+                flags: 0,
+                guest_phys_addr: place.gpa,
+                memory_size: place.size,
+                userspace_addr: place.hva,
+            };
+            // SAFETY: the region is mapped for reading and writing, and held in `regions` until the machine's descriptor is
+            // closed; `vm-memory` gives out no references to its bytes, only volatile accesses.
+            unsafe { self.0.fd.set_user_memory_region(slot) }.map_err(Into::into)
         })
     }
 
