@@ -42,6 +42,7 @@ impl Gate {
 
     /// Waits while the machine is paused, then goes in. Gives false, and does not go in, when the vCPU
     /// is to return to the VMM.
+    #[inline]
     pub fn enter(&self, pass: &mut Pass) -> bool {
         pass.inside.store(true, Ordering::SeqCst);
         self.asked.load(Ordering::SeqCst) == pass.seen || self.enter_slowly(pass)
@@ -67,6 +68,7 @@ impl Gate {
     }
 
     /// Comes out.
+    #[inline]
     pub fn leave(&self, pass: &Pass) {
         pass.inside.store(false, Ordering::SeqCst);
         if self.asked.load(Ordering::SeqCst) & CLOSED != 0 {

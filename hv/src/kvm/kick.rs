@@ -57,19 +57,26 @@ fn last_errno() -> i32 {
 }
 
 /// This thread's number. Once it is known to others they can send it the signal.
+#[inline]
 fn this_thread() -> pid_t {
-    if THREAD.get() == 0 {
-        // SAFETY: a set is made, and this thread's mask changed by it; `gettid` always succeeds.
-        let thread = unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, signal());
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
-            libc::gettid()
-        };
-        THREAD.set(thread);
+    match THREAD.get() {
+        0 => meet_thread(),
+        thread => thread,
     }
-    THREAD.get()
+}
+
+#[cold]
+fn meet_thread() -> pid_t {
+    // SAFETY: a set is made, and this thread's mask changed by it; `gettid` always succeeds.
+    let thread = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
+        libc::gettid()
+    };
+    THREAD.set(thread);
+    thread
 }
 
 /// What others need of a vCPU: the thread that ran it last, to kick, and how often it has come out of the guest.
@@ -110,6 +117,7 @@ pub(super) struct Here {
 
 impl Here {
     /// From now on kicks come to this thread. `immediate_exit` is of the vCPU's mapping, which outlives this.
+    #[inline]
     pub fn new(kicked: &Kicked, immediate_exit: NonNull<u8>) -> Self {
         let thread = this_thread();
         // Who asked for something before it saw this number has asked before the gate is looked at.

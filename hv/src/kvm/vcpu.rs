@@ -88,25 +88,30 @@ impl KvmVcpu {
     }
 
     /// The answer to the last exit goes to where its data is.
+    #[inline]
     fn complete(&mut self, answer: &Answer) {
         let Some(waiting) = &mut self.waiting else { return };
-        let ones = [0xff; Data::MAX];
         let bytes = match (answer, waiting.access) {
             (_, Access::Out { .. }) => return,
             (Answer::Data(data), _) => data.as_slice(),
             // Nobody's.
-            (Answer::None, _) => &ones,
+            (Answer::None, _) => &[0xff; Data::MAX],
         };
         let count = bytes.len().min(waiting.len - waiting.done);
         // SAFETY: so many bytes of the shared mapping are left there, which nothing refers to while KVM_RUN is not called.
-        unsafe {
-            let to = waiting.at.as_ptr().add(waiting.done);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+        let to = unsafe { waiting.at.as_ptr().add(waiting.done) };
+        match bytes {
+            // One byte most often: no call is needed for that.
+            // SAFETY: as before.
+            [byte] if count == 1 => unsafe { to.write(*byte) },
+            // SAFETY: as before.
+            bytes => unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) },
         }
         waiting.done += count;
     }
 
     /// The next part of the data that the VMM has not had, or given.
+    #[inline]
     fn next_part(&mut self) -> Option<Exit> {
         let waiting = self.waiting.as_mut()?;
         let left = waiting.len - waiting.done;
@@ -135,6 +140,7 @@ impl KvmVcpu {
     }
 
     /// KVM_RUN, once.
+    #[inline]
     fn run_once(&mut self) -> Came {
         let (data, access) = match self.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => (NonNull::from(data), Access::In { port, size: 0 }),
@@ -172,6 +178,8 @@ impl KvmVcpu {
         Came::Waits(Waiting { at, len, done: 0, access })
     }
 
+    #[cold]
+    #[inline(never)]
     fn internal_error(&mut self) -> Stuck {
         // SAFETY: the exit is one of which the union has `internal`.
         let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
@@ -181,7 +189,9 @@ impl KvmVcpu {
         }
     }
 
-    /// Where the guest got stuck, and why.
+    /// Where the guest got stuck, and why. Out of the way, for it takes pages of stack.
+    #[cold]
+    #[inline(never)]
     fn tell(&self, stuck: Stuck) -> Result<Exit, Error> {
         let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
         let (bytes, len) = self.instruction();

@@ -13,6 +13,7 @@ impl Data {
 
     /// The first bytes of `bytes`, at most [`Data::MAX`].
     #[must_use]
+    #[inline]
     pub fn new(bytes: &[u8]) -> Self {
         let len = bytes.len().min(Self::MAX);
         let mut data = Self { bytes: [0; Self::MAX], len: len as u8 };
@@ -22,17 +23,20 @@ impl Data {
 
     /// `len` (at most [`Data::MAX`]) bytes of zero, to be filled.
     #[must_use]
+    #[inline]
     pub fn zeroed(len: usize) -> Self {
         Self { bytes: [0; Self::MAX], len: len.min(Self::MAX) as u8 }
     }
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
     /// The bytes, to be filled.
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.bytes[..usize::from(self.len)]
     }
