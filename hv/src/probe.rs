@@ -146,7 +146,9 @@ impl Outcome {
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// From the vCPU's making to the loop's begin.
+    /// The vCPU's making. That is the host's work, and says nothing about how it runs guests.
+    making: Duration,
+    /// From then to the loop's begin.
     checks: Duration,
     /// The loop: then it is cut short.
     looping: Duration,
@@ -155,6 +157,7 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
+    making: Duration::from_millis(100),
     checks: Duration::from_millis(20),
     looping: Duration::from_millis(6),
     grace: Duration::from_millis(10),
@@ -196,11 +199,12 @@ struct Watch<V> {
 
 impl<V: Vm> Watch<V> {
     fn until_end(&self, events: &Receiver<Event>, outcome: &mut Outcome) -> Result<(), Error> {
-        let mut until = Instant::now() + self.limits.checks;
+        let mut until = Instant::now() + self.limits.making;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
                 Ok(Event::NoVcpu(error)) => return Err(error),
+                Ok(Event::Begins) => until = Instant::now() + self.limits.checks,
                 Ok(Event::Tried(finding)) => outcome.note(finding),
                 Ok(Event::LoopBegins) => until = Instant::now() + self.limits.looping,
                 Ok(Event::Looped { instructions, time }) => {

@@ -7,6 +7,7 @@ use crate::x86::Exit;
 
 /// Machines that run tests are busy.
 const PATIENT: Limits = Limits {
+    making: Duration::from_secs(30),
     checks: Duration::from_secs(30),
     looping: Duration::from_millis(20),
     grace: Duration::from_secs(30),

@@ -16,6 +16,8 @@ use crate::{Error, Vcpu, Vm};
 pub(super) enum Event {
     /// The machine has no vCPU: it could not be made.
     NoVcpu(Error),
+    /// The vCPU is made, and enters the guest.
+    Begins,
     /// Something was tried.
     Tried(Finding),
     /// From now on the vCPU is in the timed loop.
@@ -67,6 +69,7 @@ impl<V: Vcpu> Runner<V> {
         if let Err(error) = begin {
             return self.tell(SECTIONS[0].check, Err(Stray::Dead(error.to_string())), 0);
         }
+        self.events.send(Event::Begins).map_err(|_| End)?;
         let next_entries = SECTIONS.iter().skip(1).map(|section| section.entry);
         for (section, next) in SECTIONS.iter().zip(next_entries.chain([LOOP_ENTRY])) {
             let result = self.section(section);
