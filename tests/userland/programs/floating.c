@@ -80,7 +80,9 @@ int main(int count, char **arguments) {
         report(seed, &result);
     }
     for (int n = 0; n < processes; n++) {
-        if (fork() != 0) continue;
+        pid_t child = fork();
+        if (child < 0) perror("floating: fork");
+        if (child != 0) continue;
         signal(SIGALRM, disturb);
         setitimer(ITIMER_REAL, &(struct itimerval){{0, 5000}, {0, 5000}}, NULL);
         compute(n % SEEDS, rounds, &result);
@@ -89,6 +91,9 @@ int main(int count, char **arguments) {
         _exit(signals == 0);
     }
     int failed = 0, status;
-    while (wait(&status) > 0) failed |= status;
+    while (wait(&status) > 0) {
+        if (status != 0) fprintf(stderr, "floating: a process ended with %#x\n", status);
+        failed |= status;
+    }
     return failed != 0;
 }

@@ -124,6 +124,9 @@ fn four_processors_under_load_do_all_right_and_the_kernel_has_nothing_to_complai
         stdout.lines().any(|line| line.starts_with("rounds 30 ") && line.ends_with(" stale 0"))
     );
     assert!(stdout.contains(" backward 0 missed 0\n"), "{stdout}");
+    for name in ["floats", "modules"] {
+        assert!(!stdout.contains(&format!("{name} ended with")), "{stdout}{stderr}");
+    }
     assert!(number(&stdout, "modules") >= 3, "{stdout}");
     // Two processes in a round compute the same.
     let each = 2 * number(&stdout, "floats");

@@ -4,7 +4,7 @@
 floats() {
 	rounds=0
 	until [ -e /tmp/over ]; do
-		/floating 6 "$1" >>/tmp/floats
+		/floating 6 "$1" >>/tmp/floats || { echo "floats failed $? in round $rounds" && return 1; }
 		rounds=$((rounds + 1))
 	done
 	echo floats $rounds
@@ -39,7 +39,9 @@ pipes() {
 rounds=$1 seconds=$2
 shift 2
 floats "$rounds" &
+floats=$!
 modules &
+modules=$!
 for load in "$@"; do
 	# shellcheck disable=SC2086
 	if stress-ng --verify --timeout "$seconds" --quiet $load; then
@@ -53,6 +55,8 @@ storm &
 pipes &
 pipes
 echo >/tmp/over
+wait $floats || echo "floats ended with $?"
+wait $modules || echo "modules ended with $?"
 wait
 /shootdowns 30
 /clocks 2 100000
