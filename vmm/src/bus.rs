@@ -14,7 +14,7 @@ pub trait Device: Send + Sync {
 }
 
 /// Two devices want the same port.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("ports {first:#x}–{last:#x} are taken")]
 pub struct Taken {
     /// The first port of the refused range.
@@ -25,42 +25,51 @@ pub struct Taken {
 
 struct Range {
     first: u16,
-    last: u16,
     device: Arc<dyn Device>,
 }
 
 /// The devices by port.
-#[derive(Default)]
 pub struct Bus {
-    /// Sorted, without overlap.
     ranges: Vec<Range>,
+    /// For each port, how many of the ranges there were when it was taken; 0: it is nobody's.
+    by_port: Box<[u8]>,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self { ranges: Vec::new(), by_port: vec![0; 1 << 16].into_boxed_slice() }
+    }
 }
 
 impl Bus {
     /// Puts a device on ports `first..=last`.
     ///
     /// # Errors
-    /// When one of them is another's already.
+    /// When one of them is another's already, or there are 255 devices.
     pub fn insert(&mut self, first: u16, last: u16, device: Arc<dyn Device>) -> Result<(), Taken> {
-        let at = self.ranges.partition_point(|range| range.last < first);
-        if self.ranges.get(at).is_some_and(|range| range.first <= last) {
-            return Err(Taken { first, last });
+        let taken = Taken { first, last };
+        let number = u8::try_from(self.ranges.len() + 1).map_err(|_| taken)?;
+        let ports = self.by_port.get_mut(first.into()..=last.into()).ok_or(taken)?;
+        if ports.iter().any(|port| *port != 0) {
+            return Err(taken);
         }
-        self.ranges.insert(at, Range { first, last, device });
+        ports.fill(number);
+        self.ranges.push(Range { first, device });
         Ok(())
     }
 
+    #[inline]
     fn find(&self, port: u16) -> Option<(&dyn Device, u16)> {
-        let at = self.ranges.partition_point(|range| range.last < port);
-        let range = self.ranges.get(at).filter(|range| range.first <= port)?;
+        let at = usize::from(*self.by_port.get(usize::from(port))?);
+        let range = self.ranges.get(at.wrapping_sub(1))?;
         Some((&*range.device, port - range.first))
     }
 
-    /// Reads `data.len()` bytes from `port`.
+    /// Reads `data.len()` bytes from `port`. Where nobody answers they stay as they are: they should be all ones.
+    #[inline]
     pub fn read(&self, port: u16, data: &mut [u8]) {
-        match self.find(port) {
-            Some((device, offset)) => device.read(offset, data),
-            None => data.fill(0xff),
+        if let Some((device, offset)) = self.find(port) {
+            device.read(offset, data);
         }
     }
 
@@ -86,7 +95,7 @@ mod tests {
     }
 
     fn read(bus: &Bus, port: u16) -> u8 {
-        let mut data = [0];
+        let mut data = [0xff];
         bus.read(port, &mut data);
         data[0]
     }

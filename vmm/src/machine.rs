@@ -367,14 +367,10 @@ impl<V: Vm> Shared<V> {
             match exit {
                 Exit::Interrupted => {}
                 Exit::In { port, size, count } => answer = self.port_in(port, size, count),
-                Exit::Out { port, size, data } => {
-                    for element in data.as_slice().chunks(size.max(1).into()) {
-                        self.bus.write(port, element);
-                    }
-                }
+                Exit::Out { port, size, data } => self.port_out(port, size, data),
                 // There is nothing in the memory space but the chips: it floats.
                 Exit::MmioRead { size, .. } => {
-                    answer = Answer::Data(Data::new(&[0xff; 8][..usize::from(size.min(8))]));
+                    answer = Answer::Data(Data::ones(size.into()));
                 }
                 Exit::MmioWrite { .. } => {}
                 Exit::Halted => {
@@ -401,11 +397,24 @@ impl<V: Vm> Shared<V> {
     }
 
     fn port_in(&self, port: u16, size: u8, count: u8) -> Answer {
-        let mut data = Data::zeroed(usize::from(size) * usize::from(count));
-        for element in data.as_mut_slice().chunks_mut(size.max(1).into()) {
-            self.bus.read(port, element);
-        }
+        let mut data = Data::ones(usize::from(size) * usize::from(count));
+        for_each_element(data.as_mut_slice(), size, |element| self.bus.read(port, element));
         Answer::Data(data)
+    }
+
+    fn port_out(&self, port: u16, size: u8, mut data: Data) {
+        for_each_element(data.as_mut_slice(), size, |element| self.bus.write(port, element));
+    }
+}
+
+/// Calls `access` for each element of a string of them. There is one most often, for which nothing is divided.
+#[inline]
+fn for_each_element(data: &mut [u8], size: u8, mut access: impl FnMut(&mut [u8])) {
+    let size = usize::from(size);
+    if data.len() == size {
+        access(data);
+    } else {
+        data.chunks_mut(size.max(1)).for_each(access);
     }
 }
 

@@ -3,7 +3,8 @@
 //! An answer goes to where the exit has its data, and in with the next KVM_RUN. A string of port accesses that is longer than
 //! an [`Exit`] carries is several of them.
 
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -11,9 +12,12 @@ use arch_x86::cpuid::{Table, kernel_table};
 use arch_x86::regs::State;
 use arch_x86::vcpu::{Answer, Data, Exit};
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
+    KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::VcpuFd;
 
 use super::kick::{Here, Kicked};
 use super::vm::Shared;
@@ -45,6 +49,52 @@ struct Waiting {
 // SAFETY: the mapping belongs to the vCPU, and goes with it to another thread.
 unsafe impl Send for Waiting {}
 
+impl Waiting {
+    /// What was read goes to where it is waited for.
+    #[inline]
+    fn take(&mut self, answer: &Answer) {
+        let bytes = match (answer, self.access) {
+            (_, Access::Out { .. }) => return,
+            (Answer::Data(data), _) => data.as_slice(),
+            // Nobody's.
+            (Answer::None, _) => &[0xff; Data::MAX],
+        };
+        let count = bytes.len().min(self.len - self.done);
+        // SAFETY: so many bytes of the shared mapping are left there, which nothing refers to while KVM_RUN is not called.
+        let to = unsafe { self.at.as_ptr().add(self.done) };
+        // SAFETY: as before.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) };
+        self.done += count;
+    }
+
+    /// The next part of the data that the VMM has not had, or given.
+    #[inline]
+    fn next_part(&mut self) -> Option<Exit> {
+        let left = self.len - self.done;
+        if left == 0 {
+            return None;
+        }
+        Some(match self.access {
+            Access::In { port, size } => {
+                let count = left.min(Data::MAX) / usize::from(size.max(1));
+                Exit::In { port, size, count: count as u8 }
+            }
+            Access::MmioRead { gpa } => Exit::MmioRead { gpa, size: left as u8 },
+            Access::Out { port, size } => {
+                let mut data = Data::zeroed(left.min(Data::MAX));
+                let part = data.as_mut_slice();
+                // SAFETY: as in `take`.
+                unsafe {
+                    let from = self.at.as_ptr().add(self.done);
+                    std::ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len());
+                }
+                self.done += part.len();
+                Exit::Out { port, size, data }
+            }
+        })
+    }
+}
+
 /// What the data is of. Port accesses are of `size` bytes each.
 #[derive(Clone, Copy)]
 enum Access {
@@ -53,23 +103,11 @@ enum Access {
     MmioRead { gpa: u64 },
 }
 
-/// What comes of KVM_RUN.
-enum Came {
-    Exit(Exit),
-    /// There is data to be passed on.
-    Waits(Waiting),
-    /// To be run again, unless it is to come out.
-    Again,
-    /// The guest did something that KVM can't do, or the processor refused it.
-    Stuck(Stuck),
-    Failed(io::Error),
-}
-
+/// Why the guest can't go on.
 enum Stuck {
-    Emulation,
     Internal { suberror: u32 },
     Entry { reason: u64 },
-    Unknown { exit: String },
+    Unknown { number: u32 },
 }
 
 impl KvmVcpu {
@@ -87,121 +125,136 @@ impl KvmVcpu {
         Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false })
     }
 
-    /// The answer to the last exit goes to where its data is.
+    /// The answer to the last exit goes to where its data is. Gives the next part of that.
     #[inline]
-    fn complete(&mut self, answer: &Answer) {
-        let Some(waiting) = &mut self.waiting else { return };
-        let bytes = match (answer, waiting.access) {
-            (_, Access::Out { .. }) => return,
-            (Answer::Data(data), _) => data.as_slice(),
-            // Nobody's.
-            (Answer::None, _) => &[0xff; Data::MAX],
-        };
-        let count = bytes.len().min(waiting.len - waiting.done);
-        // SAFETY: so many bytes of the shared mapping are left there, which nothing refers to while KVM_RUN is not called.
-        let to = unsafe { waiting.at.as_ptr().add(waiting.done) };
-        match bytes {
-            // One byte most often: no call is needed for that.
-            // SAFETY: as before.
-            [byte] if count == 1 => unsafe { to.write(*byte) },
-            // SAFETY: as before.
-            bytes => unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) },
-        }
-        waiting.done += count;
-    }
-
-    /// The next part of the data that the VMM has not had, or given.
-    #[inline]
-    fn next_part(&mut self) -> Option<Exit> {
+    fn complete(&mut self, answer: &Answer) -> Option<Exit> {
         let waiting = self.waiting.as_mut()?;
-        let left = waiting.len - waiting.done;
-        if left == 0 {
+        if waiting.len == 1
+            && let Answer::Data(data) = answer
+            && let Some(byte) = data.as_slice().first()
+        {
+            // One byte that is read, most often: an access that writes has no answer.
+            // SAFETY: as in `Waiting::take`.
+            unsafe { waiting.at.write(*byte) };
             self.waiting = None;
             return None;
         }
-        Some(match waiting.access {
-            Access::In { port, size } => {
-                let count = left.min(Data::MAX) / usize::from(size.max(1));
-                Exit::In { port, size, count: count as u8 }
-            }
-            Access::MmioRead { gpa } => Exit::MmioRead { gpa, size: left as u8 },
-            Access::Out { port, size } => {
-                let mut data = Data::zeroed(left.min(Data::MAX));
-                let part = data.as_mut_slice();
-                // SAFETY: as in `complete`.
-                unsafe {
-                    let from = waiting.at.as_ptr().add(waiting.done);
-                    std::ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len());
-                }
-                waiting.done += part.len();
-                Exit::Out { port, size, data }
-            }
-        })
+        waiting.take(answer);
+        let part = waiting.next_part();
+        if part.is_none() {
+            self.waiting = None;
+        }
+        part
     }
 
-    /// KVM_RUN, once.
+    /// KVM_RUN, once; gives what the ioctl does. Not `kvm-ioctls`' own, with which an exit took half as many instructions again.
     #[inline]
-    fn run_once(&mut self) -> Came {
-        let (data, access) = match self.fd.run() {
-            Ok(VcpuExit::IoIn(port, data)) => (NonNull::from(data), Access::In { port, size: 0 }),
-            Ok(VcpuExit::IoOut(port, data)) => {
-                let data = std::ptr::from_ref(data).cast_mut();
-                let Some(data) = NonNull::new(data) else { return Came::Again };
-                (data, Access::Out { port, size: 0 })
-            }
-            Ok(VcpuExit::MmioRead(gpa, data)) => (NonNull::from(data), Access::MmioRead { gpa }),
-            Ok(VcpuExit::MmioWrite(gpa, data)) => {
-                return Came::Exit(Exit::MmioWrite { gpa, data: Data::new(data) });
-            }
-            Ok(VcpuExit::Hlt) => return Came::Exit(Exit::Halted),
-            Ok(VcpuExit::Shutdown) => return Came::Exit(Exit::Shutdown),
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => return Came::Exit(Exit::BadMemory { gpa }),
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => return Came::Again,
-            Ok(VcpuExit::FailEntry(reason, _)) => return Came::Stuck(Stuck::Entry { reason }),
-            Ok(VcpuExit::InternalError) => return Came::Stuck(self.internal_error()),
-            Ok(other) => return Came::Stuck(Stuck::Unknown { exit: format!("{other:?}") }),
-            Err(errno) => {
-                return match errno.errno() {
-                    libc::EINTR | libc::EAGAIN => Came::Again,
-                    _ => Came::Failed(errno.into()),
-                };
-            }
-        };
-        let (at, len) = (data.cast(), data.len());
-        // SAFETY: the exit is one of a port's, of which the union has `io`; what is not one does not use it.
-        let size = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io.size };
-        let access = match access {
-            Access::In { port, .. } => Access::In { port, size },
-            Access::Out { port, .. } => Access::Out { port, size },
-            read @ Access::MmioRead { .. } => read,
-        };
-        Came::Waits(Waiting { at, len, done: 0, access })
+    fn enter(&self) -> libc::c_int {
+        // SAFETY: the descriptor is a vCPU's, and the ioctl takes no argument. What it changes is the guest's, and the mapping,
+        // to which nothing refers.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), abi::ioctl::RUN.into(), 0) }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn internal_error(&mut self) -> Stuck {
-        // SAFETY: the exit is one of which the union has `internal`.
-        let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
-        match suberror {
-            KVM_INTERNAL_ERROR_EMULATION => Stuck::Emulation,
-            suberror => Stuck::Internal { suberror },
+    /// The exit, if it is an access.
+    #[inline]
+    fn access(&mut self) -> Option<Exit> {
+        let run = self.fd.get_kvm_run();
+        let start = NonNull::from(&mut *run).cast::<u8>();
+        match run.exit_reason {
+            KVM_EXIT_IO => {
+                // SAFETY: the exit is one of a port's, of which the union has `io`.
+                let io = unsafe { run.__bindgen_anon_1.io };
+                let (port, size) = (io.port, io.size);
+                // SAFETY: the kernel says where in the mapping the data is.
+                let at = unsafe { start.add(io.data_offset as usize) };
+                let len = usize::from(size) * io.count as usize;
+                if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+                    return Some(self.wait(at, len, Access::Out { port, size }));
+                }
+                let access = Access::In { port, size };
+                if io.count != 1 {
+                    return Some(self.wait(at, len, access));
+                }
+                self.waiting = Some(Waiting { at, len, done: 0, access });
+                Some(Exit::In { port, size, count: 1 })
+            }
+            KVM_EXIT_MMIO => {
+                // SAFETY: the exit is one of which the union has `mmio`.
+                let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+                let (gpa, len) = (mmio.phys_addr, (mmio.len as usize).min(mmio.data.len()));
+                if mmio.is_write != 0 {
+                    return Some(Exit::MmioWrite { gpa, data: Data::new(&mmio.data[..len]) });
+                }
+                let at = NonNull::from(&mut mmio.data).cast();
+                Some(self.wait(at, len, Access::MmioRead { gpa }))
+            }
+            _ => None,
         }
     }
 
-    /// Where the guest got stuck, and why. Out of the way, for it takes pages of stack.
+    #[inline]
+    fn wait(&mut self, at: NonNull<u8>, len: usize, access: Access) -> Exit {
+        let waiting = Waiting { at, len, done: 0, access };
+        self.waiting.insert(waiting).next_part().unwrap_or(Exit::Interrupted)
+    }
+
+    /// What else comes of KVM_RUN, by what the ioctl gave; `None` if the vCPU is to be run again. Out of the way, for it takes
+    /// registers and stack.
     #[cold]
     #[inline(never)]
-    fn tell(&self, stuck: Stuck) -> Result<Exit, Error> {
+    fn seldom(&mut self, came: libc::c_int) -> Option<Result<Exit, Error>> {
+        if came != 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                ErrorKind::Interrupted | ErrorKind::WouldBlock => self.again(),
+                _ => Some(Err(Error::Run { error })),
+            };
+        }
+        let run = self.fd.get_kvm_run();
+        let details = &run.__bindgen_anon_1;
+        Some(match run.exit_reason {
+            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => return self.again(),
+            KVM_EXIT_HLT => Ok(Exit::Halted),
+            KVM_EXIT_SHUTDOWN => Ok(Exit::Shutdown),
+            KVM_EXIT_MEMORY_FAULT => {
+                // SAFETY: the exit is one of which the union has `memory_fault`.
+                Ok(Exit::BadMemory { gpa: unsafe { details.memory_fault.gpa } })
+            }
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: the exit is one of which the union has `fail_entry`.
+                let reason = unsafe { details.fail_entry.hardware_entry_failure_reason };
+                self.tell(&Stuck::Entry { reason })
+            }
+            KVM_EXIT_INTERNAL_ERROR => {
+                // SAFETY: the exit is one of which the union has `internal`.
+                let suberror = unsafe { details.internal.suberror };
+                self.tell(&Stuck::Internal { suberror })
+            }
+            number => self.tell(&Stuck::Unknown { number }),
+        })
+    }
+
+    /// It is to be run again, unless it is to come out.
+    fn again(&mut self) -> Option<Result<Exit, Error>> {
+        let was_told = self.told;
+        self.told = watch::is_deaf(&self.fd);
+        (self.told && !was_told).then_some(Ok(Exit::Halted))
+    }
+
+    /// Where the guest got stuck, and why.
+    #[inline(never)]
+    fn tell(&self, stuck: &Stuck) -> Result<Exit, Error> {
         let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
         let (bytes, len) = self.instruction();
-        let why = match stuck {
-            Stuck::Emulation => return Ok(Exit::Unsupported { bytes, len }),
+        let why = match *stuck {
+            Stuck::Internal { suberror: KVM_INTERNAL_ERROR_EMULATION } => {
+                return Ok(Exit::Unsupported { bytes, len });
+            }
             Stuck::Internal { suberror } => format!("KVM's internal error {suberror}"),
             Stuck::Entry { reason } => {
                 format!("the processor refuses to enter the guest (reason {reason:#x})")
             }
-            Stuck::Unknown { exit } => format!("KVM's exit {exit} is not known"),
+            Stuck::Unknown { number } => format!("KVM's exit {number} is not known"),
         };
         let bytes = bytes[..usize::from(len)].to_vec();
         Err(Error::Stuck { vcpu: self.id, why, rip, bytes: Bytes(bytes) })
@@ -265,32 +318,26 @@ fn entries(table: &Table, id: u32) -> Result<CpuId, Error> {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, answer: Answer) -> Result<Exit, Error> {
-        self.complete(&answer);
+        if let Some(part) = self.complete(&answer) {
+            return Ok(part);
+        }
         let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
         let here = Here::new(&self.kicked, immediate_exit);
         loop {
-            if let Some(exit) = self.next_part() {
-                return Ok(exit);
-            }
             here.reset();
             if !self.vm.gate.enter(&mut self.pass) {
                 return Ok(Exit::Interrupted);
             }
-            let came = self.run_once();
+            let came = self.enter();
             self.vm.gate.leave(&self.pass);
             self.kicked.count();
-            match came {
-                Came::Exit(exit) => return Ok(exit),
-                Came::Waits(waiting) => self.waiting = Some(waiting),
-                Came::Again => {
-                    let was_told = self.told;
-                    self.told = watch::is_deaf(&self.fd);
-                    if self.told && !was_told {
-                        return Ok(Exit::Halted);
-                    }
-                }
-                Came::Stuck(stuck) => return self.tell(stuck),
-                Came::Failed(error) => return Err(Error::Run { error }),
+            if came == 0
+                && let Some(exit) = self.access()
+            {
+                return Ok(exit);
+            }
+            if let Some(end) = self.seldom(came) {
+                return end;
             }
         }
     }

@@ -8,8 +8,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// How many bytes one exit carries at most.
-    pub const MAX: usize = 64;
+    /// How many bytes one exit carries at most: few, because each exit is copied some times, and hardly any is of a string.
+    pub const MAX: usize = 8;
 
     /// The first bytes of `bytes`, at most [`Data::MAX`].
     #[must_use]
@@ -28,6 +28,13 @@ impl Data {
         Self { bytes: [0; Self::MAX], len: len.min(Self::MAX) as u8 }
     }
 
+    /// As many bytes, all ones: what nobody's port is read as.
+    #[must_use]
+    #[inline]
+    pub fn ones(len: usize) -> Self {
+        Self { bytes: [0xff; Self::MAX], len: len.min(Self::MAX) as u8 }
+    }
+
     /// The bytes.
     #[must_use]
     #[inline]
@@ -41,11 +48,12 @@ impl Data {
         &mut self.bytes[..usize::from(self.len)]
     }
 
-    /// The first eight bytes as a number.
+    /// The bytes as a number.
     #[must_use]
+    #[inline]
     pub fn word(&self) -> u64 {
-        let mut word = [0; 8];
-        let len = usize::from(self.len).min(8);
+        let mut word = [0; Self::MAX];
+        let len = usize::from(self.len);
         word[..len].copy_from_slice(&self.bytes[..len]);
         u64::from_le_bytes(word)
     }

@@ -85,7 +85,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let data = match answer {
             Answer::Data(data) => data,
             // A port or an address that nobody answers for reads as all ones.
-            Answer::None => Data::new(&[0xff; Data::MAX]),
+            Answer::None => Data::ones(Data::MAX),
         };
         match completion {
             Completion::None => {}
