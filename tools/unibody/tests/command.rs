@@ -11,7 +11,7 @@ use vmm::boot::cpio::Writer;
 #[test]
 fn the_guest_answers_uname() {
     let mut command = unibody();
-    command.args(support::RUN).args(["--", "uname", "-a"]);
+    command.args(support::run()).args(["--", "uname", "-a"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
     assert!(stdout.starts_with("Linux unibody "), "{stdout}");
@@ -19,10 +19,22 @@ fn the_guest_answers_uname() {
 }
 
 #[test]
-fn a_guest_runs_without_translated_code() {
+fn the_guest_has_what_was_asked_for() {
+    let script =
+        "nproc; sed -n 's/^vendor_id[^:]*: //p' /proc/cpuinfo | uniq; grep MemTotal /proc/meminfo";
     let mut command = unibody();
-    command.args(support::RUN).args(["--no-jit", "--", "uname", "-m"]);
-    assert_eq!(outcome(command), (Some(0), "x86_64\n".to_owned(), String::new()));
+    command
+        .args(support::run())
+        .args(["--cpus", "2", "--memory", "256M", "--", "sh", "-c", script]);
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    let lines: Vec<&str> = stdout.lines().collect();
+    let [processors, vendor, memory] = lines[..] else { panic!("{stdout}") };
+    assert_eq!(processors, "2");
+    assert!(["GenuineIntel", "AuthenticAMD"].contains(&vendor), "{vendor}");
+    // In KiB, of which the kernel and what it notes of each page take a part.
+    let memory: u32 = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect(memory);
+    assert!((192 << 10..256 << 10).contains(&memory), "{memory} KiB");
 }
 
 #[test]
@@ -38,7 +50,7 @@ fn a_command_that_a_signal_ends_has_a_shells_status_for_it() {
 #[test]
 fn a_command_that_is_not_there_has_a_shells_status_for_it() {
     let mut command = unibody();
-    command.args(support::RUN).args(["--", "no-such-command"]);
+    command.args(support::run()).args(["--", "no-such-command"]);
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stdout.as_str()), (Some(127), ""));
     assert!(stderr.contains("no-such-command"), "{stderr}");
@@ -56,7 +68,7 @@ fn stdout_and_stderr_are_apart_and_raw() {
 #[test]
 fn a_pipe_has_an_end() {
     let mut command = unibody();
-    command.args(support::RUN).args(["--", "cat"]);
+    command.args(support::run()).args(["--", "cat"]);
     let output = finish(command, b"hi\n");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"hi\n".as_slice()));
     let output = finish(shell("wc -c"), &[b'x'; 12345]);
@@ -82,7 +94,7 @@ fn ten_megabytes_of_random_bytes_come_back_equal() {
     .flatten()
     .collect();
     let mut command = unibody();
-    command.args(support::RUN).args(["--", "cat"]);
+    command.args(support::run()).args(["--", "cat"]);
     let output = finish(command, &bytes);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
@@ -98,19 +110,6 @@ fn a_reader_that_goes_away_ends_the_command() {
     std::io::Read::read_exact(&mut reader, &mut first).expect("it says y");
     drop(reader);
     assert_eq!(wait(&mut child, &command).code(), Some(128 + 13));
-}
-
-/// They would cost a guest of a software CPU much, and protect nothing.
-#[test]
-fn the_guest_needs_no_work_arounds_for_leaks_of_processors() {
-    let output = finish(shell("cd /sys/devices/system/cpu/vulnerabilities && grep . *"), b"");
-    let told = text(&output.stdout);
-    for safe in ["meltdown", "mds", "l1tf", "spec_store_bypass"] {
-        assert!(told.contains(&format!("{safe}:Not affected")), "{told}");
-    }
-    for costly in ["Retpoline", "SW loop", "SW sequence", "return thunks"] {
-        assert!(!told.contains(costly), "{told}");
-    }
 }
 
 /// Its console is the program's stdout, and not shown again among the messages.
@@ -129,7 +128,7 @@ fn an_init_of_ones_own_has_the_console() {
     let initrd = own_file("own.cpio", &archive.finish());
     let mut command = unibody();
     command
-        .args(support::RUN)
+        .args(support::run())
         .args(["--verbose", "--cmdline", "quiet rdinit=/first", "--initrd"])
         .arg(initrd);
     let output = finish(command, b"");
@@ -137,7 +136,8 @@ fn an_init_of_ones_own_has_the_console() {
     assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
     assert_eq!(stdout.matches("the first line").count(), 1, "{stdout}");
     assert_eq!(stderr.matches("the first line").count(), 0, "{stderr}");
-    assert!(stderr.contains(" instructions were translated in "), "{stderr}");
+    let told = format!("unibody: engine {}, 1 processors, 512 MiB of memory\n", support::engine());
+    assert!(stderr.contains(&told), "{stderr}");
 }
 
 #[test]
@@ -165,4 +165,40 @@ fn the_guests_clock_shows_the_hosts_time() {
     let (_, stdout, _) = outcome(shell("date +%s"));
     let guest: u64 = stdout.trim().parse().expect("seconds");
     assert!((before..=now() + 1).contains(&guest), "{guest}, but started at {before}");
+}
+
+/// What is about the software CPU alone.
+mod soft {
+    use super::support::{SOFT, outcome, unibody};
+
+    #[test]
+    fn a_guest_runs_without_translated_code() {
+        let mut command = unibody();
+        command.args(SOFT).args(["--no-jit", "--", "uname", "-m"]);
+        assert_eq!(outcome(command), (Some(0), "x86_64\n".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn how_much_was_translated_is_told_to_who_wants_to_know() {
+        let mut command = unibody();
+        command.args(SOFT).args(["--verbose", "--", "true"]);
+        let (status, _, stderr) = outcome(command);
+        assert_eq!(status, Some(0), "{stderr}");
+        assert!(stderr.contains(" instructions were translated in "), "{stderr}");
+    }
+
+    /// They would cost a guest of a software CPU much, and protect nothing.
+    #[test]
+    fn the_guest_needs_no_work_arounds_for_leaks_of_processors() {
+        let mut command = unibody();
+        let script = "cd /sys/devices/system/cpu/vulnerabilities && grep . *";
+        command.args(SOFT).args(["--", "sh", "-c", script]);
+        let (_, told, _) = outcome(command);
+        for safe in ["meltdown", "mds", "l1tf", "spec_store_bypass"] {
+            assert!(told.contains(&format!("{safe}:Not affected")), "{told}");
+        }
+        for costly in ["Retpoline", "SW loop", "SW sequence", "return thunks"] {
+            assert!(!told.contains(costly), "{told}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ fn programs() -> Root {
 fn in_guest(root: &Root, script: &str, input: &[u8], limit: Duration) -> Output {
     let mut command = unibody();
     command
-        .args(support::RUN)
+        .args(support::run())
         .args(["--cpus", "2", "--memory", "3G", "--initrd"])
         .arg(&root.archive);
     command.args(["--", "/bin/sh", "-ec", script]);

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null;
 
-use support::{outcome, unibody};
+use support::{SOFT, outcome, unibody};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EACCES as u32;
@@ -67,7 +67,7 @@ fn deny(command: &mut Command) {
 /// `unibody run` with `arguments` on such a host.
 fn run_denied(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = unibody();
-    command.args(support::RUN).args(arguments);
+    command.args(SOFT).args(arguments);
     deny(&mut command);
     outcome(command)
 }

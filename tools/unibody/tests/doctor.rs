@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{as_user, is_root, outcome, own_folder, unibody};
+use support::{as_user, cache, is_root, outcome, own_folder, unibody};
 
 fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = unibody();
@@ -61,7 +61,7 @@ fn the_json_has_its_fields() {
     let has = report["processor"]["guest_has"].as_array().expect("a list");
     assert!(has.iter().any(|name| name == "nx"), "{stdout}");
     assert!(report["distribution"]["has_apt"].is_boolean());
-    let folder = own_folder("cache").join("unibody");
+    let folder = cache().join("unibody");
     assert_eq!(report["cache"]["folder"], folder.to_str().expect("plain"));
 }
 

@@ -4,19 +4,18 @@ mod support;
 
 use std::process::Command;
 
-use support::{is_root, outcome, own_folder, unibody};
+use support::{cache, is_root, outcome, unibody};
 
 /// Runs a guest as nobody on a host whose /dev is made by `kvm`, with `arguments`.
 fn run(kvm: &str, arguments: &str) -> (Option<i32>, String, String) {
     // Who reads it has to be able to reach it: nothing was pulled there before the first test did.
     let _ = support::pulled();
-    let cache = own_folder("cache");
     let script = format!(
         "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && \
          mknod -m 444 /dev/urandom c 1 9 && {kvm} && \
          exec setpriv --reuid=65534 --regid=65534 --clear-groups \
          env HOME={cache} XDG_CACHE_HOME={cache} {program} run {arguments}",
-        cache = cache.display(),
+        cache = cache().display(),
         program = support::program().display(),
     );
     let mut command = Command::new("unshare");
@@ -33,19 +32,6 @@ fn can_replace_devices() -> bool {
         eprintln!("only root can put another /dev/kvm in place: not tested");
     }
     is_root()
-}
-
-#[test]
-fn a_fall_back_is_said_once_and_not_if_nobody_wants_to_know() {
-    if !can_replace_devices() {
-        return;
-    }
-    let ran = |stderr: String| (Some(0), "hi\n".to_string(), stderr);
-    let told = format!("unibody: {WHY} ({FIX}): using the software CPU\n");
-    assert_eq!(run(FORBIDDEN, "-- echo hi"), ran(told));
-    assert_eq!(run(FORBIDDEN, "--quiet -- echo hi"), ran(String::new()));
-    // Then there is nothing to fall back from.
-    assert_eq!(run("true", "-- echo hi"), ran(String::new()));
 }
 
 #[test]
@@ -70,5 +56,23 @@ fn what_only_the_software_cpu_can_do_is_not_for_kvm() {
         assert_eq!(status, Some(2), "{stderr}");
         let name = option.split('=').next().expect("a name");
         assert!(stderr.contains(name) && stderr.contains("--engine kvm"), "{stderr}");
+    }
+}
+
+/// What ends with the software CPU.
+mod soft {
+    use super::{FIX, FORBIDDEN, WHY, can_replace_devices, run};
+
+    #[test]
+    fn a_fall_back_is_said_once_and_not_if_nobody_wants_to_know() {
+        if !can_replace_devices() {
+            return;
+        }
+        let ran = |stderr: String| (Some(0), "hi\n".to_string(), stderr);
+        let told = format!("unibody: {WHY} ({FIX}): using the software CPU\n");
+        assert_eq!(run(FORBIDDEN, "-- echo hi"), ran(told));
+        assert_eq!(run(FORBIDDEN, "--quiet -- echo hi"), ran(String::new()));
+        // Then there is nothing to fall back from.
+        assert_eq!(run("true", "-- echo hi"), ran(String::new()));
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{LIMIT, finish, finish_within, pulled, shelf, text, unibody};
+use support::{finish, finish_within, limit, pulled, shelf, text, unibody};
 use userland::image::Image;
 use userland::{report, valgrind};
 
@@ -15,9 +15,9 @@ const LEAST: usize = 2300;
 fn whatever_passes_on_the_host_passes_in_a_guest() {
     let image = valgrind::build(&shelf(), &pulled().join("bin/busybox")).expect("it can be built");
     let mut command = unibody();
-    command.args(support::RUN).args(["--initrd"]).arg(&image.archive);
+    command.args(support::run()).args(["--initrd"]).arg(&image.archive);
     command.args(["--", "/bin/sh", Image::SCRIPT]);
-    let output = finish_within(LIMIT, command, b"");
+    let output = finish_within(limit(), command, b"");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let outcomes = report::outcomes(&text(&output.stdout));
     let (mut of_64_bits, mut of_32_bits) = (0, 0);

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{finish_within, text, unibody};
+use support::{SOFT, finish_within, text, unibody};
 
 /// Modes, and on how many processors.
 const QUICK: [(&str, u32); 4] = [("step", 1), ("nochain", 2), ("tlb=tiny", 1), ("flush=64", 1)];
@@ -46,7 +46,7 @@ const PRINTED: &str = "\
 
 fn works(modes: &str, cpus: u32) {
     let mut command = unibody();
-    command.args(support::RUN).args(["--jit-mode", modes, "--cpus", &cpus.to_string()]);
+    command.args(SOFT).args(["--jit-mode", modes, "--cpus", &cpus.to_string()]);
     command.args(["--", "sh", "-ec", SCRIPT]);
     let output = finish_within(LIMIT, command, b"");
     let printed = text(&output.stdout);

@@ -261,7 +261,7 @@ fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
 fn run(name: &str, file: &[u8], arguments: &[&str]) -> Command {
     let kernel = own_file(name, file);
     let mut command = support::as_user(&own_folder("nothing-is-pulled"), &[]);
-    command.args(support::RUN).args(["--memory", "64M", "--kernel"]).arg(kernel).args(arguments);
+    command.args(support::run()).args(["--memory", "64M", "--kernel"]).arg(kernel).args(arguments);
     command
 }
 

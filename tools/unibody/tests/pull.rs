@@ -1,4 +1,5 @@
-//! `unibody pull` with the real apt, from a repository on this disk.
+//! `unibody pull` with the real apt: from a repository on this disk, and from the distribution's where it can't be reached or
+//! the disk is full.
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
-use support::{as_user, outcome, own_folder};
+use support::{SOFT, as_user, is_root, outcome, own_folder};
 
 /// A package as it is written to the repository.
 struct Package {
@@ -230,4 +231,48 @@ fn a_machine_without_apt_is_told_what_else_there_is() {
         assert!(stderr.contains("no apt-get") && stderr.contains("--kernel"), "{stderr}");
         assert!(stderr.contains("--initrd"), "{stderr}");
     }
+}
+
+#[test]
+fn without_network_the_first_run_says_what_is_missing() {
+    if !is_root() {
+        eprintln!("only root can take the network away: not tested");
+        return;
+    }
+    let cache = own_folder(&format!("empty-cache-{}", std::process::id()));
+    let mut command = as_user(&cache, &["unshare", "--net"]);
+    command.args(SOFT).args(["--", "true"]);
+    let (status, _, stderr) = outcome(command);
+    std::fs::remove_dir_all(&cache).expect("it is ours");
+    assert_eq!(status, Some(125), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("network") && last.contains("--kernel"), "{stderr}");
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_nothing_that_is_taken_for_whole() {
+    if !is_root() {
+        eprintln!("only root can mount a small disk: not tested");
+        return;
+    }
+    let disk = own_folder(&format!("small-disk-{}", std::process::id()));
+    let path = disk.to_str().expect("plain");
+    let program = support::program();
+    let script = format!(
+        "mount -t tmpfs -o size=30m,mode=777 none {path}; \
+         run() {{ setpriv --reuid=65534 --regid=65534 --clear-groups \
+                  env HOME={path} XDG_CACHE_HOME={path} {} \"$@\"; }}; \
+         run pull; echo first $?; mount -o remount,size=400m {path}; \
+         unshare --net setpriv --reuid=65534 --regid=65534 --clear-groups \
+             env HOME={path} XDG_CACHE_HOME={path} {} run -- true; echo second $?; \
+         run run -- echo whole; echo third $?",
+        program.display(),
+        program.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).current_dir("/");
+    let (_, stdout, stderr) = outcome(command);
+    std::fs::remove_dir(&disk).expect("the mount went with its namespace");
+    assert!(stderr.contains("No space left") || stderr.contains("Make some room"), "{stderr}");
+    assert_eq!(stdout, "first 125\nsecond 125\nwhole\nthird 0\n", "{stderr}");
 }

@@ -35,7 +35,7 @@ fn kernel(pulled: &Path) -> PathBuf {
 /// Runs the list in a guest.
 fn run(image: &Image) -> Vec<Outcome> {
     let mut command = unibody();
-    command.args(support::RUN).args(["--memory", "1G", "--initrd"]).arg(&image.archive);
+    command.args(support::run()).args(["--memory", "1G", "--initrd"]).arg(&image.archive);
     command.args(["--", "/bin/sh", Image::SCRIPT]);
     let output = finish_within(LIMIT, command, b"");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

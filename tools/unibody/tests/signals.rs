@@ -1,12 +1,15 @@
-//! Signals that reach a vCPU's thread while it executes guest code: their frames must lie where they harm nothing.
+//! Signals that reach a vCPU's thread while it executes guest code: their frames must lie where they harm nothing. And those
+//! that are to end the program.
 
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use support::{text, unibody};
+use support::{limit, shell, text, unibody};
 
 /// Computes for a while, with calls of functions and of the kernel, and says what it has come to.
 const SCRIPT: &str = "\
@@ -32,7 +35,7 @@ fn others(process: u32) -> Vec<String> {
 fn signals_do_a_vcpu_no_harm() {
     let mut guest = unibody();
     guest
-        .args(support::RUN)
+        .args(support::run())
         .args(["--", "sh", "-c", SCRIPT])
         .stdout(Stdio::piped())
         .stdin(Stdio::null());
@@ -58,4 +61,27 @@ fn signals_do_a_vcpu_no_harm() {
     assert_eq!((rest, status.code()), (format!("{}\n", sum()), Some(0)));
     let sent: u32 = text(&sent.stdout).trim().parse().expect("a number");
     assert!(sent > 100, "{sent}");
+}
+
+/// The first is the command's, which does not heed it.
+#[test]
+fn a_second_signal_ends_the_program_at_once() {
+    let mut guest = shell("trap '' TERM; echo up; while :; do sleep 1000; done");
+    let mut child = guest.stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    let pid = child.id().to_string();
+    // It is not known when the first one was seen, and two that wait are one.
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break status;
+        }
+        assert!(start.elapsed() < limit(), "it goes on");
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("it runs").success());
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.signal(), Some(15), "{status}");
 }

@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use support::{finish, pulled, shelf, text, unibody};
+use support::{engine, finish, pulled, run, shelf, text, unibody};
 use userland::own;
 
 /// The file system that the guests have.
@@ -17,9 +17,14 @@ fn archive() -> PathBuf {
 }
 
 /// Runs a shell script on so many processors and gives what it prints. It must succeed.
-fn on(cpus: u32, options: &[&str], script: &str) -> String {
+fn on(cpus: u32, script: &str) -> String {
+    by(&run(), cpus, script)
+}
+
+/// The same by `run` with other options.
+fn by(run: &[&str], cpus: u32, script: &str) -> String {
     let mut command = unibody();
-    command.args(support::RUN).args(["--cpus", &cpus.to_string()]).args(options);
+    command.args(run).args(["--cpus", &cpus.to_string()]);
     command.arg("--initrd").arg(archive()).args(["--", "sh", "-ec", script]);
     let output = finish(command, b"");
     let stdout = text(&output.stdout);
@@ -54,7 +59,7 @@ const COUNT: &str = "\
     echo ${39} $sum >/tmp/result-$name\n\
     END\n";
 
-fn all_work(cpus: u32, options: &[&str]) {
+fn all_work(run: &[&str], cpus: u32) {
     let script = format!(
         "{COUNT}nproc; grep -c ^processor /proc/cpuinfo\n\
          n=0\n\
@@ -63,32 +68,27 @@ fn all_work(cpus: u32, options: &[&str]) {
          cat /tmp/result-*\n"
     );
     let each = (0..cpus).map(|cpu| format!("{cpu} {}\n", sum(ROUNDS))).collect::<String>();
-    assert_eq!(on(cpus, options, &script), format!("{cpus}\n{cpus}\n{each}"));
+    assert_eq!(by(run, cpus, &script), format!("{cpus}\n{cpus}\n{each}"));
 }
 
 #[test]
 fn one_processor_works() {
-    all_work(1, &[]);
+    all_work(&run(), 1);
 }
 
 #[test]
 fn two_processors_work() {
-    all_work(2, &[]);
-}
-
-#[test]
-fn two_interpreted_processors_work() {
-    all_work(2, &["--no-jit"]);
+    all_work(&run(), 2);
 }
 
 #[test]
 fn four_processors_work() {
-    all_work(4, &[]);
+    all_work(&run(), 4);
 }
 
 #[test]
 fn eight_processors_work() {
-    all_work(8, &[]);
+    all_work(&run(), 8);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_process_that_is_moved_about_computes_what_it_would_in_one_place() {
          cut -d' ' -f2 /tmp/result-*\n\
          echo moved $moved\n"
     );
-    let output = on(4, &[], &script);
+    let output = on(4, &script);
     let results: Vec<&str> = output.lines().take(2).collect();
     assert_eq!(results, [(); 2].map(|()| sum(MANY_ROUNDS).to_string()));
     assert!(number(&output, "moved") > 8, "{output}");
@@ -121,13 +121,13 @@ const INTERRUPTS: &str = "\
     sum = 0; for (i = 2; i <= 5; i++) sum += $i; print $1 name, sum }' /proc/interrupts\n\
     }\n";
 
-fn changes_are_seen(cpus: u32, options: &[&str], rounds: u64) {
+fn changes_are_seen(run: &[&str], cpus: u32, rounds: u64) {
     let script = format!(
         "{INTERRUPTS}interrupts before\n\
          shootdowns {rounds}\n\
          interrupts after\n"
     );
-    let output = on(cpus, options, &script);
+    let output = by(run, cpus, &script);
     assert_eq!(number(&output, "rounds"), rounds);
     assert_eq!(number(&output, "stale"), 0);
     // All but the one that changes, each time, and once at first.
@@ -135,50 +135,45 @@ fn changes_are_seen(cpus: u32, options: &[&str], rounds: u64) {
     let more = |name: &str| {
         number(&output, &format!("{name}after")) - number(&output, &format!("{name}before"))
     };
-    assert!(more("TLB:") + more("CAL:") >= rounds, "{output}");
+    // On KVM a guest leaves it to the host to drop those of a processor that does not run.
+    let by_interrupts = run.contains(&"soft");
+    assert!(!by_interrupts || more("TLB:") + more("CAL:") >= rounds, "{output}");
 }
 
 #[test]
 fn changes_of_memory_and_code_are_seen_by_two_processors() {
-    changes_are_seen(2, &[], 300);
+    changes_are_seen(&run(), 2, 300);
 }
 
 #[test]
 fn changes_of_memory_and_code_are_seen_by_four_processors() {
     // Whoever waits for all others waits for the host's processors, too.
-    changes_are_seen(4, &[], 60);
+    changes_are_seen(&run(), 4, 60);
 }
 
-#[test]
-fn changes_of_memory_and_code_are_seen_when_they_are_interpreted() {
-    changes_are_seen(2, &["--no-jit"], 300);
-}
-
-/// Time goes on, whichever processor reads it, for so many exchanges or seconds.
-fn time_goes_on(cpus: u32, options: &[&str], least: u64) {
-    let output = on(
-        cpus,
-        options,
-        "cat /sys/devices/system/clocksource/clocksource0/current_clocksource; clocks 3 300000",
-    );
-    assert_eq!(output.lines().next(), Some("tsc"), "{output}");
+/// Time goes on, whichever processor reads it, for many exchanges or seconds.
+fn time_goes_on(run: &[&str], cpus: u32) {
+    let script =
+        "cat /sys/devices/system/clocksource/clocksource0/current_clocksource; clocks 3 300000";
+    let output = by(run, cpus, script);
+    // Those that cost no exit. KVM's is there for processors whose counters may change.
+    let fast: &[&str] = if engine() == "soft" { &["tsc"] } else { &["tsc", "kvm-clock"] };
+    assert!(output.lines().next().is_some_and(|name| fast.contains(&name)), "{output}");
     assert_eq!((number(&output, "backward"), number(&output, "missed")), (0, 0));
+    // Where there are not as many processors they wait for each other, until the host's scheduler takes the next.
+    let on_the_host = std::thread::available_parallelism().expect("it is known").get();
+    let least = if on_the_host < cpus as usize { 100 } else { 1000 };
     assert!(number(&output, "exchanges") >= least, "{output}");
 }
 
 #[test]
 fn time_goes_on_from_one_processor_to_the_other() {
-    time_goes_on(2, &[], 1000);
+    time_goes_on(&run(), 2);
 }
 
 #[test]
 fn time_goes_on_over_more_processors_than_the_host_may_have() {
-    time_goes_on(4, &[], 100);
-}
-
-#[test]
-fn time_goes_on_when_it_is_interpreted() {
-    time_goes_on(2, &["--no-jit"], 1000);
+    time_goes_on(&run(), 4);
 }
 
 #[test]
@@ -195,5 +190,27 @@ fn a_processor_goes_and_comes_again() {
     );
     let round = "2\n0,2\n3\n0-2\n";
     let results = format!("1 {}\n", sum(ROUNDS)).repeat(3);
-    assert_eq!(on(3, &[], &script), format!("{}{results}3\n", round.repeat(3)));
+    assert_eq!(on(3, &script), format!("{}{results}3\n", round.repeat(3)));
+}
+
+/// The interpreter alone.
+mod soft {
+    use super::{all_work, changes_are_seen};
+
+    const INTERPRETED: [&str; 4] = ["run", "--engine", "soft", "--no-jit"];
+
+    #[test]
+    fn two_processors_work() {
+        all_work(&INTERPRETED, 2);
+    }
+
+    #[test]
+    fn changes_of_memory_and_code_are_seen() {
+        changes_are_seen(&INTERPRETED, 2, 300);
+    }
+
+    #[test]
+    fn time_goes_on() {
+        super::time_goes_on(&INTERPRETED, 2);
+    }
 }

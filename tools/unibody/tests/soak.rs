@@ -105,7 +105,7 @@ fn four_processors_under_load_do_all_right_and_the_kernel_has_nothing_to_complai
     let root = debian::stress(&shelf(), &files).expect("packages can be had and unpacked");
     let mut command = unibody();
     command
-        .args(support::RUN)
+        .args(support::run())
         .args(["--cpus", "4", "--memory", "1G", "--initrd"])
         .arg(&root.archive);
     command.args(["--", "/bin/sh", "-ec", SCRIPT, "soak.sh"]);

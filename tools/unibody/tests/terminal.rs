@@ -6,7 +6,7 @@ use support::OnTerminal;
 
 #[test]
 fn the_shell_is_interactive_and_its_status_comes_back() {
-    let mut terminal = OnTerminal::start("exec $UNIBODY run --engine soft");
+    let mut terminal = OnTerminal::start("exec $RUN");
     terminal.wait_for("# ");
     terminal.type_keys("tty; echo six times seven is $((6 * 7))\r");
     terminal.wait_for("six times seven is 42");
@@ -17,7 +17,7 @@ fn the_shell_is_interactive_and_its_status_comes_back() {
 
 #[test]
 fn an_interrupt_key_reaches_the_guests_program_and_not_ours() {
-    let mut terminal = OnTerminal::start("exec $UNIBODY run --engine soft");
+    let mut terminal = OnTerminal::start("exec $RUN");
     terminal.wait_for("# ");
     terminal.type_keys("sh -c 'echo asl''eep; exec sleep 1000'\r");
     terminal.wait_for("asleep");
@@ -31,7 +31,7 @@ fn an_interrupt_key_reaches_the_guests_program_and_not_ours() {
 
 #[test]
 fn the_window_has_the_size_of_the_hosts() {
-    let mut terminal = OnTerminal::start("stty rows 33 cols 111; exec $UNIBODY run --engine soft");
+    let mut terminal = OnTerminal::start("stty rows 33 cols 111; exec $RUN");
     terminal.wait_for("# ");
     terminal.type_keys("stty size\r");
     terminal.wait_for("33 111");
@@ -41,7 +41,7 @@ fn the_window_has_the_size_of_the_hosts() {
 
 #[test]
 fn the_escape_key_lists_the_keys_and_quits_and_the_terminal_is_restored() {
-    let script = "stty -a > /tmp/unibody-tty-$$; $UNIBODY run --engine soft; echo status $?; \
+    let script = "stty -a > /tmp/unibody-tty-$$; $RUN; echo status $?; \
                   stty -a | cmp - /tmp/unibody-tty-$$ && echo restored; rm /tmp/unibody-tty-$$";
     let mut terminal = OnTerminal::start(script);
     terminal.wait_for("# ");
@@ -55,7 +55,7 @@ fn the_escape_key_lists_the_keys_and_quits_and_the_terminal_is_restored() {
 #[test]
 fn a_signal_ends_the_guest_and_the_terminal_is_restored() {
     let script = "stty -a > /tmp/unibody-tty-$$; \
-                  $UNIBODY run --engine soft; echo status $?; \
+                  $RUN; echo status $?; \
                   stty -a | cmp - /tmp/unibody-tty-$$ && echo restored; rm /tmp/unibody-tty-$$";
     let terminal = OnTerminal::start(script);
     terminal.wait_for("# ");

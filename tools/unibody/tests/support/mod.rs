@@ -2,6 +2,16 @@
 //!
 //! Whoever tests as root runs the program as `nobody`, because ordinary users are who runs it. The
 //! cache outlives the tests, so that only the first of them downloads anything.
+//!
+//! Where the tests run otherwise than cargo runs them, the environment says so; the gate does in the nest
+//! (`xtask/src/nest/gate.sh`):
+//! - `UNIBODY_TEST_ENGINE`: the engine that guests run on (see [`run`]); `soft` if nothing is said;
+//! - `UNIBODY_TEST_PROGRAM`: the program; else the one that cargo has built;
+//! - `UNIBODY_TEST_CACHE`: an unprivileged user's cache, into which a kernel and BusyBox have been pulled;
+//! - `UNIBODY_TEST_SHELF`: a folder with what `userland` has built;
+//! - `UNIBODY_TEST_LIMIT`: how many seconds one run may take.
+//!
+//! What is about the software CPU alone says `--engine soft` itself ([`SOFT`]) and is in a module `soft`: the nest leaves it out.
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::ffi::OsStr;
@@ -11,12 +21,17 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Nobody's number.
 const NOBODY: u32 = 65534;
+
 /// How long one run may take: many times what it does on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(150);
+pub fn limit() -> Duration {
+    let seconds = std::env::var("UNIBODY_TEST_LIMIT").map_or(Ok(150), |text| text.parse());
+    Duration::from_secs(seconds.expect("UNIBODY_TEST_LIMIT is a number of seconds"))
+}
 
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
@@ -39,8 +54,13 @@ pub fn program() -> PathBuf {
     PROGRAM.get_or_init(copy_program).clone()
 }
 
+/// The path that a variable of the environment says, or another.
+fn path_of(variable: &str, otherwise: impl FnOnce() -> PathBuf) -> PathBuf {
+    std::env::var_os(variable).map_or_else(otherwise, PathBuf::from)
+}
+
 fn copy_program() -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_unibody"));
+    let built = path_of("UNIBODY_TEST_PROGRAM", || env!("CARGO_BIN_EXE_unibody").into());
     let facts = built.metadata().expect("cargo has built it");
     let folder = folder().join(format!("program-{}-{}", facts.mtime(), facts.len()));
     fs::create_dir_all(&folder).expect("it can be made");
@@ -48,7 +68,7 @@ fn copy_program() -> PathBuf {
     if !copy.exists() {
         // Processes run at the same time: whoever is first names the finished copy.
         let partial = folder.join(std::process::id().to_string());
-        fs::copy(built, &partial).expect("it can be copied");
+        fs::copy(&built, &partial).expect("it can be copied");
         fs::rename(&partial, &copy).expect("it can be renamed");
     }
     copy
@@ -89,13 +109,23 @@ pub fn as_user(cache: &Path, prefix: &[&str]) -> Command {
     command
 }
 
+const CACHE: &str = "UNIBODY_TEST_CACHE";
+
+/// The tests' own cache.
+pub fn cache() -> PathBuf {
+    path_of(CACHE, || own_folder("cache"))
+}
+
 /// `unibody`, with the tests' own cache.
 pub fn unibody() -> Command {
-    as_user(&own_folder("cache"), &[])
+    as_user(&cache(), &[])
 }
 
 /// The folder of what was pulled: the kernel in `boot`, BusyBox in `bin`.
 pub fn pulled() -> PathBuf {
+    if std::env::var_os(CACHE).is_some() {
+        return cache().join("unibody/current");
+    }
     let mut pull = unibody();
     pull.arg("pull");
     let told = text(&finish(pull, b"").stdout);
@@ -105,22 +135,35 @@ pub fn pulled() -> PathBuf {
 
 /// Where other people's programs are kept, built; everyone can read it.
 pub fn shelf() -> userland::Shelf {
-    userland::Shelf::new(&folder().join("built")).expect("the temporary folder can be written")
+    let shelf = path_of("UNIBODY_TEST_SHELF", || folder().join("built"));
+    userland::Shelf::new(&shelf).expect("it can be written")
 }
 
-/// `run` on the software CPU: tests are not about what else the machine has that they run on.
-pub const RUN: [&str; 3] = ["run", "--engine", "soft"];
+/// The engine that guests run on: the software CPU unless the environment says otherwise, for tests are not about what else
+/// the machine has that they run on.
+pub fn engine() -> &'static str {
+    static ENGINE: OnceLock<String> = OnceLock::new();
+    ENGINE.get_or_init(|| std::env::var("UNIBODY_TEST_ENGINE").unwrap_or_else(|_| "soft".into()))
+}
+
+/// `run` on the engine that is tested.
+pub fn run() -> [&'static str; 3] {
+    ["run", "--engine", engine()]
+}
+
+/// `run` on the software CPU, for what is about that alone.
+pub const SOFT: [&str; 3] = ["run", "--engine", "soft"];
 
 /// `unibody run -- sh -c SCRIPT`.
 pub fn shell(script: &str) -> Command {
     let mut command = unibody();
-    command.args(RUN).args(["--", "sh", "-c", script]);
+    command.args(run()).args(["--", "sh", "-c", script]);
     command
 }
 
-/// Runs a command to its end, with `input` as its stdin. Fails after [`LIMIT`].
+/// Runs a command to its end, with `input` as its stdin. Fails after [`limit`].
 pub fn finish(command: Command, input: &[u8]) -> Output {
-    finish_within(LIMIT, command, input)
+    finish_within(limit(), command, input)
 }
 
 /// Runs a command to its end, with `input` as its stdin. Fails after `limit`.
@@ -143,9 +186,9 @@ pub fn finish_within(limit: Duration, mut command: Command, input: &[u8]) -> Out
     output
 }
 
-/// Waits for the end of a process. Fails after [`LIMIT`].
+/// Waits for the end of a process. Fails after [`limit`].
 pub fn wait(child: &mut Child, command: &Command) -> std::process::ExitStatus {
-    wait_within(LIMIT, child, command)
+    wait_within(limit(), child, command)
 }
 
 fn wait_within(limit: Duration, child: &mut Child, command: &Command) -> std::process::ExitStatus {
@@ -162,7 +205,7 @@ fn wait_within(limit: Duration, child: &mut Child, command: &Command) -> std::pr
     }
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = from.read_to_end(&mut bytes);
@@ -187,31 +230,33 @@ pub struct OnTerminal {
     command: Command,
     keys: std::process::ChildStdin,
     screen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl OnTerminal {
-    /// Runs a shell script on a new terminal. `$UNIBODY` is the program, run as an unprivileged user.
+    /// Runs a shell script on a new terminal. `$RUN` is the program's `run` on the engine that is tested, as an unprivileged
+    /// user.
     pub fn start(script: &str) -> Self {
-        let inner = as_user(&own_folder("cache"), &[]);
+        let inner = unibody();
         let words = std::iter::once(inner.get_program()).chain(inner.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", script, "/dev/null"]);
-        command.env("UNIBODY", words.join(" ")).env("TERM", "xterm");
-        command.env("XDG_CACHE_HOME", own_folder("cache")).env("SHELL", "/bin/sh");
+        command.env("RUN", format!("{} {}", words.join(" "), run().join(" ")));
+        command.env("TERM", "xterm").env("XDG_CACHE_HOME", cache()).env("SHELL", "/bin/sh");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("script is part of every Debian");
         let keys = child.stdin.take().expect("piped");
         let screen = Arc::new(Mutex::new(Vec::new()));
         let mut shown = child.stdout.take().expect("piped");
         let copy = Arc::clone(&screen);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = shown.read(&mut buffer) {
                 copy.lock().expect("no panic").extend_from_slice(&buffer[..count]);
             }
         });
-        Self { child, command, keys, screen }
+        Self { child, command, keys, screen, reader }
     }
 
     /// What was shown so far.
@@ -219,12 +264,16 @@ impl OnTerminal {
         text(&self.screen.lock().expect("no panic"))
     }
 
-    /// Waits until `what` was shown. Fails after [`LIMIT`].
+    /// Waits until `what` was shown. Fails after [`limit`], or when nothing more can be.
     pub fn wait_for(&self, what: &str) {
         let start = Instant::now();
-        while !self.shown().contains(what) {
+        loop {
+            let over = self.reader.is_finished() || start.elapsed() > limit();
             let shown = self.shown();
-            assert!(start.elapsed() < LIMIT, "'{what}' was not shown, but:\n{shown}");
+            if shown.contains(what) {
+                return;
+            }
+            assert!(!over, "'{what}' was not shown, but:\n{shown}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
