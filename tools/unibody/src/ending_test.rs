@@ -84,6 +84,8 @@ fn each_other_end_has_its_line() {
     let told = text(&ended(Ending::TripleFault { state: state(0xffff_ffff_8100_0000) }, &console));
     assert!(told.contains("triple fault at RIP 0xffffffff81000000, CR2 0xdeadb000"), "{told}");
     assert!(told.ends_with("\n  last words"), "{told}");
+    let lost = text(&ended(Ending::TripleFault { state: state(State::at_reset().rip) }, &console));
+    assert!(lost.contains("triple fault; this host's KVM does not tell where"), "{lost}");
     let told = text(&ended(Ending::Halted { state: state(0x1000) }, &console));
     assert!(told.contains("halted with interrupts off, at RIP 0x1000"), "{told}");
     assert!(text(&ended(Ending::Reset, &console)).contains("it reset itself"));

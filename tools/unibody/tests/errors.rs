@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{as_user, cache, is_root, outcome, own_file, pulled, shell, unibody};
+use support::{as_user, cache, engine, is_root, outcome, own_file, pulled, shell, unibody};
 
 /// Runs `unibody run` with `arguments`, which must fail with one line that contains all of `said`.
 fn refuses(arguments: &[&str], said: &[&str]) {
@@ -161,8 +161,10 @@ fn a_triple_fault_is_told_with_its_place() {
     // ud2, with an IDT that has no entries.
     let (status, stderr) = boot("triple-fault", &[0x0f, 0x0b]);
     assert_eq!(status, Some(125), "{stderr}");
-    assert!(stderr.contains("triple fault at RIP 0x100000"), "{stderr}");
-    assert!(stderr.contains("CR2"), "{stderr}");
+    let told = stderr.contains("triple fault at RIP 0x100000, CR2 0x");
+    // On AMD's processors KVM does not know it.
+    let lost = stderr.contains("triple fault; this host's KVM does not tell where");
+    assert!(told || engine() != "soft" && lost, "{stderr}");
 }
 
 #[test]
