@@ -137,7 +137,7 @@ impl Vm for InProcessVm {
 
     fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
         self.0.regions.add(region, |Place { id, gpa, size, hva }| {
-            self.0.core.add_slot(Slot { id, gpa, size, hva, read_only: false }).map_err(os_error)
+            self.0.core.add_slot(Slot { id, gpa, size, hva, ..Slot::default() }).map_err(os_error)
         })
     }
 

@@ -20,7 +20,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// Delivers a message-signalled interrupt. Atomic context.
     fn send_msi(&self, address: u64, data: u32);
 
-    /// The mapping of guest-physical memory from `start` on, `size` bytes, has changed. Returns when
-    /// no vCPU uses the old one any more. Process context.
+    /// The mapping of guest-physical memory from `start` on, `size` bytes, has changed, or which of its pages were written to
+    /// was just taken. Returns when no vCPU uses the old one any more, nor an address that it was given to write to
+    /// ([`View::host_address`](crate::memory::View::host_address)) before. Process context; not on a vCPU's
+    /// thread that executes guest code.
     fn memory_changed(&self, start: u64, size: u64);
 }

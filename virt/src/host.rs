@@ -74,6 +74,9 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// Its frequency in kHz. Atomic context.
     fn tsc_khz(&self) -> u32;
 
+    /// Lets others use the processor: this thread waits for one that does something short. Process context.
+    fn yield_now(&self);
+
     /// Makes a timer that calls `target`. Process context.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! - [`host`]: the services that the core asks of the place it runs in;
 //! - [`arch`]: what an architecture gives the core;
 //! - [`memory`]: memory slots, from guest-physical to host-virtual addresses;
+//! - [`dirty_log`]: which pages of a slot were written to;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
 //! - [`vm`]: one virtual machine, which holds the above together.
 //!
@@ -15,6 +16,7 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod dirty_log;
 pub mod host;
 pub mod memory;
 pub mod routing;

@@ -4,6 +4,9 @@
 //! immutable table that it refreshes when the generation has moved on. A slot is a host
 //! virtual address with no promise about its life: access goes through
 //! [`Host`], and may fail.
+//!
+//! A slot whose writes are logged has a [`DirtyLog`], which each write through a view marks. Who gets a host virtual
+//! address to write to by itself ([`View::host_address`]) has the page marked then.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,13 +14,17 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use lock_api::{Mutex, RawMutex};
 
+use crate::dirty_log::DirtyLog;
 use crate::host::{Errno, Host};
 
 /// Size of the page that slots are made of.
 pub const PAGE: u64 = 4096;
 
+/// Pages that a slot may have. See: Linux, include/linux/kvm_host.h, `KVM_MEM_MAX_NR_PAGES`.
+const MAX_PAGES: u64 = (1 << 31) - 1;
+
 /// A range of guest-physical memory and where it lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
     /// The caller's number for it.
     pub id: u32,
@@ -29,6 +36,8 @@ pub struct Slot {
     pub hva: u64,
     /// Writes by the guest are not memory writes but exits.
     pub read_only: bool,
+    /// The pages that the guest writes to are noted: see [`crate::Vm::take_dirty`].
+    pub log_dirty: bool,
 }
 
 impl Slot {
@@ -37,11 +46,54 @@ impl Slot {
     pub fn contains(&self, gpa: u64) -> bool {
         gpa.wrapping_sub(self.gpa) < self.size
     }
+
+    /// Whether it can be one by itself: whole pages, not too many, that do not wrap around. Gives its end.
+    fn check(&self) -> Result<u64, Errno> {
+        let whole = |value: u64| value.is_multiple_of(PAGE);
+        let end = self.gpa.checked_add(self.size).ok_or(Errno::EINVAL)?;
+        let is_whole = whole(self.gpa) && whole(self.size) && whole(self.hva);
+        let has_place = self.hva.checked_add(self.size).is_some();
+        if is_whole && has_place && (1..=MAX_PAGES).contains(&(self.size / PAGE)) {
+            Ok(end)
+        } else {
+            Err(Errno::EINVAL)
+        }
+    }
+}
+
+/// A slot, and its log if it has one.
+#[derive(Clone, Debug)]
+struct Entry {
+    slot: Slot,
+    log: Option<Arc<DirtyLog>>,
+}
+
+impl Entry {
+    fn new(slot: Slot) -> Result<Self, Errno> {
+        let mut entry = Self { slot, log: None };
+        entry.set_log(slot.log_dirty)?;
+        Ok(entry)
+    }
+
+    /// Has the slot be logged, or not. A new log is empty.
+    fn set_log(&mut self, on: bool) -> Result<(), Errno> {
+        let pages = self.slot.size / PAGE;
+        self.log = if on { Some(Arc::new(DirtyLog::new(pages)?)) } else { None };
+        self.slot.log_dirty = on;
+        Ok(())
+    }
+
+    /// `size` bytes (not 0) at `offset` are marked, if that is logged.
+    fn mark(&self, offset: u64, size: u64) {
+        if let Some(log) = &self.log {
+            log.mark(offset / PAGE, (offset + size - 1) / PAGE);
+        }
+    }
 }
 
 /// The slots at one moment, sorted by address.
 #[derive(Clone, Debug, Default)]
-pub struct Slots(Vec<Slot>);
+pub struct Slots(Vec<Entry>);
 
 impl Slots {
     /// How many slots a machine may have.
@@ -51,33 +103,39 @@ impl Slots {
     #[must_use]
     #[inline]
     pub fn find(&self, gpa: u64) -> Option<&Slot> {
-        let at = self.0.partition_point(|slot| slot.gpa <= gpa);
-        self.0.get(at.checked_sub(1)?).filter(|slot| slot.contains(gpa))
+        self.entry(gpa).map(|entry| &entry.slot)
+    }
+
+    #[inline]
+    fn entry(&self, gpa: u64) -> Option<&Entry> {
+        let at = self.0.partition_point(|entry| entry.slot.gpa <= gpa);
+        self.0.get(at.checked_sub(1)?).filter(|entry| entry.slot.contains(gpa))
     }
 
     /// All slots, by address.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.0.iter()
+        self.0.iter().map(|entry| &entry.slot)
     }
 
-    fn insert(&mut self, slot: Slot) -> Result<(), Errno> {
-        let whole = |value: u64| value.is_multiple_of(PAGE);
-        let end = slot.gpa.checked_add(slot.size).ok_or(Errno::EINVAL)?;
-        if slot.size == 0
-            || !(whole(slot.gpa) && whole(slot.size) && whole(slot.hva))
-            || slot.hva.checked_add(slot.size).is_none()
-            || self.0.len() >= Self::MAX
-        {
+    fn insert(&mut self, entry: Entry) -> Result<(), Errno> {
+        let slot = &entry.slot;
+        let end = slot.check()?;
+        if self.0.len() >= Self::MAX {
             return Err(Errno::EINVAL);
         }
         let overlaps = |other: &Slot| other.gpa < end && slot.gpa < other.gpa + other.size;
-        if self.0.iter().any(|other| other.id == slot.id || overlaps(other)) {
+        if self.iter().any(|other| other.id == slot.id || overlaps(other)) {
             return Err(Errno::EEXIST);
         }
         self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let at = self.0.partition_point(|other| other.gpa < slot.gpa);
-        self.0.insert(at, slot);
+        let at = self.0.partition_point(|other| other.slot.gpa < slot.gpa);
+        self.0.insert(at, entry);
         Ok(())
+    }
+
+    /// Where the slot of this number is in the table.
+    fn position(&self, id: u32) -> Result<usize, Errno> {
+        self.iter().position(|slot| slot.id == id).ok_or(Errno::ENOENT)
     }
 }
 
@@ -94,13 +152,15 @@ impl<R: RawMutex> Default for Memory<R> {
 }
 
 impl<R: RawMutex> Memory<R> {
-    /// Adds a slot. The caller tells the architecture of the change.
+    /// Adds a slot. The caller tells the architecture of the change. Process context, as all changes.
     ///
     /// # Errors
-    /// `EINVAL` for a range that is empty, not of whole pages or that wraps around,
-    /// `EEXIST` for a number in use or an overlap, `ENOMEM`.
+    /// `EINVAL` for a range that is empty, not of whole pages, too large or that wraps around, and when there are
+    /// [`Slots::MAX`]; `EEXIST` for a number in use or an overlap; `ENOMEM`.
     pub fn insert(&self, slot: Slot) -> Result<(), Errno> {
-        self.change(|slots| slots.insert(slot))
+        // Before a log is made, whose size it is.
+        slot.check()?;
+        self.change(|slots| slots.insert(Entry::new(slot)?))
     }
 
     /// Removes a slot and gives it. The caller tells the architecture of the change.
@@ -109,27 +169,78 @@ impl<R: RawMutex> Memory<R> {
     /// `ENOENT` when there is none of this number, `ENOMEM`.
     pub fn remove(&self, id: u32) -> Result<Slot, Errno> {
         self.change(|slots| {
-            let at = slots.0.iter().position(|slot| slot.id == id).ok_or(Errno::ENOENT)?;
-            Ok(slots.0.remove(at))
+            let at = slots.position(id)?;
+            Ok(slots.0.remove(at).slot)
         })
+    }
+
+    /// Moves a slot to another guest-physical address, where it has the same bytes and the same log; gives what it was. The
+    /// caller tells the architecture of the change, at both places.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none of this number, and as [`insert`](Self::insert).
+    pub fn relocate(&self, id: u32, gpa: u64) -> Result<Slot, Errno> {
+        self.change(|slots| {
+            let at = slots.position(id)?;
+            let mut entry = slots.0.remove(at);
+            let old = entry.slot;
+            entry.slot.gpa = gpa;
+            slots.insert(entry).map(|()| old)
+        })
+    }
+
+    /// Has a slot be logged from now on, or not any more; gives it. The caller tells the architecture of the change. A log that
+    /// is there already stays as it is.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none of this number, `ENOMEM`.
+    pub fn set_log(&self, id: u32, on: bool) -> Result<Slot, Errno> {
+        self.change(|slots| {
+            let at = slots.position(id)?;
+            let entry = &mut slots.0[at];
+            if entry.slot.log_dirty != on {
+                entry.set_log(on)?;
+            }
+            Ok(entry.slot)
+        })
+    }
+
+    /// A slot and its log.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none of this number, or it has no log.
+    pub fn log(&self, id: u32) -> Result<(Slot, Arc<DirtyLog>), Errno> {
+        let slots = self.view().slots;
+        let entry = &slots.0[slots.position(id)?];
+        let log = entry.log.clone().ok_or(Errno::ENOENT)?;
+        Ok((entry.slot, log))
     }
 
     /// The table at this moment.
     #[must_use]
     pub fn view(&self) -> View {
         let slots = self.current.lock();
-        View { slots: Arc::clone(&slots), generation: self.generation.load(Ordering::Acquire) }
+        View { slots: Arc::clone(&slots), generation: self.generation.load(Ordering::SeqCst) }
     }
 
-    fn change<T>(&self, edit: impl FnOnce(&mut Slots) -> Result<T, Errno>) -> Result<T, Errno> {
-        let mut copy = Slots::default();
-        let mut current = self.current.lock();
-        copy.0.try_reserve(current.0.len() + 1).map_err(|_| Errno::ENOMEM)?;
-        copy.0.extend_from_slice(&current.0);
-        let done = edit(&mut copy)?;
-        *current = Arc::new(copy);
-        self.generation.fetch_add(1, Ordering::Release);
-        Ok(done)
+    /// Replaces the table by an edited copy. It is made, and the old one freed, while the lock is not held.
+    fn change<T>(&self, edit: impl Fn(&mut Slots) -> Result<T, Errno>) -> Result<T, Errno> {
+        loop {
+            let old = Arc::clone(&self.current.lock());
+            let mut copy = Slots::default();
+            copy.0.try_reserve(old.0.len() + 1).map_err(|_| Errno::ENOMEM)?;
+            copy.0.extend_from_slice(&old.0);
+            let done = edit(&mut copy)?;
+            let new = Arc::new(copy);
+            let mut current = self.current.lock();
+            if Arc::ptr_eq(&current, &old) {
+                *current = new;
+                // Who says that it accesses memory, and then looks for a change, sees this one; or who makes it sees that
+                // it does.
+                self.generation.fetch_add(1, Ordering::SeqCst);
+                return Ok(done);
+            }
+        }
     }
 }
 
@@ -157,8 +268,9 @@ pub enum Unreached {
 
 impl View {
     /// Takes the newest table if it has changed. Gives whether it has.
+    #[inline]
     pub fn refresh<R: RawMutex>(&mut self, memory: &Memory<R>) -> bool {
-        if memory.generation.load(Ordering::Acquire) == self.generation {
+        if memory.generation.load(Ordering::SeqCst) == self.generation {
             return false;
         }
         *self = memory.view();
@@ -171,19 +283,37 @@ impl View {
         &self.slots
     }
 
-    /// Where `gpa` lies, and how many bytes from there on lie in the same slot.
+    /// The slot of `gpa`, and where it is in there.
+    #[inline]
+    fn find(&self, gpa: u64, write: bool) -> Result<(&Entry, u64), Unreached> {
+        match self.slots.entry(gpa) {
+            Some(entry) if !(write && entry.slot.read_only) => Ok((entry, gpa - entry.slot.gpa)),
+            _ => Err(Unreached::NoSlot { gpa }),
+        }
+    }
+
+    /// Where `gpa` lies, and how many bytes from there on may be accessed: as many as lie in the same slot. If writes
+    /// are logged and `write` is asked, it is to the end of the page, which is dirty from now on; who keeps the address
+    /// drops it when the architecture is told that memory has changed.
     ///
     /// # Errors
     /// When no slot is there, or it may not be written and `write` is asked.
     #[inline]
     pub fn host_address(&self, gpa: u64, write: bool) -> Result<(u64, u64), Unreached> {
-        match self.slots.find(gpa) {
-            Some(slot) if !(write && slot.read_only) => {
-                let offset = gpa - slot.gpa;
-                Ok((slot.hva + offset, slot.size - offset))
-            }
-            _ => Err(Unreached::NoSlot { gpa }),
+        let (entry, offset) = self.find(gpa, write)?;
+        let (hva, room) = (entry.slot.hva + offset, entry.slot.size - offset);
+        if write && entry.log.is_some() {
+            entry.mark(offset, 1);
+            return Ok((hva, PAGE - offset % PAGE));
         }
+        Ok((hva, room))
+    }
+
+    /// Whether nobody need know of a write to `gpa`: then an address to read at may be kept as one to write at, too.
+    #[must_use]
+    #[inline]
+    pub fn is_freely_written(&self, gpa: u64) -> bool {
+        self.find(gpa, true).is_ok_and(|(entry, _)| entry.log.is_none())
     }
 
     /// Reads guest-physical memory, across slots. Process context.
@@ -211,9 +341,13 @@ impl View {
         let mut done = 0;
         while done < bytes.len() {
             let at = gpa.wrapping_add(done as u64);
-            let (hva, room) = self.host_address(at, true)?;
+            let (entry, offset) = self.find(at, true)?;
+            let room = entry.slot.size - offset;
             let end = bytes.len().min(done.saturating_add(room as usize));
-            host.write(hva, &bytes[done..end]).map_err(|_| Unreached::BadAddress { gpa: at })?;
+            let written = host.write(entry.slot.hva + offset, &bytes[done..end]);
+            // Not before: who takes the mark has to find what was written. Even if not all was.
+            entry.mark(offset, (end - done) as u64);
+            written.map_err(|_| Unreached::BadAddress { gpa: at })?;
             done = end;
         }
         Ok(())
@@ -231,7 +365,13 @@ impl View {
         expected: u128,
         new: u128,
     ) -> Result<u128, Unreached> {
-        let (hva, _) = self.host_address(gpa, true)?;
-        host.compare_exchange(hva, size, expected, new).map_err(|_| Unreached::BadAddress { gpa })
+        let (entry, offset) = self.find(gpa, true)?;
+        let found = host
+            .compare_exchange(entry.slot.hva + offset, size, expected, new)
+            .map_err(|_| Unreached::BadAddress { gpa })?;
+        if found == expected {
+            entry.mark(offset, size.max(1).into());
+        }
+        Ok(found)
     }
 }

@@ -1,6 +1,7 @@
 //! One virtual machine: its memory, its interrupt routes and its architecture's part.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use lock_api::Mutex;
 
@@ -43,7 +44,8 @@ impl<A: Arch> Vm<A> {
         &self.memory
     }
 
-    /// Adds a memory slot. Process context.
+    /// Adds a memory slot. Process context, as all that changes slots: it waits for vCPUs. Whoever calls these has them one
+    /// after the other.
     ///
     /// # Errors
     /// As [`Memory::insert`].
@@ -61,6 +63,57 @@ impl<A: Arch> Vm<A> {
         let slot = self.memory.remove(id)?;
         self.arch.memory_changed(slot.gpa, slot.size);
         Ok(())
+    }
+
+    /// Moves a memory slot to another guest-physical address; when this returns no vCPU uses the old one any
+    /// more. Process context.
+    ///
+    /// # Errors
+    /// As [`Memory::relocate`].
+    pub fn move_slot(&self, id: u32, gpa: u64) -> Result<(), Errno> {
+        let slot = self.memory.relocate(id, gpa)?;
+        self.arch.memory_changed(slot.gpa, slot.size);
+        self.arch.memory_changed(gpa, slot.size);
+        Ok(())
+    }
+
+    /// Switches a slot's dirty log on or off: what the guest writes after this returns is in it. Process context.
+    ///
+    /// # Errors
+    /// As [`Memory::set_log`].
+    pub fn log_dirty(&self, id: u32, on: bool) -> Result<(), Errno> {
+        let slot = self.memory.set_log(id, on)?;
+        // Also what may be written through addresses that were given before there was a log.
+        self.arch.memory_changed(slot.gpa, slot.size);
+        Ok(())
+    }
+
+    /// Takes a slot's dirty log: a bitmap with a bit for each page, 64 a word, that is set if the guest has written to the page
+    /// since the log was switched on or taken. It may be set without: an access that faulted half-way. Process context.
+    ///
+    /// No write is lost. Say that a page is copied after this returns, if its bit is set, and that this is done again and again:
+    /// when the guest has stopped, and it was done once more, the copy is the same as the memory.
+    ///
+    /// - The run loop, through [`View`](crate::memory::View), marks a page after it has written. If the bit is taken, the
+    ///   write was before, and is copied. If the mark comes too late, the next one takes it.
+    /// - An engine marks a page when it is given an address to write at, and then writes as long as it has it, unseen. Such
+    ///   an address was given before the bit was taken, or later. If later, the bit is set again, for the next one. If before,
+    ///   the engine may go on writing through it until `memory_changed` has made it drop it: but that is before this
+    ///   returns, so before the copy. Its next write needs an address again, and marks.
+    ///
+    /// So the order is: take the bits, then have the addresses dropped. The other way round an address that is given
+    /// in between would outlive its bit.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no slot of this number, or it has no log; `ENOMEM`.
+    pub fn take_dirty(&self, id: u32) -> Result<Vec<u64>, Errno> {
+        let (slot, log) = self.memory.log(id)?;
+        let taken = log.take()?;
+        // Nobody has an address to write to a page that is not marked.
+        if taken.iter().any(|word| *word != 0) {
+            self.arch.memory_changed(slot.gpa, slot.size);
+        }
+        Ok(taken)
     }
 
     /// Replaces the interrupt routes. Process context.

@@ -31,9 +31,10 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// the CPUID policy.
     fn instructions(&self) -> Instructions;
 
-    /// The mapping of guest-physical `start..start + size` changes. Returns only when no vCPU
-    /// can still use the old one. Process context; not called on a vCPU's thread that is
-    /// inside [`EngineVcpu::enter`].
+    /// The mapping of guest-physical `start..start + size` has changed, or which of its pages are dirty was taken. Returns
+    /// only when no vCPU can still use the old one, nor an address that
+    /// [`View::host_address`](virt::memory::View::host_address) gave to write to. Process context; not called on a
+    /// vCPU's thread that is inside [`EngineVcpu::enter`].
     fn invalidate(&self, start: u64, size: u64);
 
     /// Makes the vCPU `id`, if it is in guest code, notice that its request word is set.

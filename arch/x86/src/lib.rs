@@ -83,6 +83,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     exception_test::CASES,
     msr_test::CASES,
     pvclock_test::CASES,
+    vcpu::accesses_test::CASES,
     vcpu::inbox_test::CASES,
     vcpu::run_test::CASES,
 ];

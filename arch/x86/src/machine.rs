@@ -22,6 +22,7 @@ use crate::irqchip::destination::{self, Address};
 use crate::irqchip::i8254::Pit;
 use crate::irqchip::i8259::Pic;
 use crate::irqchip::{Delivery, Message, ioapic};
+use crate::vcpu::accesses::Accesses;
 use crate::vcpu::inbox::{Inbox, request};
 
 /// The chips, as [`Pin::chip`] numbers them. The values are KVM's.
@@ -52,6 +53,8 @@ pub const fn ioapic_offset(gpa: u64) -> Option<u64> {
 pub struct Published<H: Host> {
     /// Its mailbox.
     pub inbox: Inbox,
+    /// What its run loop does with guest memory.
+    pub accesses: Accesses,
     address: AtomicU64,
     parker: H::Parker,
 }
@@ -110,7 +113,8 @@ impl<E: Engine, H: Host> Machine<E, H> {
         for _ in 0..cpus {
             let parker = host.parker()?;
             let address = AtomicU64::new(Address::default().to_bits());
-            vcpus.push(Published { inbox: Inbox::default(), address, parker });
+            let (inbox, accesses) = (Inbox::default(), Accesses::default());
+            vcpus.push(Published { inbox, accesses, address, parker });
         }
         let machine = Arc::new(Self {
             start: host.now(),
@@ -310,8 +314,8 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
 
     fn memory_changed(&self, start: u64, size: u64) {
         self.0.engine.invalidate(start, size);
-        for id in 0..self.0.cpus() {
-            self.0.post(id, request::MEMORY);
+        for vcpu in &self.0.vcpus {
+            vcpu.accesses.wait(&self.0.host);
         }
     }
 }

@@ -225,7 +225,7 @@ fn what_is_not_in_ram_is_not_read(options: Options) {
     assert!(!guest.vcpu.tlb.is_in_large(HUGE + RAM));
     // Behind it there is half of a large page more: again what is at its start.
     let size = SIZE / 2;
-    let slot = Slot { id: 1, gpa: RAM, size, hva: guest.machine.hva() + SIZE, read_only: false };
+    let slot = Slot { id: 1, gpa: RAM, size, hva: guest.machine.hva() + SIZE, ..Slot::default() };
     guest.machine.memory.insert(slot).expect("another slot");
     guest.machine.engine.invalidate(RAM, size);
     for _ in 0..2 {

@@ -36,7 +36,8 @@ unsafe impl Sync for Nowhere {}
 static NOWHERE: Nowhere = Nowhere(UnsafeCell::new([0; SIZE as usize]));
 
 impl Page {
-    /// The page that holds `gpa`.
+    /// The page that holds `gpa`. With `write` it is dirty from now on, if that is logged, and may be written to until the vCPU
+    /// is told to drop it.
     ///
     /// # Errors
     /// When no slot is there, or it may not be written and `write` is asked.

@@ -82,7 +82,7 @@ fn accesses_across_the_end_of_a_slot_come_out(options: Options) {
 
 /// A second slot, which lies elsewhere in RAM.
 fn slot(guest: &Guest, id: u32, gpa: u64, at: u64) -> Slot {
-    Slot { id, gpa, size: SIZE / 2, hva: guest.machine.hva() + at, read_only: false }
+    Slot { id, gpa, size: SIZE / 2, hva: guest.machine.hva() + at, ..Slot::default() }
 }
 
 /// One page has two slots: their halves are neighbours on the host, or not.

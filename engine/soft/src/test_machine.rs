@@ -101,7 +101,7 @@ impl Machine {
     /// `hva`: of RAM, which stays mapped.
     fn over(hva: u64, options: Options, code: &[u8]) -> Self {
         let memory = Arc::new(Memory::default());
-        let slot = Slot { id: 0, gpa: 0, size: RAM, hva, read_only: false };
+        let slot = Slot { id: 0, gpa: 0, size: RAM, hva, ..Slot::default() };
         memory.insert(slot).expect("the first slot");
         // SAFETY: RAM is never unmapped, and no reference to it is made.
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };

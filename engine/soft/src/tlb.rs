@@ -75,7 +75,7 @@ pub struct Entry {
 pub struct Frame(u64);
 
 impl Frame {
-    /// Rights and dirty bit allow writes, even though no write may hit.
+    /// Rights, dirty bit and dirty log allow writes, even though no write may hit.
     const WRITABLE: u64 = 1;
 
     const fn new(gpa: u64, writable: bool) -> Self {
@@ -87,7 +87,7 @@ impl Frame {
         self.0 & !(ram::SIZE - 1)
     }
 
-    /// Whether rights and dirty bit allow writes.
+    /// Whether rights, dirty bit and dirty log allow writes.
     pub const fn writable(self) -> bool {
         self.0 & Self::WRITABLE != 0
     }
@@ -130,7 +130,7 @@ pub struct Fill {
     pub gpa: u64,
     /// Where it lies.
     pub page: Page,
-    /// Writes are allowed, and need not set the dirty bit.
+    /// Writes are allowed, and need neither set the dirty bit nor mark the page in a dirty log.
     pub writable: bool,
     /// Writes have to look at decoded code.
     pub code: bool,

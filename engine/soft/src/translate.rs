@@ -171,9 +171,10 @@ impl SoftVcpu {
         if self.watch_data && size != 0 {
             self.data_hits |= debug::data(self, linear, size, write).unwrap_or(0);
         }
+        // A page that is to be marked as dirty when it is written to is found once more then.
         let probe = Query { write: true, ..query };
         let writable = translation.permits(&self.paging, &probe)
-            && (write || Page::of(&self.view, gpa, true).is_ok());
+            && (write || self.view.is_freely_written(gpa));
         let is_operand = access == Access::Operand && self.lockstep.behind(access).is_none();
         if is_operand && !write {
             self.find_range(linear, &translation, rights);

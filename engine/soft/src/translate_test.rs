@@ -172,7 +172,14 @@ fn rom_is_read_and_writes_come_out(options: Options) {
         a.hlt()
     });
     let gpa = 0xf000_0000;
-    let rom = Slot { id: 1, gpa, size: 2 << 20, hva: machine.hva() + (4 << 20), read_only: true };
+    let rom = Slot {
+        id: 1,
+        gpa,
+        size: 2 << 20,
+        hva: machine.hva() + (4 << 20),
+        read_only: true,
+        ..Slot::default()
+    };
     machine.memory.insert(rom).expect("no overlap");
     machine.write_u64(at::PD + (at::LARGE >> 21) * 8, gpa | pte::RIGHTS | pte::LARGE);
     machine.write_u64(4 << 20, 0x4242);
@@ -191,7 +198,7 @@ fn an_invalidated_slot_is_gone_and_a_new_one_is_seen(options: Options) {
     });
     let gpa = 0xf000_0000;
     let slot =
-        |offset| Slot { id: 1, gpa, size: 2 << 20, hva: machine.hva() + offset, read_only: false };
+        |offset| Slot { id: 1, gpa, size: 2 << 20, hva: machine.hva() + offset, ..Slot::default() };
     machine.memory.insert(slot(4 << 20)).expect("no overlap");
     machine.write_u64(at::PD + (at::LARGE >> 21) * 8, gpa | pte::RIGHTS | pte::LARGE);
     machine.write_u64(4 << 20, 1);

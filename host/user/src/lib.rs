@@ -77,6 +77,10 @@ impl Host for Process {
         self.tsc_khz
     }
 
+    fn yield_now(&self) {
+        std::thread::yield_now();
+    }
+
     fn timer(&self, target: Arc<dyn Expire>) -> Result<QueuedTimer, Errno> {
         Ok(self.timers.timer(target))
     }

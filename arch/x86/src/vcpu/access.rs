@@ -237,7 +237,8 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
         let start = self.segment_base(Seg::Cs).wrapping_add(self.rip());
         let room = (PAGE_SIZE - start % PAGE_SIZE).min(MAX_LENGTH as u64) as usize;
         let gpa = self.translate(start, false, Access::Operand, true)?;
-        self.reached(self.vcpu.read_memory(gpa, &mut bytes[..room]))?;
+        let read = self.vcpu.read_memory(gpa, &mut bytes[..room]);
+        self.reached(read)?;
         let rest = &mut bytes[room..];
         if !rest.is_empty() {
             let next = start.wrapping_add(room as u64);
@@ -245,7 +246,8 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
                 self.cause = None;
                 return Ok(room);
             };
-            self.reached(self.vcpu.read_memory(gpa, rest))?;
+            let read = self.vcpu.read_memory(gpa, rest);
+            self.reached(read)?;
         }
         Ok(MAX_LENGTH)
     }
@@ -308,8 +310,8 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
             implicit_supervisor: user && access == Access::System,
             ac: self.rflags() & rflags::AC != 0,
         };
-        let mut tables = Tables { view: &self.vcpu.view, host: &self.vcpu.machine.host };
-        match mmu::walk(&paging, query, &mut tables) {
+        let walk = |view: &View, host: &H| mmu::walk(&paging, query, &mut Tables { view, host });
+        match self.vcpu.with_memory(walk) {
             Ok(translation) => Ok(translation.gpa),
             Err(WalkError::Fault(exception)) => Err(self.fault(exception)),
             Err(WalkError::NoMemory { gpa }) => Err(self.stop(Cause::BadMemory { gpa })),
@@ -378,6 +380,16 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
         Ok(())
     }
 
+    fn compare_exchange_at(
+        &mut self,
+        gpa: u64,
+        size: u8,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, Unreached> {
+        self.vcpu.with_memory(|view, host| view.compare_exchange(host, gpa, size, expected, new))
+    }
+
     /// An access after a write to a device is the next round of a string instruction: the write goes
     /// first.
     fn check_order(&mut self) -> Result<(), Stop> {
@@ -409,14 +421,17 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
         loop {
             let old = self.load::<T>(linear, Access::Operand)?;
             let new = change(old);
-            if atomic && self.vcpu.view.host_address(gpa, true).is_ok() {
+            if atomic {
                 let expected = u128::from(old.zero_extend());
-                let (view, host) = (&self.vcpu.view, &self.vcpu.machine.host);
                 let new = new.zero_extend().into();
-                match view.compare_exchange(host, gpa, size, expected, new) {
+                match self.compare_exchange_at(gpa, size, expected, new) {
                     Ok(found) if found == expected => return Ok(old),
                     Ok(_) => continue,
-                    Err(_) => return Err(self.stop(Cause::BadMemory { gpa })),
+                    Err(Unreached::BadAddress { gpa }) => {
+                        return Err(self.stop(Cause::BadMemory { gpa }));
+                    }
+                    // A device's: what it read as is known, and is changed and written.
+                    Err(Unreached::NoSlot { .. }) => {}
                 }
             }
             self.store(linear, new, Access::Operand)?;
@@ -432,8 +447,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
         new: u128,
     ) -> Result<u128, Stop> {
         let gpa = self.translate(linear, true, Access::Operand, false)?;
-        let (view, host) = (&self.vcpu.view, &self.vcpu.machine.host);
-        view.compare_exchange(host, gpa, 16, expected, new)
+        self.compare_exchange_at(gpa, 16, expected, new)
             .map_err(|_| self.stop(Cause::BadMemory { gpa }))
     }
 

@@ -39,9 +39,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     pub(super) fn drain(&mut self, inbox: &Inbox) -> bool {
         let mail = inbox.take(0);
         let has = |bits| mail.request & bits != 0;
-        if has(request::MEMORY) {
-            self.view.refresh(&self.machine.memory);
-        }
         if has(request::INIT) {
             self.init();
         }

@@ -20,10 +20,8 @@ pub mod request {
     pub const TIMER: u32 = 1 << 4;
     /// The 8259s' output changed.
     pub const EXTINT: u32 = 1 << 5;
-    /// The memory slots changed.
-    pub const MEMORY: u32 = 1 << 6;
     /// `run` is to return to the VMM.
-    pub const EXIT: u32 = 1 << 7;
+    pub const EXIT: u32 = 1 << 6;
 }
 
 /// The mailbox of one vCPU.

@@ -2,11 +2,13 @@
 //!
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
-//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `string_io`.
+//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `string_io`; [`accesses`], when it
+//! accesses guest memory by itself.
 //!
 //! See: ARCHITECTURE.md, the life of an exit.
 
 mod access;
+pub mod accesses;
 mod clock;
 mod events;
 pub mod exit;
@@ -15,6 +17,8 @@ pub mod inbox;
 mod msr;
 mod string_io;
 
+#[cfg(feature = "selftest")]
+pub mod accesses_test;
 #[cfg(feature = "selftest")]
 pub mod inbox_test;
 #[cfg(feature = "selftest")]
@@ -26,7 +30,7 @@ use alloc::sync::Arc;
 
 use virt::Errno;
 use virt::host::{Expire, Host, Timer};
-use virt::memory::View;
+use virt::memory::{Unreached, View};
 
 use crate::cpuid::{self, Table};
 use crate::engine::{Engine, EngineVcpu};
@@ -37,6 +41,7 @@ use crate::msr::Stored;
 use crate::regs::State;
 
 use access::Replay;
+use accesses::Accesses;
 use clock::Clock;
 use events::{Activity, Pending};
 use handle::Completion;
@@ -63,6 +68,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     replay: Replay,
     // Derived, or for the next entry only.
     view: View,
+    accesses: Accesses,
     fresh: bool,
     stuck: bool,
 }
@@ -120,6 +126,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             completion: Completion::None,
             replay: Replay::default(),
             view: machine.memory.view(),
+            accesses: published.accesses.clone(),
             fresh: true,
             stuck: false,
         })
@@ -251,13 +258,23 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.arm_timer();
     }
 
+    /// Accesses guest memory by the slots as they are. When who changes them goes on this is done, or sees the change.
+    #[inline]
+    fn with_memory<T>(&mut self, work: impl FnOnce(&View, &H) -> T) -> T {
+        let (machine, view) = (&*self.machine, &mut self.view);
+        self.accesses.during(|| {
+            view.refresh(&machine.memory);
+            work(view, &machine.host)
+        })
+    }
+
     /// Reads guest-physical memory.
-    fn read_memory(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), virt::memory::Unreached> {
-        self.view.read(&self.machine.host, gpa, buffer)
+    fn read_memory(&mut self, gpa: u64, buffer: &mut [u8]) -> Result<(), Unreached> {
+        self.with_memory(|view, host| view.read(host, gpa, buffer))
     }
 
     /// Writes guest-physical memory.
-    fn write_memory(&self, gpa: u64, bytes: &[u8]) -> Result<(), virt::memory::Unreached> {
-        self.view.write(&self.machine.host, gpa, bytes)
+    fn write_memory(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), Unreached> {
+        self.with_memory(|view, host| view.write(host, gpa, bytes))
     }
 }

@@ -219,6 +219,10 @@ impl Host for TestHost {
         1_000_000
     }
 
+    fn yield_now(&self) {
+        self.let_time_pass();
+    }
+
     fn timer(&self, target: Arc<dyn Expire>) -> Result<TestTimer, Errno> {
         let number = self.0.next_timer.fetch_add(1, Ordering::Relaxed);
         Ok(TestTimer { host: self.clone(), number, target })
@@ -289,7 +293,7 @@ impl Fixture {
         let memory = Arc::new(Memory::default());
         let arch = X86::new(host.clone(), Scripted::default(), Arc::clone(&memory), nothing, cpus)?;
         let vm = Vm::new(memory, arch)?;
-        vm.add_slot(Slot { id: 0, gpa: 0, size: Self::MEMORY, hva: 0, read_only: false })?;
+        vm.add_slot(Slot { size: Self::MEMORY, ..Slot::default() })?;
         Ok(Self { host, vm })
     }
 

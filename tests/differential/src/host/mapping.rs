@@ -68,11 +68,9 @@ impl Mapping {
     pub fn engine(&self, options: Options) -> SoftEngine {
         let memory = Arc::new(Memory::<spin::Mutex<()>>::default());
         let slot = Slot {
-            id: 0,
-            gpa: 0,
             size: self.size as u64,
             hva: self.start.expose_provenance() as u64,
-            read_only: false,
+            ..Slot::default()
         };
         memory.insert(slot).expect("the first slot");
         // SAFETY: the mapping is never unmapped, and there are no references to it.
