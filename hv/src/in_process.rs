@@ -13,13 +13,13 @@ use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
 pub use engine_soft::Modes;
 use engine_soft::{Options, SoftEngine};
 use host_user::Process;
-use virt::memory::Slot;
+use virt::memory::{Slot, Slots};
 use virt::{Errno, Memory};
 use vm_memory::GuestRegionMmap;
 
 use crate::pause::{Gate, Pass};
 use crate::regions::{Place, Regions};
-use crate::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
+use crate::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 
 type Engine = SoftEngine;
 type CoreVm = virt::Vm<X86<Engine, Process>>;
@@ -85,9 +85,10 @@ impl Hypervisor for InProcess {
             modes: self.modes,
             ..Options::default()
         };
-        // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading and writing,
-        // are held in `Shared::regions` until the machine and its vCPUs are gone, and `vm-memory`
-        // gives out no references to their bytes, only volatile accesses.
+        // SAFETY: slots come from `add_memory` alone. Its regions are mapped for reading, and for writing unless the slot is
+        // read-only, which `Regions` checks; they are held in `Shared::regions` until `remove_slot` has returned, which has
+        // the engine invalidate, or until the machine and its vCPUs are gone; and `vm-memory` gives out no references to
+        // their bytes, only volatile accesses.
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
         let start = |errno| Error::Start(os_error(errno));
         let arch =
@@ -97,7 +98,7 @@ impl Hypervisor for InProcess {
             core,
             cpus: config.cpus,
             gate: Gate::default(),
-            regions: Regions::default(),
+            regions: Regions::new(Slots::MAX),
         })))
     }
 }
@@ -135,10 +136,38 @@ pub struct InProcessVm(Arc<Shared>);
 impl Vm for InProcessVm {
     type Vcpu = InProcessVcpu;
 
-    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
-        self.0.regions.add(region, |Place { id, gpa, size, hva }| {
-            self.0.core.add_slot(Slot { id, gpa, size, hva, ..Slot::default() }).map_err(os_error)
+    fn add_memory(
+        &self,
+        region: Arc<GuestRegionMmap>,
+        flags: MemoryFlags,
+    ) -> Result<MemoryId, Error> {
+        self.0.regions.add(region, flags, |Place { slot: id, gpa, size, hva, flags }| {
+            let MemoryFlags { read_only, log_dirty } = flags;
+            let slot = Slot { id, gpa, size, hva, read_only, log_dirty };
+            self.0.core.add_slot(slot).map_err(os_error)
         })
+    }
+
+    fn move_memory(&self, id: MemoryId, gpa: u64) -> Result<(), Error> {
+        let set = |place: Place| self.0.core.move_slot(place.slot, place.gpa).map_err(os_error);
+        self.0.regions.relocate(id, gpa, set)
+    }
+
+    fn remove_memory(&self, id: MemoryId) -> Result<(), Error> {
+        let remove = |place: Place| self.0.core.remove_slot(place.slot).map_err(os_error);
+        self.0.regions.remove(id, remove)
+    }
+
+    fn log_dirty(&self, id: MemoryId, on: bool) -> Result<(), Error> {
+        let set = |place: Place| {
+            self.0.core.log_dirty(place.slot, place.flags.log_dirty).map_err(os_error)
+        };
+        self.0.regions.log_dirty(id, on, set)
+    }
+
+    fn take_dirty(&self, id: MemoryId) -> Result<Vec<u64>, Error> {
+        let take = |place: Place| self.0.core.take_dirty(place.slot).map_err(os_error);
+        self.0.regions.take_dirty(id, take)
     }
 
     fn create_vcpu(&self, id: u32) -> Result<InProcessVcpu, Error> {

@@ -22,6 +22,7 @@ use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use regions::{MemoryFlags, MemoryId, Refused};
 use vm_memory::GuestRegionMmap;
 
 /// The architecture's values that pass through the interface.
@@ -70,15 +71,25 @@ pub enum Error {
         /// What is there, as far as it can be read.
         bytes: kvm::vcpu::Bytes,
     },
-    /// A memory region was refused.
-    #[error("cannot give the guest memory at {gpa:#x} ({size} bytes): {error}")]
+    /// Something can't be done to the guest's memory.
+    #[error("cannot {action} memory of the guest at {gpa:#x} ({size} bytes): {reason}")]
     Memory {
+        /// What was tried.
+        action: &'static str,
         /// Guest-physical start.
         gpa: u64,
         /// Size in bytes.
         size: u64,
-        /// Why.
-        error: std::io::Error,
+        /// Why, and what to do.
+        reason: Refused,
+    },
+    /// A region was named that the machine has not.
+    #[error(
+        "cannot {action} memory of the guest that it does not have: name what was added, and not removed since"
+    )]
+    NoMemory {
+        /// What was tried.
+        action: &'static str,
     },
     /// A vCPU could not be made.
     #[error("cannot make vCPU {id}: {error}")]
@@ -143,12 +154,50 @@ pub trait Vm: Send + Sync + 'static {
     /// Its vCPUs.
     type Vcpu: Vcpu;
 
-    /// Gives the guest a region of memory, at the region's own guest address; it stays
-    /// mapped as long as the machine lives.
+    /// Gives the guest a region of memory, at the region's own guest address. It is held until it is removed, or the
+    /// machine is gone.
+    ///
+    /// Any thread may call this and the other methods about memory, also while vCPUs run: what they change holds when they
+    /// return, for every access from then on.
     ///
     /// # Errors
-    /// When it overlaps another or is not of whole pages.
-    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error>;
+    /// [`Error::Memory`]: when it overlaps another, is not of whole pages, or is one too many.
+    fn add_memory(
+        &self,
+        region: Arc<GuestRegionMmap>,
+        flags: MemoryFlags,
+    ) -> Result<MemoryId, Error>;
+
+    /// Moves a region to another guest-physical address. It keeps its bytes, and its log. A vCPU that runs may for a moment
+    /// find it at neither.
+    ///
+    /// # Errors
+    /// As [`add_memory`](Self::add_memory), and it stays where it was; [`Error::NoMemory`].
+    fn move_memory(&self, id: MemoryId, gpa: u64) -> Result<(), Error>;
+
+    /// Takes a region from the guest: its accesses are exits. Nothing of the machine uses it any more when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]; [`Error::Memory`] when the host is out of memory.
+    fn remove_memory(&self, id: MemoryId) -> Result<(), Error>;
+
+    /// Has it be noted from now on which pages of a region the guest writes to, or no longer. A log that there is already
+    /// goes on.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]; [`Error::Memory`] when the host is out of memory.
+    fn log_dirty(&self, id: MemoryId, on: bool) -> Result<(), Error>;
+
+    /// Takes the log of a region: a bitmap, 64 pages of 4096 bytes a word from the lowest bit on. A bit is set if
+    /// the guest has written to the page since the log was switched on or taken. It may be set without, for an access
+    /// that faulted half-way; on KVM, for a page that was read for the first time. What this process writes is not noted.
+    ///
+    /// Who copies the dirty pages after each time that the log was taken has the same as the guest when that has stopped, and
+    /// this was done once more.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]; [`Error::Memory`] if it is not logged.
+    fn take_dirty(&self, id: MemoryId) -> Result<Vec<u64>, Error>;
 
     /// Makes the vCPU `id`, with its default CPUID table, in its state at reset: vCPU 0 runs, the
     /// others wait for INIT and start-up.

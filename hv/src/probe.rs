@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::run::Event;
-use crate::{Error, Hypervisor, Vm, VmConfig};
+use crate::{Error, Hypervisor, MemoryFlags, Vm, VmConfig};
 
 /// How many instructions a second a hypervisor must execute to be fit.
 ///
@@ -177,7 +177,7 @@ fn probe_within<H: Hypervisor>(hypervisor: &H, limits: Limits) -> Result<Outcome
     let vm = Arc::new(hypervisor.create_vm(VmConfig { cpus: 1 })?);
     let memory =
         layout::memory().ok_or_else(|| Error::Start(std::io::ErrorKind::OutOfMemory.into()))?;
-    vm.add_memory(memory)?;
+    vm.add_memory(memory, MemoryFlags::default())?;
     let (sender, events) = mpsc::channel();
     let stopped = Arc::new(AtomicBool::new(false));
     let watch = Watch { vm: Arc::downgrade(&vm), stopped: Arc::clone(&stopped), limits };

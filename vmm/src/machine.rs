@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
-use hv::{Counts, Hypervisor, Vcpu, Vm, VmConfig};
+use hv::{Counts, Hypervisor, MemoryFlags, Vcpu, Vm, VmConfig};
 
 use crate::acpi;
 use crate::boot::layout;
@@ -214,7 +214,7 @@ impl<V: Vm> Machine<V> {
         let regions = memory::allocate(config.memory)?;
         let vm = hypervisor.create_vm(VmConfig { cpus })?;
         for region in &regions {
-            vm.add_memory(Arc::clone(region))?;
+            vm.add_memory(Arc::clone(region), MemoryFlags::default())?;
         }
         let memory = memory::join(regions)?;
         let rsdp = acpi::place(&memory, &platform(cpus))?;

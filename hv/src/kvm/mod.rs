@@ -36,8 +36,9 @@ use vm::KvmVm;
 const API_VERSION: i32 = 12;
 
 /// What is needed, and what Linux calls it.
-const NEEDED: [(Cap, &str); 15] = [
+const NEEDED: [(Cap, &str); 16] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::Pit2, "KVM_CAP_PIT2"),
     (Cap::Hlt, "KVM_CAP_HLT"),

@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm as Device, VmFd};
 use vm_memory::GuestRegionMmap;
 
@@ -11,8 +14,8 @@ use super::kick::{self, Kicked};
 use super::vcpu::KvmVcpu;
 use super::{Supported, watch};
 use crate::pause::Gate;
-use crate::regions::Regions;
-use crate::{Error, Vm, VmConfig};
+use crate::regions::{Place, Regions};
+use crate::{Error, MemoryFlags, MemoryId, Vm, VmConfig};
 
 /// Three pages that Intel's processors need in the guest's address space, below the chips: for a task in real mode.
 /// See: Linux, Documentation/virt/kvm/api.rst, 4.36 and 4.41.
@@ -38,6 +41,23 @@ impl Shared {
     pub fn kick_where(&self, is_meant: impl Fn(usize) -> bool) {
         let all = self.kicked.iter().enumerate();
         all.filter(|(n, _)| is_meant(*n)).for_each(|(_, kicked)| kicked.kick());
+    }
+
+    /// Makes a slot, or changes what it is.
+    fn set_slot(&self, place: Place) -> io::Result<()> {
+        let flag = |on, bit| if on { bit } else { 0 };
+        let slot = kvm_userspace_memory_region {
+            slot: place.slot,
+            flags: flag(place.flags.read_only, KVM_MEM_READONLY)
+                | flag(place.flags.log_dirty, KVM_MEM_LOG_DIRTY_PAGES),
+            guest_phys_addr: place.gpa,
+            memory_size: place.size,
+            userspace_addr: place.hva,
+        };
+        // SAFETY: the region is mapped for reading, and for writing unless the slot is read-only, which `Regions` checks; it is held
+        // in `regions` until its slot is deleted or the machine's descriptor is closed; `vm-memory` gives out no references to
+        // its bytes, only volatile accesses.
+        unsafe { self.fd.set_user_memory_region(slot) }.map_err(Into::into)
     }
 
     /// By vCPU, how often it has come out of the guest.
@@ -75,7 +95,7 @@ impl KvmVm {
             gate: Gate::default(),
             cpus: config.cpus,
             kicked: (0..config.cpus).map(|_| Arc::default()).collect(),
-            regions: Regions::default(),
+            regions: Regions::new(device.get_nr_memslots()),
         });
         let watched = watch::start(Arc::downgrade(&shared));
         watched.map_err(|error| Error::Kvm { action: "start a thread", error })?;
@@ -86,19 +106,30 @@ impl KvmVm {
 impl Vm for KvmVm {
     type Vcpu = KvmVcpu;
 
-    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
-        self.0.regions.add(region, |place| {
-            let slot = kvm_userspace_memory_region {
-                slot: place.id,
-                flags: 0,
-                guest_phys_addr: place.gpa,
-                memory_size: place.size,
-                userspace_addr: place.hva,
-            };
-            // SAFETY: the region is mapped for reading and writing, and held in `regions` until the machine's descriptor is
-            // closed; `vm-memory` gives out no references to its bytes, only volatile accesses.
-            unsafe { self.0.fd.set_user_memory_region(slot) }.map_err(Into::into)
-        })
+    fn add_memory(
+        &self,
+        region: Arc<GuestRegionMmap>,
+        flags: MemoryFlags,
+    ) -> Result<MemoryId, Error> {
+        self.0.regions.add(region, flags, |place| self.0.set_slot(place))
+    }
+
+    fn move_memory(&self, id: MemoryId, gpa: u64) -> Result<(), Error> {
+        self.0.regions.relocate(id, gpa, |place| self.0.set_slot(place))
+    }
+
+    fn remove_memory(&self, id: MemoryId) -> Result<(), Error> {
+        // A slot without a size is deleted.
+        self.0.regions.remove(id, |place| self.0.set_slot(Place { size: 0, ..place }))
+    }
+
+    fn log_dirty(&self, id: MemoryId, on: bool) -> Result<(), Error> {
+        self.0.regions.log_dirty(id, on, |place| self.0.set_slot(place))
+    }
+
+    fn take_dirty(&self, id: MemoryId) -> Result<Vec<u64>, Error> {
+        let take = |place: Place| self.0.fd.get_dirty_log(place.slot, place.size as usize);
+        self.0.regions.take_dirty(id, |place| take(place).map_err(Into::into))
     }
 
     fn create_vcpu(&self, id: u32) -> Result<KvmVcpu, Error> {

@@ -10,7 +10,7 @@ use super::layout::start;
 use super::program::{ROUNDS, port};
 use super::script::{Direction, LOOP_ENTRY, SECTIONS, Step};
 use crate::x86::{Answer, Data, Exit, State, gpr};
-use crate::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
+use crate::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 
 /// What the vCPU does when it is run.
 #[derive(Clone, Debug)]
@@ -93,8 +93,24 @@ pub(crate) struct ScriptedVm {
 impl Vm for ScriptedVm {
     type Vcpu = ScriptedVcpu;
 
-    fn add_memory(&self, _: Arc<GuestRegionMmap>) -> Result<(), Error> {
-        Ok(())
+    fn add_memory(&self, _: Arc<GuestRegionMmap>, _: MemoryFlags) -> Result<MemoryId, Error> {
+        Ok(MemoryId::new(0, 0))
+    }
+
+    fn move_memory(&self, _: MemoryId, _: u64) -> Result<(), Error> {
+        panic!("the probe moves no memory");
+    }
+
+    fn remove_memory(&self, _: MemoryId) -> Result<(), Error> {
+        panic!("the probe removes no memory");
+    }
+
+    fn log_dirty(&self, _: MemoryId, _: bool) -> Result<(), Error> {
+        panic!("the probe logs no memory");
+    }
+
+    fn take_dirty(&self, _: MemoryId) -> Result<Vec<u64>, Error> {
+        panic!("the probe logs no memory");
     }
 
     fn create_vcpu(&self, id: u32) -> Result<ScriptedVcpu, Error> {

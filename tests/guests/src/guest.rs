@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hv::x86::{Answer, Data, Exit, State};
-use hv::{Error, Hypervisor, Vcpu, Vm, VmConfig};
+use hv::{Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use rustix::fs::{MemfdFlags, memfd_create};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestRegionMmap, MemoryRegionAddress, MmapRegion,
+};
 
 use crate::layout::{RAM, at, port};
 use crate::paging::{Format, Tables, pte};
@@ -24,12 +26,40 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How many exceptions a guest may report: more than any raises on its way.
 const MAX_TRAPS: usize = 1000;
 
-/// A guest's RAM: a file, which another process can map too.
+/// A guest's RAM: a file, which another process can map too. Or another region, whose addresses count from its start here.
 #[derive(Clone)]
 pub struct Memory(Arc<GuestRegionMmap>);
 
 #[allow(clippy::missing_panics_doc, reason = "a test that reaches beyond RAM is wrong")]
 impl Memory {
+    /// Zeros, of which no guest knows yet, for guest-physical `gpa`.
+    #[must_use]
+    pub fn region(gpa: u64, size: u64) -> Self {
+        let region = GuestRegionMmap::from_range(GuestAddress(gpa), size as usize, None);
+        Self(Arc::new(region.expect("memory for a guest")))
+    }
+
+    /// The same that this process may not write to.
+    #[must_use]
+    pub fn read_only_region(gpa: u64, size: u64) -> Self {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let mapping = MmapRegion::build(None, size as usize, libc::PROT_READ, flags);
+        let region = GuestRegionMmap::new(mapping.expect("memory for a guest"), GuestAddress(gpa));
+        Self(Arc::new(region.expect("an address of a guest's")))
+    }
+
+    /// As a machine takes it.
+    #[must_use]
+    pub fn to_region(&self) -> Arc<GuestRegionMmap> {
+        Arc::clone(&self.0)
+    }
+
+    /// Whether somebody else has it, too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     fn new() -> Self {
         let file = memfd_create("guest", MemfdFlags::CLOEXEC).map(File::from).expect("a file");
         file.set_len(RAM).expect("a file that grows");
@@ -182,6 +212,8 @@ pub struct Guest<H: Hypervisor> {
     pub vm: Arc<H::Vm>,
     /// Its RAM.
     pub memory: Memory,
+    /// What the machine calls that.
+    pub ram: MemoryId,
     /// Its vCPUs; those behind the first wait for start-up.
     pub vcpus: Vec<<H::Vm as Vm>::Vcpu>,
     /// The page tables.
@@ -200,13 +232,14 @@ impl<H: Hypervisor> Guest<H> {
     pub fn with_cpus(engine: &H, cpus: u32) -> Self {
         let vm = Arc::new(engine.create_vm(VmConfig { cpus }).expect("a machine"));
         let memory = Memory::new();
-        vm.add_memory(Arc::clone(&memory.0)).expect("memory that fits");
+        let ram = vm.add_memory(memory.to_region(), MemoryFlags::default());
+        let ram = ram.expect("memory that fits");
         let vcpus = (0..cpus).map(|id| vm.create_vcpu(id).expect("a vCPU")).collect();
         let tables = default_tables(&memory);
         states::write_tables(&memory);
         write_handlers(&memory);
         let watchdog = Watchdog::new(Arc::clone(&vm));
-        let mut guest = Self { vm, memory, vcpus, tables, watchdog };
+        let mut guest = Self { vm, memory, ram, vcpus, tables, watchdog };
         guest.set_state(&guest.long_mode());
         guest
     }

@@ -25,9 +25,9 @@ pub mod programs;
 pub mod qemu;
 pub mod states;
 
-pub use guest::{Guest, Log, Trap};
+pub use guest::{Guest, Log, Memory, Trap};
 pub use hv::in_process::InProcess;
-pub use hv::{Hypervisor, Vcpu, Vm, x86};
+pub use hv::{Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, x86};
 pub use iced_x86::IcedError;
 pub use iced_x86::code_asm;
 pub use layout::{at, port, selector};

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hv::x86::{Answer, Data, Exit, State, gpr, msr};
-use hv::{Counts, Error, Hypervisor, Vcpu, Vm, VmConfig};
+use hv::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 use self::area::Area;
@@ -65,14 +65,36 @@ pub struct QemuVm(Arc<Shared>);
 impl Vm for QemuVm {
     type Vcpu = QemuVcpu;
 
-    fn add_memory(&self, region: Arc<GuestRegionMmap>) -> Result<(), Error> {
+    fn add_memory(
+        &self,
+        region: Arc<GuestRegionMmap>,
+        flags: MemoryFlags,
+    ) -> Result<MemoryId, Error> {
         let (gpa, size) = (region.start_addr().raw_value(), region.len());
-        if (gpa, size) != (0, RAM) || region.file_offset().is_none() {
-            let error = io::Error::other("under QEMU RAM is one file of one size");
-            return Err(Error::Memory { gpa, size, error });
+        let is_file = region.file_offset().is_some();
+        if (gpa, size) != (0, RAM) || !is_file || flags != MemoryFlags::default() {
+            let reason = io::Error::other("under QEMU RAM is one file of one size").into();
+            return Err(Error::Memory { action: "add", gpa, size, reason });
         }
         *self.0.ram.lock().unwrap_or_else(PoisonError::into_inner) = Some(region);
-        Ok(())
+        Ok(MemoryId::new(0, 0))
+    }
+
+    /// RAM is what it is: no body that changes slots runs here, for that is about no processor.
+    fn move_memory(&self, _: MemoryId, _: u64) -> Result<(), Error> {
+        panic!("under QEMU memory does not move");
+    }
+
+    fn remove_memory(&self, _: MemoryId) -> Result<(), Error> {
+        panic!("under QEMU memory is not removed");
+    }
+
+    fn log_dirty(&self, _: MemoryId, _: bool) -> Result<(), Error> {
+        panic!("under QEMU writes are not logged");
+    }
+
+    fn take_dirty(&self, _: MemoryId) -> Result<Vec<u64>, Error> {
+        panic!("under QEMU writes are not logged");
     }
 
     fn create_vcpu(&self, _id: u32) -> Result<QemuVcpu, Error> {

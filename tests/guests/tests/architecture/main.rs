@@ -7,6 +7,7 @@ mod compatibility;
 mod control;
 mod debug;
 mod devices;
+mod dirty_log;
 mod double_faults;
 mod exceptions;
 mod features;
@@ -15,6 +16,8 @@ mod interrupts;
 mod ioapic;
 mod lapic;
 mod legacy_chips;
+mod live_copy;
+mod memory_slots;
 mod modes;
 mod page_tables;
 mod protected16;
@@ -49,11 +52,14 @@ fn each_difference_has_its_bodies() {
     let bodies = [
         control::kvm::BODIES,
         devices::kvm::BODIES,
+        dirty_log::kvm::BODIES,
         features::kvm::BODIES,
         interrupts::kvm::BODIES,
         ioapic::kvm::BODIES,
         lapic::kvm::BODIES,
         legacy_chips::kvm::BODIES,
+        live_copy::kvm::BODIES,
+        memory_slots::kvm::BODIES,
         smp::kvm::BODIES,
         vendor::kvm::BODIES,
     ];

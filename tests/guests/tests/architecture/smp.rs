@@ -29,7 +29,7 @@ const BACK: u8 = 0x51;
 
 /// A guest of several processors whose others run `program` once [`start`] is executed: in 64-bit
 /// mode, with a stack each and x2APIC on.
-fn guest_with<H: Hypervisor>(
+pub fn guest_with<H: Hypervisor>(
     engine: &H,
     cpus: u32,
     program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
@@ -79,7 +79,7 @@ fn guest_with<H: Hypervisor>(
 }
 
 /// INIT and two start-ups for `others` other processors; waits until all have started.
-fn start(a: &mut CodeAssembler, others: u32) -> Result<(), IcedError> {
+pub fn start(a: &mut CodeAssembler, others: u32) -> Result<(), IcedError> {
     enable_x2apic(a)?;
     for command in [INIT, START_UP, START_UP] {
         send(a, 0, command | OTHERS)?;
@@ -88,7 +88,7 @@ fn start(a: &mut CodeAssembler, others: u32) -> Result<(), IcedError> {
 }
 
 /// Spins until the doubleword at `address` is at least `value`.
-fn spin_until(a: &mut CodeAssembler, address: u64, value: u32) -> Result<(), IcedError> {
+pub fn spin_until(a: &mut CodeAssembler, address: u64, value: u32) -> Result<(), IcedError> {
     let mut wait = a.create_label();
     a.set_label(&mut wait)?;
     a.pause()?;
@@ -97,7 +97,7 @@ fn spin_until(a: &mut CodeAssembler, address: u64, value: u32) -> Result<(), Ice
 }
 
 /// Halts for good.
-fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
+pub fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut top = a.create_label();
     a.set_label(&mut top)?;
     a.sti()?;
