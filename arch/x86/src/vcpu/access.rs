@@ -11,6 +11,7 @@ use virt::host::Host;
 use virt::memory::{Unreached, View};
 
 use super::handle::Completion;
+use super::replay::Replay;
 use super::{Data, Exit, Vcpu};
 use crate::emulate::decode::{MAX_LENGTH, Mode, Undecoded, decode};
 use crate::emulate::{Access, Cpu, Feature, Int, Op, Stop};
@@ -20,58 +21,6 @@ use crate::irqchip::chips::Effects;
 use crate::machine::ioapic_offset;
 use crate::mmu::{self, Limits, NoMemory, PAGE_SIZE, Paging, PhysMemory, Query, WalkError};
 use crate::regs::{Regs, Seg, forward_regs, rflags};
-
-/// How many device accesses of one instruction are remembered: a string comparison
-/// across two pages makes four reads.
-const ACCESSES: usize = 4;
-
-/// Device accesses of an instruction that has not completed. Part of the saved state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Replay {
-    reads: [(u64, u8, u64); ACCESSES],
-    read_count: usize,
-    writes: [(u64, u8, u64); ACCESSES],
-    write_count: usize,
-}
-
-impl Replay {
-    /// Remembers what a device read as.
-    pub fn answer(&mut self, gpa: u64, size: u8, value: u64) {
-        if self.read_count == ACCESSES {
-            // Older answers are of a string instruction's earlier rounds.
-            self.reads.copy_within(1.., 0);
-            self.read_count -= 1;
-        }
-        self.reads[self.read_count] = (gpa, size, value);
-        self.read_count += 1;
-    }
-
-    /// Forgets the answers: the instruction that they were for has completed.
-    pub fn forget_reads(&mut self) {
-        self.read_count = 0;
-    }
-
-    fn find(&self, gpa: u64, size: u8) -> Option<u64> {
-        let known = self.reads[..self.read_count].iter();
-        known.rev().find(|(at, len, _)| (*at, *len) == (gpa, size)).map(|(_, _, value)| *value)
-    }
-
-    fn write(&mut self, gpa: u64, size: u8, value: u64) -> bool {
-        let room = self.write_count < ACCESSES;
-        if room {
-            self.writes[self.write_count] = (gpa, size, value);
-            self.write_count += 1;
-        }
-        room
-    }
-
-    fn next_write(&mut self) -> Option<(u64, u8, u64)> {
-        self.write_count = self.write_count.checked_sub(1)?;
-        let first = self.writes[0];
-        self.writes.copy_within(1.., 0);
-        Some(first)
-    }
-}
 
 /// Guest-physical memory for the page walk.
 struct Tables<'a, H> {
@@ -393,7 +342,7 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
     /// An access after a write to a device is the next round of a string instruction: the write goes
     /// first.
     fn check_order(&mut self) -> Result<(), Stop> {
-        if self.vcpu.replay.write_count > 0 { Err(self.stop(Cause::Writes)) } else { Ok(()) }
+        if self.vcpu.replay.has_writes() { Err(self.stop(Cause::Writes)) } else { Ok(()) }
     }
 }
 

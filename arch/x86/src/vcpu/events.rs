@@ -5,8 +5,9 @@
 
 use virt::host::Host;
 
+use super::Vcpu;
 use super::inbox::{Inbox, request};
-use super::{Vcpu, access};
+use super::replay::Replay;
 use crate::engine::{Engine, EngineVcpu, Entry, Event};
 use crate::exception::Exception;
 use crate::regs::{Regs, Seg, State, rflags};
@@ -86,7 +87,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.pending = Pending::default();
         self.activity = if self.id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.completion = super::Completion::None;
-        self.replay = access::Replay::default();
+        self.replay = Replay::default();
     }
 
     /// Start-up: real mode at the page `vector`. See: Intel SDM vol. 3, 9.4.4.

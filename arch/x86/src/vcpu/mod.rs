@@ -2,8 +2,8 @@
 //!
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
-//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `string_io`; [`accesses`], when it
-//! accesses guest memory by itself.
+//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
+//! have exchanged; `string_io`; [`accesses`], when it accesses guest memory by itself.
 //!
 //! See: ARCHITECTURE.md, the life of an exit.
 
@@ -15,6 +15,7 @@ pub mod exit;
 mod handle;
 pub mod inbox;
 mod msr;
+mod replay;
 mod string_io;
 
 #[cfg(feature = "selftest")]
@@ -40,12 +41,12 @@ use crate::machine::{Machine, Published};
 use crate::msr::Stored;
 use crate::regs::State;
 
-use access::Replay;
 use accesses::Accesses;
 use clock::Clock;
 use events::{Activity, Pending};
 use handle::Completion;
 use inbox::request;
+use replay::Replay;
 
 pub use exit::{Answer, Data, Exit};
 
