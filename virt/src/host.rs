@@ -17,6 +17,8 @@ impl Errno {
     pub const EFAULT: Self = Self(14);
     /// Out of memory.
     pub const ENOMEM: Self = Self(12);
+    /// In use, or under way.
+    pub const EBUSY: Self = Self(16);
     /// There already.
     pub const EEXIST: Self = Self(17);
     /// Invalid argument.

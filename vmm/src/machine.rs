@@ -382,6 +382,11 @@ impl<V: Vm> Shared<V> {
                 Exit::Shutdown => {
                     self.end_with_state(&vcpu, |state| Ending::TripleFault { state });
                 }
+                Exit::Debug { .. } => {
+                    let error =
+                        std::io::Error::other("it came out for a debugger, and there is none");
+                    self.end(Ending::Failed(hv::Error::Run { error }));
+                }
                 Exit::BadMemory { gpa } => self.end(Ending::Failed(hv::Error::BadMemory { gpa })),
                 Exit::Failed(errno) => {
                     let error = std::io::Error::from_raw_os_error(errno.0);

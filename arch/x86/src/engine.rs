@@ -63,6 +63,10 @@ pub trait EngineVcpu: Regs + Send {
     /// The event of the last [`Entry`] if an intercept kept it from being delivered: the
     /// run loop injects it again.
     fn take_undelivered(&mut self) -> Option<Event>;
+    /// Exceptions of these vectors, a bit each, that instructions and traps raise come out as [`Intercept::Exception`]
+    /// instead of being delivered; none at first. Not what an [`Entry`] brings, and not INT n.
+    /// See: AMD APM vol. 2, 15.12.
+    fn set_exception_intercepts(&mut self, vectors: u32);
     /// What the guest's CPUID offers changed.
     fn set_features(&mut self, features: Features);
     /// Sets what is added to the host's time stamp counter to make the guest's.
@@ -114,6 +118,10 @@ pub enum Intercept {
     InterruptWindow,
     /// The guest can take an NMI.
     NmiWindow,
+    /// An exception of a vector that [`EngineVcpu::set_exception_intercepts`] names. RIP is what its frame would show, but for
+    /// INT1 (a #DB without payload), INT3 and INTO, which it is still at. CR2, DR6 and DR7 are as before: what they
+    /// would become is the payload.
+    Exception(Exception),
     /// HLT; `len` bytes long.
     Halt {
         /// Length of the instruction.

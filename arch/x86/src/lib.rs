@@ -11,6 +11,7 @@
 //! - [`irqchip`]: 8259 pair, 8254, I/O APIC, local APIC;
 //! - [`emulate`]: decoding and semantics of instructions;
 //! - [`pvclock`]: KVM's paravirtual clock;
+//! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
 //! - [`machine`]: what vCPUs share;
 //! - [`vcpu`]: the run loop: inject, enter, handle the exit.
@@ -28,6 +29,7 @@ pub mod engine;
 pub mod exception;
 #[cfg(feature = "selftest")]
 pub mod exception_test;
+pub mod guest_debug;
 pub mod irqchip;
 pub mod machine;
 pub mod mmu;
@@ -84,6 +86,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     msr_test::CASES,
     pvclock_test::CASES,
     vcpu::accesses_test::CASES,
+    vcpu::debug_test::CASES,
     vcpu::inbox_test::CASES,
     vcpu::run_test::CASES,
 ];

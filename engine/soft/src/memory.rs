@@ -336,6 +336,10 @@ impl Cpu for SoftVcpu {
         self.come_out(intercept)
     }
 
+    fn intercepts(&self, vector: u8) -> bool {
+        self.exception_intercepts >> (vector & 31) & 1 != 0
+    }
+
     fn trap_after(&mut self, dr6: u64) {
         self.later_trap |= dr6;
         self.set_attention(attention::TRAP, true);

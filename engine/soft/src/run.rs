@@ -215,7 +215,11 @@ impl SoftVcpu {
         }
     }
 
+    /// Delivers an exception that an instruction or a trap has raised, or comes out with it.
     fn deliver(&mut self, exception: Exception) -> Result<(), Intercept> {
+        if self.intercepts(exception.vector) {
+            return Err(Intercept::Exception(exception));
+        }
         event::deliver(self, Event::Exception(exception)).map_err(|_| self.taken_intercept())
     }
 

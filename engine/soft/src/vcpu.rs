@@ -144,6 +144,8 @@ pub struct SoftVcpu {
     pub(crate) attention: u32,
     pub(crate) wants_interrupt_window: bool,
     pub(crate) wants_nmi_window: bool,
+    /// Vectors whose exceptions come out.
+    pub(crate) exception_intercepts: u32,
     /// The block is to be left after this instruction.
     pub(crate) leave_block: bool,
     /// DR6 bits of the data breakpoints that the instruction met.
@@ -219,6 +221,7 @@ impl SoftVcpu {
             attention: if shared.options.modes == Modes::USUAL { 0 } else { attention::MODE },
             wants_interrupt_window: false,
             wants_nmi_window: false,
+            exception_intercepts: 0,
             leave_block: false,
             undelivered: None,
             data_hits: 0,
@@ -316,6 +319,10 @@ impl EngineVcpu for SoftVcpu {
 
     fn take_undelivered(&mut self) -> Option<Event> {
         self.undelivered.take()
+    }
+
+    fn set_exception_intercepts(&mut self, vectors: u32) {
+        self.exception_intercepts = vectors;
     }
 
     fn set_features(&mut self, features: Features) {

@@ -182,6 +182,12 @@ pub trait Cpu: Regs {
     /// Records an intercept for the run loop.
     fn intercept(&mut self, intercept: Intercept) -> Stop;
 
+    /// Whether INT1, INT3 and INTO give their exception, of this vector, to the run loop. Only for engines.
+    fn intercepts(&self, vector: u8) -> bool {
+        let _ = vector;
+        false
+    }
+
     /// A debug trap follows what is being executed: the bits of DR6 are raised before the
     /// next instruction.
     fn trap_after(&mut self, dr6: u64);

@@ -14,7 +14,7 @@ use super::handle::Completion;
 use super::replay::Replay;
 use super::{Data, Exit, Vcpu};
 use crate::emulate::decode::{MAX_LENGTH, Mode, Undecoded, decode};
-use crate::emulate::{Access, Cpu, Feature, Int, Op, Stop};
+use crate::emulate::{Access, Cpu, Feature, Int, Op, Stop, debug};
 use crate::engine::{Engine, EngineVcpu, Features, Intercept};
 use crate::exception::Exception;
 use crate::irqchip::chips::Effects;
@@ -81,29 +81,47 @@ pub(super) struct Emulator<'a, E: Engine, H: Host> {
     vcpu: &'a mut Vcpu<E, H>,
     features: Features,
     cause: Option<Cause>,
+    /// The data breakpoints that were met: bits of DR6.
+    met: u64,
 }
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Executes the instruction at RIP here.
     #[inline(never)]
     pub(super) fn emulate(&mut self) -> Option<Exit> {
+        match self.execute(true) {
+            Ok(met) => {
+                self.advance_past(0, met);
+                None
+            }
+            Err(exit) => exit,
+        }
+    }
+
+    /// The same, but for what follows from completing it. Gives the data breakpoints that it met, or what is to be done before
+    /// it is executed again. `stepped`: a step of the debugger's is one iteration of a string.
+    #[inline(never)]
+    pub(super) fn execute(&mut self, stepped: bool) -> Result<u64, Option<Exit>> {
         let mut emulator = Emulator::new(self);
         let rip = emulator.rip();
         let op = match emulator.decode() {
             Ok(op) => op,
-            Err(None) => return emulator.give_up(),
-            Err(exit) => return exit,
+            Err(None) => return Err(emulator.give_up()),
+            Err(exit) => return Err(exit),
         };
-        // Behind the instruction while it executes; `advance` checks what follows from completing it.
-        emulator.set_rip(rip.wrapping_add(op.insn.len.into()));
+        // Behind the instruction while it executes.
+        let next = rip.wrapping_add(op.insn.len.into());
+        emulator.set_rip(if emulator.mode64() { next } else { next & 0xffff_ffff });
+        let lent = stepped && emulator.vcpu.lend_trap_flag();
         let done = (op.exec)(&mut emulator, &op.insn);
+        emulator.vcpu.take_trap_flag_back(lent);
         if done.is_err() {
             emulator.set_rip(rip);
-            return emulator.give_up();
+            return Err(emulator.give_up());
         }
+        let met = emulator.met;
         self.replay.forget_reads();
-        self.advance(0);
-        None
+        Ok(met)
     }
 
     /// Carries out the device writes of instructions that have completed. Gives an exit
@@ -161,7 +179,22 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
     pub(super) fn new(vcpu: &'a mut Vcpu<E, H>) -> Self {
         let features = vcpu.cpuid.features();
-        Self { vcpu, features, cause: None }
+        Self { vcpu, features, cause: None, met: 0 }
+    }
+
+    /// The data breakpoints that were met: bits of DR6.
+    pub(super) fn met(&self) -> u64 {
+        self.met
+    }
+
+    /// Looks whether an access meets breakpoints.
+    fn watch(&mut self, linear: u64, size: usize, write: bool) {
+        let (addresses, control) = self.vcpu.breakpoints();
+        if debug::armed(control) {
+            let kind = if write { debug::Kind::Write } else { debug::Kind::Read };
+            let met = debug::matches(&addresses, control, linear, size as u64, kind);
+            self.met |= met.unwrap_or(0);
+        }
     }
 
     /// Decodes the instruction at RIP: an exit if it has no semantics, nothing if it cannot be fetched.
@@ -396,6 +429,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
         new: u128,
     ) -> Result<u128, Stop> {
         let gpa = self.translate(linear, true, Access::Operand, false)?;
+        self.watch(linear, 16, true);
         self.compare_exchange_at(gpa, 16, expected, new)
             .map_err(|_| self.stop(Cause::BadMemory { gpa }))
     }
@@ -403,6 +437,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
     fn load_bytes(&mut self, linear: u64, buffer: &mut [u8], access: Access) -> Result<(), Stop> {
         self.check_order()?;
         let [(first, len), (second, _)] = self.pieces(linear, buffer.len(), false, access)?;
+        self.watch(linear, buffer.len(), false);
         let (low, high) = buffer.split_at_mut(len);
         self.read_piece(first, low)?;
         if high.is_empty() { Ok(()) } else { self.read_piece(second, high) }
@@ -411,6 +446,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
     fn store_bytes(&mut self, linear: u64, bytes: &[u8], access: Access) -> Result<(), Stop> {
         self.check_order()?;
         let [(first, len), (second, _)] = self.pieces(linear, bytes.len(), true, access)?;
+        self.watch(linear, bytes.len(), true);
         let (low, high) = bytes.split_at(len);
         self.write_piece(first, low)?;
         if high.is_empty() { Ok(()) } else { self.write_piece(second, high) }

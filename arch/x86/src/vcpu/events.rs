@@ -88,6 +88,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.activity = if self.id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.completion = super::Completion::None;
         self.replay = Replay::default();
+        self.debugger.reset();
     }
 
     /// Start-up: real mode at the page `vector`. See: Intel SDM vol. 3, 9.4.4.

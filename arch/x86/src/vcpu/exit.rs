@@ -1,5 +1,7 @@
 //! Why `run` returned, and the answer that goes in with the next: two plain values.
 
+use crate::guest_debug::DebugCause;
+
 /// Bytes of a port access, or of a string of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
@@ -100,6 +102,13 @@ pub enum Exit {
     Halted,
     /// A triple fault.
     Shutdown,
+    /// What a debugger asked for.
+    Debug {
+        /// What has happened.
+        cause: DebugCause,
+        /// Linear address of the instruction that comes next.
+        address: u64,
+    },
     /// The host's mapping of guest memory is bad at this guest-physical address.
     BadMemory {
         /// The address.

@@ -49,6 +49,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     pub(super) fn handle(&mut self, intercept: Intercept) -> Option<Exit> {
         match intercept {
             Intercept::Interrupted | Intercept::InterruptWindow | Intercept::NmiWindow => {}
+            Intercept::Exception(exception) => return self.exception(exception),
             Intercept::Halt { len } => {
                 self.advance(len);
                 self.activity = Activity::Halted;
@@ -113,8 +114,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.trap(met, flags & rflags::TF != 0);
     }
 
-    /// Raises the debug exception of an instruction, or an iteration of one, if there is one.
+    /// Raises the debug exception of an instruction, or an iteration of one, if there is one, or tells the debugger.
     pub(super) fn trap(&mut self, met: u64, stepped: bool) {
+        let met = self.debugger.completed(met);
         if let Some(exception) = debug::trap(met, stepped) {
             self.raise(exception);
         }
@@ -122,6 +124,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// The breakpoints that watch a port: bits of DR6. See: AMD APM vol. 2, 13.1.1.4.
     pub(super) fn port_breakpoints(&self, port: u16, size: u8) -> u64 {
+        if self.debugger.has_breakpoints() {
+            return 0;
+        }
         if self.engine.cr4() & cr4::DE == 0 || !debug::armed(self.engine.dr(7)) {
             return 0;
         }

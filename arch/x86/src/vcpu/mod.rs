@@ -3,13 +3,14 @@
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
 //! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
-//! have exchanged; `string_io`; [`accesses`], when it accesses guest memory by itself.
+//! have exchanged; `string_io`; `debug`, what a debugger wants; [`accesses`], when it accesses guest memory by itself.
 //!
 //! See: ARCHITECTURE.md, the life of an exit.
 
 mod access;
 pub mod accesses;
 mod clock;
+mod debug;
 mod events;
 pub mod exit;
 mod handle;
@@ -21,6 +22,8 @@ mod string_io;
 #[cfg(feature = "selftest")]
 pub mod accesses_test;
 #[cfg(feature = "selftest")]
+pub mod debug_test;
+#[cfg(feature = "selftest")]
 pub mod inbox_test;
 #[cfg(feature = "selftest")]
 pub mod run_test;
@@ -28,6 +31,7 @@ pub mod run_test;
 pub mod scripted;
 
 use alloc::sync::Arc;
+use core::sync::atomic::AtomicU32;
 
 use virt::Errno;
 use virt::host::{Expire, Host, Timer};
@@ -43,6 +47,7 @@ use crate::regs::State;
 
 use accesses::Accesses;
 use clock::Clock;
+use debug::Debugger;
 use events::{Activity, Pending};
 use handle::Completion;
 use inbox::request;
@@ -67,6 +72,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     pending: Pending,
     completion: Completion,
     replay: Replay,
+    debugger: Debugger,
     // Derived, or for the next entry only.
     view: View,
     accesses: Accesses,
@@ -126,6 +132,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             pending: Pending::default(),
             completion: Completion::None,
             replay: Replay::default(),
+            debugger: Debugger::default(),
             view: machine.memory.view(),
             accesses: published.accesses.clone(),
             fresh: true,
@@ -151,6 +158,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             if let Some(exit) = self.finish_writes() {
                 return exit;
             }
+            if let Some(exit) = self.debug_exit() {
+                return exit;
+            }
             if published.inbox.is_full() && self.drain(&published.inbox) {
                 return Exit::Interrupted;
             }
@@ -163,15 +173,27 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             if let Err(errno) = self.engine.prepare() {
                 return Exit::Failed(errno);
             }
-            let entry = self.next_entry();
-            let intercept = self.engine.enter(&entry, published.inbox.request());
-            if let Some(event) = self.engine.take_undelivered() {
-                self.pending.event = Some(event);
-            }
-            if let Some(exit) = self.handle(intercept) {
+            let request = published.inbox.request();
+            let exit = if self.debugger.needs_registers() {
+                self.enter_debugged(request)
+            } else {
+                self.enter(request)
+            };
+            if let Some(exit) = exit {
                 return exit;
             }
         }
+    }
+
+    /// Goes into the guest, and handles what comes out. Gives an exit if the VMM is needed.
+    #[inline(always)]
+    fn enter(&mut self, request: &AtomicU32) -> Option<Exit> {
+        let entry = self.next_entry();
+        let intercept = self.engine.enter(&entry, request);
+        if let Some(event) = self.engine.take_undelivered() {
+            self.pending.event = Some(event);
+        }
+        self.handle(intercept)
     }
 
     /// Waits, halted, until there is mail. Gives an exit when the guest can't be woken

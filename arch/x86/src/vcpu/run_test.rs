@@ -13,10 +13,10 @@ use crate::msr::index;
 use crate::pvclock::TimeInfo;
 use crate::regs::{Attr, Regs, Seg, State, cr0, cr4, efer, gpr, rflags};
 
-type TestVcpu = Box<Vcpu<Scripted, TestHost>>;
+pub(super) type TestVcpu = Box<Vcpu<Scripted, TestHost>>;
 
 /// Where test code lies.
-const CODE: u64 = 0x1000;
+pub(super) const CODE: u64 = 0x1000;
 const EVENT_VECTOR: u8 = 0x41;
 
 fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
@@ -28,7 +28,7 @@ fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
 }
 
 /// 64-bit mode without paging surprises: a page table that maps the first 2 MiB onto itself.
-fn long_mode(fixture: &Fixture, vcpu: &mut TestVcpu) -> Outcome {
+pub(super) fn long_mode(fixture: &Fixture, vcpu: &mut TestVcpu) -> Outcome {
     let tables = [(0x2000_u64, 0x3003_u64), (0x3000, 0x4003), (0x4000, 0x83)];
     for (gpa, entry) in tables {
         check_eq!(fixture.host.write(gpa, &entry.to_le_bytes()), Ok(()));
@@ -50,14 +50,14 @@ fn long_mode(fixture: &Fixture, vcpu: &mut TestVcpu) -> Outcome {
     Ok(())
 }
 
-fn machine(cpus: u32) -> Result<(Fixture, TestVcpu), Failure> {
+pub(super) fn machine(cpus: u32) -> Result<(Fixture, TestVcpu), Failure> {
     let fixture = host_error(Fixture::new(cpus))?;
     let mut vcpu = host_error(fixture.vcpu(0))?;
     long_mode(&fixture, &mut vcpu)?;
     Ok((fixture, vcpu))
 }
 
-fn engine(vcpu: &mut TestVcpu) -> &mut ScriptedVcpu {
+pub(super) fn engine(vcpu: &mut TestVcpu) -> &mut ScriptedVcpu {
     vcpu.engine_mut()
 }
 
@@ -74,7 +74,7 @@ fn set_if(state: &mut State, on: bool) {
 }
 
 /// A step that does nothing but come out for port 0x80.
-fn out(state: &mut State, _: &crate::engine::Entry) -> Intercept {
+pub(super) fn out(state: &mut State, _: &crate::engine::Entry) -> Intercept {
     state.gprs[0] = 0x5a;
     Intercept::Out { port: 0x1080, size: 1, len: 2 }
 }

@@ -35,6 +35,8 @@ pub struct ScriptedVcpu {
     pub script: VecDeque<Step>,
     /// What each entry brought.
     pub entries: Vec<Entry>,
+    /// The vectors whose exceptions come out.
+    pub exception_intercepts: u32,
     undelivered: Option<Event>,
     host: Option<TestHost>,
     offset: u64,
@@ -61,6 +63,7 @@ impl Engine for Scripted {
             state: Box::new(State::at_reset()),
             script: VecDeque::new(),
             entries: Vec::new(),
+            exception_intercepts: 0,
             undelivered: None,
             host: None,
             offset: 0,
@@ -106,6 +109,10 @@ impl EngineVcpu for ScriptedVcpu {
 
     fn take_undelivered(&mut self) -> Option<Event> {
         self.undelivered.take()
+    }
+
+    fn set_exception_intercepts(&mut self, vectors: u32) {
+        self.exception_intercepts = vectors;
     }
 
     fn set_features(&mut self, _features: Features) {}

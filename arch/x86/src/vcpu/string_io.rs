@@ -176,7 +176,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let mut transfer = Transfer::decode(&bytes[..fetched], &self.engine)
             .ok_or(Some(Exit::Unsupported { bytes, len: fetched as u8 }))?;
         // Each iteration traps.
-        if self.is_stepped() || self.port_breakpoints(transfer.port, transfer.size) != 0 {
+        let stepped = self.is_stepped() || self.debugger.steps();
+        if stepped || self.port_breakpoints(transfer.port, transfer.size) != 0 {
             transfer.count = transfer.count.min(1);
         }
         Ok(transfer)

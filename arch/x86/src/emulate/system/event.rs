@@ -99,17 +99,31 @@ pub(super) fn int_n<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
 
 /// INT3.
 pub(super) fn int3<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_intercept(cpu, Exception::plain(exception::BP))?;
     Delivery::software(exception::BP).run(cpu)
 }
 
 /// INTO.
 pub(super) fn into<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
-    if cpu.status().of() { Delivery::software(exception::OF).run(cpu) } else { Ok(()) }
+    if !cpu.status().of() {
+        return Ok(());
+    }
+    check_intercept(cpu, Exception::plain(exception::OF))?;
+    Delivery::software(exception::OF).run(cpu)
 }
 
 /// INT1: a debug exception that no privilege check stops.
 pub(super) fn int1<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
+    check_intercept(cpu, Exception::db(0))?;
     Delivery { instruction: true, ..Delivery::external(exception::DB) }.run(cpu)
+}
+
+/// The exception of an instruction that delivers itself comes out if the run loop has asked for it.
+fn check_intercept<C: Cpu>(cpu: &mut C, exception: Exception) -> Result<(), Stop> {
+    if cpu.intercepts(exception.vector) {
+        return Err(cpu.intercept(Intercept::Exception(exception)));
+    }
+    Ok(())
 }
 
 /// What is delivered, once.
@@ -149,15 +163,12 @@ impl Delivery {
     /// handler's business. See: AMD APM vol. 2, 3.1.6 (RF).
     fn exception(exception: Exception) -> Self {
         let vector = exception.vector;
-        let resume = !matches!(
-            vector,
-            exception::DB
-                | exception::NMI
-                | exception::BP
-                | exception::OF
-                | exception::DF
-                | exception::MC
-        );
+        // INT3's and INTO's, given back.
+        if matches!(vector, exception::BP | exception::OF) {
+            return Self { instruction: false, ..Self::software(vector) };
+        }
+        let resume =
+            !matches!(vector, exception::DB | exception::NMI | exception::DF | exception::MC);
         let error = exception.error;
         Self { vector, error, software: false, instruction: false, ext: 1, resume }
     }
