@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use arch_x86::cpuid::{Leaf, Table};
+use arch_x86::exception::Exception;
+use arch_x86::guest_debug::GuestDebug;
 use arch_x86::machine::X86;
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
@@ -255,6 +257,23 @@ impl Vcpu for InProcessVcpu {
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {
         self.core.write_msr(index, value).map_err(|_| Error::Msr { index, value })
+    }
+
+    fn inject(&mut self, exception: Exception) -> Result<(), Error> {
+        let vector = exception.vector;
+        self.core
+            .inject(exception)
+            .map_err(|errno| Error::Inject { vector, error: os_error(errno) })
+    }
+
+    fn nmi(&mut self) -> Result<(), Error> {
+        self.vm.core.arch().machine().post(self.core.id(), request::NMI);
+        Ok(())
+    }
+
+    fn set_debug(&mut self, debug: &GuestDebug) -> Result<(), Error> {
+        self.core.set_debug(debug);
+        Ok(())
     }
 
     fn counts(&self) -> Option<Counts> {

@@ -28,6 +28,8 @@ use vm_memory::GuestRegionMmap;
 /// The architecture's values that pass through the interface.
 pub mod x86 {
     pub use arch_x86::cpuid::Table as Cpuid;
+    pub use arch_x86::exception::{self, Exception};
+    pub use arch_x86::guest_debug::{Breakpoint, DebugCause, GuestDebug, Length, Watch};
     pub use arch_x86::msr::index as msr;
     pub use arch_x86::regs::{
         Attr, Seg, Segment, State, SysReg, Table, cr0, cr4, efer, gpr, rflags,
@@ -116,6 +118,14 @@ pub enum Error {
     Diverged {
         /// On which instruction, and what came of it in each.
         report: String,
+    },
+    /// An exception could not be injected.
+    #[error("cannot inject exception {vector} into the guest: {error}")]
+    Inject {
+        /// Its vector.
+        vector: u8,
+        /// Why.
+        error: std::io::Error,
     },
     /// An MSR does not exist, or does not take the value.
     #[error("MSR {index:#x} does not take the value {value:#x}")]
@@ -246,6 +256,30 @@ pub trait Vcpu: Send + 'static {
     /// # Errors
     /// [`Error::Msr`].
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error>;
+
+    /// Has an exception delivered to the guest when it is run next. What goes with it in CR2, DR6 and DR7 is set before, by
+    /// [`set_state`](Self::set_state): its payload does not count. RIP is what the guest's handler sees, but for #BP and #OF, which are
+    /// taken as those of INT3 and INTO at RIP.
+    ///
+    /// # Errors
+    /// [`Error::Inject`], if there is no such exception, or another event is on its way.
+    fn inject(&mut self, exception: x86::Exception) -> Result<(), Error>;
+
+    /// Makes an NMI pending. It ends a halt. While one is handled, until IRET, another one waits.
+    ///
+    /// # Errors
+    /// When the host does not take it.
+    fn nmi(&mut self) -> Result<(), Error>;
+
+    /// Sets what a debugger wants from now on: [`x86::Exit::Debug`]. [`state`](Self::state) shows the guest's registers, not the
+    /// debugger's.
+    ///
+    /// An execute breakpoint that RIP is at is met again, and so is INT3. To go on, it is taken away for a step; INT3 that
+    /// is the guest's own is [`inject`](Self::inject)ed as #BP.
+    ///
+    /// # Errors
+    /// When the host does not take it.
+    fn set_debug(&mut self, debug: &x86::GuestDebug) -> Result<(), Error>;
 
     /// What was done here so far, where the engine counts it.
     fn counts(&self) -> Option<Counts>;

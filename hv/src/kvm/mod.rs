@@ -6,12 +6,14 @@
 //! - [`vm`]: memory, interrupts, pause and kicks;
 //! - [`vcpu`]: the run loop, from KVM's exits to ours;
 //! - `registers`: the neutral state from and to KVM's structures; `transfer`, the ioctls that carry them;
+//! - `debug`: what a debugger wants, and events that are injected;
 //! - `kick`: the signal that brings a vCPU's thread out of the guest; `watch` has those come out that halt for good.
 //!
 //! `kvm-ioctls` is safe but for what it can't know: how long memory stays, and what a union has.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst.
 
+mod debug;
 mod kick;
 mod registers;
 mod transfer;
@@ -36,7 +38,7 @@ use vm::KvmVm;
 const API_VERSION: i32 = 12;
 
 /// What is needed, and what Linux calls it.
-const NEEDED: [(Cap, &str); 16] = [
+const NEEDED: [(Cap, &str); 18] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
@@ -53,6 +55,8 @@ const NEEDED: [(Cap, &str); 16] = [
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
+    (Cap::UserNmi, "KVM_CAP_USER_NMI"),
+    (Cap::SetGuestDebug, "KVM_CAP_SET_GUEST_DEBUG"),
 ];
 
 /// Linux's number for `KVM_CAP_TSC_DEADLINE_TIMER`, which `KVM_GET_SUPPORTED_CPUID` does not tell.

@@ -9,16 +9,19 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use arch_x86::cpuid::{Table, kernel_table};
+use arch_x86::exception::Exception;
+use arch_x86::guest_debug::GuestDebug;
 use arch_x86::regs::State;
 use arch_x86::vcpu::{Answer, Data, Exit};
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT,
     KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
     KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
 };
 use kvm_ioctls::VcpuFd;
 
+use super::debug::{self, Debugger};
 use super::kick::{Here, Kicked};
 use super::vm::Shared;
 use super::{transfer, watch};
@@ -35,6 +38,7 @@ pub struct KvmVcpu {
     waiting: Option<Waiting>,
     /// The VMM was told that it halts for good.
     told: bool,
+    debugger: Debugger,
 }
 
 /// Data that an exit has, or waits for: so many bytes of the mapping that the vCPU and the kernel share.
@@ -122,7 +126,8 @@ impl KvmVcpu {
             .map_err(|errno| Error::Vcpu { id, error: io::Error::from_raw_os_error(errno.0) })?;
         fd.set_cpuid2(&entries(&table, id)?).map_err(failed)?;
         let pass = vm.gate.pass();
-        Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false })
+        let debugger = Debugger::default();
+        Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false, debugger })
     }
 
     /// The answer to the last exit goes to where its data is. Gives the next part of that.
@@ -202,18 +207,31 @@ impl KvmVcpu {
     /// registers and stack.
     #[cold]
     #[inline(never)]
-    fn seldom(&mut self, came: libc::c_int) -> Option<Result<Exit, Error>> {
+    fn seldom(&mut self, came: libc::c_int, finishing: bool) -> Option<Result<Exit, Error>> {
         if came != 0 {
             let error = io::Error::last_os_error();
             return match error.kind() {
-                ErrorKind::Interrupted | ErrorKind::WouldBlock => self.again(),
+                ErrorKind::Interrupted | ErrorKind::WouldBlock => self.again(finishing),
                 _ => Some(Err(Error::Run { error })),
             };
         }
         let run = self.fd.get_kvm_run();
         let details = &run.__bindgen_anon_1;
         Some(match run.exit_reason {
-            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => return self.again(),
+            KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => {
+                return self.again(finishing);
+            }
+            KVM_EXIT_DEBUG => {
+                // SAFETY: the exit is one of which the union has `debug`.
+                let debug = unsafe { details.debug.arch };
+                match self.debugger.exit(&debug) {
+                    Some(exit) => Ok(exit),
+                    None => match debug::give_back(&self.fd, debug.dr6) {
+                        Ok(()) => return self.again(finishing),
+                        Err(error) => Err(Error::Run { error }),
+                    },
+                }
+            }
             KVM_EXIT_HLT => Ok(Exit::Halted),
             KVM_EXIT_SHUTDOWN => Ok(Exit::Shutdown),
             KVM_EXIT_MEMORY_FAULT => {
@@ -235,10 +253,21 @@ impl KvmVcpu {
     }
 
     /// It is to be run again, unless it is to come out.
-    fn again(&mut self) -> Option<Result<Exit, Error>> {
+    fn again(&mut self, finishing: bool) -> Option<Result<Exit, Error>> {
+        if finishing {
+            return Some(debug::stepped(&self.fd).map_err(|error| Error::Run { error }));
+        }
         let was_told = self.told;
         self.told = watch::is_deaf(&self.fd);
         (self.told && !was_told).then_some(Ok(Exit::Halted))
+    }
+
+    /// Before KVM_RUN of a vCPU that is stepped. Gives whether that only finishes an instruction in whose middle it has come out: KVM
+    /// does not always tell that the step is done then.
+    #[cold]
+    #[inline(never)]
+    fn begin_step(&mut self) -> Result<bool, Error> {
+        self.debugger.begin_step(&mut self.fd).map_err(|error| Error::Run { error })
     }
 
     /// Where the guest got stuck, and why.
@@ -328,15 +357,26 @@ impl Vcpu for KvmVcpu {
             if !self.vm.gate.enter(&mut self.pass) {
                 return Ok(Exit::Interrupted);
             }
+            let steps = self.debugger.steps();
+            let finishing = match if steps { self.begin_step() } else { Ok(false) } {
+                Ok(finishing) => finishing,
+                Err(error) => {
+                    self.vm.gate.leave(&self.pass);
+                    return Err(error);
+                }
+            };
             let came = self.enter();
             self.vm.gate.leave(&self.pass);
             self.kicked.count();
             if came == 0
                 && let Some(exit) = self.access()
             {
+                if steps {
+                    self.debugger.came_out();
+                }
                 return Ok(exit);
             }
-            if let Some(end) = self.seldom(came) {
+            if let Some(end) = self.seldom(came, finishing) {
                 return end;
             }
         }
@@ -352,6 +392,21 @@ impl Vcpu for KvmVcpu {
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {
         transfer::set_msr(&self.fd, index, value)
+    }
+
+    fn inject(&mut self, exception: Exception) -> Result<(), Error> {
+        let vector = exception.vector;
+        debug::inject(&self.fd, exception).map_err(|error| Error::Inject { vector, error })
+    }
+
+    fn nmi(&mut self) -> Result<(), Error> {
+        let action = "make an NMI pending";
+        self.fd.nmi().map_err(|errno| Error::Kvm { action, error: errno.into() })
+    }
+
+    fn set_debug(&mut self, debug: &GuestDebug) -> Result<(), Error> {
+        let action = "debug the guest";
+        self.debugger.set(&self.fd, debug).map_err(|error| Error::Kvm { action, error })
     }
 
     fn counts(&self) -> Option<Counts> {

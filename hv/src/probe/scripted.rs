@@ -9,7 +9,7 @@ use vm_memory::GuestRegionMmap;
 use super::layout::start;
 use super::program::{ROUNDS, port};
 use super::script::{Direction, LOOP_ENTRY, SECTIONS, Step};
-use crate::x86::{Answer, Data, Exit, State, gpr};
+use crate::x86::{Answer, Data, Exception, Exit, GuestDebug, State, gpr};
 use crate::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 
 /// What the vCPU does when it is run.
@@ -184,6 +184,18 @@ impl Vcpu for ScriptedVcpu {
     }
 
     fn set_msr(&mut self, _: u32, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn inject(&mut self, _: Exception) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn nmi(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn set_debug(&mut self, _: &GuestDebug) -> Result<(), Error> {
         Ok(())
     }
 

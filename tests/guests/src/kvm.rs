@@ -104,4 +104,62 @@ pub const DIFFERENCES: &[Difference] = &[
         reason: "The processor of the nest lets CR8 be set to more than 15.",
         bodies: &[("interrupts::cr8_takes_four_bits", "left: [(0, 0)]")],
     },
+    Difference {
+        reason: "While a debugger steps, TF shows in what PUSHF stores.",
+        bodies: &[("steps::a_step_does_not_show_in_what_the_guest_saves", "left: ([258], [])")],
+    },
+    Difference {
+        reason: "The handler of a fault, and of INT n, runs within the step, and TF is in its frame.",
+        bodies: &[
+            ("steps::a_step_over_a_fault_ends_in_its_handler", "right: 131168"),
+            ("steps::a_step_into_a_handler_leaves_no_trap_flag_behind", "right: 132096"),
+        ],
+    },
+    Difference {
+        reason: "While a debugger steps, all debug exceptions are the debugger's.",
+        bodies: &[(
+            "steps::the_guests_own_steps_are_not_lost_in_a_debuggers",
+            "left: [65537, 65538]",
+        )],
+    },
+    Difference {
+        reason: "A string that is emulated finds out that it is done in a step of its own.",
+        bodies: &[
+            ("steps::a_step_is_an_iteration_of_a_string_to_a_device", "left: 65536\n right: 65538"),
+            ("steps::a_step_is_an_iteration_of_a_string_to_a_port", "left: 65536\n right: 65538"),
+        ],
+    },
+    Difference {
+        reason: "On the processor of the nest an intercept of #BP does not stop INT3.",
+        bodies: &[
+            ("breakpoints::a_software_breakpoint_comes_out_where_it_is", "SoftwareBreakpoint"),
+            (
+                "breakpoints::a_software_breakpoint_that_is_the_guests_is_given_back",
+                "SoftwareBreakpoint",
+            ),
+            ("breakpoints::a_step_ends_at_a_software_breakpoint_once", "SoftwareBreakpoint"),
+        ],
+    },
+    Difference {
+        reason: "The processor of the nest does not look for the breakpoints that VMRUN loads.",
+        bodies: &[
+            (
+                "breakpoints::an_execute_breakpoint_comes_out_before_the_instruction",
+                "left: Out { port: 224",
+            ),
+            (
+                "breakpoints::data_breakpoints_come_out_after_the_instruction",
+                "left: Out { port: 224",
+            ),
+            ("breakpoints::a_step_meets_breakpoints", "breakpoints: 0 }, address: 65544"),
+            (
+                "breakpoints::the_guests_breakpoints_are_active_when_the_debuggers_are_gone",
+                "left: []\n right: [1]",
+            ),
+        ],
+    },
+    Difference {
+        reason: "On the processor of the nest STI holds single step back as well.",
+        bodies: &[("steps::a_step_ends_in_the_shadow_of_sti", "left: 65538\n right: 65537")],
+    },
 ];

@@ -22,7 +22,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hv::x86::{Answer, Data, Exit, State, gpr, msr};
+use hv::x86::{Answer, Data, Exception, Exit, GuestDebug, State, gpr, msr};
 use hv::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
@@ -276,6 +276,18 @@ impl Vcpu for QemuVcpu {
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {
         Err(Error::Msr { index, value })
+    }
+
+    fn inject(&mut self, _: Exception) -> Result<(), Error> {
+        panic!("under QEMU nothing is injected");
+    }
+
+    fn nmi(&mut self) -> Result<(), Error> {
+        panic!("under QEMU there is no interrupt from outside");
+    }
+
+    fn set_debug(&mut self, _: &GuestDebug) -> Result<(), Error> {
+        panic!("under QEMU nobody debugs");
     }
 
     fn counts(&self) -> Option<Counts> {

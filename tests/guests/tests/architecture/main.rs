@@ -6,6 +6,7 @@ mod code;
 mod compatibility;
 mod control;
 mod debug;
+mod debugger;
 mod devices;
 mod dirty_log;
 mod double_faults;
@@ -51,6 +52,9 @@ fn each_difference_has_its_bodies() {
     assert_eq!(guests::differences::without_body(known, &bodies), [""; 0]);
     let bodies = [
         control::kvm::BODIES,
+        debugger::breakpoints::kvm::BODIES,
+        debugger::injection::kvm::BODIES,
+        debugger::steps::kvm::BODIES,
         devices::kvm::BODIES,
         dirty_log::kvm::BODIES,
         features::kvm::BODIES,
