@@ -3,7 +3,7 @@ use super::script::{Direction, SECTIONS};
 use super::scripted::{Act, Scripted, out};
 use super::*;
 use crate::in_process::InProcess;
-use crate::x86::Exit;
+use crate::x86::{Data, Exit};
 
 /// Machines that run tests are busy.
 const PATIENT: Limits = Limits {
@@ -80,18 +80,22 @@ fn an_access_that_is_not_the_one_that_has_to_come_is_found() {
         for (m, step) in section.steps.iter().enumerate() {
             let mut wrong = Scripted::right(FAST);
             // Of another size; too long; nothing at all.
+            // An exit holds no more than so much; then it is of another size again.
             let longer = [step.bytes, &[0]].concat();
+            let longer = if longer.len() <= Data::MAX {
+                out(step.port, step.size, &longer)
+            } else {
+                out(step.port, 8, step.bytes)
+            };
             let stray = match step.direction {
                 Direction::In => [
                     Exit::In { port: step.port, size: 8, count: 1 },
                     Exit::In { port: step.port, size: step.size, count: 200 },
                     Exit::In { port: step.port, size: step.size, count: 0 },
                 ],
-                Direction::Out => [
-                    out(step.port, 8, step.bytes),
-                    out(step.port, step.size, &longer),
-                    out(step.port, step.size, &[]),
-                ],
+                Direction::Out => {
+                    [out(step.port, 8, step.bytes), longer, out(step.port, step.size, &[])]
+                }
             };
             for exit in stray {
                 wrong.0[n][m] = Act::Exit(exit);
@@ -112,7 +116,7 @@ fn what_went_astray_is_told_and_the_rest_is_tried() {
         (Exit::Halted, "it halted"),
         (out(port::FAULT, 1, &[6]), "there was exception 6"),
         (out(0x80, 1, &[6]), "it wrote to port 0x80 unasked"),
-        (Exit::MmioWrite { gpa: 0x9000, data: crate::x86::Data::new(&[1]) }, "0x9000 is taken"),
+        (Exit::MmioWrite { gpa: 0x9000, data: Data::new(&[1]) }, "0x9000 is taken"),
     ] {
         for (n, section) in SECTIONS.iter().enumerate() {
             let mut astray = Scripted::right(FAST);
