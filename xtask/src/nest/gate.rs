@@ -1,89 +1,28 @@
-//! What only hardware virtualization can show, as a step of the gate: [`check`], and its long form: [`soak`].
+//! What only hardware virtualization can show, as a step of the gate: [`check`].
 //!
-//! On the nest's KVM run
-//! - the guests of `tests/guests` that are about a machine;
-//! - the end-to-end tests of `tools/unibody` that are about running guests, as they run on the software CPU everywhere.
-//!
-//! Of the latter the gate leaves out those that take minutes here, and such as do what another one does on more processors:
-//! [`PROGRAMS`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
-//! alone (modules named `soft`, the files `denied`, `lockstep` and `modes`), about `unibody pull` (`pull`), or about instructions and
-//! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
-//!
-//! `gate.sh` runs them, one program after the other. [`programs`] builds them.
-
-mod programs;
+//! The guests of `tests/guests` that are about a machine, and `unibody run` itself, on the nest's KVM.
 
 use super::options::{Extra, Options};
-use anyhow::{Result, bail};
+use crate::{process, tree};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the nest runs.
+/// What the nest runs: the guests, then the program that people use. Each line of the latter is a
+/// command whose output and status are looked at.
 const SCRIPT: &str = include_str!("gate.sh");
 
-/// Where the tests' programs and their data are.
-const FOLDER: &str = "nest/tests";
-
-/// Tests that are one program.
-struct Program {
-    package: &'static str,
-    name: &'static str,
-    /// Which of its tests run, and how: words for it.
-    arguments: &'static str,
-    /// Those of them that only the long form runs.
-    long: &'static [&'static str],
-}
-
-/// In the order in which they run.
-const PROGRAMS: &[Program] = &[
-    Program { package: "guests", name: "architecture", arguments: "kvm::", long: &[] },
-    end_to_end("multiboot", &[]),
-    end_to_end("errors", &[]),
-    end_to_end("engine", &[]),
-    end_to_end("doctor", &[]),
-    end_to_end("signals", &[]),
-    end_to_end("terminal", &[]),
-    end_to_end("command", &["ten_megabytes_of_random_bytes_come_back_equal"]),
-    end_to_end(
-        "smp",
-        &[
-            "one_processor_works",
-            "four_processors_work",
-            "eight_processors_work",
-            "a_process_that_is_moved_about_computes_what_it_would_in_one_place",
-            "changes_of_memory_and_code_are_seen_by_four_processors",
-            "time_goes_on_over_more_processors_than_the_host_may_have",
-        ],
-    ),
-    end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
-];
-
-/// End-to-end tests: all but what is about the software CPU alone.
-const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Program {
-    Program { package: "unibody", name, arguments: "--skip soft::", long }
-}
-
-/// Runs the tests of the gate.
+/// Runs the tests.
 pub fn check() -> Result<()> {
-    run(false, Duration::from_secs(1200))
-}
-
-/// Runs all of them.
-pub fn soak() -> Result<()> {
-    run(true, Duration::from_secs(7200))
-}
-
-fn run(long: bool, timeout: Duration) -> Result<()> {
-    // What takes minutes may take more of them.
-    let limit = if long { "UNIBODY_TEST_LIMIT=1800" } else { "UNIBODY_TEST_LIMIT=150" };
-    let mut command = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned).to_vec();
-    command.extend(PROGRAMS.iter().map(|program| words(program, long)));
+    let guests = Extra { from: guests()?, to: "bin/guests".to_owned() };
     let options = Options {
         icount: false,
         cpus: 1,
         memory: "3G".to_owned(),
-        timeout,
-        files: programs::files()?,
-        command,
+        timeout: Duration::from_secs(400),
+        files: vec![guests],
+        command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
     };
     match super::boot(&options)?.status {
         0 => Ok(()),
@@ -91,33 +30,35 @@ fn run(long: bool, timeout: Duration) -> Result<()> {
     }
 }
 
-/// A program and its arguments, for `gate.sh`.
-fn words(program: &Program, long: bool) -> String {
-    let left_out = program.long.iter().filter(|_| !long);
-    let skipped: String = left_out.map(|test| format!(" --skip {test}")).collect();
-    format!("{} {}{skipped}", program.name, program.arguments)
+/// Builds the program of `tests/guests`.
+fn guests() -> Result<PathBuf> {
+    let mut cargo = process::cargo();
+    cargo.current_dir(tree::root());
+    cargo.args(["test", "--quiet", "--locked", "--package", "guests", "--test", "architecture"]);
+    let output = process::capture(cargo.args(["--no-run", "--message-format", "json"]))?;
+    let lines = String::from_utf8(output.stdout).context("cargo's words are not UTF-8")?;
+    lines.lines().find_map(executable).context("cargo names no program of tests/guests")
+}
+
+/// What a line of cargo's says was built, if it is a test.
+fn executable(line: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let is_test = message["target"]["name"] == "architecture";
+    message["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PROGRAMS, Program, words};
-    use crate::tree;
+    use super::executable;
+    use std::path::PathBuf;
 
     #[test]
-    fn the_long_form_leaves_out_nothing() {
-        let program =
-            Program { package: "p", name: "tests", arguments: "--skip soft::", long: &["a", "b"] };
-        assert_eq!(words(&program, false), "tests --skip soft:: --skip a --skip b");
-        assert_eq!(words(&program, true), "tests --skip soft::");
-    }
-    #[test]
-    fn what_is_left_out_is_a_test() {
-        for Program { name, long, .. } in PROGRAMS {
-            let file = tree::root().join(format!("tools/unibody/tests/{name}.rs"));
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            for test in *long {
-                assert!(text.contains(&format!("\nfn {test}() {{\n")), "{name}: {test}");
-            }
-        }
+    fn the_program_of_the_test_is_found() {
+        let built = r#"{"reason":"compiler-artifact","target":{"name":"architecture"},"executable":"/a/b"}"#;
+        assert_eq!(executable(built), Some(PathBuf::from("/a/b")));
+        let library = r#"{"target":{"name":"architecture"},"executable":null}"#;
+        assert_eq!(executable(library), None);
+        assert_eq!(executable(r#"{"target":{"name":"other"},"executable":"/a"}"#), None);
+        assert_eq!(executable("words"), None);
     }
 }
