@@ -3,15 +3,14 @@
 //! Whoever tests as root runs the program as `nobody`, because ordinary users are who runs it. The
 //! cache outlives the tests, so that only the first of them downloads anything.
 //!
-//! Where the tests run otherwise than cargo runs them, the environment says so; the gate does in the nest
-//! (`xtask/src/nest/gate.sh`):
+//! Where the tests run otherwise than cargo runs them, as in the nest, the environment says so:
 //! - `UNIBODY_TEST_ENGINE`: the engine that guests run on (see [`run`]); `soft` if nothing is said;
 //! - `UNIBODY_TEST_PROGRAM`: the program; else the one that cargo has built;
 //! - `UNIBODY_TEST_CACHE`: an unprivileged user's cache, into which a kernel and BusyBox have been pulled;
 //! - `UNIBODY_TEST_SHELF`: a folder with what `userland` has built;
 //! - `UNIBODY_TEST_LIMIT`: how many seconds one run may take.
 //!
-//! What is about the software CPU alone says `--engine soft` itself ([`SOFT`]) and is in a module `soft`: the nest leaves it out.
+//! What is about the software CPU alone says `--engine soft` itself ([`SOFT`]) and is in a module `soft`, which `--skip soft::` leaves out.
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::ffi::OsStr;
