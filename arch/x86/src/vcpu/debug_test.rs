@@ -149,6 +149,16 @@ cases! {
         check_eq!(vcpu.engine().rflags(), flags);
     }
 
+    fn the_resume_flag_lasts_for_one_instruction_of_those() {
+        let (_fixture, mut vcpu) = with_code(&[0x9c])?;
+        engine(&mut vcpu).set_rflags(rflags::FIXED | rflags::RF);
+        engine(&mut vcpu).set_interrupt_shadow(true);
+        vcpu.set_debug(&step());
+        check_eq!(vcpu.run(Answer::None), stepped_to(CODE + 1));
+        check_eq!(vcpu.engine().rflags(), rflags::FIXED);
+        check!(!vcpu.engine().interrupt_shadow());
+    }
+
     fn popf_of_the_trap_flag_is_the_guests_own() {
         let (fixture, mut vcpu) = with_code(&[0x9d, 0x90])?;
         check_eq!(fixture.host.write(0x9000, &(rflags::FIXED | TF).to_le_bytes()), Ok(()));
