@@ -31,7 +31,7 @@ struct Range {
 /// The devices by port.
 pub struct Bus {
     ranges: Vec<Range>,
-    /// For each port, how many of the ranges there were when it was taken; 0: it is nobody's.
+    /// For each port, which of the ranges has it, counted from 1; 0: it is nobody's.
     by_port: Box<[u8]>,
 }
 

@@ -1,5 +1,7 @@
 //! [`KvmVcpu`]: KVM_RUN, and KVM's exits as [`Exit`]s.
 //!
+//! The ioctl and what it leaves in the mapping are this file's own, not `kvm-ioctls`', for the instructions that an exit takes.
+//!
 //! An answer goes to where the exit has its data, and in with the next KVM_RUN. A string of port accesses that is longer than
 //! an [`Exit`] carries is several of them.
 
@@ -358,12 +360,10 @@ impl Vcpu for KvmVcpu {
                 return Ok(Exit::Interrupted);
             }
             let steps = self.debugger.steps();
-            let finishing = match if steps { self.begin_step() } else { Ok(false) } {
-                Ok(finishing) => finishing,
-                Err(error) => {
-                    self.vm.gate.leave(&self.pass);
-                    return Err(error);
-                }
+            let begun = if steps { self.begin_step() } else { Ok(false) };
+            let Ok(finishing) = begun else {
+                self.vm.gate.leave(&self.pass);
+                return begun.map(|_| Exit::Interrupted);
             };
             let came = self.enter();
             self.vm.gate.leave(&self.pass);
