@@ -1,12 +1,14 @@
 //! The host's services in a process: implements [`virt::Host`].
 //!
 //! - [`Process`]: the handle, with the clocks;
-//! - [`memory`]: guest memory at host virtual addresses (the one module with `unsafe`);
+//! - [`memory`]: guest memory at host virtual addresses;
+//! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
 //! - [`parker`]: where a halted vCPU's thread waits.
 
 pub mod memory;
 pub mod parker;
+pub mod scheduling;
 pub mod timer;
 mod tsc;
 

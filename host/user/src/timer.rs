@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use virt::host::{Expire, Timer};
 
+use crate::scheduling::ask_for_short_slices;
+
 /// The armed timers of a machine.
 ///
 /// Lock order: nothing is called with the queue's lock held.
@@ -46,6 +48,8 @@ impl Timers {
 const IDLE: Duration = Duration::from_millis(500);
 
 fn serve(timers: &Weak<Timers>) {
+    // A guest's timer that comes late is one that a guest can see. Refused, it is as late as other threads let it be.
+    let _ = ask_for_short_slices();
     while let Some(timers) = timers.upgrade() {
         let due = {
             let mut queue = timers.queue.lock();
