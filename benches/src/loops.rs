@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use hv::in_process::InProcess;
 use hv::x86::{Answer, Attr, Exit, Seg, State, cr0, cr4, efer, gpr};
-use hv::{Hypervisor, MemoryFlags, Vcpu, Vm, VmConfig};
+use hv::{Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::median;
@@ -68,7 +68,8 @@ pub fn measure(rounds: usize) -> anyhow::Result<()> {
 
 /// Runs one loop on a machine of its own; gives millions of instructions a second.
 fn run(guest: &Loop) -> anyhow::Result<f64> {
-    let vm = InProcess { counted: true, ..InProcess::default() }.create_vm(VmConfig { cpus: 1 })?;
+    let vm = InProcess { counted: true, ..InProcess::default() }
+        .create_vm(VmConfig { cpus: 1, irqchip: Irqchip::default() })?;
     let region = GuestRegionMmap::new(MmapRegion::new(MEMORY)?, GuestAddress(0));
     let region = Arc::new(region.context("a region of memory")?);
     vm.add_memory(Arc::clone(&region), MemoryFlags::default())?;

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::in_process::InProcess;
 use crate::kvm::{Kvm, OpenError};
 use crate::probe::Outcome;
-use crate::{Error, Hypervisor, Vm, VmConfig};
+use crate::{Error, Hypervisor, Irqchip, Vm, VmConfig};
 
 pub use candidates::{Candidates, Tried};
 pub use choice::{Choice, choose};
@@ -108,7 +108,7 @@ pub fn processor() -> Result<Processor, Error> {
 
 /// What a guest is told about its processor.
 fn guest_cpuid() -> Result<crate::x86::Cpuid, Error> {
-    let vm = InProcess::INTERPRETER.create_vm(VmConfig { cpus: 1 })?;
+    let vm = InProcess::INTERPRETER.create_vm(VmConfig { cpus: 1, irqchip: Irqchip::default() })?;
     Ok(vm.create_vcpu(0)?.cpuid().clone())
 }
 

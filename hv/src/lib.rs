@@ -142,6 +142,19 @@ pub enum Error {
 pub struct VmConfig {
     /// How many vCPUs it may have.
     pub cpus: u32,
+    /// Where its interrupt controllers are.
+    pub irqchip: Irqchip,
+}
+
+/// Where a machine's interrupt controllers are, if the hypervisor leaves that open. The guest sees the same. The software
+/// CPU has all of them in this process in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Irqchip {
+    /// All of them are the hypervisor's.
+    #[default]
+    Kernel,
+    /// The local APICs are the hypervisor's; the I/O APIC, the 8259s and the 8254 are in this process.
+    Split,
 }
 
 /// A way to run guests.

@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::run::Event;
-use crate::{Error, Hypervisor, MemoryFlags, Vm, VmConfig};
+use crate::{Error, Hypervisor, Irqchip, MemoryFlags, Vm, VmConfig};
 
 /// How many instructions a second a hypervisor must execute to be fit.
 ///
@@ -174,7 +174,7 @@ pub fn probe<H: Hypervisor>(hypervisor: &H) -> Result<Outcome, Error> {
 
 fn probe_within<H: Hypervisor>(hypervisor: &H, limits: Limits) -> Result<Outcome, Error> {
     let begin = Instant::now();
-    let vm = Arc::new(hypervisor.create_vm(VmConfig { cpus: 1 })?);
+    let vm = Arc::new(hypervisor.create_vm(VmConfig { cpus: 1, irqchip: Irqchip::default() })?);
     let memory =
         layout::memory().ok_or_else(|| Error::Start(std::io::ErrorKind::OutOfMemory.into()))?;
     vm.add_memory(memory, MemoryFlags::default())?;

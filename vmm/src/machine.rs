@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
-use hv::{Counts, Hypervisor, MemoryFlags, Vcpu, Vm, VmConfig};
+use hv::{Counts, Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
 
 use crate::acpi;
 use crate::boot::layout;
@@ -73,6 +73,8 @@ pub struct Config<'a> {
     pub memory: u64,
     /// How many vCPUs.
     pub cpus: NonZeroU32,
+    /// Where its interrupt controllers are.
+    pub irqchip: Irqchip,
     /// The kernel.
     pub kernel: Kernel,
     /// The initial file system: archives one after the other.
@@ -212,7 +214,7 @@ impl<V: Vm> Machine<V> {
     ) -> Result<(Self, boot::Placed), Error> {
         let cpus = config.cpus.get();
         let regions = memory::allocate(config.memory)?;
-        let vm = hypervisor.create_vm(VmConfig { cpus })?;
+        let vm = hypervisor.create_vm(VmConfig { cpus, irqchip: config.irqchip })?;
         for region in &regions {
             vm.add_memory(Arc::clone(region), MemoryFlags::default())?;
         }

@@ -13,7 +13,7 @@
 //! - [`pvclock`]: KVM's paravirtual clock;
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
-//! - [`machine`]: what vCPUs share;
+//! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
 //! - [`vcpu`]: the run loop: inject, enter, handle the exit.
 //!
 //! The same sources compile into a process and into the kernel module: no
@@ -31,6 +31,7 @@ pub mod exception;
 pub mod exception_test;
 pub mod guest_debug;
 pub mod irqchip;
+pub mod locked_chips;
 pub mod machine;
 pub mod mmu;
 pub mod msr;

@@ -1,27 +1,25 @@
 //! What the vCPUs of one x86 machine share: the chips behind one lock, and each vCPU's
 //! mailbox in a published map. [`X86`] implements [`virt::Arch`] with it.
 //!
-//! Lock order: `pit_timer`, then `chips`. What a chip sets off is carried out after the lock of
-//! the chips is dropped; what must not be seen out of order — the 8259s' output and the 8254's next
-//! deadline — is published, or read again, under a lock.
+//! The chips are [`LockedChips`]: what they set off is carried out here, with no lock held.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use lock_api::Mutex;
-use virt::host::{Expire, Host, Parker, Timer};
+use virt::host::{Expire, Host, Parker};
 use virt::routing::{Pin, Route, Routes};
 use virt::{Arch, Errno, Memory};
 
 use crate::cpuid::Hardware;
 use crate::engine::Engine;
-use crate::irqchip::chips::{Chips, Effects, Rearm};
+use crate::irqchip::chips::{Chips, Effects};
 use crate::irqchip::destination::{self, Address};
 use crate::irqchip::i8254::Pit;
 use crate::irqchip::i8259::Pic;
 use crate::irqchip::{Delivery, Message, ioapic};
+use crate::locked_chips::LockedChips;
 use crate::vcpu::accesses::Accesses;
 use crate::vcpu::inbox::{Inbox, request};
 
@@ -91,10 +89,7 @@ pub struct Machine<E, H: Host> {
     /// The guest's TSC is the host's plus this, unless the guest changes its own.
     pub tsc_offset: u64,
     vcpus: Box<[Published<H>]>,
-    chips: Mutex<H::RawMutex, Chips>,
-    /// The 8259s ask for attention.
-    pic_output: AtomicBool,
-    pit_timer: Mutex<H::RawMutex, Option<H::Timer>>,
+    chips: LockedChips<H>,
 }
 
 impl<E: Engine, H: Host> Machine<E, H> {
@@ -119,17 +114,15 @@ impl<E: Engine, H: Host> Machine<E, H> {
         let machine = Arc::new(Self {
             start: host.now(),
             tsc_offset: host.tsc().wrapping_neg(),
-            chips: Mutex::new(Chips::new(ioapic::Version::V20, true)),
+            chips: LockedChips::default(),
             host,
             engine,
             memory,
             hardware,
             vcpus: vcpus.into_boxed_slice(),
-            pic_output: AtomicBool::new(false),
-            pit_timer: Mutex::new(None),
         });
         let timer = machine.host.timer(Arc::new(PitExpiry(Arc::downgrade(&machine))))?;
-        *machine.pit_timer.lock() = Some(timer);
+        machine.chips.set_timer(timer);
         Ok(machine)
     }
 
@@ -196,10 +189,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
     /// Works on the chips, and carries out what that set off. Atomic context.
     pub fn with_chips<T>(&self, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> T {
         let now = self.host.now();
-        let mut chips = self.chips.lock();
-        let (result, effects) = work(&mut chips, now);
-        self.pic_output.store(chips.intr(), Ordering::Release);
-        drop(chips);
+        let (result, effects) = self.chips.change(|chips| work(chips, now));
         self.carry_out(&effects);
         result
     }
@@ -215,25 +205,11 @@ impl<E: Engine, H: Host> Machine<E, H> {
                 self.post(id, request::EXTINT);
             }
         }
-        if effects.timer != Rearm::Keep {
-            self.arm_pit();
-        }
-    }
-
-    /// Arms the 8254's timer for the deadline that holds now.
-    fn arm_pit(&self) {
-        let timer = self.pit_timer.lock();
-        let deadline = self.chips.lock().deadline();
-        match (&*timer, deadline) {
-            (Some(timer), Some(at)) => timer.arm(at),
-            (Some(timer), None) => timer.disarm(),
-            (None, _) => {}
-        }
     }
 
     /// Whether the 8259s ask for attention.
     pub fn pic_output(&self) -> bool {
-        self.pic_output.load(Ordering::Acquire)
+        self.chips.pic_output()
     }
 }
 

@@ -1,12 +1,14 @@
 //! Linux's own KVM: [`Kvm`] on a device such as `/dev/kvm`, by `kvm-ioctls`.
 //!
-//! The chips (both 8259s, 8254, I/O APIC, local APICs) are the kernel's. What it takes is looked at when the device is opened, so
-//! that a machine is not half made before something turns out to be lacking.
+//! The chips (both 8259s, 8254, I/O APIC, local APICs) are the kernel's, or all but the local APICs are here ([`crate::Irqchip`]).
+//! What it takes is looked at when the device is opened, so that a machine is not half made before something turns out to be
+//! lacking.
 //!
 //! - [`vm`]: memory, interrupts, pause and kicks;
 //! - [`vcpu`]: the run loop, from KVM's exits to ours;
 //! - `registers`: the neutral state from and to KVM's structures; `transfer`, the ioctls that carry them;
 //! - `debug`: what a debugger wants, and events that are injected;
+//! - `split`: the chips that are not the kernel's; `ioctl`, what `kvm-ioctls` lacks;
 //! - `kick`: the signal that brings a vCPU's thread out of the guest; `watch` has those come out that halt for good.
 //!
 //! `kvm-ioctls` is safe but for what it can't know: how long memory stays, and what a union has.
@@ -14,8 +16,10 @@
 //! See: Linux, Documentation/virt/kvm/api.rst.
 
 mod debug;
+mod ioctl;
 mod kick;
 mod registers;
+mod split;
 mod transfer;
 pub mod vcpu;
 pub mod vm;

@@ -17,9 +17,9 @@ use arch_x86::regs::State;
 use arch_x86::vcpu::{Answer, Data, Exit};
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT,
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN,
-    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
-    KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+    KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -205,6 +205,18 @@ impl KvmVcpu {
         self.waiting.insert(waiting).next_part().unwrap_or(Exit::Interrupted)
     }
 
+    /// Whether an access is to a chip that is this process's. Then it is done, with all parts of its data.
+    #[inline(never)]
+    fn access_chips(&mut self, exit: &Exit) -> Result<bool, Error> {
+        let mut next = Some(*exit);
+        while let Some(exit) = next {
+            let Some(split) = &self.vm.split else { return Ok(false) };
+            let Some(answer) = split.answer(&self.vm, &exit)? else { return Ok(false) };
+            next = self.complete(&answer);
+        }
+        Ok(true)
+    }
+
     /// What else comes of KVM_RUN, by what the ioctl gave; `None` if the vCPU is to be run again. Out of the way, for it takes
     /// registers and stack.
     #[cold]
@@ -233,6 +245,14 @@ impl KvmVcpu {
                         Err(error) => Err(Error::Run { error }),
                     },
                 }
+            }
+            KVM_EXIT_IOAPIC_EOI => {
+                // SAFETY: the exit is one of which the union has `eoi`.
+                let vector = unsafe { details.eoi.vector };
+                if let Some(split) = &self.vm.split {
+                    split.end(&self.vm, vector);
+                }
+                return None;
             }
             KVM_EXIT_HLT => Ok(Exit::Halted),
             KVM_EXIT_SHUTDOWN => Ok(Exit::Shutdown),
@@ -356,6 +376,10 @@ impl Vcpu for KvmVcpu {
         let here = Here::new(&self.kicked, immediate_exit);
         loop {
             here.reset();
+            // Who raises one from now on kicks.
+            if let Some(split) = &self.vm.split {
+                split.offer_interrupt(&self.vm, &mut self.fd)?;
+            }
             if !self.vm.gate.enter(&mut self.pass) {
                 return Ok(Exit::Interrupted);
             }
@@ -373,6 +397,9 @@ impl Vcpu for KvmVcpu {
             {
                 if steps {
                     self.debugger.came_out();
+                }
+                if self.vm.split.is_some() && self.access_chips(&exit)? {
+                    continue;
                 }
                 return Ok(exit);
             }

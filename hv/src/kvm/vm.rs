@@ -11,11 +11,12 @@ use kvm_ioctls::{Kvm as Device, VmFd};
 use vm_memory::GuestRegionMmap;
 
 use super::kick::{self, Kicked};
+use super::split::Split;
 use super::vcpu::KvmVcpu;
 use super::{Supported, watch};
 use crate::pause::Gate;
 use crate::regions::{Place, Regions};
-use crate::{Error, MemoryFlags, MemoryId, Vm, VmConfig};
+use crate::{Error, Irqchip, MemoryFlags, MemoryId, Vm, VmConfig};
 
 /// Three pages that Intel's processors need in the guest's address space, below the chips: for a task in real mode.
 /// See: Linux, Documentation/virt/kvm/api.rst, 4.36 and 4.41.
@@ -28,12 +29,15 @@ pub(super) struct Shared {
     pub supported: Arc<Supported>,
     pub gate: Gate,
     pub cpus: u32,
+    /// The chips that are not the kernel's.
+    pub split: Option<Split>,
     kicked: Vec<Arc<Kicked>>,
     pub regions: Regions,
 }
 
 impl Shared {
-    fn kick(&self) {
+    /// Brings all vCPUs out of the guest.
+    pub fn kick(&self) {
         self.kick_where(|_| true);
     }
 
@@ -86,17 +90,28 @@ impl KvmVm {
         }
         let fd = device.create_vm().map_err(start("make a virtual machine"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(start("place a task segment"))?;
-        fd.create_irq_chip().map_err(start("make the interrupt controllers"))?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
-        fd.create_pit2(pit).map_err(start("make the interval timer"))?;
+        let split = match config.irqchip {
+            Irqchip::Kernel => {
+                fd.create_irq_chip().map_err(start("make the interrupt controllers"))?;
+                let flags = KVM_PIT_SPEAKER_DUMMY;
+                let pit = kvm_pit_config { flags, ..kvm_pit_config::default() };
+                fd.create_pit2(pit).map_err(start("make the interval timer"))?;
+                None
+            }
+            Irqchip::Split => Some(Split::new(&fd)?),
+        };
         let shared = Arc::new(Shared {
             fd,
             supported,
             gate: Gate::default(),
             cpus: config.cpus,
+            split,
             kicked: (0..config.cpus).map(|_| Arc::default()).collect(),
             regions: Regions::new(device.get_nr_memslots()),
         });
+        if let Some(split) = &shared.split {
+            split.start(&shared)?;
+        }
         let watched = watch::start(Arc::downgrade(&shared));
         watched.map_err(|error| Error::Kvm { action: "start a thread", error })?;
         Ok(Self(shared))
@@ -140,8 +155,11 @@ impl Vm for KvmVm {
     }
 
     fn set_irq(&self, gsi: u32, level: bool) {
-        // There is no such line, or the chips are gone: nobody to tell.
-        let _ = self.0.fd.set_irq_line(gsi, level);
+        match &self.0.split {
+            Some(split) => split.set_irq(&self.0, gsi, level),
+            // If it is refused there is no such line: nobody to tell.
+            None => drop(self.0.fd.set_irq_line(gsi, level)),
+        }
     }
 
     fn pause(&self) {

@@ -1,7 +1,7 @@
 //! Where an engine that is not ours is known to deviate from what the bodies assert, and why: [`Difference`].
 //!
 //! A body that is named there is run like any other, and must fail as its entry says: when the engine changes, or the body no
-//! longer shows the difference, the test fails. The tables are [`crate::qemu::differences`] and [`crate::kvm`].
+//! longer shows the difference, the test fails. The tables, one or several of each engine, are [`crate::qemu::differences`] and [`crate::kvm`].
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,24 +14,27 @@ pub struct Difference {
     pub bodies: &'static [(&'static str, &'static str)],
 }
 
+/// What is known of one engine.
+pub type Tables = &'static [&'static [Difference]];
+
 /// Where the test of a body is: its module, and its name.
 pub type Place<'a> = (&'a str, &'a str);
 
 /// The difference that a body shows, and how.
-fn known(table: &'static [Difference], name: &str) -> Option<(&'static str, &'static str)> {
-    table.iter().find_map(|known| {
+fn known(tables: Tables, name: &str) -> Option<(&'static str, &'static str)> {
+    tables.iter().copied().flatten().find_map(|known| {
         let (_, shows) = known.bodies.iter().find(|(body, _)| *body == name)?;
         Some((known.reason, *shows))
     })
 }
 
-/// Runs a body on an engine of which a table tells what is known. A body that is known to deviate must do so.
+/// Runs a body on an engine of which tables tell what is known. A body that is known to deviate must do so.
 ///
 /// # Panics
 /// As the body does, or because it does not.
-pub fn run<E>(table: &'static [Difference], place: Place<'_>, engine: &E, body: impl FnOnce(&E)) {
+pub fn run<E>(tables: Tables, place: Place<'_>, engine: &E, body: impl FnOnce(&E)) {
     let name = full_name(place);
-    let Some((reason, shows)) = known(table, &name) else {
+    let Some((reason, shows)) = known(tables, &name) else {
         return body(engine);
     };
     let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(engine))) else {
@@ -53,25 +56,25 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
 }
 
-/// Names in a table that none of `bodies` has.
+/// Names in the tables that none of `bodies` has.
 #[must_use]
-pub fn without_body(table: &'static [Difference], bodies: &[(&str, &[&str])]) -> Vec<&'static str> {
+pub fn without_body(tables: Tables, bodies: &[(&str, &[&str])]) -> Vec<&'static str> {
     let all: Vec<String> = bodies
         .iter()
         .flat_map(|(module, names)| names.iter().map(|name| full_name((module, name))))
         .collect();
-    let known = table.iter().flat_map(|known| known.bodies);
+    let known = tables.iter().copied().flatten().flat_map(|known| known.bodies);
     known.map(|(body, _)| *body).filter(|body| !all.iter().any(|name| name == body)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Difference, run, without_body};
+    use super::{Difference, Tables, run, without_body};
 
     const MODULE: &str = "architecture::debug::qemu";
     const BODY: &str = "a_body";
-    const TABLE: &[Difference] =
-        &[Difference { reason: "It can't.", bodies: &[("debug::a_body", "left: [1]")] }];
+    const TABLE: Tables =
+        &[&[], &[Difference { reason: "It can't.", bodies: &[("debug::a_body", "left: [1]")] }]];
 
     #[test]
     fn a_known_difference_is_expected() {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hv::x86::{Answer, Data, Exit, State};
-use hv::{Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
+use hv::{Error, Hypervisor, Irqchip, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -230,7 +230,8 @@ impl<H: Hypervisor> Guest<H> {
 
     /// A machine with several vCPUs.
     pub fn with_cpus(engine: &H, cpus: u32) -> Self {
-        let vm = Arc::new(engine.create_vm(VmConfig { cpus }).expect("a machine"));
+        let config = VmConfig { cpus, irqchip: Irqchip::default() };
+        let vm = Arc::new(engine.create_vm(config).expect("a machine"));
         let memory = Memory::new();
         let ram = vm.add_memory(memory.to_region(), MemoryFlags::default());
         let ram = ram.expect("memory that fits");

@@ -60,6 +60,23 @@ macro_rules! on_every_engine {
     };
 }
 
+/// The same for bodies that are about interrupts: on KVM also with the chips in this process.
+#[macro_export]
+macro_rules! on_every_irqchip {
+    ($($(#[$attribute:meta])* fn $name:ident($engine:ident) $body:block)*) => {
+        $crate::on_every_engine! { $($(#[$attribute])* fn $name($engine) $body)* }
+
+        pub mod kvm_split {
+            $(#[test] fn $name() {
+                let place = (module_path!(), stringify!($name));
+                let engine = $crate::kvm::Split($crate::kvm::open());
+                let known = $crate::kvm::SPLIT_DIFFERENCES;
+                $crate::differences::run(known, place, &engine, super::$name);
+            })*
+        }
+    };
+}
+
 /// The same for bodies that are about what only the software CPU shows, in each of its ways.
 #[macro_export]
 macro_rules! on_the_software_cpu {

@@ -99,6 +99,12 @@ pub(crate) struct Run {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) engine: Engine,
 
+    /// Where the guest's interrupt controllers are on KVM; in the kernel if nothing is said.
+    ///
+    /// The guest sees the same. If `--engine auto` takes the software CPU, which has its own, it changes nothing.
+    #[arg(long, value_enum)]
+    pub(crate) irqchip: Option<Irqchip>,
+
     /// Memory for code that the software CPU translates; 32M if nothing is said
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) jit_cache: Option<u64>,
@@ -142,6 +148,11 @@ impl Run {
         ];
         asked.into_iter().find_map(|(asked, option)| asked.then_some(option))
     }
+
+    /// What was asked for, if anything, that no other engine than KVM can do.
+    pub(crate) fn kvm_only(&self) -> Option<&'static str> {
+        self.irqchip.map(|_| "--irqchip")
+    }
 }
 
 /// Options of `unibody pull`.
@@ -169,6 +180,24 @@ pub(crate) enum Engine {
     Soft,
     /// Linux's KVM (/dev/kvm), and nothing else
     Kvm,
+}
+
+/// Where a guest's interrupt controllers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Irqchip {
+    /// All in the kernel, which costs the least
+    Kernel,
+    /// The local APICs in the kernel; the I/O APIC, the 8259s and the 8254 in this process
+    Split,
+}
+
+impl From<Irqchip> for hv::Irqchip {
+    fn from(irqchip: Irqchip) -> Self {
+        match irqchip {
+            Irqchip::Kernel => Self::Kernel,
+            Irqchip::Split => Self::Split,
+        }
+    }
 }
 
 /// Reads a size: bytes, or a number and one of K, M, G and T, which are powers of 1024.

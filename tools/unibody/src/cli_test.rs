@@ -70,6 +70,15 @@ fn an_engine_is_named_and_some_options_need_one() {
 }
 
 #[test]
+fn where_the_interrupt_controllers_are_is_said_to_kvm() {
+    assert_eq!((run(&[]).irqchip, run(&[]).kvm_only()), (None, None));
+    for (name, irqchip) in [("kernel", Irqchip::Kernel), ("split", Irqchip::Split)] {
+        let options = run(&["--irqchip", name]);
+        assert_eq!((options.irqchip, options.kvm_only()), (Some(irqchip), Some("--irqchip")));
+    }
+}
+
+#[test]
 fn lockstep_is_asked_for_and_needs_translated_code() {
     assert!(!run(&[]).lockstep);
     assert!(run(&["--lockstep", "--jit-cache", "1M"]).lockstep);
@@ -107,7 +116,13 @@ fn a_mistake_is_a_usage_error_with_a_suggestion() {
     let error = Cli::try_parse_from(["unibody", "run", "--memroy", "1G"]).unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), (ErrorKind::UnknownArgument, 2));
     assert!(error.to_string().contains("--memory"), "{error}");
-    for arguments in [["--cpus", "0"], ["--memory", "much"], ["--engine", "hard"], ["-q", "-v"]] {
+    for arguments in [
+        ["--cpus", "0"],
+        ["--memory", "much"],
+        ["--engine", "hard"],
+        ["--irqchip", "off"],
+        ["-q", "-v"],
+    ] {
         let error =
             Cli::try_parse_from([&["unibody", "run"], &arguments[..]].concat()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{arguments:?}");

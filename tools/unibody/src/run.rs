@@ -47,6 +47,15 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
             "{option} is the software CPU's, and can't be used with --engine kvm"
         ));
     }
+    match (options.engine, options.kvm_only(), options.software_cpu_only()) {
+        (Engine::Soft, Some(option), _) => {
+            usage_error(&format!("{option} is KVM's, and can't be used with --engine soft"));
+        }
+        (_, Some(option), Some(other)) => {
+            usage_error(&format!("{option} is KVM's, and {other} is the software CPU's"));
+        }
+        _ => {}
+    }
     if options.lockstep && options.cpus.get() > 1 {
         usage_error("--lockstep works with one processor only (--cpus 1)");
     }
@@ -280,6 +289,7 @@ fn boot<H: Hypervisor>(
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
+        irqchip: options.irqchip.map(Into::into).unwrap_or_default(),
         kernel: parts.kernel,
         initrd: parts.archives,
         command_line: &parts.command_line,

@@ -59,6 +59,17 @@ fn what_only_the_software_cpu_can_do_is_not_for_kvm() {
     }
 }
 
+#[test]
+fn what_only_kvm_can_do_is_not_for_the_software_cpu() {
+    for (arguments, other) in [("--engine=soft", "--engine soft"), ("--no-jit", "--no-jit")] {
+        let mut command = unibody();
+        command.args(["run", arguments, "--irqchip", "split", "--", "true"]);
+        let (status, _, stderr) = outcome(command);
+        assert_eq!(status, Some(2), "{stderr}");
+        assert!(stderr.contains("--irqchip is KVM's") && stderr.contains(other), "{stderr}");
+    }
+}
+
 /// What ends with the software CPU.
 mod soft {
     use super::{FIX, FORBIDDEN, WHY, can_replace_devices, run};

@@ -23,7 +23,7 @@ is_right() {
     fi
 }
 
-guests kvm:: --test-threads 1 >/tmp/guests
+guests kvm:: kvm_split:: --test-threads 1 >/tmp/guests
 cat /tmp/guests
 names=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' /tmp/guests)
 if grep -q '^test result: ' /tmp/guests && [ "$(echo "$names" | wc -w)" -le 3 ]; then
@@ -42,4 +42,7 @@ expect 0 '1 2' $run --cpus 2 --memory 256M -- sh -c 'echo 1 $(nproc)'
 expect 0 'GenuineIntel or AuthenticAMD' $run -- sh -c \
     'grep -q -E "GenuineIntel|AuthenticAMD" /proc/cpuinfo && echo GenuineIntel or AuthenticAMD'
 expect 0 kvm-clock $run -- cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+split="$run --irqchip split"
+expect 0 hi $split -- echo hi
+expect 0 '1 2' $split --cpus 2 -- sh -c 'echo 1 $(nproc)'
 exit $failed

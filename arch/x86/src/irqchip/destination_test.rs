@@ -1,4 +1,4 @@
-//! Tests of [`super::destination`] and of [`super::Message::from_msi`].
+//! Tests of [`super::destination`] and of [`super::Message`] as an MSI.
 
 use super::destination::{Address, Mode, Model, arbitrate, matches, single, x2apic_logical_id};
 use super::{BROADCAST, Delivery, Message, Messages, Shorthand, widen_destination};
@@ -131,6 +131,18 @@ cases! {
         check_eq!(wide.map(|m| m.destination), Some(0x0001_2305));
         check_eq!(Message::from_msi(0xfed0_0000, 0x41), None);
         check_eq!(Message::from_msi(0xfee0_0000, 0x341), None);
+    }
+
+    fn messages_become_msis_and_come_back() {
+        check_eq!(physical(3).to_msi(), (0xfee0_3000, 0x4040));
+        let nmi = Message { delivery: Delivery::Nmi, ..physical(BROADCAST) };
+        check_eq!(nmi.to_msi(), (0xfeef_f000, 0x4440));
+        let level = Message { level: true, delivery: Delivery::LowestPriority, ..logical(0x12) };
+        check_eq!(level.to_msi(), (0xfee1_2004, 0xc140));
+        for message in [physical(3), nmi, level, physical(0x0001_2305)] {
+            let (address, data) = message.to_msi();
+            check_eq!(Message::from_msi(address, data), Some(message));
+        }
     }
 
     fn a_full_list_keeps_its_messages() {

@@ -110,8 +110,15 @@ impl Redirection {
         self.has(Self::LEVEL) && self.delivery().is_some_and(Delivery::has_vector)
     }
 
-    /// The message that the entry sends.
-    fn message(self) -> Option<Message> {
+    /// Whether nothing is sent.
+    #[must_use]
+    pub const fn is_masked(self) -> bool {
+        self.has(Self::MASKED)
+    }
+
+    /// The message that the entry sends, masked or not; `None` for the reserved delivery mode.
+    #[must_use]
+    pub fn message(self) -> Option<Message> {
         Some(Message {
             destination: widen_destination((self.0 >> Self::DESTINATION.trailing_zeros()) as u8),
             logical: self.has(Self::LOGICAL),

@@ -187,6 +187,23 @@ impl Message {
             shorthand: Shorthand::None,
         })
     }
+
+    /// The address and the data whose write makes this message: what [`Self::from_msi`] reads. A shorthand has no
+    /// place there.
+    #[must_use]
+    pub const fn to_msi(&self) -> (u64, u32) {
+        let (high, low) = match self.destination {
+            BROADCAST => (0, 0xff),
+            destination => (destination & !0xff, destination as u8),
+        };
+        let address =
+            (high as u64) << 32 | 0xfee0_0000 | (low as u64) << 12 | (self.logical as u64) << 2;
+        let data = self.vector as u32
+            | (self.delivery as u32) << 8
+            | (self.assert as u32) << 14
+            | (self.level as u32) << 15;
+        (address, data)
+    }
 }
 
 /// A list of messages of bounded length: what one write to a chip can set off.

@@ -16,7 +16,7 @@ const NO_FAULT: &str = "left: []\n right: [(13, 0)]";
 const NO_STATE: &str = "QEMU's processor does not have this state";
 
 /// All that are known.
-pub const DIFFERENCES: &[Difference] = &[
+pub const DIFFERENCES: &[&[Difference]] = &[&[
     Difference {
         reason: "Memory is accessed and code is fetched without a look at the segment's limit and type, \
                  or whether it is null; only loads of segment registers are checked.",
@@ -227,4 +227,4 @@ pub const DIFFERENCES: &[Difference] = &[
         reason: "A task of 16 bits keeps the upper half of the old one's EFLAGS, and with it VM.",
         bodies: &[("task_switch::virtual_8086_mode_as_a_task", "Shutdown; Log")],
     },
-];
+]];

@@ -53,7 +53,7 @@ fn nmi_handler<H: Hypervisor>(
     });
 }
 
-guests::on_every_engine! {
+guests::on_every_irqchip! {
     fn sti_holds_interrupts_back_for_one_instruction(engine) {
         let (label, values) = taken_at(engine, |a| {
             let mut label = a.create_label();

@@ -57,7 +57,7 @@ fn run_with_line<H: Hypervisor>(guest: &mut Guest<H>, gsi: u32, levels: &[bool])
     log.values
 }
 
-guests::on_every_engine! {
+guests::on_every_irqchip! {
     fn it_has_24_masked_inputs_at_reset(engine) {
         let mut guest = Guest::with_program(engine, |a| {
             report_register(a, 1)?;

@@ -46,7 +46,7 @@ fn spin(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jb(wait)
 }
 
-guests::on_every_engine! {
+guests::on_every_irqchip! {
     fn at_reset_it_is_an_xapic_that_is_switched_off(engine) {
         let mut guest = Guest::with_program(engine, |a| {
             read_msr(a, APIC_BASE)?;

@@ -77,7 +77,7 @@ fn wait_for_output(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jz(wait)
 }
 
-guests::on_every_engine! {
+guests::on_every_irqchip! {
     fn the_lowest_input_comes_first_and_the_second_chip_is_behind_input_2(engine) {
         let mut guest = Guest::with_program(engine, |a| {
             set_up(a, 0)?;
@@ -142,6 +142,48 @@ guests::on_every_engine! {
         });
         reporting_handlers(&guest);
         assert_eq!(run_with_lines(&mut guest, &[5]), [0, 0x25]);
+    }
+
+    /// Each time at once: they would not all come in a guest's time if it took a quarter of a second.
+    fn a_device_behind_the_8259s_wakes_hlt(engine) {
+        const ROUNDS: u32 = 150;
+        let mut guest = Guest::with_program(engine, |a| {
+            set_up(a, 0)?;
+            a.xor(r12d, r12d)?;
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.inc(r12d)?;
+            a.mov(dword_ptr(at::DATA), r12d)?;
+            a.sti()?;
+            a.hlt()?;
+            a.cli()?;
+            a.cmp(r12d, ROUNDS)?;
+            a.jne(top)?;
+            a.mov(eax, dword_ptr(at::DATA + 8))?;
+            report(a)?;
+            end(a)
+        });
+        handler(&guest, 0x25, |a| {
+            a.inc(dword_ptr(at::DATA + 8))?;
+            out(a, 0x20, 0x20)
+        });
+        let (vm, memory) = (std::sync::Arc::clone(&guest.vm), guest.memory.clone());
+        let device = std::thread::spawn(move || {
+            let start = std::time::Instant::now();
+            for round in 1..=ROUNDS {
+                // The guest is about to halt, or does.
+                while memory.read_u32(at::DATA) != round {
+                    if start.elapsed().as_secs() > 60 {
+                        return;
+                    }
+                    std::thread::yield_now();
+                }
+                Vm::set_irq(&*vm, 5, true);
+                Vm::set_irq(&*vm, 5, false);
+            }
+        });
+        assert_eq!(guest.run().values, [ROUNDS]);
+        device.join().expect("no panic");
     }
 
     fn a_poll_gives_the_request(engine) {

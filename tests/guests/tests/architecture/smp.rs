@@ -105,7 +105,7 @@ pub fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jmp(top)
 }
 
-guests::on_every_engine! {
+guests::on_every_irqchip! {
     fn init_and_start_up_bring_the_others_up(engine) {
         let mut guest = guest_with(engine, 3, |a| {
             read(a, register::ID)?;

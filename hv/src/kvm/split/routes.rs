@@ -1,0 +1,108 @@
+//! [`Routes`]: what the kernel is told of the I/O APIC's redirection table.
+//!
+//! A local APIC tells of an interrupt's end (`KVM_EXIT_IOAPIC_EOI`) if a GSI below the number of pins has a route that
+//! is a level-triggered message with its vector. So pin n's entry is GSI n's route while it is level-triggered,
+//! masked or not: what is in service when it is masked ends, too.
+//!
+//! See: Linux, arch/x86/kvm/irq_comm.c, `kvm_scan_ioapic_routes`.
+
+use arch_x86::irqchip::ioapic::{PINS, Redirection};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1 as Target, kvm_irq_routing_msi,
+};
+use kvm_ioctls::VmFd;
+use parking_lot::Mutex;
+
+use crate::Error;
+
+/// A message: address and data.
+type Msi = (u64, u32);
+
+/// A route for each GSI that can have one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Table([Option<Msi>; PINS]);
+
+impl Table {
+    fn new(redirections: &[Redirection; PINS]) -> Self {
+        Self(redirections.map(|entry| {
+            entry.message().filter(|message| message.level).map(|message| message.to_msi())
+        }))
+    }
+
+    /// As KVM takes it.
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let routes = (0..).zip(self.0).filter_map(|(gsi, msi)| msi.map(|msi| (gsi, msi)));
+        let entry = |(gsi, (address, data)): (u32, Msi)| {
+            let (address_lo, address_hi) = (address as u32, (address >> 32) as u32);
+            let msi = kvm_irq_routing_msi { address_lo, address_hi, data, ..Default::default() };
+            let type_ = KVM_IRQ_ROUTING_MSI;
+            kvm_irq_routing_entry { gsi, type_, u: Target { msi }, ..Default::default() }
+        };
+        routes.map(entry).collect()
+    }
+}
+
+/// The table that the kernel has. To replace it takes the kernel a while, and most writes to the I/O APIC change
+/// nothing of it.
+#[derive(Debug, Default)]
+pub(super) struct Routes(Mutex<Table>);
+
+impl Routes {
+    /// Has the kernel know the redirection table that `read` gives.
+    ///
+    /// # Errors
+    /// When the kernel is short of memory.
+    pub fn update(
+        &self,
+        fd: &VmFd,
+        read: impl FnOnce() -> [Redirection; PINS],
+    ) -> Result<(), Error> {
+        // Read under the lock: who reads last, tells last.
+        let mut known = self.0.lock();
+        let table = Table::new(&read());
+        if *known == table {
+            return Ok(());
+        }
+        let refused = |error| Error::Kvm { action: "route the I/O APIC's interrupts", error };
+        let routing = KvmIrqRouting::from_entries(&table.entries())
+            .map_err(|error| refused(std::io::Error::other(format!("{error:?}"))))?;
+        fd.set_gsi_routing(&routing).map_err(|error| refused(error.into()))?;
+        *known = table;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(change: impl FnOnce(&mut [Redirection; PINS])) -> Table {
+        let mut redirections = [Redirection::RESET; PINS];
+        change(&mut redirections);
+        Table::new(&redirections)
+    }
+
+    #[test]
+    fn a_level_is_routed_masked_or_not_and_an_edge_is_not() {
+        let level = Redirection::LEVEL | 5 << 56;
+        let table = table(|entries| {
+            entries[9] = Redirection(level | 0x61);
+            entries[10] = Redirection(level | Redirection::MASKED | 0x62);
+            entries[11] = Redirection(0x63);
+        });
+        assert_eq!(
+            table.0[9..12],
+            [Some((0xfee0_5000, 0xc061)), Some((0xfee0_5000, 0xc062)), None]
+        );
+        let entries = table.entries();
+        let kinds: Vec<_> = entries.iter().map(|entry| (entry.gsi, entry.type_)).collect();
+        assert_eq!(kinds, [(9, KVM_IRQ_ROUTING_MSI), (10, KVM_IRQ_ROUTING_MSI)]);
+    }
+
+    #[test]
+    fn what_no_eoi_ends_is_not_routed() {
+        let nmi = Redirection(Redirection::LEVEL | 4 << 8);
+        assert_eq!(table(|entries| entries[9] = nmi), Table::default());
+    }
+}
