@@ -21,7 +21,9 @@ use vm_memory::GuestRegionMmap;
 
 use crate::pause::{Gate, Pass};
 use crate::regions::{Place, Regions};
-use crate::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
+use crate::{
+    Counts, Error, EventFd, Hypervisor, IoEventFd, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig,
+};
 
 type Engine = SoftEngine;
 type CoreVm = virt::Vm<X86<Engine, Process>>;
@@ -115,6 +117,11 @@ fn os_error(Errno(number): Errno) -> io::Error {
     io::Error::from_raw_os_error(number)
 }
 
+/// Why an ioeventfd or an irqfd is refused.
+fn refused(action: &'static str) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::Event { action, error: os_error(errno) }
+}
+
 struct Shared {
     core: CoreVm,
     cpus: u32,
@@ -185,6 +192,23 @@ impl Vm for InProcessVm {
 
     fn set_irq(&self, gsi: u32, level: bool) {
         self.0.core.set_irq(gsi, level);
+    }
+
+    fn add_ioeventfd(&self, new: IoEventFd) -> Result<(), Error> {
+        self.0.core.add_ioeventfd(new).map_err(refused("add an ioeventfd"))
+    }
+
+    fn remove_ioeventfd(&self, old: &IoEventFd) -> Result<(), Error> {
+        self.0.core.remove_ioeventfd(old).map_err(refused("remove an ioeventfd"))
+    }
+
+    fn add_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
+        self.0.core.add_irqfd(gsi, event).map_err(refused("add an irqfd"))
+    }
+
+    fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
+        self.0.core.remove_irqfd(gsi, event);
+        Ok(())
     }
 
     fn pause(&self) {

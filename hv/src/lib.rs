@@ -25,6 +25,13 @@ use std::time::Duration;
 pub use regions::{MemoryFlags, MemoryId, Refused};
 use vm_memory::GuestRegionMmap;
 
+pub use host_user::event::EventFd;
+pub use virt::host::Event;
+pub use virt::ioeventfd::IoAddress;
+
+/// Which of the guest's writes signal which eventfd.
+pub type IoEventFd = virt::ioeventfd::IoEventFd<EventFd>;
+
 /// The architecture's values that pass through the interface.
 pub mod x86 {
     pub use arch_x86::cpuid::Table as Cpuid;
@@ -92,6 +99,14 @@ pub enum Error {
     NoMemory {
         /// What was tried.
         action: &'static str,
+    },
+    /// An ioeventfd or an irqfd was refused.
+    #[error("cannot {action}: {error}")]
+    Event {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        error: std::io::Error,
     },
     /// A vCPU could not be made.
     #[error("cannot make vCPU {id}: {error}")]
@@ -231,6 +246,35 @@ pub trait Vm: Send + Sync + 'static {
 
     /// Sets the level of a global system interrupt. Any thread.
     fn set_irq(&self, gsi: u32, level: bool);
+
+    /// From now on a write of the guest's that `new` is for signals its event, and is no exit. Each element of a
+    /// string of port accesses is a write.
+    ///
+    /// # Errors
+    /// [`Error::Event`]: `EINVAL` for a size that there is not, a value without a size, or a range that wraps around;
+    /// `EEXIST` if a write would be for another one, too.
+    fn add_ioeventfd(&self, new: IoEventFd) -> Result<(), Error>;
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// [`Error::Event`]: `ENOENT` if it is not so.
+    fn remove_ioeventfd(&self, old: &IoEventFd) -> Result<(), Error>;
+
+    /// From now on a signal of `event`, or one that it had before, raises an edge on a global system interrupt: its
+    /// level goes up and down. Several that come at a time may be one. A GSI that is wired to nothing interrupts nobody.
+    ///
+    /// Not there yet: a level that stays until the guest has ended the interrupt (KVM's resample).
+    ///
+    /// # Errors
+    /// [`Error::Event`]: `EBUSY` if the event raises one already.
+    fn add_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error>;
+
+    /// Ends that, if it is so: what is signalled from now on raises nothing.
+    ///
+    /// # Errors
+    /// [`Error::Event`].
+    fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error>;
 
     /// Brings every vCPU out of guest code and keeps it out. When this returns none runs. Not
     /// called on a vCPU's thread.

@@ -1,6 +1,7 @@
 //! What an architecture gives the core.
 
 use crate::host::Host;
+use crate::ioeventfd::IoEventFds;
 use crate::routing::{Pin, Routes};
 
 /// An architecture's part of one virtual machine.
@@ -13,6 +14,14 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// # Errors
     /// When memory is short.
     fn default_routes() -> Result<Routes, crate::Errno>;
+
+    /// The host's services.
+    fn host(&self) -> &Self::Host;
+
+    /// Where the vCPUs look whether a write is for an event.
+    fn ioeventfds(
+        &self,
+    ) -> &IoEventFds<<Self::Host as Host>::RawMutex, <Self::Host as Host>::Event>;
 
     /// Sets the level of a chip's input. Atomic context.
     fn set_pin(&self, pin: Pin, level: bool);

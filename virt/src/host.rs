@@ -25,6 +25,8 @@ impl Errno {
     pub const EINVAL: Self = Self(22);
     /// No such thing.
     pub const ENOENT: Self = Self(2);
+    /// There is no room left.
+    pub const ENOSPC: Self = Self(28);
 }
 
 /// A host virtual address that can't be reached.
@@ -40,6 +42,10 @@ pub trait Host: Clone + Send + Sync + 'static {
     type Timer: Timer;
     /// Where a halted vCPU's thread waits.
     type Parker: Parker;
+    /// What others signal and wait for: an eventfd.
+    type Event: Event;
+    /// That an event is watched. Dropped, it is not any more, unless its target is called right now.
+    type Watch: Send + Sync + 'static;
 
     /// Reads guest memory at a host virtual address. Process context.
     ///
@@ -90,6 +96,25 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the host has none left.
     fn parker(&self) -> Result<Self::Parker, Errno>;
+
+    /// Has `target` called when `event` is signalled, or has been before; what is signalled several times meanwhile
+    /// may be one call. Of each event there is one watch at most. Process context.
+    ///
+    /// # Errors
+    /// When the host lacks what it takes.
+    fn watch(&self, event: &Self::Event, target: Arc<dyn Notify>) -> Result<Self::Watch, Errno>;
+}
+
+/// A handle of an event. A clone is equal to what it was made of, and to nothing else.
+pub trait Event: Clone + PartialEq + Send + Sync + 'static {
+    /// Signals it. Atomic context.
+    fn signal(&self);
+}
+
+/// What is called when an event was signalled.
+pub trait Notify: Send + Sync + 'static {
+    /// It was signalled. Called in atomic context, on any thread.
+    fn signalled(&self);
 }
 
 /// A one-shot timer on [`Host::now`]'s clock. Dropped, it never fires again.

@@ -5,6 +5,8 @@
 //! - [`arch`]: what an architecture gives the core;
 //! - [`memory`]: memory slots, from guest-physical to host-virtual addresses;
 //! - [`dirty_log`]: which pages of a slot were written to;
+//! - [`ioeventfd`]: writes of the guest's that signal an event;
+//! - [`irqfd`]: events that raise an interrupt;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
 //! - [`vm`]: one virtual machine, which holds the above together.
 //!
@@ -18,10 +20,14 @@ extern crate alloc;
 pub mod arch;
 pub mod dirty_log;
 pub mod host;
+pub mod ioeventfd;
+pub mod irqfd;
 pub mod memory;
 pub mod routing;
 pub mod vm;
 
+#[cfg(feature = "selftest")]
+pub mod ioeventfd_test;
 #[cfg(feature = "selftest")]
 pub mod memory_test;
 
@@ -32,4 +38,4 @@ pub use vm::Vm;
 
 /// The test bodies of this crate, a list a file.
 #[cfg(feature = "selftest")]
-pub const SELFTESTS: &[&[selftest::Case]] = &[memory_test::CASES];
+pub const SELFTESTS: &[&[selftest::Case]] = &[ioeventfd_test::CASES, memory_test::CASES];

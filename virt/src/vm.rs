@@ -1,25 +1,64 @@
-//! One virtual machine: its memory, its interrupt routes and its architecture's part.
+//! One virtual machine: its memory, its interrupt routes, its events and its architecture's part.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use lock_api::Mutex;
 
 use crate::arch::Arch;
-use crate::host::{Errno, Host};
+use crate::host::{Errno, Host, Notify};
+use crate::ioeventfd::IoEventFd;
+use crate::irqfd::Irqfds;
 use crate::memory::{Memory, Slot};
 use crate::routing::{Route, Routes};
 
 /// The lock of a host.
 pub type Lock<A> = <<A as Arch>::Host as Host>::RawMutex;
 
+/// The event of a host.
+pub type HostEvent<A> = <<A as Arch>::Host as Host>::Event;
+
 /// One virtual machine.
 ///
 /// Lock order: the routes' lock, then (released) whatever the architecture takes.
 pub struct Vm<A: Arch> {
     memory: Arc<Memory<Lock<A>>>,
+    irqfds: Irqfds<A::Host>,
+    lines: Arc<Lines<A>>,
+}
+
+/// The global system interrupts, and what they lead to.
+struct Lines<A: Arch> {
     routes: Mutex<Lock<A>, Arc<Routes>>,
     arch: A,
+}
+
+impl<A: Arch> Lines<A> {
+    fn set(&self, gsi: u32, level: bool) {
+        let routes = Arc::clone(&self.routes.lock());
+        for route in routes.of(gsi) {
+            match route {
+                Route::Pin(pin) => self.arch.set_pin(pin, level),
+                Route::Msi { address, data } if level => self.arch.send_msi(address, data),
+                Route::Msi { .. } => {}
+            }
+        }
+    }
+}
+
+/// An irqfd's edge.
+struct Edge<A: Arch> {
+    lines: Weak<Lines<A>>,
+    gsi: u32,
+}
+
+impl<A: Arch> Notify for Edge<A> {
+    fn signalled(&self) {
+        if let Some(lines) = self.lines.upgrade() {
+            lines.set(self.gsi, true);
+            lines.set(self.gsi, false);
+        }
+    }
 }
 
 impl<A: Arch> Vm<A> {
@@ -31,12 +70,13 @@ impl<A: Arch> Vm<A> {
     /// When memory is short.
     pub fn new(memory: Arc<Memory<Lock<A>>>, arch: A) -> Result<Self, Errno> {
         let routes = Mutex::new(Arc::new(A::default_routes()?));
-        Ok(Self { memory, routes, arch })
+        let lines = Arc::new(Lines { routes, arch });
+        Ok(Self { memory, irqfds: Irqfds::default(), lines })
     }
 
     /// The architecture's part.
     pub fn arch(&self) -> &A {
-        &self.arch
+        &self.lines.arch
     }
 
     /// The memory slots.
@@ -51,7 +91,7 @@ impl<A: Arch> Vm<A> {
     /// As [`Memory::insert`].
     pub fn add_slot(&self, slot: Slot) -> Result<(), Errno> {
         self.memory.insert(slot)?;
-        self.arch.memory_changed(slot.gpa, slot.size);
+        self.arch().memory_changed(slot.gpa, slot.size);
         Ok(())
     }
 
@@ -61,7 +101,7 @@ impl<A: Arch> Vm<A> {
     /// As [`Memory::remove`].
     pub fn remove_slot(&self, id: u32) -> Result<(), Errno> {
         let slot = self.memory.remove(id)?;
-        self.arch.memory_changed(slot.gpa, slot.size);
+        self.arch().memory_changed(slot.gpa, slot.size);
         Ok(())
     }
 
@@ -72,8 +112,8 @@ impl<A: Arch> Vm<A> {
     /// As [`Memory::relocate`].
     pub fn move_slot(&self, id: u32, gpa: u64) -> Result<(), Errno> {
         let slot = self.memory.relocate(id, gpa)?;
-        self.arch.memory_changed(slot.gpa, slot.size);
-        self.arch.memory_changed(gpa, slot.size);
+        self.arch().memory_changed(slot.gpa, slot.size);
+        self.arch().memory_changed(gpa, slot.size);
         Ok(())
     }
 
@@ -84,7 +124,7 @@ impl<A: Arch> Vm<A> {
     pub fn log_dirty(&self, id: u32, on: bool) -> Result<(), Errno> {
         let slot = self.memory.set_log(id, on)?;
         // Also what may be written through addresses that were given before there was a log.
-        self.arch.memory_changed(slot.gpa, slot.size);
+        self.arch().memory_changed(slot.gpa, slot.size);
         Ok(())
     }
 
@@ -111,7 +151,7 @@ impl<A: Arch> Vm<A> {
         let taken = log.take()?;
         // Nobody has an address to write to a page that is not marked.
         if taken.iter().any(|word| *word != 0) {
-            self.arch.memory_changed(slot.gpa, slot.size);
+            self.arch().memory_changed(slot.gpa, slot.size);
         }
         Ok(taken)
     }
@@ -119,20 +159,44 @@ impl<A: Arch> Vm<A> {
     /// Replaces the interrupt routes. Process context.
     pub fn set_routes(&self, routes: Routes) {
         let routes = Arc::new(routes);
-        let old = core::mem::replace(&mut *self.routes.lock(), routes);
+        let old = core::mem::replace(&mut *self.lines.routes.lock(), routes);
         drop(old);
     }
 
     /// Sets the level of a global system interrupt. A GSI without a route is
     /// connected to nothing. Atomic context.
     pub fn set_irq(&self, gsi: u32, level: bool) {
-        let routes = Arc::clone(&self.routes.lock());
-        for route in routes.of(gsi) {
-            match route {
-                Route::Pin(pin) => self.arch.set_pin(pin, level),
-                Route::Msi { address, data } if level => self.arch.send_msi(address, data),
-                Route::Msi { .. } => {}
-            }
-        }
+        self.lines.set(gsi, level);
+    }
+
+    /// Has each signal of `event` raise an edge on a GSI: its level goes up and down. Process context.
+    ///
+    /// # Errors
+    /// As [`Irqfds::add`].
+    pub fn add_irqfd(&self, gsi: u32, event: &HostEvent<A>) -> Result<(), Errno> {
+        let edge = Edge { lines: Arc::downgrade(&self.lines), gsi };
+        let watch = || self.arch().host().watch(event, Arc::new(edge));
+        self.irqfds.add(gsi, event, watch)
+    }
+
+    /// Ends that, if it is so: what is signalled after this returned raises nothing. Process context.
+    pub fn remove_irqfd(&self, gsi: u32, event: &HostEvent<A>) {
+        self.irqfds.remove(gsi, event);
+    }
+
+    /// Has writes of the guest's signal an event. Process context.
+    ///
+    /// # Errors
+    /// As [`IoEventFds::add`](crate::ioeventfd::IoEventFds::add).
+    pub fn add_ioeventfd(&self, new: IoEventFd<HostEvent<A>>) -> Result<(), Errno> {
+        self.arch().ioeventfds().add(new)
+    }
+
+    /// Ends that. Process context.
+    ///
+    /// # Errors
+    /// As [`IoEventFds::remove`](crate::ioeventfd::IoEventFds::remove).
+    pub fn remove_ioeventfd(&self, old: &IoEventFd<HostEvent<A>>) -> Result<(), Errno> {
+        self.arch().ioeventfds().remove(old)
     }
 }

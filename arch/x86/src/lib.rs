@@ -88,6 +88,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     pvclock_test::CASES,
     vcpu::accesses_test::CASES,
     vcpu::debug_test::CASES,
+    vcpu::eventfd_test::CASES,
     vcpu::inbox_test::CASES,
     vcpu::run_test::CASES,
 ];

@@ -39,10 +39,13 @@ impl<H: Host> LockedChips<H> {
         *self.timer.lock() = Some(timer);
     }
 
-    /// Works on the chips, and arms the timer if that is due. The messages and the 8259s' output among the effects
-    /// are left to the caller. Atomic context.
-    #[must_use = "there are messages to be delivered"]
-    pub fn change<T>(&self, work: impl FnOnce(&mut Chips) -> (T, Effects)) -> (T, Effects) {
+    /// Works on the chips, arms the timer if that is due, and then has the other effects carried out: the messages, and
+    /// the change of the 8259s' output. Atomic context.
+    pub fn change<T>(
+        &self,
+        work: impl FnOnce(&mut Chips) -> (T, Effects),
+        carry_out: impl FnOnce(&Effects),
+    ) -> T {
         let mut chips = self.chips.lock();
         let (result, effects) = work(&mut chips);
         // Seen by whoever is kicked for it; and who misses the kick has yet to look.
@@ -51,7 +54,8 @@ impl<H: Host> LockedChips<H> {
         if effects.timer != Rearm::Keep {
             self.arm();
         }
-        (result, effects)
+        carry_out(&effects);
+        result
     }
 
     /// Looks at the chips. Atomic context.

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use virt::host::{Expire, Host, Parker};
+use virt::ioeventfd::IoEventFds;
 use virt::routing::{Pin, Route, Routes};
 use virt::{Arch, Errno, Memory};
 
@@ -82,6 +83,8 @@ pub struct Machine<E, H: Host> {
     pub engine: E,
     /// The memory slots.
     pub memory: Arc<Memory<H::RawMutex>>,
+    /// Which of the guest's writes signal an event.
+    pub ioeventfds: IoEventFds<H::RawMutex, H::Event>,
     /// The host's processor, for the CPUID policy.
     pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
     /// [`Host::now`] when the machine was made.
@@ -118,6 +121,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
             host,
             engine,
             memory,
+            ioeventfds: IoEventFds::default(),
             hardware,
             vcpus: vcpus.into_boxed_slice(),
         });
@@ -189,9 +193,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
     /// Works on the chips, and carries out what that set off. Atomic context.
     pub fn with_chips<T>(&self, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> T {
         let now = self.host.now();
-        let (result, effects) = self.chips.change(|chips| work(chips, now));
-        self.carry_out(&effects);
-        result
+        self.chips.change(|chips| work(chips, now), |effects| self.carry_out(effects))
     }
 
     #[inline(never)]
@@ -268,6 +270,15 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         Ok(routes)
     }
 
+    fn host(&self) -> &H {
+        &self.0.host
+    }
+
+    fn ioeventfds(&self) -> &IoEventFds<H::RawMutex, H::Event> {
+        &self.0.ioeventfds
+    }
+
+    #[inline(never)]
     fn set_pin(&self, pin: Pin, level: bool) {
         self.0.with_chips(|chips, _| {
             let effects = match pin.chip {

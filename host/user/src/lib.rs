@@ -4,22 +4,27 @@
 //! - [`memory`]: guest memory at host virtual addresses;
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
+//! - [`event`]: eventfds; [`watch`], one thread that waits for those of a machine that are watched;
 //! - [`parker`]: where a halted vCPU's thread waits.
 
+pub mod event;
 pub mod memory;
 pub mod parker;
 pub mod scheduling;
 pub mod timer;
 mod tsc;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use virt::Errno;
-use virt::host::{BadAddress, Expire, Host};
+use virt::host::{BadAddress, Expire, Host, Notify};
 
+use event::EventFd;
 use parker::ThreadParker;
 use timer::{QueuedTimer, Timers};
+use watch::{QueuedWatch, Watches};
 
 /// The services of this process for one machine.
 #[derive(Clone)]
@@ -27,16 +32,18 @@ pub struct Process {
     start: Instant,
     tsc_khz: u32,
     timers: Arc<Timers>,
+    watches: Arc<Watches>,
 }
 
 impl Process {
-    /// Starts the services: one thread for the timers.
+    /// Starts the services: one thread for the timers. Another one waits for events from the first one on that is watched.
     ///
     /// # Errors
     /// When the thread can't be started.
     pub fn new() -> std::io::Result<Self> {
         let start = Instant::now();
-        Ok(Self { start, tsc_khz: tsc::frequency_khz(), timers: Timers::start(start)? })
+        let timers = Timers::start(start)?;
+        Ok(Self { start, tsc_khz: tsc::frequency_khz(), timers, watches: Arc::default() })
     }
 }
 
@@ -44,6 +51,8 @@ impl Host for Process {
     type RawMutex = parking_lot::RawMutex;
     type Timer = QueuedTimer;
     type Parker = ThreadParker;
+    type Event = EventFd;
+    type Watch = QueuedWatch;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         memory::read(hva, buffer)
@@ -89,5 +98,10 @@ impl Host for Process {
 
     fn parker(&self) -> Result<ThreadParker, Errno> {
         Ok(ThreadParker::default())
+    }
+
+    fn watch(&self, event: &EventFd, target: Arc<dyn Notify>) -> Result<QueuedWatch, Errno> {
+        let refused = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(Errno::EIO.0));
+        self.watches.watch(event, target).map_err(refused)
     }
 }

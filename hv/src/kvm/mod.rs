@@ -8,6 +8,7 @@
 //! - [`vcpu`]: the run loop, from KVM's exits to ours;
 //! - `registers`: the neutral state from and to KVM's structures; `transfer`, the ioctls that carry them;
 //! - `debug`: what a debugger wants, and events that are injected;
+//! - `events`: ioeventfds and irqfds, which the kernel serves;
 //! - `split`: the chips that are not the kernel's; `ioctl`, what `kvm-ioctls` lacks;
 //! - `kick`: the signal that brings a vCPU's thread out of the guest; `watch` has those come out that halt for good.
 //!
@@ -16,6 +17,7 @@
 //! See: Linux, Documentation/virt/kvm/api.rst.
 
 mod debug;
+mod events;
 mod ioctl;
 mod kick;
 mod registers;

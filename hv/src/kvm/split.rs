@@ -13,8 +13,9 @@ mod routes;
 
 use std::sync::{Arc, Weak};
 
-use arch_x86::irqchip::chips::{Chips, Effects};
-use arch_x86::irqchip::{Message, ioapic};
+use arch_x86::irqchip::Message;
+use arch_x86::irqchip::chips::{Chips, Effects, wiring};
+use arch_x86::irqchip::ioapic::{self, Redirection};
 use arch_x86::locked_chips::LockedChips;
 use arch_x86::machine::{has_port, ioapic_offset};
 use arch_x86::vcpu::{Answer, Data, Exit};
@@ -79,9 +80,7 @@ impl Split {
     /// Works on the chips, and carries out what that set off.
     fn change<T>(&self, vm: &Shared, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> T {
         let now = self.process.now();
-        let (result, effects) = self.chips.change(|chips| work(chips, now));
-        carry_out(vm, &effects);
-        result
+        self.chips.change(|chips| work(chips, now), |effects| carry_out(vm, effects))
     }
 
     /// Sets the level of a GSI.
@@ -133,11 +132,31 @@ impl Split {
 
     /// The local APICs must know that they are to tell of an interrupt's end before it comes.
     fn write_ioapic(&self, vm: &Shared, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        let ((), effects) = self.chips.change(|chips| ((), chips.write_mmio(offset, bytes)));
-        self.routes
-            .update(&vm.fd, || self.chips.look(|chips| chips.ioapic().state().redirections))?;
-        carry_out(vm, &effects);
-        Ok(())
+        let mut result = Ok(());
+        self.chips.change(
+            |chips| ((), chips.write_mmio(offset, bytes)),
+            |effects| {
+                result = self.routes.update(&vm.fd, || self.redirections());
+                carry_out(vm, effects);
+            },
+        );
+        result
+    }
+
+    fn redirections(&self) -> [Redirection; ioapic::PINS] {
+        self.chips.look(|chips| chips.ioapic().state().redirections)
+    }
+
+    /// The GSI by which the kernel knows what an irqfd on a GSI sends. From now on its route follows the pin's entry.
+    ///
+    /// # Errors
+    /// When the kernel does not take the route.
+    pub fn route_irqfd(&self, vm: &Shared, gsi: u32) -> Result<u32, Error> {
+        let (_, pin) = wiring(gsi);
+        let Some(pin) = pin else { return Ok(routes::NOWHERE) };
+        self.routes.follow_masks_of(pin);
+        self.routes.update(&vm.fd, || self.redirections())?;
+        Ok(routes::irqfds_gsi(pin))
     }
 
     /// Hands a vCPU that is about to be entered the 8259s' interrupt, if it can take it now; if not, it is to come

@@ -13,10 +13,10 @@ use vm_memory::GuestRegionMmap;
 use super::kick::{self, Kicked};
 use super::split::Split;
 use super::vcpu::KvmVcpu;
-use super::{Supported, watch};
+use super::{Supported, events, watch};
 use crate::pause::Gate;
 use crate::regions::{Place, Regions};
-use crate::{Error, Irqchip, MemoryFlags, MemoryId, Vm, VmConfig};
+use crate::{Error, EventFd, IoEventFd, Irqchip, MemoryFlags, MemoryId, Vm, VmConfig};
 
 /// Three pages that Intel's processors need in the guest's address space, below the chips: for a task in real mode.
 /// See: Linux, Documentation/virt/kvm/api.rst, 4.36 and 4.41.
@@ -160,6 +160,22 @@ impl Vm for KvmVm {
             // If it is refused there is no such line: nobody to tell.
             None => drop(self.0.fd.set_irq_line(gsi, level)),
         }
+    }
+
+    fn add_ioeventfd(&self, new: IoEventFd) -> Result<(), Error> {
+        events::add_ioeventfd(&self.0, &new)
+    }
+
+    fn remove_ioeventfd(&self, old: &IoEventFd) -> Result<(), Error> {
+        events::remove_ioeventfd(&self.0, old)
+    }
+
+    fn add_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
+        events::add_irqfd(&self.0, gsi, event)
+    }
+
+    fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
+        events::remove_irqfd(&self.0, gsi, event)
     }
 
     fn pause(&self) {

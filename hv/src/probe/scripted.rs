@@ -10,7 +10,9 @@ use super::layout::start;
 use super::program::{ROUNDS, port};
 use super::script::{Direction, LOOP_ENTRY, SECTIONS, Step};
 use crate::x86::{Answer, Data, Exception, Exit, GuestDebug, State, gpr};
-use crate::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
+use crate::{
+    Counts, Error, EventFd, Hypervisor, IoEventFd, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig,
+};
 
 /// What the vCPU does when it is run.
 #[derive(Clone, Debug)]
@@ -123,6 +125,22 @@ impl Vm for ScriptedVm {
     }
 
     fn set_irq(&self, _: u32, _: bool) {}
+
+    fn add_ioeventfd(&self, _: IoEventFd) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn remove_ioeventfd(&self, _: &IoEventFd) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn add_irqfd(&self, _: u32, _: &EventFd) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn remove_irqfd(&self, _: u32, _: &EventFd) -> Result<(), Error> {
+        Ok(())
+    }
 
     fn pause(&self) {}
 

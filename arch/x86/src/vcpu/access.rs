@@ -8,6 +8,7 @@
 //! devices are kept until the instruction has completed.
 
 use virt::host::Host;
+use virt::ioeventfd::IoAddress;
 use virt::memory::{Unreached, View};
 
 use super::handle::Completion;
@@ -135,7 +136,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.write_lapic(gpa, bytes);
             } else if let Some(offset) = ioapic_offset(gpa) {
                 self.write_ioapic(offset, bytes);
-            } else {
+            } else if !self.signal(IoAddress::Mmio(gpa), bytes) {
                 return Some(Exit::MmioWrite { gpa, data: Data::new(bytes) });
             }
         }

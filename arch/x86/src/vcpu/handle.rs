@@ -2,6 +2,7 @@
 //! beside.
 
 use virt::host::Host;
+use virt::ioeventfd::IoAddress;
 
 use super::events::Activity;
 use super::{Answer, Data, Exit, Vcpu};
@@ -219,7 +220,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             return None;
         }
         let bytes = value.to_le_bytes();
-        Some(Exit::Out { port, size, data: Data::new(&bytes[..usize::from(size.min(4))]) })
+        let bytes = &bytes[..usize::from(size.min(4))];
+        if self.signal(IoAddress::Port(port), bytes) {
+            return None;
+        }
+        Some(Exit::Out { port, size, data: Data::new(bytes) })
     }
 
     #[inline(never)]

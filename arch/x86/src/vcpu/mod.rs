@@ -24,6 +24,8 @@ pub mod accesses_test;
 #[cfg(feature = "selftest")]
 pub mod debug_test;
 #[cfg(feature = "selftest")]
+pub mod eventfd_test;
+#[cfg(feature = "selftest")]
 pub mod inbox_test;
 #[cfg(feature = "selftest")]
 pub mod run_test;
@@ -35,6 +37,7 @@ use core::sync::atomic::AtomicU32;
 
 use virt::Errno;
 use virt::host::{Expire, Host, Timer};
+use virt::ioeventfd::{self, IoAddress};
 use virt::memory::{Unreached, View};
 
 use crate::cpuid::{self, Table};
@@ -76,6 +79,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     // Derived, or for the next entry only.
     view: View,
     accesses: Accesses,
+    ioeventfds: ioeventfd::View<H::Event>,
     fresh: bool,
     stuck: bool,
 }
@@ -135,6 +139,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             debugger: Debugger::default(),
             view: machine.memory.view(),
             accesses: published.accesses.clone(),
+            ioeventfds: machine.ioeventfds.view(),
             fresh: true,
             stuck: false,
         })
@@ -289,6 +294,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             view.refresh(&machine.memory);
             work(view, &machine.host)
         })
+    }
+
+    /// Whether a write is for an event, which then is signalled: it is no exit.
+    fn signal(&mut self, at: IoAddress, bytes: &[u8]) -> bool {
+        self.ioeventfds.write(&self.machine.ioeventfds, at, bytes)
     }
 
     /// Reads guest-physical memory.

@@ -19,7 +19,7 @@ pub(super) type TestVcpu = Box<Vcpu<Scripted, TestHost>>;
 pub(super) const CODE: u64 = 0x1000;
 const EVENT_VECTOR: u8 = 0x41;
 
-fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
+pub(super) fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
     result.map_err(|errno| Failure {
         file: file!(),
         line: line!(),
@@ -62,14 +62,14 @@ pub(super) fn engine(vcpu: &mut TestVcpu) -> &mut ScriptedVcpu {
 }
 
 /// Switches the local APIC on, in x2APIC mode.
-fn enable_apic(vcpu: &mut TestVcpu) -> Outcome {
+pub(super) fn enable_apic(vcpu: &mut TestVcpu) -> Outcome {
     let base = 0xfee0_0000 | 1 << 11 | 1 << 10;
     check!(vcpu.write_msr(index::APIC_BASE, base).is_ok());
     check!(vcpu.write_msr(0x80f, 0x1ff).is_ok());
     Ok(())
 }
 
-fn set_if(state: &mut State, on: bool) {
+pub(super) fn set_if(state: &mut State, on: bool) {
     state.rflags = if on { state.rflags | rflags::IF } else { state.rflags & !rflags::IF };
 }
 

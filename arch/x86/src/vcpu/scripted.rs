@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use virt::host::{BadAddress, Expire, Host, Parker, Timer};
+use virt::host::{BadAddress, Event as HostEvent, Expire, Host, Notify, Parker, Timer};
 use virt::memory::Slot;
 use virt::{Errno, Memory, Vm};
 
@@ -180,6 +180,8 @@ impl Host for TestHost {
     type RawMutex = spin::Mutex<()>;
     type Timer = TestTimer;
     type Parker = TestParker;
+    type Event = TestEvent;
+    type Watch = TestWatch;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         let range = self.range(hva, buffer.len())?;
@@ -237,6 +239,61 @@ impl Host for TestHost {
 
     fn parker(&self) -> Result<TestParker, Errno> {
         Ok(TestParker(self.clone()))
+    }
+
+    fn watch(&self, event: &TestEvent, target: Arc<dyn Notify>) -> Result<TestWatch, Errno> {
+        *event.0.target.lock() = Some(target);
+        event.tell();
+        Ok(TestWatch(event.clone()))
+    }
+}
+
+/// An event of the test host: counts, or calls who watches it at once.
+#[derive(Clone, Default)]
+pub struct TestEvent(Arc<Signals>);
+
+#[derive(Default)]
+struct Signals {
+    count: AtomicU64,
+    target: spin::Mutex<Option<Arc<dyn Notify>>>,
+}
+
+impl TestEvent {
+    /// How often it was signalled since the last time.
+    #[must_use]
+    pub fn take(&self) -> u64 {
+        self.0.count.swap(0, Ordering::Relaxed)
+    }
+
+    fn tell(&self) {
+        let target = self.0.target.lock().clone();
+        if let Some(target) = target
+            && self.take() > 0
+        {
+            target.signalled();
+        }
+    }
+}
+
+impl PartialEq for TestEvent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl HostEvent for TestEvent {
+    fn signal(&self) {
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.tell();
+    }
+}
+
+/// That an event is watched.
+pub struct TestWatch(TestEvent);
+
+impl Drop for TestWatch {
+    fn drop(&mut self) {
+        *self.0.0.target.lock() = None;
     }
 }
 

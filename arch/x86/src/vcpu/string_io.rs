@@ -1,12 +1,13 @@
 //! INS and OUTS: a buffer of elements an exit.
 //!
 //! Each exit moves up to [`Data::MAX`] bytes; a longer string comes back here, with RIP still at
-//! the instruction. Ports of the chips are moved an element at a time.
+//! the instruction. To and from ports of the chips, and to one whose writes signal events, an element is moved at a time.
 //!
 //! See: AMD APM vol. 3, INS, OUTS.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 use virt::host::Host;
+use virt::ioeventfd::IoAddress;
 
 use super::access::Emulator;
 use super::handle::Completion;
@@ -175,9 +176,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         };
         let mut transfer = Transfer::decode(&bytes[..fetched], &self.engine)
             .ok_or(Some(Exit::Unsupported { bytes, len: fetched as u8 }))?;
-        // Each iteration traps.
+        let at = IoAddress::Port(transfer.port);
+        // Each iteration traps, or may signal.
         let stepped = self.is_stepped() || self.debugger.steps();
-        if stepped || self.port_breakpoints(transfer.port, transfer.size) != 0 {
+        if transfer.out && self.ioeventfds.covers(&self.machine.ioeventfds, at)
+            || stepped
+            || self.port_breakpoints(transfer.port, transfer.size) != 0
+        {
             transfer.count = transfer.count.min(1);
         }
         Ok(transfer)
@@ -204,6 +209,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.finish_round(&transfer);
         if has_port(transfer.port) {
             self.chip_out(transfer.port, data.word() as u8);
+            return None;
+        }
+        // More than one is of a time when there was no event.
+        let at = IoAddress::Port(transfer.port);
+        if transfer.count == 1 && self.signal(at, data.as_slice()) {
             return None;
         }
         Some(Exit::Out { port: transfer.port, size: transfer.size, data })

@@ -23,7 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hv::x86::{Answer, Data, Exception, Exit, GuestDebug, State, gpr, msr};
-use hv::{Counts, Error, Hypervisor, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig};
+use hv::{
+    Counts, Error, EventFd, Hypervisor, IoEventFd, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig,
+};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 use self::area::Area;
@@ -109,6 +111,22 @@ impl Vm for QemuVm {
 
     /// There are no devices: no body that raises a line runs here.
     fn set_irq(&self, _gsi: u32, _level: bool) {
+        panic!("under QEMU there is no interrupt from outside");
+    }
+
+    fn add_ioeventfd(&self, _new: IoEventFd) -> Result<(), Error> {
+        panic!("under QEMU no write signals an event");
+    }
+
+    fn remove_ioeventfd(&self, _old: &IoEventFd) -> Result<(), Error> {
+        panic!("under QEMU no write signals an event");
+    }
+
+    fn add_irqfd(&self, _gsi: u32, _event: &EventFd) -> Result<(), Error> {
+        panic!("under QEMU there is no interrupt from outside");
+    }
+
+    fn remove_irqfd(&self, _gsi: u32, _event: &EventFd) -> Result<(), Error> {
         panic!("under QEMU there is no interrupt from outside");
     }
 

@@ -5,6 +5,7 @@ use guests::x86::{Answer, Exit};
 use guests::{Guest, Hypervisor, IcedError, Log, Vm, at, code_asm::*, port};
 
 use crate::apic::{EXTINT, enable_x2apic, handler, register, window, write};
+use crate::waking;
 
 /// OUT of a byte. Changes AL.
 fn out(a: &mut CodeAssembler, number: u32, value: u32) -> Result<(), IcedError> {
@@ -144,46 +145,21 @@ guests::on_every_irqchip! {
         assert_eq!(run_with_lines(&mut guest, &[5]), [0, 0x25]);
     }
 
-    /// Each time at once: they would not all come in a guest's time if it took a quarter of a second.
     fn a_device_behind_the_8259s_wakes_hlt(engine) {
-        const ROUNDS: u32 = 150;
         let mut guest = Guest::with_program(engine, |a| {
             set_up(a, 0)?;
-            a.xor(r12d, r12d)?;
-            let mut top = a.create_label();
-            a.set_label(&mut top)?;
-            a.inc(r12d)?;
-            a.mov(dword_ptr(at::DATA), r12d)?;
-            a.sti()?;
-            a.hlt()?;
-            a.cli()?;
-            a.cmp(r12d, ROUNDS)?;
-            a.jne(top)?;
-            a.mov(eax, dword_ptr(at::DATA + 8))?;
-            report(a)?;
-            end(a)
+            waking::halt_each_round(a)
         });
         handler(&guest, 0x25, |a| {
-            a.inc(dword_ptr(at::DATA + 8))?;
+            waking::count(a)?;
             out(a, 0x20, 0x20)
         });
-        let (vm, memory) = (std::sync::Arc::clone(&guest.vm), guest.memory.clone());
-        let device = std::thread::spawn(move || {
-            let start = std::time::Instant::now();
-            for round in 1..=ROUNDS {
-                // The guest is about to halt, or does.
-                while memory.read_u32(at::DATA) != round {
-                    if start.elapsed().as_secs() > 60 {
-                        return;
-                    }
-                    std::thread::yield_now();
-                }
-                Vm::set_irq(&*vm, 5, true);
-                Vm::set_irq(&*vm, 5, false);
-            }
+        let vm = std::sync::Arc::clone(&guest.vm);
+        let values = waking::run(&mut guest, move || {
+            vm.set_irq(5, true);
+            vm.set_irq(5, false);
         });
-        assert_eq!(guest.run().values, [ROUNDS]);
-        device.join().expect("no panic");
+        assert_eq!(values, [waking::ROUNDS]);
     }
 
     fn a_poll_gives_the_request(engine) {

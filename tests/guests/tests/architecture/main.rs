@@ -10,6 +10,7 @@ mod debugger;
 mod devices;
 mod dirty_log;
 mod double_faults;
+mod events;
 mod exceptions;
 mod features;
 mod gates;
@@ -28,6 +29,7 @@ mod smp;
 mod task_switch;
 mod v86;
 mod vendor;
+mod waking;
 
 /// What is known of QEMU and of KVM is about bodies that there are.
 #[test]
@@ -57,6 +59,7 @@ fn each_difference_has_its_bodies() {
         debugger::steps::kvm::BODIES,
         devices::kvm::BODIES,
         dirty_log::kvm::BODIES,
+        events::kvm::BODIES,
         features::kvm::BODIES,
         interrupts::kvm::BODIES,
         ioapic::kvm::BODIES,
