@@ -3,9 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use arch_x86::irqchip::chips::wiring;
+use arch_x86::irqchip::ioapic::PINS;
 use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1 as Target, kvm_irq_routing_irqchip,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm as Device, VmFd};
 use vm_memory::GuestRegionMmap;
@@ -96,6 +100,7 @@ impl KvmVm {
                 let flags = KVM_PIT_SPEAKER_DUMMY;
                 let pit = kvm_pit_config { flags, ..kvm_pit_config::default() };
                 fd.create_pit2(pit).map_err(start("make the interval timer"))?;
+                wire(&fd)?;
                 None
             }
             Irqchip::Split => Some(Split::new(&fd)?),
@@ -116,6 +121,28 @@ impl KvmVm {
         watched.map_err(|error| Error::Kvm { action: "start a thread", error })?;
         Ok(Self(shared))
     }
+}
+
+/// Wires the kernel's chips as a PC's are, and as ACPI tells the guest: by itself it has GSI 0, the 8254's, at the I/O APIC's
+/// pin 0.
+fn wire(fd: &VmFd) -> Result<(), Error> {
+    let entry = |gsi, irqchip, pin| {
+        let irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+        let type_ = KVM_IRQ_ROUTING_IRQCHIP;
+        kvm_irq_routing_entry { gsi, type_, u: Target { irqchip }, ..Default::default() }
+    };
+    let entries = (0..PINS as u32).flat_map(|gsi| {
+        let (line, pin) = wiring(gsi);
+        let line = line.map(u32::from).map(|line| match line {
+            0..8 => entry(gsi, KVM_IRQCHIP_PIC_MASTER, line),
+            _ => entry(gsi, KVM_IRQCHIP_PIC_SLAVE, line - 8),
+        });
+        line.into_iter().chain(pin.map(|pin| entry(gsi, KVM_IRQCHIP_IOAPIC, pin as u32)))
+    });
+    let refused = |error| Error::Kvm { action: "wire the interrupt controllers", error };
+    let routing = KvmIrqRouting::from_entries(&entries.collect::<Vec<_>>())
+        .map_err(|error| refused(io::Error::other(format!("{error:?}"))))?;
+    fd.set_gsi_routing(&routing).map_err(|error| refused(error.into()))
 }
 
 impl Vm for KvmVm {

@@ -180,10 +180,6 @@ const CHIPS: &[Difference] = &[
         bodies: &[("legacy_chips::a_poll_gives_the_request", "left: (5, 0)")],
     },
     Difference {
-        reason: "Of the 8254's interrupts through the I/O APIC not all come.",
-        bodies: &[("legacy_chips::mode_2_interrupts_again_and_again", "interrupted at")],
-    },
-    Difference {
         reason: "The gate of the 8254's counter 2 does not stop it.",
         bodies: &[("legacy_chips::the_gate_of_counter_2_stops_it", "left: 32")],
     },
