@@ -117,7 +117,7 @@ impl<R: RawMutex, E: Event> IoEventFds<R, E> {
     /// `EINVAL` for a size that there is not, a value without a size, or a range that wraps around; `EEXIST` if a write
     /// would be for another one, too; `ENOSPC` if there are too many; `ENOMEM`.
     pub fn add(&self, new: IoEventFd<E>) -> Result<(), Errno> {
-        self.change(|table| table.insert(new))
+        self.change(|table| table.insert(new.clone()))
     }
 
     /// Removes one. A vCPU keeps a handle of its event until it writes the next time. Process context.
@@ -135,17 +135,22 @@ impl<R: RawMutex, E: Event> IoEventFds<R, E> {
         View { table: Arc::clone(&table), generation: self.generation.load(Ordering::Acquire) }
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Table<E>) -> Result<(), Errno>) -> Result<(), Errno> {
-        let mut copy = Table(Vec::new());
-        let mut current = self.current.lock();
-        copy.0.try_reserve(current.0.len() + 1).map_err(|_| Errno::ENOMEM)?;
-        copy.0.extend_from_slice(&current.0);
-        edit(&mut copy)?;
-        let old = core::mem::replace(&mut *current, Arc::new(copy));
-        self.generation.fetch_add(1, Ordering::Release);
-        drop(current);
-        drop(old);
-        Ok(())
+    /// Replaces the table by an edited copy. It is made, and the old one freed, while the lock is not held.
+    fn change(&self, edit: impl Fn(&mut Table<E>) -> Result<(), Errno>) -> Result<(), Errno> {
+        loop {
+            let old = Arc::clone(&self.current.lock());
+            let mut copy = Table(Vec::new());
+            copy.0.try_reserve(old.0.len() + 1).map_err(|_| Errno::ENOMEM)?;
+            copy.0.extend_from_slice(&old.0);
+            edit(&mut copy)?;
+            let new = Arc::new(copy);
+            let mut current = self.current.lock();
+            if Arc::ptr_eq(&current, &old) {
+                *current = new;
+                self.generation.fetch_add(1, Ordering::Release);
+                return Ok(());
+            }
+        }
     }
 }
 

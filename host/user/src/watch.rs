@@ -119,10 +119,12 @@ impl Waiting {
     }
 
     fn tell(&self, number: u64) {
-        let known = self.targets.lock().by_number.get(&number).cloned();
-        if let Some((event, target)) = known
-            && event.take() > 0
-        {
+        let targets = self.targets.lock();
+        // Taken while it is watched: what is signalled after that stays.
+        let known = targets.by_number.get(&number).filter(|(event, _)| event.take() > 0);
+        let target = known.map(|(_, target)| Arc::clone(target));
+        drop(targets);
+        if let Some(target) = target {
             target.signalled();
         }
     }

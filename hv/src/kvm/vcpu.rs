@@ -41,6 +41,8 @@ pub struct KvmVcpu {
     /// The VMM was told that it halts for good.
     told: bool,
     debugger: Debugger,
+    /// Something is to be done before each entry, and after each exit: it steps, or some chips are this process's.
+    attended: bool,
 }
 
 /// Data that an exit has, or waits for: so many bytes of the mapping that the vCPU and the kernel share.
@@ -129,11 +131,12 @@ impl KvmVcpu {
         fd.set_cpuid2(&entries(&table, id)?).map_err(failed)?;
         let pass = vm.gate.pass();
         let debugger = Debugger::default();
-        Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false, debugger })
+        let attended = vm.split.is_some();
+        Ok(Self { id, fd, kicked, vm, pass, waiting: None, told: false, debugger, attended })
     }
 
     /// The answer to the last exit goes to where its data is. Gives the next part of that.
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, answer: &Answer) -> Option<Exit> {
         let waiting = self.waiting.as_mut()?;
         if waiting.len == 1
@@ -205,9 +208,67 @@ impl KvmVcpu {
         self.waiting.insert(waiting).next_part().unwrap_or(Exit::Interrupted)
     }
 
-    /// Whether an access is to a chip that is this process's. Then it is done, with all parts of its data.
+    /// Runs the guest until there is an exit for the VMM. Compiled once for each kind of vCPU, so that one that is not attended
+    /// pays nothing for that.
+    #[inline(always)]
+    fn run_as<const ATTENDED: bool>(&mut self, answer: &Answer) -> Result<Exit, Error> {
+        if let Some(part) = self.complete(answer) {
+            return Ok(part);
+        }
+        let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
+        let here = Here::new(&self.kicked, immediate_exit);
+        loop {
+            here.reset();
+            if !self.vm.gate.enter(&mut self.pass) {
+                return Ok(Exit::Interrupted);
+            }
+            let prepared = if ATTENDED { self.prepare() } else { Ok(false) };
+            let Ok(finishing) = prepared else {
+                self.vm.gate.leave(&self.pass);
+                return prepared.map(|_| Exit::Interrupted);
+            };
+            let came = self.enter();
+            self.vm.gate.leave(&self.pass);
+            self.kicked.count();
+            if came == 0
+                && let Some(exit) = self.access()
+            {
+                if ATTENDED && self.attend(&exit)? {
+                    continue;
+                }
+                return Ok(exit);
+            }
+            if let Some(end) = self.seldom(came, finishing) {
+                return end;
+            }
+        }
+    }
+
+    #[cold]
     #[inline(never)]
-    fn access_chips(&mut self, exit: &Exit) -> Result<bool, Error> {
+    fn run_attended(&mut self, answer: &Answer) -> Result<Exit, Error> {
+        self.run_as::<true>(answer)
+    }
+
+    /// What is done before an entry of a vCPU that is attended. Gives whether KVM_RUN only finishes an instruction in whose middle
+    /// it has come out: KVM does not always tell that the step is done then.
+    fn prepare(&mut self) -> Result<bool, Error> {
+        // Who raises an interrupt after this kicks.
+        if let Some(split) = &self.vm.split {
+            split.offer_interrupt(&self.vm, &mut self.fd)?;
+        }
+        if !self.debugger.steps() {
+            return Ok(false);
+        }
+        self.debugger.begin_step(&mut self.fd).map_err(|error| Error::Run { error })
+    }
+
+    /// What is done after an access that a vCPU that is attended came out for. Gives whether it was to a chip that is this
+    /// process's: then it is done, with all parts of its data.
+    fn attend(&mut self, exit: &Exit) -> Result<bool, Error> {
+        if self.debugger.steps() {
+            self.debugger.came_out();
+        }
         let mut next = Some(*exit);
         while let Some(exit) = next {
             let Some(split) = &self.vm.split else { return Ok(false) };
@@ -252,7 +313,7 @@ impl KvmVcpu {
                 if let Some(split) = &self.vm.split {
                     split.end(&self.vm, vector);
                 }
-                return None;
+                return self.again(finishing);
             }
             KVM_EXIT_HLT => Ok(Exit::Halted),
             KVM_EXIT_SHUTDOWN => Ok(Exit::Shutdown),
@@ -282,14 +343,6 @@ impl KvmVcpu {
         let was_told = self.told;
         self.told = watch::is_deaf(&self.fd);
         (self.told && !was_told).then_some(Ok(Exit::Halted))
-    }
-
-    /// Before KVM_RUN of a vCPU that is stepped. Gives whether that only finishes an instruction in whose middle it has come out: KVM
-    /// does not always tell that the step is done then.
-    #[cold]
-    #[inline(never)]
-    fn begin_step(&mut self) -> Result<bool, Error> {
-        self.debugger.begin_step(&mut self.fd).map_err(|error| Error::Run { error })
     }
 
     /// Where the guest got stuck, and why.
@@ -369,44 +422,7 @@ fn entries(table: &Table, id: u32) -> Result<CpuId, Error> {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, answer: Answer) -> Result<Exit, Error> {
-        if let Some(part) = self.complete(&answer) {
-            return Ok(part);
-        }
-        let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
-        let here = Here::new(&self.kicked, immediate_exit);
-        loop {
-            here.reset();
-            // Who raises one from now on kicks.
-            if let Some(split) = &self.vm.split {
-                split.offer_interrupt(&self.vm, &mut self.fd)?;
-            }
-            if !self.vm.gate.enter(&mut self.pass) {
-                return Ok(Exit::Interrupted);
-            }
-            let steps = self.debugger.steps();
-            let begun = if steps { self.begin_step() } else { Ok(false) };
-            let Ok(finishing) = begun else {
-                self.vm.gate.leave(&self.pass);
-                return begun.map(|_| Exit::Interrupted);
-            };
-            let came = self.enter();
-            self.vm.gate.leave(&self.pass);
-            self.kicked.count();
-            if came == 0
-                && let Some(exit) = self.access()
-            {
-                if steps {
-                    self.debugger.came_out();
-                }
-                if self.vm.split.is_some() && self.access_chips(&exit)? {
-                    continue;
-                }
-                return Ok(exit);
-            }
-            if let Some(end) = self.seldom(came, finishing) {
-                return end;
-            }
-        }
+        if self.attended { self.run_attended(&answer) } else { self.run_as::<false>(&answer) }
     }
 
     fn state(&self) -> Result<State, Error> {
@@ -433,7 +449,9 @@ impl Vcpu for KvmVcpu {
 
     fn set_debug(&mut self, debug: &GuestDebug) -> Result<(), Error> {
         let action = "debug the guest";
-        self.debugger.set(&self.fd, debug).map_err(|error| Error::Kvm { action, error })
+        self.debugger.set(&self.fd, debug).map_err(|error| Error::Kvm { action, error })?;
+        self.attended = self.vm.split.is_some() || self.debugger.steps();
+        Ok(())
     }
 
     fn counts(&self) -> Option<Counts> {
