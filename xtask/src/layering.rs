@@ -62,7 +62,8 @@ const LAYERS: &[Layer] = &[
         may_use: &["guest-image", "guest-protocol", "hv", "vmm"],
         in_kernel: None,
     },
-    Layer { name: "xtask", may_use: &[], in_kernel: None },
+    // What tests in the nest run, `userland` builds.
+    Layer { name: "xtask", may_use: &["userland"], in_kernel: None },
 ];
 
 /// What a kernel-compiled source may make depend on its configuration.

@@ -32,7 +32,7 @@ use crate::module::kernel::Headers;
 use crate::module::packages;
 use anyhow::{Context, Result};
 use contents::Contents;
-pub use gate::check;
+pub use gate::{check, soak};
 use options::Options;
 use outcome::Outcome;
 

@@ -6,8 +6,10 @@
 //! - `PROPTEST_CASES`: how many cases a property test makes;
 //! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant, loads last for
 //!   minutes, a kernel boots under all modes of the software CPU, and its own tests run under QEMU, too.
+//!
+//! Last come all tests of the nest (`xtask/src/nest/gate.rs`).
 
-use crate::{Command, process, tree};
+use crate::{Command, nest, process, tree};
 use anyhow::Result;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,5 +48,6 @@ fn run(arguments: &[String]) -> Result<()> {
     programs.args(["test", "--release", "--package", "unibody"]);
     programs.args(["--test", "debian", "--test", "soak", "--test", "modes", "--test", "selftests"]);
     programs.args(["--", "--nocapture", "--test-threads", "1"]);
-    process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))
+    process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))?;
+    nest::soak()
 }

@@ -81,8 +81,7 @@ fn a_command_need_not_read_its_stdin() {
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"yyy".as_slice()));
 }
 
-#[test]
-fn ten_megabytes_of_random_bytes_come_back_equal() {
+fn random_bytes_come_back_equal(count: usize) {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let bytes: Vec<u8> = std::iter::repeat_with(|| {
         random ^= random << 13;
@@ -90,7 +89,7 @@ fn ten_megabytes_of_random_bytes_come_back_equal() {
         random ^= random << 17;
         random.to_le_bytes()
     })
-    .take(10_000_000 / 8)
+    .take(count / 8)
     .flatten()
     .collect();
     let mut command = unibody();
@@ -98,6 +97,16 @@ fn ten_megabytes_of_random_bytes_come_back_equal() {
     let output = finish(command, &bytes);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
+}
+
+#[test]
+fn random_bytes_come_back_equal_by_the_ten_thousand() {
+    random_bytes_come_back_equal(50_000);
+}
+
+#[test]
+fn random_bytes_come_back_equal_by_the_ten_million() {
+    random_bytes_come_back_equal(10_000_000);
 }
 
 #[test]

@@ -1,28 +1,109 @@
-//! What only hardware virtualization can show, as a step of the gate: [`check`].
+//! What only hardware virtualization can show, as a step of the gate: [`check`], and its long form: [`soak`].
 //!
-//! The guests of `tests/guests` that are about a machine, and `unibody run` itself, on the nest's KVM.
+//! On the nest's KVM run
+//! - the guests of `tests/guests` that are about a machine;
+//! - the end-to-end tests of `tools/unibody` that are about running guests, as they run on the software CPU everywhere.
+//!
+//! Of the latter the gate leaves out those that take minutes here, and such as do what another one does on more processors:
+//! [`PROGRAMS`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
+//! alone (modules named `soft`, the files `denied`, `lockstep` and `modes`), about `unibody pull` (`pull`), or about instructions and
+//! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
+//!
+//! `gate.sh` runs them, one program after the other. [`programs`] builds them.
+
+mod programs;
 
 use super::options::{Extra, Options};
-use crate::{process, tree};
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use std::path::PathBuf;
+use anyhow::{Result, bail};
 use std::time::Duration;
 
-/// What the nest runs: the guests, then the program that people use. Each line of the latter is a
-/// command whose output and status are looked at.
+/// What the nest runs.
 const SCRIPT: &str = include_str!("gate.sh");
 
-/// Runs the tests.
+/// Where the tests' programs and their data are.
+const FOLDER: &str = "nest/tests";
+
+/// Tests that are one program.
+#[derive(Clone, Copy)]
+struct Program {
+    package: &'static str,
+    name: &'static str,
+    /// What its tests take for an engine, if it is not they who say.
+    engine: &'static str,
+    /// Which of its tests run, and how: words for it.
+    arguments: &'static str,
+    /// Those of them that only the long form runs.
+    long: &'static [&'static str],
+}
+
+/// In the order in which they run.
+const PROGRAMS: &[Program] = &[
+    Program {
+        package: "guests",
+        name: "architecture",
+        engine: KVM,
+        arguments: "kvm:: kvm_split::",
+        long: &[],
+    },
+    end_to_end("multiboot", &[]),
+    end_to_end("errors", &[]),
+    end_to_end("engine", &[]),
+    end_to_end("doctor", &[]),
+    end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
+    end_to_end("terminal", &[]),
+    Program {
+        // Each byte is several exits.
+        arguments: "--skip soft:: --skip random_bytes_come_back_equal_by_the_ten_million",
+        ..end_to_end("command", &[])
+    },
+    end_to_end(
+        "smp",
+        &[
+            "one_processor_works",
+            "four_processors_work",
+            "eight_processors_work",
+            "a_process_that_is_moved_about_computes_what_it_would_in_one_place",
+            "changes_of_memory_and_code_are_seen_by_four_processors",
+            "time_goes_on_over_more_processors_than_the_host_may_have",
+        ],
+    ),
+    end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
+    Program {
+        engine: "kvm --irqchip split",
+        arguments: "--exact two_processors_work",
+        ..end_to_end("smp", &[])
+    },
+];
+
+const KVM: &str = "kvm";
+
+/// End-to-end tests: all but what is about the software CPU alone.
+const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Program {
+    Program { package: "unibody", name, engine: KVM, arguments: "--skip soft::", long }
+}
+
+/// Runs the tests of the gate.
 pub fn check() -> Result<()> {
-    let guests = Extra { from: guests()?, to: "bin/guests".to_owned() };
+    run(false, Duration::from_secs(1200))
+}
+
+/// Runs all of them.
+pub fn soak() -> Result<()> {
+    run(true, Duration::from_secs(7200))
+}
+
+fn run(long: bool, timeout: Duration) -> Result<()> {
+    // What takes minutes may take more of them.
+    let limit = if long { "UNIBODY_TEST_LIMIT=1800" } else { "UNIBODY_TEST_LIMIT=150" };
+    let mut command = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned).to_vec();
+    command.extend(PROGRAMS.iter().flat_map(|program| words(program, long)));
     let options = Options {
         icount: false,
         cpus: 1,
         memory: "3G".to_owned(),
-        timeout: Duration::from_secs(400),
-        files: vec![guests],
-        command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
+        timeout,
+        files: programs::files()?,
+        command,
     };
     match super::boot(&options)?.status {
         0 => Ok(()),
@@ -30,35 +111,34 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// Builds the program of `tests/guests`.
-fn guests() -> Result<PathBuf> {
-    let mut cargo = process::cargo();
-    cargo.current_dir(tree::root());
-    cargo.args(["test", "--quiet", "--locked", "--package", "guests", "--test", "architecture"]);
-    let output = process::capture(cargo.args(["--no-run", "--message-format", "json"]))?;
-    let lines = String::from_utf8(output.stdout).context("cargo's words are not UTF-8")?;
-    lines.lines().find_map(executable).context("cargo names no program of tests/guests")
-}
-
-/// What a line of cargo's says was built, if it is a test.
-fn executable(line: &str) -> Option<PathBuf> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    let is_test = message["target"]["name"] == "architecture";
-    message["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
+/// The engine, and a program with its arguments, for `gate.sh`.
+fn words(program: &Program, long: bool) -> [String; 2] {
+    let left_out = program.long.iter().filter(|_| !long);
+    let skipped: String = left_out.map(|test| format!(" --skip {test}")).collect();
+    let tests = format!("{} {}{skipped}", program.name, program.arguments);
+    [program.engine.to_owned(), tests]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::executable;
-    use std::path::PathBuf;
+    use super::{PROGRAMS, Program, end_to_end, words};
+    use crate::tree;
 
     #[test]
-    fn the_program_of_the_test_is_found() {
-        let built = r#"{"reason":"compiler-artifact","target":{"name":"architecture"},"executable":"/a/b"}"#;
-        assert_eq!(executable(built), Some(PathBuf::from("/a/b")));
-        let library = r#"{"target":{"name":"architecture"},"executable":null}"#;
-        assert_eq!(executable(library), None);
-        assert_eq!(executable(r#"{"target":{"name":"other"},"executable":"/a"}"#), None);
-        assert_eq!(executable("words"), None);
+    fn the_long_form_leaves_out_nothing() {
+        let program = end_to_end("tests", &["a", "b"]);
+        assert_eq!(words(&program, false), ["kvm", "tests --skip soft:: --skip a --skip b"]);
+        assert_eq!(words(&program, true), ["kvm", "tests --skip soft::"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_a_test() {
+        for Program { name, long, .. } in PROGRAMS {
+            let file = tree::root().join(format!("tools/unibody/tests/{name}.rs"));
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            for test in *long {
+                assert!(text.contains(&format!("\nfn {test}() {{\n")), "{name}: {test}");
+            }
+        }
     }
 }

@@ -14,7 +14,10 @@ const PROCESSOR: &str = "max,+svm";
 
 /// `nokaslr`: what is where decides which instructions are executed. Whatever the kernel does not
 /// survive ends the machine.
-const PARAMETERS: &str = "console=ttyS0 nokaslr panic=-1 oops=panic";
+///
+/// `nohz=off highres=off`: where guests run, QEMU's processor now and then sleeps on with an interrupt of its timer pending. A kernel
+/// that sets the timer from one time to the next would sleep forever; a periodic one comes again.
+const PARAMETERS: &str = "console=ttyS0 nokaslr panic=-1 oops=panic nohz=off highres=off";
 
 /// The serial ports: file, and line. Each has its own, for a PC's fourth port shares the second's, and
 /// the third the first's, and QEMU's chip sees an edge of two only once.

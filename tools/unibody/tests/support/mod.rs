@@ -4,7 +4,8 @@
 //! cache outlives the tests, so that only the first of them downloads anything.
 //!
 //! Where the tests run otherwise than cargo runs them, as in the nest, the environment says so:
-//! - `UNIBODY_TEST_ENGINE`: the engine that guests run on (see [`run`]); `soft` if nothing is said;
+//! - `UNIBODY_TEST_ENGINE`: the engine that guests run on (see [`run`]), with options of its own, such as `kvm --irqchip split`;
+//!   `soft` if nothing is said;
 //! - `UNIBODY_TEST_PROGRAM`: the program; else the one that cargo has built;
 //! - `UNIBODY_TEST_CACHE`: an unprivileged user's cache, into which a kernel and BusyBox have been pulled;
 //! - `UNIBODY_TEST_SHELF`: a folder with what `userland` has built;
@@ -138,16 +139,22 @@ pub fn shelf() -> userland::Shelf {
     userland::Shelf::new(&shelf).expect("it can be written")
 }
 
-/// The engine that guests run on: the software CPU unless the environment says otherwise, for tests are not about what else
-/// the machine has that they run on.
-pub fn engine() -> &'static str {
+/// The engine that guests run on, and its options: the software CPU unless the environment says otherwise, for tests are not
+/// about what else the machine has that they run on.
+fn engine_words() -> impl Iterator<Item = &'static str> {
     static ENGINE: OnceLock<String> = OnceLock::new();
-    ENGINE.get_or_init(|| std::env::var("UNIBODY_TEST_ENGINE").unwrap_or_else(|_| "soft".into()))
+    let said = || std::env::var("UNIBODY_TEST_ENGINE").unwrap_or_else(|_| "soft".into());
+    ENGINE.get_or_init(said).split_whitespace()
+}
+
+/// The engine that guests run on.
+pub fn engine() -> &'static str {
+    engine_words().next().expect("UNIBODY_TEST_ENGINE names one")
 }
 
 /// `run` on the engine that is tested.
-pub fn run() -> [&'static str; 3] {
-    ["run", "--engine", engine()]
+pub fn run() -> Vec<&'static str> {
+    ["run", "--engine"].into_iter().chain(engine_words()).collect()
 }
 
 /// `run` on the software CPU, for what is about that alone.
