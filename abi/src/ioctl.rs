@@ -15,6 +15,7 @@ use crate::irq::{Interrupt, Ioeventfd, IrqLevel, IrqRoutingHeader, Irqfd, Msi, T
 use crate::irqchip::{Irqchip, LapicState, PitConfig, PitState2};
 use crate::memory::{ClearDirtyLog, CoalescedMmioZone, DirtyLog, UserspaceMemoryRegion};
 use crate::msr::{MsrFilter, MsrListHeader, MsrsHeader};
+use crate::nested::NestedState;
 use crate::regs::{Regs, Sregs, Sregs2, Translation};
 
 /// KVM's letter among ioctl numbers.
@@ -221,9 +222,9 @@ pub const KVMCLOCK_CTRL: u32 = io(0xAD);
 /// Sends it an SMI.
 pub const SMI: u32 = io(0xB7);
 /// A nested guest's state: the header's size.
-pub const GET_NESTED_STATE: u32 = iowr::<[u8; 128]>(0xBE);
+pub const GET_NESTED_STATE: u32 = iowr::<NestedState>(0xBE);
 /// Sets it.
-pub const SET_NESTED_STATE: u32 = iow::<[u8; 128]>(0xBF);
+pub const SET_NESTED_STATE: u32 = iow::<NestedState>(0xBF);
 /// Special registers, with PAE's pointers.
 pub const GET_SREGS2: u32 = ior::<Sregs2>(0xCC);
 /// Sets them.

@@ -1,7 +1,9 @@
 //! Sizes, alignments and offsets of the fields against `kvm-bindings`,
 //! which is generated from Linux's own headers.
 
-use crate::{clock, cpuid, debug, device, events, fpu, irq, irqchip, memory, msr, regs, run};
+use crate::{
+    clock, cpuid, debug, device, events, fpu, irq, irqchip, memory, msr, nested, regs, run,
+};
 use core::mem::offset_of;
 use kvm_bindings as linux;
 
@@ -269,6 +271,7 @@ fn the_rest() {
     same!(debug::DebugRegs, kvm_debugregs, db, dr6, dr7, flags, reserved);
     same!(debug::GuestDebug, kvm_guest_debug, control, pad, debugreg: arch);
     same!(debug::DebugExit, kvm_debug_exit_arch, exception, pad, pc, dr6, dr7);
+    same!(nested::NestedState, kvm_nested_state, flags, format, size, hdr);
     same!(device::EnableCap, kvm_enable_cap, cap, flags, args, pad);
     same!(device::CreateDevice, kvm_create_device, type_, fd, flags);
     same!(device::DeviceAttr, kvm_device_attr, flags, group, attr, addr);

@@ -11,6 +11,8 @@
 //! - [`irqchip`], [`irq`]: the chips' state, and lines, routes and messages to them;
 //! - [`clock`], [`debug`], [`device`]: kvmclock, guest debugging, device attributes;
 //! - [`run`], [`exit`]: the page that a vCPU shares with its caller, and why it came out;
+//! - [`nested`]: a nested guest's state;
+//! - [`encoding`]: structures from and to the bytes of a caller's memory;
 //! - [`cap`]: what can be asked for with `KVM_CHECK_EXTENSION`.
 //!
 //! Names are the kernel's without `kvm_` and `KVM_`. Where the kernel has a
@@ -30,6 +32,7 @@ pub mod clock;
 pub mod cpuid;
 pub mod debug;
 pub mod device;
+pub mod encoding;
 pub mod events;
 pub mod exit;
 pub mod fpu;
@@ -38,6 +41,7 @@ pub mod irq;
 pub mod irqchip;
 pub mod memory;
 pub mod msr;
+pub mod nested;
 pub mod regs;
 pub mod run;
 

@@ -13,6 +13,12 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Input or output failed: what it works with does not do what it should.
     pub const EIO: Self = Self(5);
+    /// No such device or address: what is asked for is not there in this set-up.
+    pub const ENXIO: Self = Self(6);
+    /// What is passed is too long.
+    pub const E2BIG: Self = Self(7);
+    /// There is no such call.
+    pub const ENOTTY: Self = Self(25);
     /// Bad address.
     pub const EFAULT: Self = Self(14);
     /// Out of memory.

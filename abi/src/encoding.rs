@@ -1,0 +1,172 @@
+//! Structures from and to the bytes of a caller's memory: [`Encoded`].
+//!
+//! The side that answers the calls reads an argument once, as bytes, since the caller may change it meanwhile, and makes a
+//! value of them here; the numbers are in the host's own byte order. What is between the fields is left alone.
+//! Neighbours: all modules whose structures are arguments.
+
+use crate::bytes;
+
+/// What has a layout in memory.
+pub trait Encoded: Sized {
+    /// How many bytes it has.
+    const SIZE: usize = size_of::<Self>();
+
+    /// The value that is in the first bytes. A number that is not there whole is zero.
+    fn decode(bytes: &[u8]) -> Self;
+
+    /// Puts the value into the first bytes. A number that there is no room for is left out.
+    fn encode(&self, bytes: &mut [u8]);
+}
+
+/// The bytes from `offset` on.
+fn behind(bytes: &[u8], offset: usize) -> &[u8] {
+    bytes.get(offset..).unwrap_or_default()
+}
+
+/// The same, to be filled.
+fn behind_mut(bytes: &mut [u8], offset: usize) -> &mut [u8] {
+    bytes.get_mut(offset..).unwrap_or_default()
+}
+
+macro_rules! integers {
+    ($($type:ty)*) => {
+        $(
+            impl Encoded for $type {
+                fn decode(bytes: &[u8]) -> Self {
+                    Self::from_ne_bytes(bytes::get(bytes, 0))
+                }
+                fn encode(&self, bytes: &mut [u8]) {
+                    bytes::set(bytes, 0, self.to_ne_bytes());
+                }
+            }
+        )*
+    };
+}
+
+integers!(u8 u16 u32 u64 i32 i64);
+
+impl<T: Encoded, const N: usize> Encoded for [T; N] {
+    fn decode(bytes: &[u8]) -> Self {
+        core::array::from_fn(|n| T::decode(behind(bytes, n * T::SIZE)))
+    }
+    fn encode(&self, bytes: &mut [u8]) {
+        for (n, value) in self.iter().enumerate() {
+            value.encode(behind_mut(bytes, n * T::SIZE));
+        }
+    }
+}
+
+/// Structures, each with all its fields.
+macro_rules! structures {
+    ($($type:path { $($field:ident),* $(,)? })*) => {
+        $(
+            impl Encoded for $type {
+                fn decode(bytes: &[u8]) -> Self {
+                    Self {
+                        $($field: Encoded::decode(behind(bytes, core::mem::offset_of!(Self, $field)))),*
+                    }
+                }
+                fn encode(&self, bytes: &mut [u8]) {
+                    $(self.$field.encode(behind_mut(bytes, core::mem::offset_of!(Self, $field)));)*
+                }
+            }
+        )*
+    };
+}
+
+structures! {
+    crate::regs::Regs {
+        rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags,
+    }
+    crate::regs::Segment {
+        base, limit, selector, type_, present, dpl, db, s, l, g, avl, unusable, padding,
+    }
+    crate::regs::Dtable { base, limit, padding }
+    crate::regs::Sregs {
+        cs, ds, es, fs, gs, ss, tr, ldt, gdt, idt, cr0, cr2, cr3, cr4, cr8, efer, apic_base, interrupt_bitmap,
+    }
+    crate::regs::Sregs2 {
+        cs, ds, es, fs, gs, ss, tr, ldt, gdt, idt, cr0, cr2, cr3, cr4, cr8, efer, apic_base, flags, pdptrs,
+    }
+    crate::regs::Translation { linear_address, physical_address, valid, writeable, usermode, pad }
+    crate::fpu::Fpu {
+        fpr, fcw, fsw, ftwx, pad1, last_opcode, last_ip, last_dp, xmm, mxcsr, pad2,
+    }
+    crate::fpu::Xcr { xcr, reserved, value }
+    crate::fpu::Xcrs { nr_xcrs, flags, xcrs, padding }
+    crate::events::Exception { injected, nr, has_error_code, pending, error_code }
+    crate::events::Interrupt { injected, nr, soft, shadow }
+    crate::events::Nmi { injected, pending, masked, pad }
+    crate::events::Smi { smm, pending, smm_inside_nmi, latched_init }
+    crate::events::TripleFault { pending }
+    crate::events::Events {
+        exception, interrupt, nmi, sipi_vector, flags, smi, triple_fault, reserved, exception_has_payload,
+        exception_payload,
+    }
+    crate::events::MpState { mp_state }
+    crate::debug::DebugRegs { db, dr6, dr7, flags, reserved }
+    crate::debug::GuestDebug { control, pad, debugreg }
+    crate::cpuid::CpuidHeader { nent, padding }
+    crate::cpuid::CpuidEntry { function, index, flags, eax, ebx, ecx, edx, padding }
+    crate::msr::MsrsHeader { nmsrs, pad }
+    crate::msr::MsrEntry { index, reserved, data }
+    crate::irq::Interrupt { irq }
+    crate::irq::TprAccessCtl { enabled, flags, reserved }
+    crate::nested::NestedState { flags, format, size, hdr }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpuid::CpuidEntry;
+    use crate::events::Events;
+    use crate::fpu::{Fpu, Xcrs};
+    use crate::regs::{Sregs, Sregs2};
+
+    /// Bytes that differ from their neighbours.
+    fn pattern<const N: usize>() -> [u8; N] {
+        core::array::from_fn(|n| (n * 7 + 1) as u8)
+    }
+
+    fn there_and_back<T: Encoded, const N: usize>() {
+        assert_eq!(T::SIZE, N);
+        let bytes: [u8; N] = pattern();
+        let mut again = [0; N];
+        T::decode(&bytes).encode(&mut again);
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn every_byte_of_a_structure_goes_there_and_back() {
+        there_and_back::<crate::regs::Regs, 144>();
+        there_and_back::<Sregs, 312>();
+        there_and_back::<Sregs2, 320>();
+        there_and_back::<Fpu, 416>();
+        there_and_back::<Xcrs, 392>();
+        there_and_back::<Events, 64>();
+        there_and_back::<CpuidEntry, 40>();
+        there_and_back::<crate::regs::Translation, 24>();
+        there_and_back::<crate::debug::DebugRegs, 128>();
+        there_and_back::<crate::debug::GuestDebug, 72>();
+        there_and_back::<crate::msr::MsrEntry, 16>();
+        there_and_back::<crate::irq::TprAccessCtl, 40>();
+        there_and_back::<crate::nested::NestedState, 128>();
+    }
+
+    #[test]
+    fn fields_are_where_their_structure_has_them() {
+        let bytes: [u8; 64] = pattern();
+        let events = Events::decode(&bytes);
+        assert_eq!(events.interrupt.shadow, bytes[11]);
+        assert_eq!(events.exception_payload.to_ne_bytes(), bytes[56..]);
+    }
+
+    #[test]
+    fn numbers_that_are_not_there_are_zero_or_left_out() {
+        let entry = CpuidEntry::decode(&[1, 0, 0, 0, 9, 9]);
+        assert_eq!(entry, CpuidEntry { function: 1, ..CpuidEntry::default() });
+        let mut short = [0; 6];
+        CpuidEntry { function: !0, index: !0, ..entry }.encode(&mut short);
+        assert_eq!(short, [0xff, 0xff, 0xff, 0xff, 0, 0]);
+    }
+}
