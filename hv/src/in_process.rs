@@ -280,7 +280,7 @@ impl Vcpu for InProcessVcpu {
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Error> {
-        self.core.write_msr(index, value).map_err(|_| Error::Msr { index, value })
+        self.core.set_msr(index, value).map_err(|_| Error::Msr { index, value })
     }
 
     fn inject(&mut self, exception: Exception) -> Result<(), Error> {
@@ -291,7 +291,7 @@ impl Vcpu for InProcessVcpu {
     }
 
     fn nmi(&mut self) -> Result<(), Error> {
-        self.vm.core.arch().machine().post(self.core.id(), request::NMI);
+        self.core.nmi();
         Ok(())
     }
 

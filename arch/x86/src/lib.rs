@@ -6,11 +6,12 @@
 //! - [`regs`]: registers, and the accessor trait under which an engine shows
 //!   the state that it owns;
 //! - [`exception`]: vectors and faults;
-//! - [`cpuid`], [`msr`]: what the guest is told, and its model-specific registers;
+//! - [`cpuid`], [`msr`], [`machine_check`]: what the guest is told, and its model-specific registers;
 //! - [`mmu`]: the walk of the guest's page tables;
 //! - [`irqchip`]: 8259 pair, 8254, I/O APIC, local APIC;
 //! - [`emulate`]: decoding and semantics of instructions;
 //! - [`pvclock`]: KVM's paravirtual clock;
+//! - [`tsc`]: the vCPUs' time stamp counters, which count the same;
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
 //! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
@@ -33,6 +34,9 @@ pub mod guest_debug;
 pub mod irqchip;
 pub mod locked_chips;
 pub mod machine;
+pub mod machine_check;
+#[cfg(feature = "selftest")]
+pub mod machine_check_test;
 pub mod mmu;
 pub mod msr;
 #[cfg(feature = "selftest")]
@@ -41,6 +45,9 @@ pub mod pvclock;
 #[cfg(feature = "selftest")]
 pub mod pvclock_test;
 pub mod regs;
+pub mod tsc;
+#[cfg(feature = "selftest")]
+pub mod tsc_test;
 pub mod vcpu;
 pub mod xstate;
 
@@ -84,8 +91,10 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     cpuid::kernel_test::CASES,
     cpuid::policy_test::CASES,
     exception_test::CASES,
+    machine_check_test::CASES,
     msr_test::CASES,
     pvclock_test::CASES,
+    tsc_test::CASES,
     vcpu::accesses_test::CASES,
     vcpu::debug_test::CASES,
     vcpu::eventfd_test::CASES,

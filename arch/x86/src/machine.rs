@@ -21,6 +21,7 @@ use crate::irqchip::i8254::Pit;
 use crate::irqchip::i8259::Pic;
 use crate::irqchip::{Delivery, Message, ioapic};
 use crate::locked_chips::LockedChips;
+use crate::tsc::TscOffset;
 use crate::vcpu::accesses::Accesses;
 use crate::vcpu::inbox::{Inbox, request};
 
@@ -89,8 +90,8 @@ pub struct Machine<E, H: Host> {
     pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
     /// [`Host::now`] when the machine was made.
     pub start: u64,
-    /// The guest's TSC is the host's plus this, unless the guest changes its own.
-    pub tsc_offset: u64,
+    /// The guest's TSC is the host's plus this, unless a vCPU's own was changed.
+    pub tsc: TscOffset,
     vcpus: Box<[Published<H>]>,
     chips: LockedChips<H>,
 }
@@ -116,7 +117,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         }
         let machine = Arc::new(Self {
             start: host.now(),
-            tsc_offset: host.tsc().wrapping_neg(),
+            tsc: TscOffset::starting_at(host.tsc()),
             chips: LockedChips::default(),
             host,
             engine,

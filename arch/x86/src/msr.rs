@@ -22,8 +22,6 @@ pub mod index {
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
-    pub const MCG_CAP: u32 = 0x179;
-    pub const MCG_STATUS: u32 = 0x17a;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUG_CTL: u32 = 0x1d9;
     pub const MTRR_FIRST_VARIABLE: u32 = 0x200;
@@ -96,10 +94,10 @@ pub struct Stored {
     mtrr_fixed: [u64; 11],
     misc_enable: u64,
     spec_ctrl: u64,
-    mcg_status: u64,
     debug_ctl: u64,
     hwcr: u64,
     de_cfg: u64,
+    arch_capabilities: u64,
 }
 
 impl Default for Stored {
@@ -112,12 +110,12 @@ impl Default for Stored {
             // Fast strings.
             misc_enable: 1,
             spec_ctrl: 0,
-            mcg_status: 0,
             debug_ctl: 0,
             // TscFreqSel: the TSC counts at the rate of P0.
             hwcr: 1 << 24,
             // LFENCE serialises dispatch.
             de_cfg: 1 << 1,
+            arch_capabilities: ARCH_CAPABILITIES,
         }
     }
 }
@@ -142,8 +140,7 @@ impl Stored {
             }
             MISC_ENABLE => self.misc_enable,
             SPEC_CTRL => self.spec_ctrl,
-            ARCH_CAPABILITIES => self::ARCH_CAPABILITIES,
-            MCG_STATUS => self.mcg_status,
+            ARCH_CAPABILITIES => self.arch_capabilities,
             DEBUG_CTL => self.debug_ctl,
             AMD_HWCR => self.hwcr,
             AMD_DE_CFG => self.de_cfg,
@@ -152,10 +149,8 @@ impl Stored {
             // SVM is disabled and locked.
             AMD_VM_CR => 1 << 4 | 1 << 3,
             MICROCODE_REVISION => 0x0100_0065 << 32 | 0x0100_0065,
-            // No machine-check banks.
-            MCG_CAP | PLATFORM_INFO | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG
-            | AMD_DC_CFG | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS
-            | AMD_PSTATE_0 => 0,
+            PLATFORM_INFO | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG | AMD_DC_CFG
+            | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
             _ => self.mtrr_fixed[Self::fixed(number).ok_or(Refused)?],
         })
     }
@@ -182,7 +177,6 @@ impl Stored {
             SPEC_CTRL if value & !SPEC_CTRL_BITS == 0 => self.spec_ctrl = value,
             // IBPB: the engine shares no branch history worth a barrier.
             PRED_CMD if value & !1 == 0 => {}
-            MCG_STATUS if value == 0 => self.mcg_status = 0,
             DEBUG_CTL if value & !0b11 == 0 => self.debug_ctl = value,
             AMD_HWCR => self.hwcr = value,
             AMD_DE_CFG => self.de_cfg = value,
@@ -193,6 +187,20 @@ impl Stored {
                 let at = Self::fixed(number).ok_or(Refused)?;
                 self.mtrr_fixed[at] = memory_types(value, MTRR_TYPES)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Sets a register that the guest may not: what a VMM wants to be known of the processor, of what is true of it.
+    ///
+    /// # Errors
+    /// When there is no such register here, or it may not hold `value`.
+    pub fn restore(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+        match number {
+            index::ARCH_CAPABILITIES if value & !ARCH_CAPABILITIES == 0 => {
+                self.arch_capabilities = value
+            }
+            _ => return Err(Refused),
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ impl TimeInfo {
     pub const SIZE: usize = 32;
     /// The flag for a TSC that is the same on all vCPUs.
     pub const STABLE: u8 = 1 << 0;
+    /// The flag for a guest that was paused; the guest clears it.
+    pub const GUEST_STOPPED: u8 = 1 << 1;
 
     /// As the guest sees it.
     #[must_use]

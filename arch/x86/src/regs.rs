@@ -177,6 +177,8 @@ impl Attr {
     pub const P: u16 = 1 << 7;
     /// Code or data, rather than system.
     pub const S: u16 = 1 << 4;
+    /// Available to software.
+    pub const AVL: u16 = 1 << 8;
     /// 64-bit code.
     pub const L: u16 = 1 << 9;
     /// 32-bit operands (code), 32-bit stack pointer (stack).

@@ -261,16 +261,10 @@ impl LocalApic {
     /// # Errors
     /// Reserved bits, x2APIC mode where there is none, and forbidden transitions raise #GP.
     pub fn set_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
-        let address_bits = 1_u64.checked_shl(self.config.physical_bits.into()).unwrap_or(0);
-        let address = address_bits.wrapping_sub(1) & !base::PAGE_OFFSET;
-        let extended = if self.config.x2apic { base::EXTD } else { 0 };
-        if value & !(address | base::BSP | base::EN | extended) != 0 {
-            return Err(GeneralProtection);
-        }
+        self.check_base(value)?;
         // Enabled and extended, from and to.
         let modes = (self.state.base & (base::EN | base::EXTD), value & (base::EN | base::EXTD));
         match modes {
-            (_, base::EXTD) => return Err(GeneralProtection),
             (from, to) if from == to => {}
             // Disabled to xAPIC, xAPIC to x2APIC.
             (0, base::EN) => {}
@@ -283,9 +277,37 @@ impl LocalApic {
         if modes.1 == 0 {
             self.reset();
         }
+        self.put_base(value);
+        Ok(Effect::Address)
+    }
+
+    /// Whether IA32_APIC_BASE may have a value at all.
+    ///
+    /// # Errors
+    /// Not with reserved bits, and not in x2APIC mode where there is none, or that is not enabled.
+    pub fn check_base(&self, value: u64) -> Result<(), GeneralProtection> {
+        let address_bits = 1_u64.checked_shl(self.config.physical_bits.into()).unwrap_or(0);
+        let address = address_bits.wrapping_sub(1) & !base::PAGE_OFFSET;
+        let extended = if self.config.x2apic { base::EXTD } else { 0 };
+        let reserved = value & !(address | base::BSP | base::EN | extended) != 0;
+        let x2apic_alone = value & (base::EN | base::EXTD) == base::EXTD;
+        if reserved || x2apic_alone { Err(GeneralProtection) } else { Ok(()) }
+    }
+
+    /// Restores IA32_APIC_BASE: from any mode to any other, with the other registers as they are.
+    ///
+    /// # Errors
+    /// As [`Self::check_base`].
+    pub fn restore_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
+        self.check_base(value)?;
+        self.put_base(value);
+        Ok(Effect::Address)
+    }
+
+    /// Which processor is the bootstrap one is not the value's to say.
+    const fn put_base(&mut self, value: u64) {
         let bootstrap = if self.config.bootstrap { base::BSP } else { 0 };
         self.state.base = value & !base::BSP | bootstrap;
-        Ok(Effect::Address)
     }
 
     /// CR8: the class of the task priority.

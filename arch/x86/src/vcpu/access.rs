@@ -24,9 +24,9 @@ use crate::mmu::{self, Limits, NoMemory, PAGE_SIZE, Paging, PhysMemory, Query, W
 use crate::regs::{Regs, Seg, forward_regs, rflags};
 
 /// Guest-physical memory for the page walk.
-struct Tables<'a, H> {
-    view: &'a View,
-    host: &'a H,
+pub(super) struct Tables<'a, H> {
+    pub view: &'a View,
+    pub host: &'a H,
 }
 
 impl<H: Host> Tables<'_, H> {

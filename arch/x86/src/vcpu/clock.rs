@@ -1,5 +1,6 @@
 //! KVM's clocks: the MSRs by which the guest says where it wants them.
 
+use virt::Errno;
 use virt::host::Host;
 
 use super::Vcpu;
@@ -24,6 +25,31 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         if value & 1 == 0 {
             return Ok(());
         }
+        self.write_time(0)
+    }
+
+    /// Tells the guest that it was paused, so that it does not take the time for a hang of its own: it finds a flag beside
+    /// its clock, and clears it.
+    ///
+    /// # Errors
+    /// `EINVAL` if the guest has no such clock; `EFAULT` if it is where no memory is.
+    pub fn tell_paused(&mut self) -> Result<(), Errno> {
+        if self.clock.system_time & 1 == 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.write_time(TimeInfo::GUEST_STOPPED).map_err(|Refused| Errno::EFAULT)
+    }
+
+    /// The guest's TSC was set: what it finds is made anew.
+    pub(super) fn renew_time(&mut self) {
+        if self.clock.system_time & 1 != 0 {
+            // If the memory is gone, so is the clock.
+            let _ = self.write_time(0);
+        }
+    }
+
+    /// Writes this vCPU's time to the place that the guest has named.
+    fn write_time(&mut self, flags: u8) -> Result<(), Refused> {
         let host = &self.machine.host;
         let (shift, multiplier) = pvclock::scale(host.tsc_khz());
         let now = host.now().saturating_sub(self.machine.start);
@@ -33,9 +59,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             system_time: now,
             tsc_to_system_mul: multiplier,
             tsc_shift: shift,
-            flags: TimeInfo::STABLE,
+            flags: TimeInfo::STABLE | flags,
         };
-        let gpa = value & !1;
+        let gpa = self.clock.system_time & !1;
         // Odd while it changes.
         self.write_memory(gpa, &info.to_bytes()).map_err(|_| Refused)?;
         info.version = info.version.wrapping_add(1);

@@ -137,7 +137,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// Has an exception delivered to the guest when it is run next, with RIP as it is. What goes with it in CR2, DR6 and DR7
-    /// is there already: the payload does not count. With #BP and #OF, RIP is at INT3 or INTO, and moves behind it now.
+    /// is there already: the payload does not count. With #BP and #OF, RIP is at INT3 or INTO, and moves behind it then.
     ///
     /// # Errors
     /// `EINVAL` if there is no such exception; `EBUSY` if another event is on its way.
@@ -148,17 +148,18 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         if self.pending.event.is_some() {
             return Err(Errno::EBUSY);
         }
+        self.raise(self.with_payload(exception));
+        Ok(())
+    }
+
+    /// An exception whose payload is in the registers already.
+    pub(super) fn with_payload(&self, exception: Exception) -> Exception {
         let payload = match exception.vector {
             exception::PF => self.engine.cr2(),
             exception::DB => self.engine.dr(6) & dr6::WRITABLE,
             _ => 0,
         };
-        if matches!(exception.vector, exception::BP | exception::OF) {
-            let next = self.engine.rip().wrapping_add(1);
-            self.engine.set_rip(if self.engine.mode64() { next } else { next & 0xffff_ffff });
-        }
-        self.raise(Exception { payload, ..exception });
-        Ok(())
+        Exception { payload, ..exception }
     }
 
     /// What the debugger is to be told now.
@@ -255,7 +256,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let met = emulator.met();
         if delivered.is_err() {
             let exit = emulator.give_up();
-            self.pending.event = Some(event);
+            self.put_back(event);
             return exit;
         }
         self.replay.forget_reads();

@@ -3,23 +3,25 @@
 //!
 //! See: AMD APM vol. 2, 8.5 (priorities), 14.1.3 (INIT); Intel SDM vol. 3, 10.4.4.
 
+use alloc::sync::Arc;
+
 use virt::host::Host;
 
 use super::Vcpu;
 use super::inbox::{Inbox, request};
 use super::replay::Replay;
 use crate::engine::{Engine, EngineVcpu, Entry, Event};
-use crate::exception::Exception;
+use crate::exception::{self, Exception};
 use crate::regs::{Regs, Seg, State, rflags};
 
 /// What the processor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activity {
+pub enum Activity {
     /// Executing.
     Running,
     /// After HLT.
     Halted,
-    /// After INIT.
+    /// After INIT, or since the machine was made.
     WaitForStartup,
     /// After a triple fault.
     Shutdown,
@@ -27,9 +29,12 @@ pub(super) enum Activity {
 
 /// Events on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pending {
-    /// To be injected at the next entry.
+pub struct Pending {
+    /// To be injected at the next entry. For a #BP or #OF, RIP is at INT3 or INTO until then.
     pub event: Option<Event>,
+    /// The vector of an external interrupt that the processor has acknowledged, and that is still to be injected: as soon as
+    /// interrupts are on.
+    pub interrupt: Option<u8>,
     /// An NMI waits.
     pub nmi: bool,
 }
@@ -38,7 +43,12 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Takes what is in the mailbox. Gives true when `run` is to return.
     #[inline(never)]
     pub(super) fn drain(&mut self, inbox: &Inbox) -> bool {
-        let mail = inbox.take(0);
+        self.take_mail(inbox, 0)
+    }
+
+    /// The same, but for the bits of [`request`] that are in `keep`.
+    fn take_mail(&mut self, inbox: &Inbox, keep: u32) -> bool {
+        let mail = inbox.take(keep);
         let has = |bits| mail.request & bits != 0;
         if has(request::INIT) {
             self.init();
@@ -60,6 +70,14 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         // Another processor or a device may have changed code before it sent this.
         self.fresh |= has(request::INTERRUPT | request::EXTINT | request::NMI);
         has(request::EXIT)
+    }
+
+    /// Takes what is in the mailbox without running, so that it is part of the state that is looked at.
+    pub fn settle(&mut self) {
+        let machine = Arc::clone(&self.machine);
+        if let Some(published) = machine.vcpu(self.id) {
+            self.take_mail(&published.inbox, request::EXIT);
+        }
     }
 
     /// Lets the local APIC's timer look at the time.
@@ -108,7 +126,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Whether an external interrupt waits: the local APIC's, or the 8259s' through LINT0.
     fn interrupt_waits(&self) -> bool {
-        self.lapic.pending().is_some() || self.extint_waits()
+        self.pending.interrupt.is_some() || self.lapic.pending().is_some() || self.extint_waits()
     }
 
     fn extint_waits(&self) -> bool {
@@ -132,7 +150,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     pub(super) fn next_entry(&mut self) -> Entry {
         let mut entry = Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
         let shadow = self.engine.interrupt_shadow();
-        entry.inject = self.pending.event.take();
+        entry.inject = self.take_event();
         if self.pending.nmi {
             if entry.inject.is_none() && !shadow && !self.engine.nmi_blocked() {
                 self.pending.nmi = false;
@@ -156,6 +174,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// their interrupts do not take part in the local APIC's priorities.
     #[inline(never)]
     fn acknowledge(&mut self) -> Option<Event> {
+        if let Some(vector) = self.pending.interrupt.take() {
+            return Some(Event::Interrupt { vector });
+        }
         if self.extint_waits() {
             let vector = self.machine.with_chips(|chips, _| chips.acknowledge());
             return Some(Event::Interrupt { vector });
@@ -163,6 +184,28 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let vector = self.lapic.pending()?;
         self.lapic.acknowledge(vector);
         Some(Event::Interrupt { vector })
+    }
+
+    /// Takes the event to be injected, and moves RIP behind INT3 or INTO if it is of one.
+    fn take_event(&mut self) -> Option<Event> {
+        let event = self.pending.event.take()?;
+        self.move_rip(event, 1);
+        Some(event)
+    }
+
+    /// Puts an event back that was not delivered.
+    pub(super) fn put_back(&mut self, event: Event) {
+        self.move_rip(event, -1);
+        self.pending.event = Some(event);
+    }
+
+    /// Moves RIP to the other side of the instruction of an event that is raised behind it.
+    fn move_rip(&mut self, event: Event, by: i64) {
+        let behind = matches!(event, Event::Exception(e) if matches!(e.vector, exception::BP | exception::OF));
+        if behind {
+            let next = self.engine.rip().wrapping_add_signed(by);
+            self.engine.set_rip(if self.engine.mode64() { next } else { next & 0xffff_ffff });
+        }
     }
 
     /// Raises an exception at the current instruction.

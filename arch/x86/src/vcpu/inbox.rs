@@ -60,9 +60,14 @@ impl Inbox {
         self.post(request::INTERRUPT);
     }
 
+    /// Names the page of the start-up code.
+    pub fn set_startup_vector(&self, vector: u8) {
+        self.startup_vector.store(u32::from(vector), Ordering::Relaxed);
+    }
+
     /// Posts a start-up IPI.
     pub fn post_startup(&self, vector: u8) {
-        self.startup_vector.store(u32::from(vector), Ordering::Relaxed);
+        self.set_startup_vector(vector);
         self.post(request::STARTUP);
     }
 

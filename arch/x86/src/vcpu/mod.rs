@@ -3,7 +3,8 @@
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
 //! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
-//! have exchanged; `string_io`; `debug`, what a debugger wants; [`accesses`], when it accesses guest memory by itself.
+//! have exchanged; `string_io`; `debug`, what a debugger wants; `state`, what there is to save beside registers; `tsc`; `translate`,
+//! from linear to guest-physical addresses; [`accesses`], when it accesses guest memory by itself.
 //!
 //! See: ARCHITECTURE.md, the life of an exit.
 
@@ -17,7 +18,10 @@ mod handle;
 pub mod inbox;
 mod msr;
 mod replay;
+mod state;
 mod string_io;
+mod translate;
+mod tsc;
 
 #[cfg(feature = "selftest")]
 pub mod accesses_test;
@@ -45,17 +49,18 @@ use crate::engine::{Engine, EngineVcpu};
 use crate::irqchip::lapic::{Config, Effect, LocalApic};
 use crate::irqchip::lapic_timer::Deadline;
 use crate::machine::{Machine, Published};
+use crate::machine_check::MachineCheck;
 use crate::msr::Stored;
 use crate::regs::State;
 
 use accesses::Accesses;
 use clock::Clock;
 use debug::Debugger;
-use events::{Activity, Pending};
 use handle::Completion;
 use inbox::request;
 use replay::Replay;
 
+pub use events::{Activity, Pending};
 pub use exit::{Answer, Data, Exit};
 
 /// One vCPU: everything about it that is not the engine's.
@@ -69,8 +74,10 @@ pub struct Vcpu<E: Engine, H: Host> {
     engine: E::Vcpu,
     lapic: LocalApic,
     msrs: Stored,
+    machine_check: MachineCheck,
     clock: Clock,
     tsc_offset: u64,
+    tsc_adjust: u64,
     activity: Activity,
     pending: Pending,
     completion: Completion,
@@ -82,6 +89,18 @@ pub struct Vcpu<E: Engine, H: Host> {
     ioeventfds: ioeventfd::View<H::Event>,
     fresh: bool,
     stuck: bool,
+}
+
+/// The local APIC of vCPU `id`, the first of which is the bootstrap processor, as CPUID offers it.
+fn lapic_config(id: u32, cpuid: &Table) -> Config {
+    let leaf1_ecx = cpuid.get(1, 0).unwrap_or_default()[2];
+    Config {
+        id,
+        bootstrap: id == 0,
+        x2apic: leaf1_ecx >> 21 & 1 != 0,
+        tsc_deadline: leaf1_ecx >> 24 & 1 != 0,
+        physical_bits: cpuid.physical_bits() as u8,
+    }
 }
 
 /// Wakes a vCPU when its local APIC's timer is due.
@@ -110,18 +129,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let instructions = machine.engine.instructions();
         let cpuid = cpuid::default_table(&**machine, instructions, id, machine.cpus(), khz)?;
         let expiry = TimerExpiry { machine: Arc::downgrade(machine), id };
-        let lapic = LocalApic::new(Config {
-            id,
-            bootstrap: id == 0,
-            x2apic: true,
-            tsc_deadline: true,
-            physical_bits: cpuid.physical_bits() as u8,
-        });
+        let lapic = LocalApic::new(lapic_config(id, &cpuid));
         published.publish(lapic.address());
         let mut engine = machine.engine.create_vcpu(id)?;
         State::at_reset().write(&mut engine);
         engine.set_features(cpuid.features());
-        engine.set_tsc_offset(machine.tsc_offset);
+        let tsc_offset = machine.tsc.get();
+        engine.set_tsc_offset(tsc_offset);
         Ok(Self {
             id,
             timer: host.timer(Arc::new(expiry))?,
@@ -130,8 +144,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             engine,
             lapic,
             msrs: Stored::default(),
+            machine_check: MachineCheck::default(),
             clock: Clock::default(),
-            tsc_offset: machine.tsc_offset,
+            tsc_offset,
+            tsc_adjust: 0,
             activity: if id == 0 { Activity::Running } else { Activity::WaitForStartup },
             pending: Pending::default(),
             completion: Completion::None,
@@ -196,7 +212,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let entry = self.next_entry();
         let intercept = self.engine.enter(&entry, request);
         if let Some(event) = self.engine.take_undelivered() {
-            self.pending.event = Some(event);
+            self.put_back(event);
         }
         self.handle(intercept)
     }
@@ -233,8 +249,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         &self.cpuid
     }
 
-    /// Replaces the CPUID table.
+    /// Replaces the CPUID table. The local APIC offers what it says from now on; what it does already, it goes on to.
     pub fn set_cpuid(&mut self, table: Table) {
+        *self.lapic.config_mut() = lapic_config(self.id, &table);
         self.cpuid = table;
         self.engine.set_features(self.cpuid.features());
     }
@@ -276,14 +293,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.timer.arm(self.machine.host.now().saturating_add(wait));
             }
         }
-    }
-
-    /// The guest's TSC, set as the host or WRMSR set it.
-    fn set_tsc(&mut self, value: u64) {
-        let difference = value.wrapping_sub(self.engine.tsc());
-        self.tsc_offset = self.tsc_offset.wrapping_add(difference);
-        self.engine.set_tsc_offset(self.tsc_offset);
-        self.arm_timer();
     }
 
     /// Accesses guest memory by the slots as they are. When who changes them goes on this is done, or sees the change.

@@ -7,6 +7,7 @@ use crate::emulate::control;
 use crate::engine::{Engine, EngineVcpu};
 use crate::exception::Exception;
 use crate::irqchip::lapic::{GeneralProtection, LocalApic};
+use crate::machine_check::MachineCheck;
 use crate::msr::{Refused, index};
 use crate::regs::{Regs, Seg, SysReg, gpr};
 
@@ -73,7 +74,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
         Ok(match number {
             index::TSC => self.engine.tsc(),
-            index::TSC_ADJUST => self.tsc_offset.wrapping_sub(self.machine.tsc_offset),
+            index::TSC_ADJUST => self.tsc_adjust,
             index::EFER => self.engine.efer(),
             index::FS_BASE => self.engine.segment_base(Seg::Fs),
             index::GS_BASE => self.engine.segment_base(Seg::Gs),
@@ -84,11 +85,34 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             _ if LocalApic::has_msr(number) => {
                 self.lapic.read_msr(number, self.machine.host.now())?
             }
+            _ if MachineCheck::has_msr(number) => self.machine_check.read(number)?,
             _ => self.msrs.read(number)?,
         })
     }
 
-    /// Writes a model-specific register.
+    /// Sets a model-specific register as the VMM does: what a guest may not write can be restored, if it is what is here.
+    ///
+    /// # Errors
+    /// When there is none of that number, or it does not take the value.
+    pub fn set_msr(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+        let done = match number {
+            index::TSC => {
+                self.restore_tsc(value);
+                Ok(())
+            }
+            index::TSC_ADJUST => {
+                self.tsc_adjust = value;
+                Ok(())
+            }
+            index::APIC_BASE => self.restore_apic_base(value).map_err(Refused::from),
+            index::ARCH_CAPABILITIES => self.msrs.restore(number, value),
+            _ if MachineCheck::has_msr(number) => self.machine_check.write(number, value, true),
+            _ => self.write_msr(number, value),
+        };
+        if done.is_err() && self.read_msr(number) == Ok(value) { Ok(()) } else { done }
+    }
+
+    /// Writes a model-specific register, as the guest does.
     ///
     /// # Errors
     /// When there is none of that number, or it does not take the value.
@@ -97,12 +121,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             return self.write_sysreg(reg, value);
         }
         match number {
-            index::TSC => self.set_tsc(value),
-            index::TSC_ADJUST => {
-                self.tsc_offset = self.machine.tsc_offset.wrapping_add(value);
-                self.engine.set_tsc_offset(self.tsc_offset);
-                self.arm_timer();
-            }
+            index::TSC => self.write_tsc(value),
+            index::TSC_ADJUST => self.write_tsc_adjust(value),
             index::EFER => {
                 let checked = control::check_efer(self.engine.efer(), value, self.engine.cr0());
                 self.engine.set_efer(checked.map_err(|_| Refused)?);
@@ -123,6 +143,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 let effect = self.lapic.write_msr(number, value, self.machine.host.now())?;
                 self.carry_out(effect);
             }
+            _ if MachineCheck::has_msr(number) => self.machine_check.write(number, value, false)?,
             _ => self.msrs.write(number, value)?,
         }
         Ok(())

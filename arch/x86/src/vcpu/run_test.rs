@@ -13,13 +13,13 @@ use crate::msr::index;
 use crate::pvclock::TimeInfo;
 use crate::regs::{Attr, Regs, Seg, State, cr0, cr4, efer, gpr, rflags};
 
-pub(super) type TestVcpu = Box<Vcpu<Scripted, TestHost>>;
+pub(crate) type TestVcpu = Box<Vcpu<Scripted, TestHost>>;
 
 /// Where test code lies.
-pub(super) const CODE: u64 = 0x1000;
+pub(crate) const CODE: u64 = 0x1000;
 const EVENT_VECTOR: u8 = 0x41;
 
-pub(super) fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
+pub(crate) fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure> {
     result.map_err(|errno| Failure {
         file: file!(),
         line: line!(),
@@ -28,7 +28,7 @@ pub(super) fn host_error<T>(result: Result<T, virt::Errno>) -> Result<T, Failure
 }
 
 /// 64-bit mode without paging surprises: a page table that maps the first 2 MiB onto itself.
-pub(super) fn long_mode(fixture: &Fixture, vcpu: &mut TestVcpu) -> Outcome {
+pub(crate) fn long_mode(fixture: &Fixture, vcpu: &mut TestVcpu) -> Outcome {
     let tables = [(0x2000_u64, 0x3003_u64), (0x3000, 0x4003), (0x4000, 0x83)];
     for (gpa, entry) in tables {
         check_eq!(fixture.host.write(gpa, &entry.to_le_bytes()), Ok(()));
@@ -57,12 +57,12 @@ pub(super) fn machine(cpus: u32) -> Result<(Fixture, TestVcpu), Failure> {
     Ok((fixture, vcpu))
 }
 
-pub(super) fn engine(vcpu: &mut TestVcpu) -> &mut ScriptedVcpu {
+pub(crate) fn engine(vcpu: &mut TestVcpu) -> &mut ScriptedVcpu {
     vcpu.engine_mut()
 }
 
 /// Switches the local APIC on, in x2APIC mode.
-pub(super) fn enable_apic(vcpu: &mut TestVcpu) -> Outcome {
+pub(crate) fn enable_apic(vcpu: &mut TestVcpu) -> Outcome {
     let base = 0xfee0_0000 | 1 << 11 | 1 << 10;
     check!(vcpu.write_msr(index::APIC_BASE, base).is_ok());
     check!(vcpu.write_msr(0x80f, 0x1ff).is_ok());
@@ -74,7 +74,7 @@ pub(super) fn set_if(state: &mut State, on: bool) {
 }
 
 /// A step that does nothing but come out for port 0x80.
-pub(super) fn out(state: &mut State, _: &crate::engine::Entry) -> Intercept {
+pub(crate) fn out(state: &mut State, _: &crate::engine::Entry) -> Intercept {
     state.gprs[0] = 0x5a;
     Intercept::Out { port: 0x1080, size: 1, len: 2 }
 }

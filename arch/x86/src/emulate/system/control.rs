@@ -9,7 +9,7 @@ use super::{check_privileged, check_umip, cr_gpr_size, gp, load_part, ud};
 use crate::emulate::operand::canonical;
 use crate::emulate::operand::{Destination, Source, effective_address, linear_address};
 use crate::emulate::{Cpu, Feature, Insn, Int, Stop};
-use crate::engine::Intercept;
+use crate::engine::{Features, Intercept};
 use crate::exception::Exception;
 use crate::regs::{Attr, Seg, SysReg, cr0, cr4, efer, gpr, xcr0};
 use crate::xstate;
@@ -109,7 +109,7 @@ fn write_cr3<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
 /// The bits of CR4 that the guest may set, by what CPUID offers.
 ///
 /// VME and PVI are never offered.
-fn cr4_allowed<C: Cpu>(cpu: &C) -> u64 {
+fn cr4_allowed(offers: impl Fn(Feature) -> bool) -> u64 {
     let mut bits = cr4::TSD
         | cr4::DE
         | cr4::PSE
@@ -128,7 +128,7 @@ fn cr4_allowed<C: Cpu>(cpu: &C) -> u64 {
         (Feature::Smap, cr4::SMAP),
         (Feature::Umip, cr4::UMIP),
     ] {
-        if cpu.offers(feature) {
+        if offers(feature) {
             bits |= bit;
         }
     }
@@ -140,7 +140,7 @@ fn write_cr4<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
     let changed = cpu.cr4() ^ value;
     let long = cpu.long_mode();
     let pcids_on = changed & value & cr4::PCIDE != 0;
-    let malformed = value & !cr4_allowed(cpu) != 0
+    let malformed = value & !cr4_allowed(|feature| cpu.offers(feature)) != 0
         || long && (value & cr4::PAE == 0 || changed & cr4::LA57 != 0)
         || pcids_on && (!long || cpu.cr3() & PCID != 0);
     if malformed {
@@ -150,21 +150,57 @@ fn write_cr4<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The control registers, when they are set all at once from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the registers' own")]
+pub struct ControlRegisters {
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    /// CS says 64-bit mode.
+    pub code64: bool,
+}
+
+impl ControlRegisters {
+    /// Whether a processor that offers `features`, and has addresses of `phys_bits`, can have them.
+    ///
+    /// See: AMD APM vol. 2, 15.5.1 (the state that VMRUN refuses), 14.6.
+    #[must_use]
+    pub fn are_consistent(&self, features: Features, phys_bits: u8) -> bool {
+        let &Self { cr0, cr3, cr4, efer, code64 } = self;
+        let has = |bit| cr0 & bit != 0;
+        let cr0_fine =
+            cr0 >> 32 == 0 && (!has(cr0::PG) || has(cr0::PE)) && (!has(cr0::NW) || has(cr0::CD));
+        let cr4_fine = cr4 & !cr4_allowed(|feature| features.has(feature)) == 0;
+        let long = efer & efer::LME != 0 && has(cr0::PG);
+        let mode_fine = if long {
+            cr4 & cr4::PAE != 0 && cr3 >> phys_bits.clamp(32, 52) == 0
+        } else {
+            !code64 && cr4 & cr4::PCIDE == 0
+        };
+        let efer_fine = efer & !(EFER_WRITABLE | efer::LMA) == 0 && (efer & efer::LMA != 0) == long;
+        cr0_fine && cr4_fine && mode_fine && efer_fine
+    }
+}
+
+/// EFER's bits that can be written: SVM is not offered.
+const EFER_WRITABLE: u64 = efer::SCE | efer::LME | efer::NXE | efer::FFXSR;
+
 /// What EFER becomes if `new` is written to it while it is `old`.
 ///
-/// LMA is the processor's: a write does not change it. SVM is not offered.
+/// LMA is the processor's: a write does not change it.
 /// See: AMD APM vol. 2, 3.1.7.
 ///
 /// # Errors
 /// #GP for a reserved bit, or a change of LME while paging is on.
 pub fn check_efer(old: u64, new: u64, cr0: u64) -> Result<u64, Exception> {
-    let writable = efer::SCE | efer::LME | efer::NXE | efer::FFXSR;
-    let reserved = !(writable | efer::LMA);
+    let reserved = !(EFER_WRITABLE | efer::LMA);
     let toggles_paging = (old ^ new) & efer::LME != 0 && cr0 & cr0::PG != 0;
     if new & reserved != 0 || toggles_paging {
         return Err(Exception::gp(0));
     }
-    Ok(new & writable | old & efer::LMA)
+    Ok(new & EFER_WRITABLE | old & efer::LMA)
 }
 
 /// LMSW: the four low bits of CR0; PE can be set but not cleared.
@@ -247,17 +283,19 @@ pub(super) fn xsetbv<C: Cpu>(cpu: &mut C, _: &Insn) -> Result<(), Stop> {
     check_xsave(cpu)?;
     check_privileged(cpu)?;
     let value = cpu.gpr(gpr::RDX) << 32 | cpu.gpr(gpr::RAX) & 0xffff_ffff;
-    let has = |component: u64| value & component != 0;
-    let offered = xcr0::X87 | xcr0::SSE | if cpu.offers(Feature::Avx) { xcr0::AVX } else { 0 };
-    let wrong = value & !offered != 0
-        || !has(xcr0::X87)
-        || has(xcr0::AVX) && !has(xcr0::SSE)
-        || cpu.gpr(gpr::RCX) as u32 != 0;
-    if wrong {
+    if cpu.gpr(gpr::RCX) as u32 != 0 || !is_xcr0(value, cpu.offers(Feature::Avx)) {
         return Err(gp(cpu, 0));
     }
     cpu.set_sysreg(SysReg::Xcr0, value);
     Ok(())
+}
+
+/// Whether XCR0 may have a value, where AVX is offered or not. See: AMD APM vol. 2, 11.5.2.
+#[must_use]
+pub const fn is_xcr0(value: u64, avx: bool) -> bool {
+    let offered = xcr0::X87 | xcr0::SSE | if avx { xcr0::AVX } else { 0 };
+    let alone = value & (xcr0::SSE | xcr0::AVX) == xcr0::AVX;
+    value & !offered == 0 && value & xcr0::X87 != 0 && !alone
 }
 
 /// Without OSXSAVE the XSAVE family does not exist.
