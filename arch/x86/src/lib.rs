@@ -15,7 +15,8 @@
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
 //! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
-//! - [`vcpu`]: the run loop: inject, enter, handle the exit.
+//! - [`vcpu`]: the run loop: inject, enter, handle the exit;
+//! - [`ioctl`]: KVM's interface to it, decoded.
 //!
 //! The same sources compile into a process and into the kernel module: no
 //! floating point, no unbounded allocation, no panic on guest input.
@@ -31,6 +32,7 @@ pub mod exception;
 #[cfg(feature = "selftest")]
 pub mod exception_test;
 pub mod guest_debug;
+pub mod ioctl;
 pub mod irqchip;
 pub mod locked_chips;
 pub mod machine;
@@ -91,6 +93,14 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     cpuid::kernel_test::CASES,
     cpuid::policy_test::CASES,
     exception_test::CASES,
+    ioctl::cpuid_test::CASES,
+    ioctl::debug_test::CASES,
+    ioctl::events_test::CASES,
+    ioctl::interface_test::CASES,
+    ioctl::lapic_test::CASES,
+    ioctl::msr_test::CASES,
+    ioctl::registers_test::CASES,
+    ioctl::xstate_test::CASES,
     machine_check_test::CASES,
     msr_test::CASES,
     pvclock_test::CASES,

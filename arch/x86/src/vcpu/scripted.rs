@@ -37,6 +37,8 @@ pub struct ScriptedVcpu {
     pub entries: Vec<Entry>,
     /// The vectors whose exceptions come out.
     pub exception_intercepts: u32,
+    /// Whether the event of an entry is given back, as one that was not delivered.
+    pub gives_back: bool,
     undelivered: Option<Event>,
     host: Option<TestHost>,
     offset: u64,
@@ -64,6 +66,7 @@ impl Engine for Scripted {
             script: VecDeque::new(),
             entries: Vec::new(),
             exception_intercepts: 0,
+            gives_back: false,
             undelivered: None,
             host: None,
             offset: 0,
@@ -96,6 +99,9 @@ impl EngineVcpu for ScriptedVcpu {
 
     fn enter(&mut self, entry: &Entry, request: &AtomicU32) -> Intercept {
         self.entries.push(*entry);
+        if self.gives_back {
+            self.undelivered = entry.inject;
+        }
         if request.load(Ordering::Acquire) != 0 {
             self.undelivered = entry.inject;
             return Intercept::Interrupted;

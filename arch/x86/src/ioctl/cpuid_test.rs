@@ -1,0 +1,102 @@
+//! Test bodies of `cpuid`.
+
+use abi::cpuid::{CpuidEntry, CpuidHeader, FLAG_SIGNIFICANT_INDEX};
+use abi::encoding::Encoded;
+use abi::ioctl::{GET_CPUID2, SET_CPUID2};
+use selftest::{cases, check, check_eq};
+use virt::Errno;
+
+use super::caller::Caller;
+use crate::cpuid::Table;
+use crate::emulate::Feature;
+use crate::vcpu::run_test::TestVcpu;
+
+const HEADER: u64 = CpuidHeader::SIZE as u64;
+const ENTRY: u64 = CpuidEntry::SIZE as u64;
+
+fn set(caller: &Caller, vcpu: &mut TestVcpu, entries: &[CpuidEntry]) -> Result<u32, Errno> {
+    caller.put(0, &CpuidHeader { nent: entries.len() as u32, padding: 0 });
+    for (n, entry) in (0..).zip(entries) {
+        caller.put(HEADER + n * ENTRY, entry);
+    }
+    caller.call(vcpu, SET_CPUID2)
+}
+
+fn leaf(function: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> CpuidEntry {
+    CpuidEntry { function, eax, ebx, ecx, edx, ..CpuidEntry::default() }
+}
+
+cases! {
+    fn a_table_goes_there_and_back() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let own = vcpu.cpuid().clone();
+        let count = own.entries().len() as u32;
+        caller.put(0, &CpuidHeader { nent: 256, padding: 0 });
+        check_eq!(caller.call(&mut vcpu, GET_CPUID2), Ok(0));
+        check_eq!(caller.at::<CpuidHeader>(0).nent, count);
+        let mut other = caller.vcpu()?;
+        other.set_cpuid(Table::default());
+        check_eq!(caller.call(&mut other, SET_CPUID2), Ok(0));
+        check!(*other.cpuid() == own);
+    }
+
+    fn room_for_less_than_there_is_is_refused() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let count = vcpu.cpuid().entries().len() as u32;
+        for (nent, answer) in [(count, Ok(0)), (count - 1, Err(Errno::E2BIG)), (0, Err(Errno::E2BIG))] {
+            caller.put(0, &CpuidHeader { nent, padding: 0 });
+            check_eq!(caller.call(&mut vcpu, GET_CPUID2), answer);
+        }
+    }
+
+    fn more_entries_than_there_may_be_are_refused() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        for nent in [257, !0] {
+            caller.refused(&mut vcpu, SET_CPUID2, &CpuidHeader { nent, padding: 0 }, Errno::E2BIG)?;
+        }
+        let many: alloc::vec::Vec<_> = (0..256).map(|n| leaf(n + 1, [n; 4])).collect();
+        check_eq!(set(&caller, &mut vcpu, &many), Ok(0));
+        check_eq!(vcpu.cpuid().get(256, 0), Some([255; 4]));
+        check_eq!(set(&caller, &mut vcpu, &[]), Ok(0));
+        check!(vcpu.cpuid().entries().is_empty());
+    }
+
+    fn an_index_counts_if_it_is_said_to() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let indexed = |index, value| CpuidEntry {
+            index,
+            flags: FLAG_SIGNIFICANT_INDEX,
+            ..leaf(0xd, [value; 4])
+        };
+        let entries = [indexed(0, 5), indexed(1, 6), CpuidEntry { index: 9, ..leaf(2, [7; 4]) }];
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        let table = vcpu.cpuid();
+        check_eq!((table.get(0xd, 0), table.get(0xd, 1)), (Some([5; 4]), Some([6; 4])));
+        check_eq!((table.get(0xd, 2), table.get(2, 3)), (None, Some([7; 4])));
+        caller.put(0, &CpuidHeader { nent: 3, padding: 0 });
+        check_eq!(caller.call(&mut vcpu, GET_CPUID2), Ok(0));
+        check_eq!(caller.at::<CpuidEntry>(HEADER + ENTRY), entries[1]);
+        check_eq!(caller.at::<CpuidEntry>(HEADER + 2 * ENTRY), leaf(2, [7; 4]));
+    }
+
+    fn a_width_of_addresses_that_cannot_be_is_refused() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        for (width, answer) in [(48, Ok(0)), (57, Ok(0)), (0, Ok(0)), (47, Err(Errno::EINVAL))] {
+            let widths = leaf(0x8000_0008, [width << 8 | 40, 0, 0, 0]);
+            let before = vcpu.cpuid().clone();
+            check_eq!(set(&caller, &mut vcpu, &[widths]), answer);
+            check_eq!(*vcpu.cpuid() == before, answer.is_err());
+        }
+    }
+
+    fn the_vcpu_and_its_local_apic_offer_what_the_table_says() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        check!(vcpu.lapic().config().x2apic && vcpu.lapic().config().tsc_deadline);
+        let entries = [leaf(1, [0, 0, 1 << 21 | 1 << 28, 0]), leaf(0x8000_0008, [36, 0, 0, 0])];
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        check!(vcpu.cpuid().features().has(Feature::Avx));
+        let config = vcpu.lapic().config();
+        check_eq!((config.x2apic, config.tsc_deadline, config.physical_bits), (true, false, 36));
+        check_eq!((config.id, config.bootstrap), (0, true));
+    }
+}

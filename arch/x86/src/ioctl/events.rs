@@ -1,0 +1,180 @@
+//! KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_NMI, KVM_INTERRUPT: what is on its way
+//! to a vCPU, and whether it runs.
+//!
+//! To Linux an exception is pending until an entry tries to deliver it, and injected from then on. Here it is one event to be
+//! injected. As long as a VMM has not asked for KVM_CAP_EXCEPTION_PAYLOAD it sees both as the second, in Linux, too. An INT n
+//! that is on its way has RIP still at it: it is executed again.
+//!
+//! Deviations: a vCPU that waits for start-up is told as having had INIT, whether or not it had; one that has
+//! shut down, as running. Of several NMIs that wait one is kept. There is no system management mode, no pending
+//! triple fault, and no payload: what says that these count is refused.
+//!
+//! See: api.rst 4.31, 4.32 (events), 4.38, 4.39 (`mp_state`), 4.16 (`KVM_INTERRUPT`), 4.64 (`KVM_NMI`).
+
+use abi::events::{
+    self, Events, Exception as AbiException, Interrupt, MP_STATE_HALTED, MP_STATE_INIT_RECEIVED,
+    MP_STATE_RUNNABLE, MP_STATE_SIPI_RECEIVED, MP_STATE_UNINITIALIZED, MpState, Nmi,
+};
+use virt::Errno;
+use virt::host::Host;
+
+use super::argument::Argument;
+use crate::engine::{Engine, Event};
+use crate::exception::{self, Exception};
+use crate::regs::Regs;
+use crate::vcpu::{Activity, Pending, Vcpu};
+
+/// What a set may say that it counts.
+const FLAGS: u32 = events::VALID_NMI_PENDING
+    | events::VALID_SIPI_VECTOR
+    | events::VALID_SHADOW
+    | events::VALID_SMM;
+
+#[inline(never)]
+pub(super) fn get<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let pending = vcpu.pending();
+    let regs = vcpu.engine();
+    let vector = interrupt(pending.event, pending.interrupt);
+    let shadow = if regs.interrupt_shadow() {
+        events::SHADOW_INT_MOV_SS | events::SHADOW_INT_STI
+    } else {
+        0
+    };
+    let exception = match pending.event {
+        Some(Event::Exception(exception)) => AbiException {
+            injected: 1,
+            nr: exception.vector,
+            has_error_code: exception.error.is_some().into(),
+            pending: 0,
+            error_code: exception.error.unwrap_or(0),
+        },
+        _ => AbiException::default(),
+    };
+    argument.write(&Events {
+        exception,
+        interrupt: Interrupt {
+            injected: vector.is_some().into(),
+            nr: vector.unwrap_or(0),
+            soft: 0,
+            shadow,
+        },
+        nmi: Nmi {
+            injected: (pending.event == Some(Event::Nmi)).into(),
+            pending: pending.nmi.into(),
+            masked: regs.nmi_blocked().into(),
+            pad: 0,
+        },
+        flags: events::VALID_NMI_PENDING | events::VALID_SHADOW | events::VALID_SMM,
+        ..Events::default()
+    })?;
+    Ok(0)
+}
+
+/// The external interrupt that is on its way.
+pub(super) fn interrupt(event: Option<Event>, waiting: Option<u8>) -> Option<u8> {
+    match event {
+        Some(Event::Interrupt { vector }) => Some(vector),
+        _ => waiting,
+    }
+}
+
+#[inline(never)]
+pub(super) fn set<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let from: Events = argument.read()?;
+    check(&from)?;
+    let has = |flag| from.flags & flag != 0;
+    let mut to = Pending { nmi: vcpu.nmi_waits(), ..Pending::default() };
+    if has(events::VALID_NMI_PENDING) {
+        to.nmi = from.nmi.pending != 0;
+    }
+    if from.exception.injected != 0 {
+        let error = (from.exception.has_error_code != 0).then_some(from.exception.error_code);
+        let vector = from.exception.nr;
+        to.event = Some(Event::Exception(Exception { vector, error, payload: 0 }));
+        // One event is injected at a time.
+        to.nmi |= from.nmi.injected != 0;
+    } else if from.nmi.injected != 0 {
+        to.event = Some(Event::Nmi);
+    }
+    if from.interrupt.injected != 0 && from.interrupt.soft == 0 {
+        to.interrupt = Some(from.interrupt.nr);
+    }
+    vcpu.set_pending(to);
+    let regs = vcpu.engine_mut();
+    regs.set_nmi_blocked(from.nmi.masked != 0);
+    if has(events::VALID_SHADOW) {
+        regs.set_interrupt_shadow(from.interrupt.shadow != 0);
+    }
+    if has(events::VALID_SIPI_VECTOR) {
+        vcpu.set_startup_vector(from.sipi_vector as u8);
+    }
+    if has(events::VALID_SMM) && from.smi.latched_init != 0 {
+        vcpu.send_init();
+    }
+    Ok(0)
+}
+
+/// What Linux refuses, and what there is none of.
+fn check(from: &Events) -> Result<(), Errno> {
+    let exception = &from.exception;
+    let no_exception = exception.nr > 31 || exception.nr == exception::NMI;
+    let smi = &from.smi;
+    let smm =
+        from.flags & events::VALID_SMM != 0 && smi.smm | smi.pending | smi.smm_inside_nmi != 0;
+    if from.flags & !FLAGS != 0 || exception.injected != 0 && no_exception || smm {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+#[inline(never)]
+pub(super) fn get_mp_state<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let mp_state = match vcpu.activity() {
+        Activity::Running | Activity::Shutdown => MP_STATE_RUNNABLE,
+        Activity::Halted => MP_STATE_HALTED,
+        Activity::WaitForStartup => MP_STATE_INIT_RECEIVED,
+    };
+    argument.write(&MpState { mp_state })?;
+    Ok(0)
+}
+
+#[inline(never)]
+pub(super) fn set_mp_state<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let MpState { mp_state } = argument.read()?;
+    let activity = match mp_state {
+        MP_STATE_RUNNABLE => Activity::Running,
+        MP_STATE_HALTED => Activity::Halted,
+        MP_STATE_UNINITIALIZED | MP_STATE_INIT_RECEIVED | MP_STATE_SIPI_RECEIVED => {
+            Activity::WaitForStartup
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    vcpu.set_activity(activity);
+    if mp_state == MP_STATE_SIPI_RECEIVED {
+        vcpu.start();
+    }
+    Ok(0)
+}
+
+pub(super) fn nmi<E: Engine, H: Host>(vcpu: &Vcpu<E, H>) -> u32 {
+    vcpu.nmi();
+    0
+}
+
+/// The vector comes from the 8259s, which are here.
+pub(super) fn queue_interrupt<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+    let abi::irq::Interrupt { irq } = argument.read()?;
+    Err(if irq > 255 { Errno::EINVAL } else { Errno::ENXIO })
+}

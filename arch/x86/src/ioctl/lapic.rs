@@ -1,0 +1,52 @@
+//! KVM_GET_LAPIC, KVM_SET_LAPIC: the local APIC's registers, as its page shows them.
+//!
+//! An x2APIC's identity has the place of an xAPIC's, the upper eight bits, as long as a VMM has not asked for KVM_CAP_X2APIC_API.
+//! What a VMM says of it is not taken. See: api.rst 4.57, 4.58; Linux, arch/x86/kvm/lapic.c, `kvm_apic_state_fixup`.
+
+use abi::encoding::Encoded;
+use abi::irqchip::LapicState;
+use virt::Errno;
+use virt::host::Host;
+
+use super::argument::{Argument, zeroed};
+use crate::engine::Engine;
+use crate::irqchip::destination::Mode;
+use crate::irqchip::lapic_registers::REGISTERS;
+use crate::vcpu::Vcpu;
+
+const SIZE: usize = size_of::<LapicState>();
+/// From one register to the next.
+const STRIDE: usize = 16;
+/// Where the identity is among the registers.
+const ID: usize = 2;
+
+#[inline(never)]
+pub(super) fn get<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let mut registers = vcpu.lapic_registers();
+    if vcpu.lapic().mode() == Mode::X2Apic {
+        registers[ID] <<= 24;
+    }
+    let mut page = zeroed(SIZE)?;
+    for (to, from) in page.chunks_exact_mut(STRIDE).zip(registers) {
+        from.encode(to);
+    }
+    argument.put(0, &page)?;
+    Ok(0)
+}
+
+#[inline(never)]
+pub(super) fn set<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let page = argument.bytes(0, SIZE)?;
+    let mut registers = [0; REGISTERS];
+    for (to, from) in registers.iter_mut().zip(page.chunks_exact(STRIDE)) {
+        *to = u32::decode(from);
+    }
+    vcpu.restore_lapic(&registers);
+    Ok(0)
+}

@@ -1,0 +1,106 @@
+//! KVM's interface, x86's part of it: the ioctls of a vCPU's descriptor, decoded onto [`Vcpu`]'s methods.
+//!
+//! [`vcpu`] is called by what has a vCPU's descriptor: the kernel module, or what stands in for it in a process. It
+//! decodes only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
+//! [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that is.
+//! Error numbers are Linux's. Addresses are a stranger's: the host's accesses have to fail where nothing is mapped. `host/user`'s do
+//! not yet, as it takes addresses for those of memory slots.
+//!
+//! By subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
+//! have in common is in `argument`. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
+//! KVM_SET_SIGNAL_MASK, likewise; KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
+//! management mode.
+//!
+//! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
+
+mod absent;
+mod argument;
+mod clock;
+mod cpuid;
+mod debug;
+mod events;
+mod lapic;
+mod msr;
+mod regs;
+mod sregs;
+mod xstate;
+
+#[cfg(feature = "selftest")]
+mod caller;
+#[cfg(feature = "selftest")]
+pub mod cpuid_test;
+#[cfg(feature = "selftest")]
+pub mod debug_test;
+#[cfg(feature = "selftest")]
+pub mod events_test;
+#[cfg(feature = "selftest")]
+pub mod interface_test;
+#[cfg(feature = "selftest")]
+pub mod lapic_test;
+#[cfg(feature = "selftest")]
+pub mod msr_test;
+#[cfg(feature = "selftest")]
+pub mod registers_test;
+#[cfg(feature = "selftest")]
+pub mod xstate_test;
+
+use abi::ioctl;
+use virt::Errno;
+use virt::host::Host;
+
+use crate::engine::Engine;
+use crate::vcpu::Vcpu;
+use argument::Argument;
+
+/// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's. Gives what `ioctl` returns.
+/// Process context, on the vCPU's thread while it does not run.
+///
+/// # Errors
+/// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `E2BIG` for more entries than there
+/// may be or than there is room for, `EINVAL` for what cannot be set, `ENOMEM`.
+pub fn vcpu<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    number: u32,
+    argument: u64,
+) -> Result<u32, Errno> {
+    let argument = &Argument::new(vcpu.host().clone(), argument);
+    match number {
+        ioctl::GET_REGS => regs::get(vcpu, argument),
+        ioctl::SET_REGS => regs::set(vcpu, argument),
+        ioctl::GET_SREGS => sregs::get(vcpu, argument),
+        ioctl::SET_SREGS => sregs::set(vcpu, argument),
+        ioctl::GET_SREGS2 => sregs::get2(vcpu, argument),
+        ioctl::SET_SREGS2 => sregs::set2(vcpu, argument),
+        ioctl::GET_MSRS => msr::get(vcpu, argument),
+        ioctl::SET_MSRS => msr::set(vcpu, argument),
+        ioctl::GET_CPUID2 => cpuid::get(vcpu, argument),
+        ioctl::SET_CPUID2 => cpuid::set(vcpu, argument),
+        ioctl::GET_LAPIC => lapic::get(vcpu, argument),
+        ioctl::SET_LAPIC => lapic::set(vcpu, argument),
+        ioctl::GET_MP_STATE => events::get_mp_state(vcpu, argument),
+        ioctl::SET_MP_STATE => events::set_mp_state(vcpu, argument),
+        ioctl::GET_VCPU_EVENTS => events::get(vcpu, argument),
+        ioctl::SET_VCPU_EVENTS => events::set(vcpu, argument),
+        ioctl::NMI => Ok(events::nmi(vcpu)),
+        ioctl::INTERRUPT => events::queue_interrupt(argument),
+        ioctl::GET_FPU => xstate::get_fpu(vcpu, argument),
+        ioctl::SET_FPU => xstate::set_fpu(vcpu, argument),
+        ioctl::GET_XSAVE | ioctl::GET_XSAVE2 => xstate::get_xsave(vcpu, argument),
+        ioctl::SET_XSAVE => xstate::set_xsave(vcpu, argument),
+        ioctl::GET_XCRS => xstate::get_xcrs(vcpu, argument),
+        ioctl::SET_XCRS => xstate::set_xcrs(vcpu, argument),
+        ioctl::GET_DEBUGREGS => debug::get_registers(vcpu, argument),
+        ioctl::SET_DEBUGREGS => debug::set_registers(vcpu, argument),
+        ioctl::SET_GUEST_DEBUG => debug::set_guest_debug(vcpu, argument),
+        ioctl::TRANSLATE => debug::translate(vcpu, argument),
+        ioctl::GET_TSC_KHZ => Ok(vcpu.tsc_khz()),
+        ioctl::SET_TSC_KHZ => clock::set_tsc_khz(vcpu, argument),
+        ioctl::KVMCLOCK_CTRL => clock::kvmclock_ctrl(vcpu),
+        ioctl::X86_SETUP_MCE => msr::set_up_machine_check(vcpu, argument),
+        ioctl::GET_NESTED_STATE => absent::get_nested_state(argument),
+        ioctl::SET_NESTED_STATE => absent::set_nested_state(argument),
+        ioctl::TPR_ACCESS_REPORTING => absent::tpr_access_reporting(argument),
+        ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(argument),
+        _ => Err(Errno::ENOTTY),
+    }
+}
