@@ -9,8 +9,10 @@
 //! - `script`: what it has to do to be right;
 //! - `layout`: its memory, and the state in which it starts;
 //! - `run`: takes a vCPU through it, on a thread of its own;
-//! - here: the clock, and what came of it ([`Outcome`]).
+//! - `clock`: what tells the time, and waits;
+//! - here: when the time is up, and what came of it ([`Outcome`]).
 
+mod clock;
 mod layout;
 mod program;
 mod run;
@@ -20,8 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use self::clock::{Clock, HostClock};
 use self::run::Event;
 use crate::{Error, Hypervisor, Irqchip, MemoryFlags, Vm, VmConfig};
 
@@ -169,50 +172,51 @@ const LIMITS: Limits = Limits {
 /// # Errors
 /// When no machine can be made.
 pub fn probe<H: Hypervisor>(hypervisor: &H) -> Result<Outcome, Error> {
-    probe_within(hypervisor, LIMITS)
+    probe_by(hypervisor, &HostClock::start())
 }
 
-fn probe_within<H: Hypervisor>(hypervisor: &H, limits: Limits) -> Result<Outcome, Error> {
-    let begin = Instant::now();
+/// The same, by this clock.
+fn probe_by<H: Hypervisor>(hypervisor: &H, clock: &(impl Clock + Clone)) -> Result<Outcome, Error> {
+    let begin = clock.now();
     let vm = Arc::new(hypervisor.create_vm(VmConfig { cpus: 1, irqchip: Irqchip::default() })?);
     let memory =
         layout::memory().ok_or_else(|| Error::Start(std::io::ErrorKind::OutOfMemory.into()))?;
     vm.add_memory(memory, MemoryFlags::default())?;
     let (sender, events) = mpsc::channel();
     let stopped = Arc::new(AtomicBool::new(false));
-    let watch = Watch { vm: Arc::downgrade(&vm), stopped: Arc::clone(&stopped), limits };
+    let watch = Watch { vm: Arc::downgrade(&vm), stopped: Arc::clone(&stopped), clock };
     // The machine is the thread's: nobody waits until it is taken apart, or for one that is stuck.
-    let body = move || run::run(&*vm, stopped, sender);
+    let times = clock.clone();
+    let body = move || run::run(&*vm, stopped, sender, times);
     thread::Builder::new().name("probe".into()).spawn(body).map_err(Error::Start)?;
     let mut outcome = Outcome::empty();
     watch.until_end(&events, &mut outcome)?;
-    outcome.elapsed = begin.elapsed();
+    outcome.elapsed = clock.now().saturating_sub(begin);
     Ok(outcome)
 }
 
 /// Looks at the clock while a vCPU is taken through the program.
-struct Watch<V> {
+struct Watch<'a, V, C> {
     vm: Weak<V>,
     stopped: Arc<AtomicBool>,
-    limits: Limits,
+    clock: &'a C,
 }
 
-impl<V: Vm> Watch<V> {
+impl<V: Vm, C: Clock> Watch<'_, V, C> {
     fn until_end(&self, events: &Receiver<Event>, outcome: &mut Outcome) -> Result<(), Error> {
-        let mut until = Instant::now() + self.limits.making;
+        let mut until = self.clock.now() + LIMITS.making;
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match events.recv_timeout(left) {
+            match self.clock.wait(events, until) {
                 Ok(Event::NoVcpu(error)) => return Err(error),
-                Ok(Event::Begins) => until = Instant::now() + self.limits.checks,
+                Ok(Event::Begins) => until = self.clock.now() + LIMITS.checks,
                 Ok(Event::Tried(finding)) => outcome.note(finding),
-                Ok(Event::LoopBegins) => until = Instant::now() + self.limits.looping,
+                Ok(Event::LoopBegins) => until = self.clock.now() + LIMITS.looping,
                 Ok(Event::Looped { instructions, time }) => {
                     outcome.speed = Some(speed(instructions, time));
                 }
                 Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Acquire) => {
                     self.stop();
-                    until = Instant::now() + self.limits.grace;
+                    until = self.clock.now() + LIMITS.grace;
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(()),
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Engine, Readiness, open_kvm};
-use crate::Hypervisor;
+use crate::Error;
 use crate::in_process::InProcess;
 use crate::kvm::Kvm;
 use crate::probe::{Flaw, Outcome, probe};
@@ -12,6 +12,13 @@ use crate::probe::{Flaw, Outcome, probe};
 pub struct Candidates<K = Kvm> {
     soft: Readiness,
     kvm: Result<K, Readiness>,
+    probes: Probes<K>,
+}
+
+/// How the engines are tried: tests have clocks of their own.
+struct Probes<K> {
+    kvm: fn(&K) -> Result<Outcome, Error>,
+    soft: fn() -> Result<Outcome, Error>,
 }
 
 /// What trying them has found; nothing of those that were not tried.
@@ -27,14 +34,14 @@ impl Candidates {
     /// Looks at this host, with KVM's device at `kvm`.
     #[must_use]
     pub fn open(kvm: &Path) -> Self {
-        Self::new(open_kvm(kvm))
+        Self::new(open_kvm(kvm), Probes { kvm: probe, soft: || probe(&InProcess::default()) })
     }
 }
 
-impl<K: Hypervisor> Candidates<K> {
-    fn new(kvm: Result<K, Readiness>) -> Self {
+impl<K> Candidates<K> {
+    fn new(kvm: Result<K, Readiness>, probes: Probes<K>) -> Self {
         // It needs nothing that could be missing.
-        Self { soft: Readiness::Ready, kvm }
+        Self { soft: Readiness::Ready, kvm, probes }
     }
 
     /// Whether there is something to be tried before it is used.
@@ -56,12 +63,12 @@ impl<K: Hypervisor> Candidates<K> {
     }
 
     fn try_kvm(&mut self) -> Option<Outcome> {
-        let result = probe(self.kvm.as_ref().ok()?);
+        let result = (self.probes.kvm)(self.kvm.as_ref().ok()?);
         result.map_err(|error| self.kvm = Err(failed(&error))).ok()
     }
 
     fn try_soft(&mut self) -> Option<Outcome> {
-        probe(&InProcess::default()).map_err(|error| self.soft = failed(&error)).ok()
+        (self.probes.soft)().map_err(|error| self.soft = failed(&error)).ok()
     }
 
     /// All of them, with what trying them has found: what [`choose`](super::choose) takes one of.
@@ -79,7 +86,7 @@ impl<K: Hypervisor> Candidates<K> {
 }
 
 /// A machine could not even be made.
-fn failed(error: &crate::Error) -> Readiness {
+fn failed(error: &Error) -> Readiness {
     Readiness::Failed { reason: error.to_string() }
 }
 

@@ -2,8 +2,15 @@ use std::time::Duration;
 
 use super::*;
 use crate::host::choose;
-use crate::probe::scripted::Scripted;
+use crate::probe::scripted::{Scripted, tried};
 use crate::probe::{Check, Finding, Seen};
+
+/// How often a second the software CPU goes round in the loop here.
+const SOFT: u64 = 60_000_000;
+
+fn candidates(kvm: Result<Scripted, Readiness>) -> Candidates<Scripted> {
+    Candidates::new(kvm, Probes { kvm: tried, soft: || tried(&Scripted::right(SOFT)) })
+}
 
 fn chosen(candidates: &Candidates<Scripted>, tried: Tried) -> &'static str {
     choose(&candidates.engines(tried)).unwrap().engine
@@ -11,7 +18,7 @@ fn chosen(candidates: &Candidates<Scripted>, tried: Tried) -> &'static str {
 
 #[test]
 fn what_emulates_an_instruction_at_a_time_is_tried_and_loses() {
-    let mut candidates = Candidates::new(Ok(Scripted::right(140_000)));
+    let mut candidates = candidates(Ok(Scripted::right(140_000)));
     let tried = candidates.try_until_known();
     assert!(!tried.kvm.as_ref().unwrap().is_fit() && tried.soft.is_none());
     assert_eq!(chosen(&candidates, tried), "soft");
@@ -20,18 +27,19 @@ fn what_emulates_an_instruction_at_a_time_is_tried_and_loses() {
 
 #[test]
 fn what_is_fit_is_compared() {
-    let mut candidates = Candidates::new(Ok(Scripted::right(3_000_000_000)));
-    let tried = candidates.try_until_known();
-    // Unless the machine that runs the tests is too busy for anything.
-    if tried.kvm.as_ref().unwrap().is_fit() {
-        assert!(tried.soft.is_some());
-        assert_eq!(chosen(&candidates, tried), "kvm");
+    for (rounds_a_second, engine) in [(5 * SOFT, "kvm"), (SOFT / 2, "soft")] {
+        let mut candidates = candidates(Ok(Scripted::right(rounds_a_second)));
+        let tried = candidates.try_until_known();
+        let speed = |outcome: &Option<Outcome>| outcome.as_ref().unwrap().speed.unwrap();
+        assert_eq!(speed(&tried.kvm) > speed(&tried.soft), engine == "kvm", "{tried:?}");
+        assert!(tried.kvm.as_ref().unwrap().is_fit());
+        assert_eq!(chosen(&candidates, tried), engine);
     }
 }
 
 #[test]
 fn what_makes_no_machine_has_failed() {
-    let mut candidates = Candidates::new(Ok(Scripted(Vec::new())));
+    let mut candidates = candidates(Ok(Scripted::new(Vec::new())));
     let tried = candidates.try_all();
     assert!(tried.kvm.is_none() && tried.soft.is_some());
     let reason = "cannot make vCPU 0: no room".to_string();
@@ -42,7 +50,7 @@ fn what_makes_no_machine_has_failed() {
 #[test]
 fn what_is_not_there_is_not_tried() {
     let absent = Readiness::Absent { virtualization: false };
-    let mut candidates = Candidates::<Scripted>::new(Err(absent.clone()));
+    let mut candidates = candidates(Err(absent.clone()));
     let tried = candidates.try_until_known();
     assert_eq!(tried, Tried::default());
     let engines = candidates.engines(tried);

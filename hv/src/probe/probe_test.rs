@@ -1,23 +1,30 @@
 use super::program::port;
 use super::script::{Direction, SECTIONS};
-use super::scripted::{Act, Scripted, out};
+use super::scripted::{self, Act, Scripted, out};
 use super::*;
 use crate::in_process::InProcess;
 use crate::x86::{Data, Exit};
 
-/// Machines that run tests are busy.
-const PATIENT: Limits = Limits {
-    making: Duration::from_secs(30),
-    checks: Duration::from_secs(30),
-    looping: Duration::from_millis(20),
-    grace: Duration::from_secs(30),
-};
-/// For what does not end by itself.
-const SHORT: Limits = Limits { checks: Duration::from_millis(40), ..PATIENT };
 const FAST: u64 = 1_000_000_000;
 
-fn tried(hypervisor: &impl Hypervisor) -> Outcome {
-    probe_within(hypervisor, PATIENT).unwrap()
+/// The time that the thread was executed, of which a busy machine takes nothing away. Nothing is ever late.
+#[derive(Clone, Copy)]
+struct ThreadTime;
+
+impl Clock for ThreadTime {
+    fn now(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.try_into().unwrap()
+    }
+
+    fn wait(&self, events: &Receiver<Event>, _: Duration) -> Result<Event, RecvTimeoutError> {
+        // The program ends by itself.
+        events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+    }
+}
+
+fn tried(scripted: &Scripted) -> Outcome {
+    scripted::tried(scripted).unwrap()
 }
 
 fn seen(outcome: &Outcome, check: Check) -> &Seen {
@@ -31,7 +38,7 @@ fn others_are_right(outcome: &Outcome, check: Check) -> bool {
 #[test]
 fn the_software_cpu_does_all_right() {
     for hypervisor in [InProcess::INTERPRETER, InProcess::default()] {
-        let outcome = tried(&hypervisor);
+        let outcome = probe_by(&hypervisor, &ThreadTime).unwrap();
         let all_right = outcome.findings.iter().all(|finding| finding.seen == Seen::Right);
         assert!(all_right && outcome.speed > Some(100_000), "{outcome:?}");
     }
@@ -43,7 +50,7 @@ fn the_jit_is_fit() {
         eprintln!("this host lets no code be translated: not tested");
         return;
     }
-    let outcome = tried(&InProcess::default());
+    let outcome = probe_by(&InProcess::default(), &ThreadTime).unwrap();
     assert!(outcome.is_fit(), "{outcome:?}");
 }
 
@@ -64,7 +71,7 @@ fn each_wrong_value_is_found_in_its_check_and_the_others_are_tried() {
             let mut wrong = Scripted::right(FAST);
             let mut bytes = step.bytes.to_vec();
             *bytes.last_mut().unwrap() ^= 0x80;
-            wrong.0[n][m] = Act::Exit(out(step.port, step.size, &bytes));
+            wrong.sections[n][m] = Act::Exit(out(step.port, step.size, &bytes));
             let outcome = tried(&wrong);
             let Some(Flaw::Wrong(check, what)) = outcome.flaw() else { panic!("{outcome:?}") };
             assert_eq!(check, section.check);
@@ -98,7 +105,7 @@ fn an_access_that_is_not_the_one_that_has_to_come_is_found() {
                 }
             };
             for exit in stray {
-                wrong.0[n][m] = Act::Exit(exit);
+                wrong.sections[n][m] = Act::Exit(exit);
                 let outcome = tried(&wrong);
                 assert!(matches!(seen(&outcome, section.check), Seen::Wrong(_)), "{outcome:?}");
             }
@@ -120,7 +127,7 @@ fn what_went_astray_is_told_and_the_rest_is_tried() {
     ] {
         for (n, section) in SECTIONS.iter().enumerate() {
             let mut astray = Scripted::right(FAST);
-            astray.0[n][0] = Act::Exit(exit);
+            astray.sections[n][0] = Act::Exit(exit);
             let outcome = tried(&astray);
             let Some(Flaw::Wrong(check, what)) = outcome.flaw() else { panic!("{outcome:?}") };
             assert_eq!(check, section.check);
@@ -139,7 +146,7 @@ fn what_can_not_go_on_ends_the_probe() {
         (Act::Exit(Exit::BadMemory { gpa: 0x9000 }), "it can't reach memory at 0x9000"),
     ] {
         let mut dead = Scripted::right(FAST);
-        dead.0[1][2] = act;
+        dead.sections[1][2] = act;
         let outcome = tried(&dead);
         let Seen::Wrong(what) = seen(&outcome, Check::Paging) else { panic!("{outcome:?}") };
         assert!(what.contains(told), "{what}");
@@ -151,7 +158,7 @@ fn what_can_not_go_on_ends_the_probe() {
 #[test]
 fn a_string_may_come_in_pieces_and_a_signal_at_any_time() {
     let mut pieces = Scripted::right(FAST);
-    let ports = &mut pieces.0[3];
+    let ports = &mut pieces.sections[3];
     let strings = ports.iter().position(|act| {
         matches!(act, Act::Exit(Exit::In { port: port::STRING, size: 1, count: 8 }))
     });
@@ -167,7 +174,7 @@ fn a_string_may_come_in_pieces_and_a_signal_at_any_time() {
 #[test]
 fn emulation_of_an_instruction_at_a_time_is_too_slow() {
     let mut emulated = Scripted::right(140_000);
-    emulated.0[4] = vec![Act::Exit(Exit::Unsupported { bytes: [0; 15], len: 0 })];
+    emulated.sections[4] = vec![Act::Exit(Exit::Unsupported { bytes: [0; 15], len: 0 })];
     let outcome = tried(&emulated);
     let Some(Flaw::Slow(speed)) = outcome.flaw() else { panic!("{outcome:?}") };
     assert!((100_000..3_000_000).contains(&speed), "{speed}");
@@ -179,20 +186,19 @@ fn emulation_of_an_instruction_at_a_time_is_too_slow() {
 fn what_hangs_is_late() {
     for act in [Act::Hang, Act::Stuck] {
         let mut hanging = Scripted::right(FAST);
-        hanging.0[2][1] = act;
-        let limits = Limits { grace: SHORT.checks, ..SHORT };
-        let outcome = probe_within(&hanging, limits).unwrap();
+        hanging.sections[2][1] = act;
+        let outcome = tried(&hanging);
         assert_eq!(outcome.flaw(), Some(Flaw::Late));
         assert_eq!(*seen(&outcome, Check::Interrupt), Seen::Nothing);
-        assert!(outcome.elapsed >= limits.checks, "{outcome:?}");
+        assert!(outcome.elapsed >= LIMITS.checks, "{outcome:?}");
     }
 }
 
 #[test]
 fn a_loop_that_does_not_count_is_found() {
     let mut wrong = Scripted::right(FAST);
-    wrong.0[5].pop();
-    wrong.0[5].push(Act::Exit(Exit::Shutdown));
+    wrong.sections[5].pop();
+    wrong.sections[5].push(Act::Exit(Exit::Shutdown));
     let outcome = tried(&wrong);
     assert_eq!(outcome.flaw(), Some(Flaw::Wrong(Check::Loop, "it shut down")));
     assert_eq!(outcome.speed, None);
@@ -200,7 +206,7 @@ fn a_loop_that_does_not_count_is_found() {
 
 #[test]
 fn a_machine_that_can_not_be_made_is_an_error() {
-    let error = probe(&Scripted(Vec::new())).unwrap_err();
+    let error = probe(&Scripted::new(Vec::new())).unwrap_err();
     assert_eq!(error.to_string(), "cannot make vCPU 0: no room");
 }
 

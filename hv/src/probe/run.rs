@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock::Clock;
 use super::layout::start;
 use super::program::{INSTRUCTIONS_A_ROUND, ROUNDS, port};
 use super::script::{Direction, LOOP_ENTRY, SECTIONS, Section, Step};
@@ -32,22 +33,28 @@ pub(super) enum Event {
 }
 
 /// Makes the vCPU and takes it through the program, until `stopped`.
-pub(super) fn run<V: Vm>(vm: &V, stopped: Arc<AtomicBool>, events: Sender<Event>) {
+pub(super) fn run<V: Vm>(
+    vm: &V,
+    stopped: Arc<AtomicBool>,
+    events: Sender<Event>,
+    clock: impl Clock,
+) {
     let vcpu = match vm.create_vcpu(0) {
         Ok(vcpu) => vcpu,
         Err(error) => return drop(events.send(Event::NoVcpu(error))),
     };
-    let mut runner = Runner { vcpu, answer: Answer::None, stopped, events };
+    let mut runner = Runner { vcpu, answer: Answer::None, stopped, events, clock };
     // Whoever ends early has told why.
     let _ = runner.through_all();
 }
 
-struct Runner<V> {
+struct Runner<V, C> {
     vcpu: V,
     answer: Answer,
     /// The time is up.
     stopped: Arc<AtomicBool>,
     events: Sender<Event>,
+    clock: C,
 }
 
 /// Why the guest is not where it should be.
@@ -63,7 +70,7 @@ enum Stray {
 /// There is nothing more to be tried.
 struct End;
 
-impl<V: Vcpu> Runner<V> {
+impl<V: Vcpu, C: Clock> Runner<V, C> {
     fn through_all(&mut self) -> Result<(), End> {
         let begin = self.vcpu.set_state(&start(SECTIONS[0].entry));
         if let Err(error) = begin {
@@ -137,7 +144,7 @@ impl<V: Vcpu> Runner<V> {
             exit => return Err(stray(&exit)),
         }
         self.events.send(Event::LoopBegins).map_err(|_| Stray::Stopped)?;
-        let begin = Instant::now();
+        let begin = self.clock.now();
         let rounds = match self.next_exit() {
             Ok(Exit::Out { port: port::END, .. }) => ROUNDS,
             Err(Stray::Stopped) => {
@@ -149,7 +156,8 @@ impl<V: Vcpu> Runner<V> {
             Ok(exit) => return Err(stray(&exit)),
             Err(error) => return Err(error),
         };
-        let (instructions, time) = (rounds * INSTRUCTIONS_A_ROUND, begin.elapsed());
+        let time = self.clock.now().saturating_sub(begin);
+        let instructions = rounds * INSTRUCTIONS_A_ROUND;
         let told = self.events.send(Event::Looped { instructions, time });
         told.map(|()| Seen::Right).map_err(|_| Stray::Stopped)
     }

@@ -1,14 +1,20 @@
-//! A hypervisor for tests that executes nothing: its vCPU comes out with what a script says.
+//! A hypervisor for tests that executes nothing: its vCPU comes out with what a script says, and time is what it says,
+//! too ([`Simulated`]).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use vm_memory::GuestRegionMmap;
 
+use super::clock::Clock;
 use super::layout::start;
 use super::program::{ROUNDS, port};
+use super::run::Event;
 use super::script::{Direction, LOOP_ENTRY, SECTIONS, Step};
+use super::{Outcome, probe_by};
 use crate::x86::{Answer, Data, Exception, Exit, GuestDebug, State, gpr};
 use crate::{
     Counts, Error, EventFd, Hypervisor, IoEventFd, MemoryFlags, MemoryId, Vcpu, Vm, VmConfig,
@@ -19,7 +25,7 @@ use crate::{
 pub(crate) enum Act {
     /// It comes out.
     Exit(Exit),
-    /// It goes round in the loop, as fast as this, until it is told to come out.
+    /// It goes round in the loop, as fast as this, until it is done or told to come out.
     Loop { rounds_a_second: u64 },
     /// It does not come out until it is told to.
     Hang,
@@ -31,15 +37,27 @@ pub(crate) enum Act {
 
 /// What the vCPU does in each section, of which the loop is the last.
 #[derive(Clone, Debug)]
-pub(crate) struct Scripted(pub(crate) Vec<Vec<Act>>);
+pub(crate) struct Scripted {
+    pub(crate) sections: Vec<Vec<Act>>,
+    clock: Simulated,
+}
+
+/// Tries it, by its own clock.
+pub(crate) fn tried(scripted: &Scripted) -> Result<Outcome, Error> {
+    probe_by(scripted, &scripted.clock)
+}
 
 impl Scripted {
+    pub(crate) fn new(sections: Vec<Vec<Act>>) -> Self {
+        Self { sections, clock: Simulated::default() }
+    }
+
     /// All that is right, with a loop of this speed.
     pub(crate) fn right(rounds_a_second: u64) -> Self {
         let sections = SECTIONS.iter().map(|section| section.steps.iter().map(right).collect());
         let begin = Act::Exit(out(port::LOOP, 1, &[0]));
         let looping = vec![begin, Act::Loop { rounds_a_second }];
-        Self(sections.chain([looping]).collect())
+        Self::new(sections.chain([looping]).collect())
     }
 }
 
@@ -56,6 +74,40 @@ pub(super) fn out(port: u16, size: u8, bytes: &[u8]) -> Exit {
     Exit::Out { port, size, data: Data::new(bytes) }
 }
 
+/// A clock that stands still but while a vCPU loops or hangs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Simulated {
+    nanoseconds: Arc<AtomicU64>,
+}
+
+/// By so much it goes on at a time.
+const STEP: Duration = Duration::from_micros(100);
+/// And so long that takes, so that those who look at it have a chance.
+const PACE: Duration = Duration::from_micros(20);
+
+impl Simulated {
+    fn advance(&self) {
+        self.nanoseconds.fetch_add(STEP.as_nanos() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Simulated {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::SeqCst))
+    }
+
+    fn wait(&self, events: &Receiver<Event>, until: Duration) -> Result<Event, RecvTimeoutError> {
+        loop {
+            // Before: what was sent by then is received first.
+            let is_over = self.now() >= until;
+            match events.recv_timeout(PACE) {
+                Err(RecvTimeoutError::Timeout) if !is_over => {}
+                result => return result,
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Told {
     come_out: Mutex<bool>,
@@ -63,13 +115,16 @@ struct Told {
 }
 
 impl Told {
-    /// Waits until the vCPU is told to come out.
-    fn wait(&self) {
+    /// Lets time go by until the vCPU is told to come out, or something is done. Gives how much did.
+    fn wait(&self, clock: &Simulated, is_done: impl Fn(Duration) -> bool) -> Duration {
+        let begin = clock.now();
         let mut come_out = self.come_out.lock();
-        while !*come_out {
-            self.changed.wait(&mut come_out);
+        while !*come_out && !is_done(clock.now() - begin) {
+            clock.advance();
+            self.changed.wait_for(&mut come_out, PACE);
         }
         *come_out = false;
+        clock.now() - begin
     }
 }
 
@@ -116,7 +171,7 @@ impl Vm for ScriptedVm {
     }
 
     fn create_vcpu(&self, id: u32) -> Result<ScriptedVcpu, Error> {
-        if self.script.0.is_empty() {
+        if self.script.sections.is_empty() {
             return Err(Error::Vcpu { id, error: std::io::Error::other("no room") });
         }
         let state = State::at_reset();
@@ -163,27 +218,28 @@ pub(crate) struct ScriptedVcpu {
 
 impl Vcpu for ScriptedVcpu {
     fn run(&mut self, _: Answer) -> Result<Exit, Error> {
-        while self.act == self.script.0[self.section].len() {
+        while self.act == self.script.sections[self.section].len() {
             (self.section, self.act) = (self.section + 1, 0);
         }
-        let act = self.script.0[self.section][self.act].clone();
+        let act = self.script.sections[self.section][self.act].clone();
         self.act += 1;
+        let clock = &self.script.clock;
         match act {
             Act::Exit(exit) => Ok(exit),
             Act::Loop { rounds_a_second } => {
-                let begin = Instant::now();
-                self.told.wait();
-                let rounds = rounds_a_second as f64 * begin.elapsed().as_secs_f64();
-                let left = ROUNDS.saturating_sub(rounds as u64);
+                let rounds =
+                    |time: Duration| u128::from(rounds_a_second) * time.as_nanos() / 1_000_000_000;
+                let time = self.told.wait(clock, |time| rounds(time) >= ROUNDS.into());
+                let left = ROUNDS.saturating_sub(rounds(time) as u64);
                 self.state.gprs[usize::from(gpr::RBX)] = left;
                 Ok(if left == 0 { out(port::END, 1, &[0]) } else { Exit::Interrupted })
             }
             Act::Hang => {
-                self.told.wait();
+                self.told.wait(clock, |_| false);
                 Ok(Exit::Interrupted)
             }
             Act::Stuck => loop {
-                std::thread::sleep(Duration::from_secs(1));
+                self.told.wait(clock, |_| false);
             },
             Act::Fail => Err(Error::Run { error: std::io::Error::other("out of order") }),
         }
