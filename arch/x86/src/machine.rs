@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use virt::host::{Expire, Host, Parker};
 use virt::ioeventfd::IoEventFds;
@@ -57,9 +57,25 @@ pub struct Published<H: Host> {
     pub accesses: Accesses,
     address: AtomicU64,
     parker: H::Parker,
+    made: AtomicBool,
 }
 
 impl<H: Host> Published<H> {
+    /// Has `make` make the vCPU, which can be made once.
+    ///
+    /// # Errors
+    /// `EEXIST` if it was made, and what `make` fails with: then it may be tried again.
+    pub fn make_once<T>(&self, make: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        if self.made.swap(true, Ordering::AcqRel) {
+            return Err(Errno::EEXIST);
+        }
+        let result = make();
+        if result.is_err() {
+            self.made.store(false, Ordering::Release);
+        }
+        result
+    }
+
     /// Tells what its local APIC answers to.
     pub fn publish(&self, address: Address) {
         self.address.store(address.to_bits(), Ordering::Release);
@@ -113,7 +129,8 @@ impl<E: Engine, H: Host> Machine<E, H> {
             let parker = host.parker()?;
             let address = AtomicU64::new(Address::default().to_bits());
             let (inbox, accesses) = (Inbox::default(), Accesses::default());
-            vcpus.push(Published { inbox, accesses, address, parker });
+            let made = AtomicBool::new(false);
+            vcpus.push(Published { inbox, accesses, address, parker, made });
         }
         let machine = Arc::new(Self {
             start: host.now(),

@@ -91,7 +91,7 @@ impl Caller {
 
     /// A vCPU 0 in 64-bit mode. One after the other can be made: state goes from one to the next.
     pub fn vcpu(&self) -> Result<TestVcpu, Failure> {
-        let mut vcpu = host_error(self.fixture.vcpu(0))?;
+        let mut vcpu = host_error(self.fixture.vcpu_again(0))?;
         long_mode(&self.fixture, &mut vcpu)?;
         Ok(vcpu)
     }

@@ -121,9 +121,17 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Makes vCPU `id` in its state at reset: 0 runs, the others wait for start-up.
     ///
     /// # Errors
-    /// `EINVAL` for an `id` that the machine has no place for, and what the host lacks.
+    /// `EINVAL` for an `id` that the machine has no place for, `EEXIST` for one that it has made, and what the host lacks.
     pub fn new(machine: &Arc<Machine<E, H>>, id: u32) -> Result<Self, Errno> {
         let published = machine.vcpu(id).ok_or(Errno::EINVAL)?;
+        published.make_once(|| Self::make(machine, id, published))
+    }
+
+    fn make(
+        machine: &Arc<Machine<E, H>>,
+        id: u32,
+        published: &Published<H>,
+    ) -> Result<Self, Errno> {
         let host = &machine.host;
         let khz = host.tsc_khz();
         let instructions = machine.engine.instructions();

@@ -80,6 +80,20 @@ pub(crate) fn out(state: &mut State, _: &crate::engine::Entry) -> Intercept {
 }
 
 cases! {
+    fn a_vcpu_is_made_once() {
+        let fixture = host_error(Fixture::new(2))?;
+        check_eq!(fixture.vcpu(2).err(), Some(virt::Errno::EINVAL));
+        let _one = host_error(fixture.vcpu(1))?;
+        check_eq!(fixture.vcpu(1).err(), Some(virt::Errno::EEXIST));
+        check!(fixture.vcpu(0).is_ok());
+        // What went wrong may be tried again.
+        let fixture = host_error(Fixture::new(1))?;
+        let published = fixture.vm.arch().machine().vcpu(0).ok_or(virt::Errno::EINVAL);
+        let failed: Result<(), _> = host_error(published)?.make_once(|| Err(virt::Errno::ENOMEM));
+        check_eq!(failed, Err(virt::Errno::ENOMEM));
+        check!(fixture.vcpu(0).is_ok());
+    }
+
     fn cpuid_answers_from_the_table_and_moves_on() {
         let (_fixture, mut vcpu) = machine(1)?;
         engine(&mut vcpu).then(|state, _| {
