@@ -128,6 +128,12 @@ fn triple_fault(state: &State) -> String {
 }
 
 fn unsupported(bytes: &[u8], state: &State) -> Error {
+    if bytes.is_empty() {
+        return Error::new(
+            "the guest's processor went astray",
+            format!("there is no memory to execute at RIP {:#x}", state.rip),
+        );
+    }
     let hexadecimal: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Error::new(
         "the guest uses an instruction that this engine lacks",

@@ -120,8 +120,9 @@ fn a_lacking_instruction_is_shown_with_its_bytes() {
     assert!(told.contains("Please report"), "{told}");
     let real = Ending::Unsupported { bytes: vec![0x01, 0xd8], state: state(0x7c00) };
     assert!(text(&ended(real, &console)).contains("add ax,bx (01 d8)"));
-    let nothing = Ending::Unsupported { bytes: Vec::new(), state: state(0) };
-    assert!(text(&ended(nothing, &console)).contains("unknown bytes"));
+    let nothing = Ending::Unsupported { bytes: Vec::new(), state: state(0xfd00_0000) };
+    let told = text(&ended(nothing, &console));
+    assert!(told.contains("there is no memory to execute at RIP 0xfd000000"), "{told}");
 }
 
 #[test]

@@ -206,6 +206,14 @@ fn an_instruction_that_the_engine_lacks_is_told_with_its_bytes() {
 }
 
 #[test]
+fn a_guest_that_executes_where_it_has_no_memory_is_told_where() {
+    // mov eax, 0xfd000000; jmp rax
+    let (status, stderr) = boot("astray", &[0xb8, 0, 0, 0, 0xfd, 0xff, 0xe0]);
+    assert_eq!(status, Some(125), "{stderr}");
+    assert!(stderr.contains("no memory to execute at RIP 0xfd000000"), "{stderr}");
+}
+
+#[test]
 fn a_signal_ends_the_guest() {
     let mut command = shell("echo up; sleep 1000");
     command.stdout(std::process::Stdio::piped());

@@ -75,6 +75,8 @@ enum Cause {
     BadMemory {
         gpa: u64,
     },
+    /// There is no memory to fetch it from.
+    NoCode,
 }
 
 /// A vCPU on which one instruction is executed with all of its accesses.
@@ -220,17 +222,16 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
         let start = self.segment_base(Seg::Cs).wrapping_add(self.rip());
         let room = (PAGE_SIZE - start % PAGE_SIZE).min(MAX_LENGTH as u64) as usize;
         let gpa = self.translate(start, false, Access::Operand, true)?;
-        let read = self.vcpu.read_memory(gpa, &mut bytes[..room]);
-        self.reached(read)?;
+        self.read_code(gpa, &mut bytes[..room])?;
         let rest = &mut bytes[room..];
         if !rest.is_empty() {
             let next = start.wrapping_add(room as u64);
-            let Ok(gpa) = self.translate(next, false, Access::Operand, true) else {
+            let next = self.translate(next, false, Access::Operand, true);
+            if next.and_then(|gpa| self.read_code(gpa, rest)).is_err() {
+                // The instruction may end before that.
                 self.cause = None;
                 return Ok(room);
-            };
-            let read = self.vcpu.read_memory(gpa, rest);
-            self.reached(read)?;
+            }
         }
         Ok(MAX_LENGTH)
     }
@@ -253,6 +254,7 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
                 None
             }
             Some(Cause::BadMemory { gpa }) => Some(Exit::BadMemory { gpa }),
+            Some(Cause::NoCode) => Some(Exit::Unsupported { bytes: [0; MAX_LENGTH], len: 0 }),
             None => None,
         }
     }
@@ -262,11 +264,12 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
         Stop::Intercept
     }
 
-    fn reached(&mut self, result: Result<(), Unreached>) -> Result<(), Stop> {
-        result.map_err(|unreached| match unreached {
-            Unreached::NoSlot { gpa } | Unreached::BadAddress { gpa } => {
-                self.stop(Cause::BadMemory { gpa })
-            }
+    fn read_code(&mut self, gpa: u64, bytes: &mut [u8]) -> Result<(), Stop> {
+        self.vcpu.read_memory(gpa, bytes).map_err(|unreached| {
+            self.stop(match unreached {
+                Unreached::NoSlot { .. } => Cause::NoCode,
+                Unreached::BadAddress { gpa } => Cause::BadMemory { gpa },
+            })
         })
     }
 

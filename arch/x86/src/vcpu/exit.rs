@@ -120,7 +120,7 @@ pub enum Exit {
     Unsupported {
         /// Its first bytes.
         bytes: [u8; 15],
-        /// How many of them are known.
+        /// How many of them are known; 0 where there is no memory to fetch it from.
         len: u8,
     },
 }

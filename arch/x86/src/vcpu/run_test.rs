@@ -362,6 +362,31 @@ cases! {
         check_eq!(vcpu.engine().injected(), [Event::Exception(Exception::pf(0x4000_0000, 0))]);
     }
 
+    fn where_there_is_no_memory_nothing_is_fetched() {
+        let (_fixture, mut vcpu) = machine(1)?;
+        let fault = Intercept::NestedFault { gpa: 0xd000_0000, write: false };
+        engine(&mut vcpu).then(move |state, _| {
+            state.rip = 0x60_0000;
+            fault
+        });
+        check_eq!(vcpu.run(Answer::None), Exit::Unsupported { bytes: [0; 15], len: 0 });
+        check_eq!(vcpu.engine().rip(), 0x60_0000);
+    }
+
+    fn an_instruction_may_end_where_memory_does() {
+        let (fixture, mut vcpu) = machine(1)?;
+        // mov eax, [rbx], with nothing behind it.
+        let end = Fixture::MEMORY - 2;
+        check_eq!(fixture.host.write(end, &[0x8b, 0x03]), Ok(()));
+        let fault = Intercept::NestedFault { gpa: 0xd000_0000, write: false };
+        engine(&mut vcpu).then(move |state, _| {
+            state.rip = end;
+            state.gprs[usize::from(gpr::RBX)] = 0x60_0000;
+            fault
+        });
+        check_eq!(vcpu.run(Answer::None), Exit::MmioRead { gpa: 0xd000_0000, size: 4 });
+    }
+
     fn strings_of_port_accesses_carry_a_buffer() {
         let (fixture, mut vcpu) = machine(1)?;
         // rep outsb
