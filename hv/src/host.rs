@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::host_error::explain;
 use crate::in_process::InProcess;
 use crate::kvm::{Kvm, OpenError};
 use crate::probe::Outcome;
@@ -121,19 +122,13 @@ fn not_opened(path: &Path, error: &io::Error) -> Readiness {
         ErrorKind::PermissionDenied => {
             Readiness::NotPermitted { group: path.metadata().ok().and_then(|data| group(&data)) }
         }
-        _ => Readiness::Failed { reason: plain(error) },
+        _ => Readiness::Failed { reason: explain(error) },
     }
 }
 
 /// The group that may read and write.
 fn group(data: &Metadata) -> Option<u32> {
     (data.mode() & 0o060 == 0o060).then(|| data.gid())
-}
-
-/// The error without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arch_x86::cpuid::{Leaf, Table};
 use arch_x86::exception::Exception;
 use arch_x86::guest_debug::GuestDebug;
-use arch_x86::machine::X86;
+use arch_x86::machine::{MAX_CPUS, X86};
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
 use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
@@ -79,6 +79,9 @@ impl Hypervisor for InProcess {
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<InProcessVm, Error> {
+        if config.cpus > MAX_CPUS {
+            return Err(Error::TooManyCpus { asked: config.cpus, most: MAX_CPUS as usize });
+        }
         let host = Process::new().map_err(Error::Start)?;
         let memory = Arc::new(Memory::default());
         let options = Options {

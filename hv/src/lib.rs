@@ -4,6 +4,7 @@
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
 //! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
+//! - [`host_error`]: what it means that the host refuses something, and what to do;
 //! - [`pause`]: how a machine's vCPUs are brought to a halt and go on;
 //! - [`probe`](mod@probe): whether one really runs guests;
 //! - `regions`: the memory that machines were given.
@@ -12,6 +13,7 @@
 //! those of `arch/x86`, re-exported as [`x86`].
 
 pub mod host;
+pub mod host_error;
 pub mod in_process;
 pub mod kvm;
 pub mod pause;
@@ -24,6 +26,8 @@ use std::time::Duration;
 
 pub use regions::{MemoryFlags, MemoryId, Refused};
 use vm_memory::GuestRegionMmap;
+
+use host_error::{explain, explain_vcpu};
 
 pub use host_user::event::EventFd;
 pub use virt::host::Event;
@@ -48,18 +52,18 @@ pub mod x86 {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The hypervisor's own services could not be started.
-    #[error("cannot start the hypervisor's services: {0}")]
+    #[error("cannot start the hypervisor's services: {}", explain(.0))]
     Start(#[source] std::io::Error),
     /// KVM refuses something.
-    #[error("KVM cannot {action}: {error}")]
+    #[error("KVM cannot {action}: {}", explain(error))]
     Kvm {
         /// What was tried.
         action: &'static str,
         /// Why.
         error: std::io::Error,
     },
-    /// KVM has no place for so many vCPUs.
-    #[error("this host's KVM runs at most {most} processors in a guest, and not {asked}")]
+    /// There is no place for so many vCPUs.
+    #[error("a guest has at most {most} processors here, and not {asked}: give it fewer")]
     TooManyCpus {
         /// How many were asked for.
         asked: u32,
@@ -109,7 +113,7 @@ pub enum Error {
         error: std::io::Error,
     },
     /// A vCPU could not be made.
-    #[error("cannot make vCPU {id}: {error}")]
+    #[error("cannot make vCPU {id}: {}", explain_vcpu(error))]
     Vcpu {
         /// Its number.
         id: u32,
@@ -123,7 +127,7 @@ pub enum Error {
         gpa: u64,
     },
     /// The host lacks what it takes to go on running.
-    #[error("cannot go on running the guest: {error}")]
+    #[error("cannot go on running the guest: {}", explain(error))]
     Run {
         /// Why.
         error: std::io::Error,

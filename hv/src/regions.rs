@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use vm_memory::{Address, Bytes, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::Error;
+use crate::host_error::explain;
 
 /// A region of a machine's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +71,7 @@ pub enum Refused {
     #[error("its writes are not logged: switch that on first")]
     NotLogged,
     /// Anything else.
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Host(io::Error),
 }
 
@@ -371,7 +372,7 @@ mod tests {
             (libc::EEXIST, "other memory of the guest's in this place", "take another address"),
             (libc::EINVAL, "have to be whole pages of 4096 bytes", "align them"),
             (libc::ENOMEM, "the host is out of memory", "take less"),
-            (libc::EIO, "Input/output error", ""),
+            (libc::EIO, "input/output error", ""),
         ] {
             let error = regions.relocate(id, 0x8000, fails(number)).unwrap_err();
             says(

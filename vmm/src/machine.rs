@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use hv::host_error::explain;
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
 use hv::{Counts, Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
 
@@ -63,7 +64,7 @@ pub enum Error {
     #[error("cannot place the devices: {0}")]
     Ports(#[from] Taken),
     /// A thread could not be started.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread: {}", explain(.0))]
     Thread(std::io::Error),
 }
 

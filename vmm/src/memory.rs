@@ -7,7 +7,9 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use hv::host_error::explain;
 use rustix::fs::MemfdFlags;
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::boot::layout::ram_regions;
@@ -36,7 +38,7 @@ pub enum Error {
         total: u64,
     },
     /// The host refuses.
-    #[error("cannot get {size} bytes of memory from the host: {error}")]
+    #[error("cannot get {size} bytes of memory from the host: {}", explain(error))]
     Host {
         /// How much was asked for.
         size: u64,
@@ -72,14 +74,22 @@ pub fn allocate(asked: u64) -> Result<Vec<Arc<GuestRegionMmap>>, Error> {
     let mut offset = 0;
     for (start, length) in ram_regions(size) {
         let part = FileOffset::from_arc(Arc::clone(&file), offset);
-        let mapping = MmapRegion::from_file(part, length)
-            .map_err(|error| refused(io::Error::other(error.to_string())))?;
+        let mapping =
+            MmapRegion::from_file(part, length).map_err(|error| refused(host_error(error)))?;
         let region = GuestRegionMmap::new(mapping, start)
             .ok_or_else(|| Error::Layout(format!("{length:#x} bytes at {:#x}", start.0)))?;
         regions.push(Arc::new(region));
         offset += length as u64;
     }
     Ok(regions)
+}
+
+/// What the host said to a mapping.
+fn host_error(error: MmapRegionError) -> io::Error {
+    match error {
+        MmapRegionError::Mmap(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
 }
 
 /// The regions as one memory.

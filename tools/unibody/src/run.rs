@@ -12,6 +12,7 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use guest_protocol::{Start, Terminal, WindowSize};
+use hv::host_error::explain;
 use hv::in_process::InProcess;
 use hv::{Counts, Hypervisor};
 use indicatif::ProgressBar;
@@ -313,7 +314,9 @@ fn boot<H: Hypervisor>(
         true => Some(RawMode::enter().map_err(|error| no_start(&error))?),
         false => None,
     };
-    let threads = Threads::start(&relay).map_err(|error| no_start(&error))?;
+    let threads = Threads::start(&relay).map_err(|error| {
+        no_start(&format!("cannot serve its input and output: {}", explain(&error)))
+    })?;
     let result = machine.run();
     relay.set_over();
     let received = threads.finish(&relay);

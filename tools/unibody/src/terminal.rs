@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 
 use guest_protocol::WindowSize;
+use hv::host_error::explain;
 use rustix::termios::{OptionalActions, Termios};
 use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
@@ -22,7 +23,7 @@ pub enum TerminalError {
     #[error("cannot set the terminal to raw mode: {0}")]
     RawMode(#[source] io::Error),
     /// Signals can't be caught.
-    #[error("cannot watch for signals: {0}")]
+    #[error("cannot watch for signals: {}", explain(.0))]
     Signals(#[source] io::Error),
 }
 

@@ -5,7 +5,9 @@ mod support;
 
 use std::process::Command;
 
-use support::{as_user, cache, engine, is_root, outcome, own_file, pulled, shell, unibody};
+use support::{
+    as_user, cache, engine, is_root, outcome, own_file, pulled, shell, tiny_kernel, unibody,
+};
 
 /// Runs `unibody run` with `arguments`, which must fail with one line that contains all of `said`.
 fn refuses(arguments: &[&str], said: &[&str]) {
@@ -30,32 +32,6 @@ fn refuses_kernel(name: &str, bytes: &[u8], said: &str) {
 fn kernel() -> Vec<u8> {
     let mut files = std::fs::read_dir(pulled().join("boot")).expect("it is there");
     std::fs::read(files.next().expect("a file").expect("readable").path()).expect("readable")
-}
-
-/// A 64-bit ELF kernel that consists of `code`, loaded at 1 MiB.
-fn tiny_kernel(code: &[u8]) -> Vec<u8> {
-    const ENTRY: u64 = 0x10_0000;
-    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    // An executable for x86-64; one program header behind this header.
-    elf.extend(2_u16.to_le_bytes());
-    elf.extend(62_u16.to_le_bytes());
-    elf.extend(1_u32.to_le_bytes());
-    for word in [ENTRY, 64, 0] {
-        elf.extend(word.to_le_bytes());
-    }
-    elf.extend(0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 64, 0, 0] {
-        elf.extend(half.to_le_bytes());
-    }
-    // A segment to be loaded, readable, writable and executable.
-    elf.extend(1_u32.to_le_bytes());
-    elf.extend(7_u32.to_le_bytes());
-    let size = code.len() as u64;
-    for word in [120, ENTRY, ENTRY, size, size, 0x1000] {
-        elf.extend(word.to_le_bytes());
-    }
-    elf.extend(code);
-    elf
 }
 
 /// Boots a kernel of `code`; gives the exit status and stderr.

@@ -109,6 +109,32 @@ pub fn as_user(cache: &Path, prefix: &[&str]) -> Command {
     command
 }
 
+/// A 64-bit ELF kernel that consists of `code`, loaded at 1 MiB.
+pub fn tiny_kernel(code: &[u8]) -> Vec<u8> {
+    const ENTRY: u64 = 0x10_0000;
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // An executable for x86-64; one program header behind this header.
+    elf.extend(2_u16.to_le_bytes());
+    elf.extend(62_u16.to_le_bytes());
+    elf.extend(1_u32.to_le_bytes());
+    for word in [ENTRY, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 64, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    // A segment to be loaded, readable, writable and executable.
+    elf.extend(1_u32.to_le_bytes());
+    elf.extend(7_u32.to_le_bytes());
+    let size = code.len() as u64;
+    for word in [120, ENTRY, ENTRY, size, size, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
 const CACHE: &str = "UNIBODY_TEST_CACHE";
 
 /// The tests' own cache.
