@@ -10,6 +10,7 @@
 //! - `debug`: what a debugger wants, and events that are injected;
 //! - `events`: ioeventfds and irqfds, which the kernel serves;
 //! - `split`: the chips that are not the kernel's; `ioctl`, what `kvm-ioctls` lacks;
+//! - `stuck`: why it does not go on with a vCPU;
 //! - `kick`: the signal that brings a vCPU's thread out of the guest; `watch` has those come out that halt for good.
 //!
 //! `kvm-ioctls` is safe but for what it can't know: how long memory stays, and what a union has.
@@ -22,6 +23,7 @@ mod ioctl;
 mod kick;
 mod registers;
 mod split;
+mod stuck;
 mod transfer;
 pub mod vcpu;
 pub mod vm;
@@ -135,6 +137,21 @@ impl Supported {
     }
 }
 
+/// Whether a device, which says this of itself, is one that guests can be run on.
+fn look_at(path: &Path, version: i32, has: impl Fn(Cap) -> bool) -> Result<(), OpenError> {
+    let device = path.to_path_buf();
+    match version {
+        API_VERSION => {}
+        // It knows no such ioctl.
+        ..0 => return Err(OpenError::NotKvm { device }),
+        _ => return Err(OpenError::Version { device, version }),
+    }
+    match NEEDED.into_iter().find(|(cap, _)| !has(*cap)) {
+        Some((_, name)) => Err(OpenError::Lacks { device, name }),
+        None => Ok(()),
+    }
+}
+
 impl Kvm {
     /// Opens a device and looks whether it has what is needed.
     ///
@@ -146,14 +163,7 @@ impl Kvm {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|error| open(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let kvm = Device::new_with_path(&name).map_err(|errno| open(errno.into()))?;
-        match kvm.get_api_version() {
-            API_VERSION => {}
-            version if version < 0 => return Err(OpenError::NotKvm { device }),
-            version => return Err(OpenError::Version { device, version }),
-        }
-        if let Some((_, name)) = NEEDED.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-            return Err(OpenError::Lacks { device, name });
-        }
+        look_at(path, kvm.get_api_version(), |cap| kvm.check_extension(cap))?;
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|errno| OpenError::Cpuid { device, error: errno.into() })?;
@@ -171,5 +181,35 @@ impl Hypervisor for Kvm {
 
     fn create_vm(&self, config: VmConfig) -> Result<KvmVm, Error> {
         KvmVm::new(&self.device, Arc::clone(&self.supported), config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(version: i32, has: impl Fn(Cap) -> bool) -> String {
+        look_at(Path::new("/dev/kvm"), version, has).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_kvm_or_another_version_is_told() {
+        assert!(look_at(Path::new("/dev/kvm"), API_VERSION, |_| true).is_ok());
+        assert_eq!(refused(-1, |_| true), "/dev/kvm is not KVM");
+        for version in [0, 11, 13] {
+            let told = format!("/dev/kvm has version {version} of KVM's interface, and not 12");
+            assert_eq!(refused(version, |_| true), told);
+        }
+    }
+
+    /// Each that is needed, whichever it is.
+    #[test]
+    fn what_is_lacking_is_named() {
+        for (lacking, name) in NEEDED {
+            let told = refused(API_VERSION, |cap| cap as u32 != lacking as u32);
+            assert!(told.starts_with(&format!("/dev/kvm lacks {name}: ")), "{told}");
+        }
+        // The first, of several.
+        assert!(refused(API_VERSION, |_| false).contains("lacks KVM_CAP_USER_MEMORY"));
     }
 }

@@ -16,15 +16,15 @@ use arch_x86::guest_debug::GuestDebug;
 use arch_x86::regs::State;
 use arch_x86::vcpu::{Answer, Data, Exit};
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT,
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI,
-    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
-    KVM_EXIT_SHUTDOWN, KVM_INTERNAL_ERROR_EMULATION, kvm_cpuid_entry2,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_DEBUG, KVM_EXIT_HLT, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, kvm_cpuid_entry2,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::debug::{self, Debugger};
 use super::kick::{Here, Kicked};
+use super::stuck::Stuck;
 use super::vm::Shared;
 use super::{transfer, watch};
 use crate::pause::Pass;
@@ -109,13 +109,6 @@ enum Access {
     In { port: u16, size: u8 },
     Out { port: u16, size: u8 },
     MmioRead { gpa: u64 },
-}
-
-/// Why the guest can't go on.
-enum Stuck {
-    Internal { suberror: u32 },
-    Entry { reason: u64 },
-    Unknown { number: u32 },
 }
 
 impl KvmVcpu {
@@ -321,17 +314,10 @@ impl KvmVcpu {
                 // SAFETY: the exit is one of which the union has `memory_fault`.
                 Ok(Exit::BadMemory { gpa: unsafe { details.memory_fault.gpa } })
             }
-            KVM_EXIT_FAIL_ENTRY => {
-                // SAFETY: the exit is one of which the union has `fail_entry`.
-                let reason = unsafe { details.fail_entry.hardware_entry_failure_reason };
-                self.tell(&Stuck::Entry { reason })
+            _ => {
+                let stuck = Stuck::of(run);
+                self.tell(&stuck)
             }
-            KVM_EXIT_INTERNAL_ERROR => {
-                // SAFETY: the exit is one of which the union has `internal`.
-                let suberror = unsafe { details.internal.suberror };
-                self.tell(&Stuck::Internal { suberror })
-            }
-            number => self.tell(&Stuck::Unknown { number }),
         })
     }
 
@@ -350,18 +336,11 @@ impl KvmVcpu {
     fn tell(&self, stuck: &Stuck) -> Result<Exit, Error> {
         let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
         let (bytes, len) = self.instruction();
-        let why = match *stuck {
-            Stuck::Internal { suberror: KVM_INTERNAL_ERROR_EMULATION } => {
-                return Ok(Exit::Unsupported { bytes, len });
-            }
-            Stuck::Internal { suberror } => format!("KVM's internal error {suberror}"),
-            Stuck::Entry { reason } => {
-                format!("the processor refuses to enter the guest (reason {reason:#x})")
-            }
-            Stuck::Unknown { number } => format!("KVM's exit {number} is not known"),
-        };
+        if stuck.is_instruction() {
+            return Ok(Exit::Unsupported { bytes, len });
+        }
         let bytes = bytes[..usize::from(len)].to_vec();
-        Err(Error::Stuck { vcpu: self.id, why, rip, bytes: Bytes(bytes) })
+        Err(Error::Stuck { vcpu: self.id, why: stuck.to_string(), rip, bytes: Bytes(bytes) })
     }
 
     /// The bytes at RIP, as far as they can be read.

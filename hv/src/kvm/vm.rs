@@ -74,6 +74,18 @@ impl Shared {
     }
 }
 
+/// Does again what a signal has cut short: KVM_CREATE_VM, which waits for all of the process' memory.
+fn uninterrupted<T>(
+    mut create: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match create() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// A machine of KVM's.
 #[derive(Clone)]
 pub struct KvmVm(Arc<Shared>);
@@ -92,7 +104,7 @@ impl KvmVm {
         if config.cpus as usize > most {
             return Err(Error::TooManyCpus { asked: config.cpus, most });
         }
-        let fd = device.create_vm().map_err(start("make a virtual machine"))?;
+        let fd = uninterrupted(|| device.create_vm()).map_err(start("make a virtual machine"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(start("place a task segment"))?;
         let split = match config.irqchip {
             Irqchip::Kernel => {
@@ -176,7 +188,7 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, id: u32) -> Result<KvmVcpu, Error> {
         let Some(kicked) = self.0.kicked.get(id as usize) else {
-            return Err(Error::Vcpu { id, error: io::ErrorKind::InvalidInput.into() });
+            return Err(Error::Vcpu { id, error: io::Error::from_raw_os_error(libc::EINVAL) });
         };
         KvmVcpu::new(Arc::clone(&self.0), Arc::clone(kicked), id)
     }
@@ -215,5 +227,19 @@ impl Vm for KvmVm {
 
     fn interrupt_vcpus(&self) {
         self.0.gate.interrupt(|| self.0.kick());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_signal_cut_short_is_done_again() {
+        let mut results = [Err(libc::EINTR), Err(libc::EINTR), Ok(7), Ok(8)].into_iter();
+        let mut create = || results.next().expect("no more").map_err(kvm_ioctls::Error::new);
+        assert_eq!((uninterrupted(&mut create), create()), (Ok(7), Ok(8)));
+        let refused: Result<(), _> = uninterrupted(|| Err(kvm_ioctls::Error::new(libc::ENOMEM)));
+        assert_eq!(refused.map_err(|error| error.errno()), Err(libc::ENOMEM));
     }
 }

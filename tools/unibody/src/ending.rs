@@ -110,6 +110,10 @@ fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
         Ending::Failed(error @ hv::Error::Diverged { .. }) => {
             Error::new("the guest's code was translated wrongly", error).advise(REPORT)
         }
+        Ending::Failed(error @ hv::Error::Stuck { .. }) => {
+            Error::new("cannot go on with the guest", error)
+                .advise("The host's kernel may say more (dmesg)")
+        }
         Ending::Failed(error) => Error::new("cannot go on with the guest", error),
         Ending::Stopped => Error::new(BEFORE, "it was stopped").advise(REPORT),
     };

@@ -92,6 +92,18 @@ fn each_other_end_has_its_line() {
     assert!(text(&ended(Ending::PowerOff, &console)).contains("it switched itself off"));
     let failed = Ending::Failed(hv::Error::BadMemory { gpa: 0x5000 });
     assert!(text(&ended(failed, &console)).contains("0x5000"));
+    let failed = Ending::Failed(hv::Error::Stuck {
+        vcpu: 1,
+        why: "KVM's internal error 3".into(),
+        rip: 0x1_0000,
+        bytes: hv::kvm::vcpu::Bytes(vec![0xcd, 0x20]),
+    });
+    let told = text(&ended(failed, &console));
+    for part in
+        ["processor 1", "at 0x10000 (instruction bytes: cd 20): KVM's internal error 3", "dmesg"]
+    {
+        assert!(told.contains(part), "'{part}' is not in: {told}");
+    }
     let report = "interpreter and JIT disagree on inc eax (ff c0) at RIP 0x1000".to_string();
     let told = text(&ended(Ending::Failed(hv::Error::Diverged { report }), &console));
     assert!(told.contains("translated wrongly: interpreter and JIT disagree on inc eax"), "{told}");
