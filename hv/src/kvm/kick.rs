@@ -19,10 +19,10 @@ thread_local! {
     static THREAD: Cell<pid_t> = const { Cell::new(0) };
 }
 
-/// The signal: the first of real time, which neither Rust's nor C's library uses.
-fn signal() -> c_int {
-    libc::SIGRTMIN()
-}
+/// The signal, of which nobody else here makes use, and which is ignored where no handler is. One of real time would not do: they
+/// queue up, so that a vCPU that is kicked again and again runs handlers only, and are refused when this user has as many of
+/// them pending as it may. See: Linux, man-pages, signal(7), setrlimit(2), `RLIMIT_SIGPENDING`.
+const SIGNAL: c_int = libc::SIGURG;
 
 extern "C" fn handle(_: c_int) {
     let byte = IMMEDIATE_EXIT.get();
@@ -45,7 +45,7 @@ pub(super) fn install() -> io::Result<()> {
             action.sa_sigaction = handle as extern "C" fn(c_int) as usize;
             // What else the thread waits for goes on.
             action.sa_flags = libc::SA_RESTART;
-            libc::sigaction(signal(), &raw const action, null_mut())
+            libc::sigaction(SIGNAL, &raw const action, null_mut())
         };
         if result == 0 { Ok(()) } else { Err(last_errno()) }
     });
@@ -71,7 +71,7 @@ fn meet_thread() -> pid_t {
     let thread = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, signal());
+        libc::sigaddset(&raw mut set, SIGNAL);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, null_mut());
         libc::gettid()
     };
@@ -94,7 +94,7 @@ impl Kicked {
         if thread != 0 {
             // SAFETY: numbers only. If the thread is gone there is none, or another one of this process to which the signal does
             // no harm.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL) };
         }
     }
 
@@ -164,6 +164,28 @@ mod tests {
         here.reset();
         drop(here);
         assert_eq!(bytes, [1, 0]);
+    }
+
+    /// However many are sent while it can't take them, and whatever else this user has pending.
+    #[test]
+    fn kicks_do_not_queue_up() {
+        install().unwrap();
+        let kicked = Kicked::default();
+        let mut byte = 0_u8;
+        let here = Here::new(&kicked, NonNull::from(&mut byte));
+        // SAFETY: this thread's mask is changed, and it is looked which signals wait for it.
+        let waiting = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, SIGNAL);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, null_mut());
+            (0..100).for_each(|_| kicked.kick());
+            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            let take = || libc::sigtimedwait(&raw const set, null_mut(), &raw const now) == SIGNAL;
+            (0..100).take_while(|_| take()).count()
+        };
+        drop(here);
+        assert_eq!((waiting, byte), (1, 0));
     }
 
     #[test]

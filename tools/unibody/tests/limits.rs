@@ -76,6 +76,12 @@ fn threads_that_run_out_are_told() {
     assert!((3..90).contains(&refused.count()));
 }
 
+/// Each vCPU comes out at the end, though no signal can be queued.
+#[test]
+fn signals_that_run_out_are_not_missed() {
+    assert!(works("--sigpending=0", &["--cpus", "3"], &[]));
+}
+
 #[test]
 fn memory_that_this_process_may_not_have_is_told() {
     let limit = format!("--as={}", 900 << 20);
