@@ -4,17 +4,22 @@ mod support;
 
 use std::process::Command;
 
-use support::{cache, is_root, outcome, unibody};
+use support::{cache, engine, is_root, outcome, unibody};
 
 /// Runs a guest as nobody on a host whose /dev is made by `kvm`, with `arguments`.
 fn run(kvm: &str, arguments: &str) -> (Option<i32>, String, String) {
+    script(kvm, &format!("exec $RUN {arguments}"))
+}
+
+/// Runs a script on a host whose /dev is made by `kvm`; in both `$RUN` is the program's `run`, as nobody.
+fn script(kvm: &str, then: &str) -> (Option<i32>, String, String) {
     // Who reads it has to be able to reach it: nothing was pulled there before the first test did.
     let _ = support::pulled();
     let script = format!(
-        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && \
-         mknod -m 444 /dev/urandom c 1 9 && {kvm} && \
-         exec setpriv --reuid=65534 --regid=65534 --clear-groups \
-         env HOME={cache} XDG_CACHE_HOME={cache} {program} run {arguments}",
+        "RUN='setpriv --reuid=65534 --regid=65534 --clear-groups \
+         env HOME={cache} XDG_CACHE_HOME={cache} {program} run'; \
+         mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && \
+         mknod -m 444 /dev/urandom c 1 9 && {kvm} && {{ {then}; }}",
         cache = cache().display(),
         program = support::program().display(),
     );
@@ -45,6 +50,50 @@ fn kvm_is_kvm_or_an_error() {
     assert_eq!(status, Some(125), "{stderr}");
     assert!(stderr.starts_with("unibody: cannot use KVM: there is no /dev/kvm"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// A device with KVM's number. It need not be there on this host.
+const DEVICE: &str = "mknod -m 666 /dev/kvm c 10 232";
+
+/// Nothing of a guest's is asked for by that name.
+#[test]
+fn a_guest_that_runs_does_not_miss_the_device() {
+    if !can_replace_devices() {
+        return;
+    }
+    let shell = "sh -c 'echo up; read word; echo $word'";
+    let told = "/dev/told";
+    let again = format!(
+        "$RUN --engine {} -- {shell} </dev/keys >{told} & exec 3>/dev/keys; \
+         until grep -q up {told}; do sleep 0.05; done; rm /dev/kvm && echo gone >&3; exec 3>&-; \
+         wait $! && cat {told}",
+        engine()
+    );
+    let made = format!("{DEVICE} && mkfifo -m 666 /dev/keys && touch {told} && chmod 666 {told}");
+    assert_eq!(script(&made, &again), (Some(0), "up\ngone\n".into(), String::new()));
+}
+
+/// What is remembered of a device is not believed of its place.
+#[test]
+fn a_device_that_is_gone_or_another_is_seen() {
+    if !can_replace_devices() {
+        return;
+    }
+    let run = |steps: &str, arguments: &str| {
+        let before =
+            format!("{DEVICE} && export XDG_RUNTIME_DIR=/dev/own && mkdir -m 700 /dev/own");
+        let first = format!("{before} && chown 65534 /dev/own && $RUN --quiet -- true");
+        run(&format!("{first} && {steps}"), arguments)
+    };
+    let gone = "rm /dev/kvm";
+    let (status, stdout, _) = run(gone, "-- echo hi");
+    assert_eq!((status, stdout.as_str()), (Some(0), "hi\n"));
+    let (status, _, stderr) = run(gone, "--engine kvm -- true");
+    assert_eq!(status, Some(125), "{stderr}");
+    assert!(stderr.starts_with("unibody: cannot use KVM: there is no /dev/kvm"), "{stderr}");
+    let other = "rm /dev/kvm && mknod -m 666 /dev/kvm c 1 3";
+    let told = "unibody: /dev/kvm is something else: using the software CPU\n";
+    assert_eq!(run(other, "-- echo hi"), (Some(0), "hi\n".into(), told.into()));
 }
 
 #[test]

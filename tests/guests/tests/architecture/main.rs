@@ -12,6 +12,7 @@ mod dirty_log;
 mod double_faults;
 mod events;
 mod exceptions;
+mod failed_entry;
 mod features;
 mod gates;
 mod interrupts;
@@ -25,7 +26,9 @@ mod page_tables;
 mod protected16;
 mod protected32;
 mod real_mode;
+mod refusals;
 mod smp;
+mod storm;
 mod task_switch;
 mod v86;
 mod vendor;
@@ -67,7 +70,9 @@ fn each_difference_has_its_bodies() {
         legacy_chips::kvm::BODIES,
         live_copy::kvm::BODIES,
         memory_slots::kvm::BODIES,
+        refusals::kvm::BODIES,
         smp::kvm::BODIES,
+        storm::kvm::BODIES,
         vendor::kvm::BODIES,
     ];
     assert_eq!(guests::differences::without_body(guests::kvm::DIFFERENCES, &bodies), [""; 0]);
