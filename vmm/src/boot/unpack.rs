@@ -1,8 +1,8 @@
 //! Unpacks what a kernel build can pack: all of its formats but LZO.
 //!
 //! An [`Unpacker`] gives its output chunk by chunk, and never has all of it in memory. What it
-//! takes is a chunk (256 KiB; 8 MiB for LZ4) and what the format itself needs: next to nothing for
-//! gzip, 4 MiB for bzip2, and for LZMA, XZ and zstd the window (dictionary) that the stream asks
+//! takes is a chunk (256 KiB; 512 KiB for LZ4) and what the format itself needs: next to nothing for
+//! gzip and LZ4, 4 MiB for bzip2, and for LZMA, XZ and zstd the window (dictionary) that the stream asks
 //! for, at most [`MAX_WINDOW`], as far as the output fills it. A kernel packed with `zstd -22
 //! --ultra` has a window bigger than itself: to unpack it takes as much memory as it has bytes.
 //!
@@ -144,26 +144,31 @@ pub struct Unpacker {
     compression: Compression,
     limit: u64,
     decoder: Decoder,
-    buffer: Vec<u8>,
-    /// How much of the buffer is the chunk.
-    filled: usize,
     /// Where the chunk lies in the whole output.
     offset: u64,
 }
 
 enum Decoder {
-    Stream(Box<dyn Read + Send>),
+    Stream(Stream),
     Lz4(lz4::Decoder<BufReader<Input>>),
+}
+
+/// What comes out of a decoder that is read from.
+struct Stream {
+    unpacked: Box<dyn Read + Send>,
+    buffer: Vec<u8>,
+    /// How much of the buffer is the chunk.
+    filled: usize,
 }
 
 impl fmt::Debug for Unpacker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Unpacker { compression, limit, offset, filled, .. } = self;
+        let Unpacker { compression, limit, offset, .. } = self;
         f.debug_struct("Unpacker")
             .field("compression", compression)
             .field("limit", limit)
             .field("offset", offset)
-            .field("filled", filled)
+            .field("chunk", &self.chunk().len())
             .finish_non_exhaustive()
     }
 }
@@ -176,12 +181,7 @@ impl Unpacker {
             return Err(Error::Unknown { magic });
         };
         let decoder = Decoder::new(compression, packed)?;
-        let chunk = match decoder {
-            Decoder::Stream(_) => CHUNK,
-            Decoder::Lz4(_) => lz4::BLOCK,
-        };
-        let buffer = vec![0; chunk];
-        let mut this = Unpacker { compression, limit, decoder, buffer, filled: 0, offset: 0 };
+        let mut this = Unpacker { compression, limit, decoder, offset: 0 };
         this.advance()?;
         Ok(this)
     }
@@ -202,7 +202,10 @@ impl Unpacker {
     /// everything has come out.
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
-        &self.buffer[..self.filled]
+        match &self.decoder {
+            Decoder::Stream(stream) => &stream.buffer[..stream.filled],
+            Decoder::Lz4(decoder) => decoder.chunk(),
+        }
     }
 
     /// How much came out before the chunk.
@@ -213,13 +216,13 @@ impl Unpacker {
 
     /// Goes on to the next chunk.
     pub fn advance(&mut self) -> Result<(), Error> {
-        self.offset += self.filled as u64;
-        self.filled = match &mut self.decoder {
-            Decoder::Stream(stream) => fill(stream, &mut self.buffer),
-            Decoder::Lz4(decoder) => decoder.block(&mut self.buffer),
+        self.offset += self.chunk().len() as u64;
+        match &mut self.decoder {
+            Decoder::Stream(stream) => stream.advance(),
+            Decoder::Lz4(decoder) => decoder.advance(),
         }
         .map_err(|error| self.compression.error(error))?;
-        if self.offset + self.filled as u64 > self.limit {
+        if self.offset + self.chunk().len() as u64 > self.limit {
             return Err(self.too_big());
         }
         Ok(())
@@ -244,7 +247,7 @@ impl Unpacker {
 impl Decoder {
     fn new(compression: Compression, packed: Input) -> Result<Decoder, Error> {
         let packed = BufReader::with_capacity(READ_AHEAD, packed);
-        let stream: Box<dyn Read + Send> = match compression {
+        let unpacked: Box<dyn Read + Send> = match compression {
             Compression::Gzip => Box::new(flate2::bufread::GzDecoder::new(packed)),
             Compression::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(packed)),
             Compression::Lzma => Box::new(
@@ -264,22 +267,24 @@ impl Decoder {
             }
             Compression::Lzo => return Err(Error::Unsupported(compression)),
         };
-        Ok(Decoder::Stream(stream))
+        Ok(Decoder::Stream(Stream { unpacked, buffer: vec![0; CHUNK], filled: 0 }))
     }
 }
 
-/// Fills `buffer` as far as the stream goes.
-fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl Stream {
+    /// Fills the buffer as far as the stream goes.
+    fn advance(&mut self) -> io::Result<()> {
+        self.filled = 0;
+        while self.filled < self.buffer.len() {
+            match self.unpacked.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => break,
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
-    Ok(filled)
 }
 
 #[cfg(test)]
