@@ -5,12 +5,16 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use hv::host_error::explain;
 use rustix::fs::MemfdFlags;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use crate::boot::layout::ram_regions;
 
@@ -100,11 +104,46 @@ pub fn join(regions: Vec<Arc<GuestRegionMmap>>) -> Result<GuestMemoryMmap, Error
     GuestMemoryMmap::from_arc_regions(regions).map_err(|error| Error::Layout(error.to_string()))
 }
 
+/// Writes `bytes`, of which there are many, to memory that nobody uses yet.
+///
+/// It is the file that is written to, if there is one: its pages need not be cleared before, nor mapped one by one. What is mapped
+/// shows it at once.
+///
+/// # Errors
+/// When there is no such memory, or the host has no room for it.
+pub(crate) fn write<M: GuestMemoryBackend>(
+    memory: &M,
+    bytes: &[u8],
+    address: GuestAddress,
+) -> Result<(), GuestMemoryError> {
+    let whole = memory
+        .to_region_addr(address)
+        .filter(|(region, offset)| region.len() - offset.0 >= bytes.len() as u64);
+    match whole.and_then(|(region, offset)| Some((region.file_offset()?, offset.0))) {
+        Some((file, offset)) => {
+            let written = file.file().write_all_at(bytes, file.start() + offset);
+            written.map_err(GuestMemoryError::IOError)
+        }
+        None => memory.write_slice(bytes, address),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
-
     use super::*;
+
+    #[test]
+    fn what_is_written_is_seen_in_the_guests_memory() {
+        let memory = join(allocate(4 << 30).unwrap()).unwrap();
+        // In the second region the file has an offset.
+        for address in [0x1ffe, (4 << 30) + 5].map(GuestAddress) {
+            write(&memory, b"abc", address).unwrap();
+            assert_eq!(memory.read_obj::<[u8; 3]>(address).unwrap(), *b"abc");
+        }
+        let (end, hole) = ((5 << 30) - 1, 3 << 30);
+        assert!(write(&memory, b"abc", GuestAddress(end)).is_err());
+        assert!(write(&memory, b"abc", GuestAddress(hole)).is_err());
+    }
 
     #[test]
     fn memory_is_zero_and_lies_around_the_hole_for_devices() {

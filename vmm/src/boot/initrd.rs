@@ -9,9 +9,10 @@
 use std::ops::Range;
 
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::layout;
+use crate::memory::write;
 
 /// Why an initial file system cannot be placed.
 #[derive(Debug, Error)]
@@ -51,7 +52,7 @@ pub fn place<M: GuestMemoryBackend>(
         .filter(|start| *start >= lowest)
         .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
     for (archive, offset) in archives.into_iter().zip(offsets) {
-        memory.write_slice(&archive, GuestAddress(start + offset)).map_err(Error::Write)?;
+        write(memory, &archive, GuestAddress(start + offset)).map_err(Error::Write)?;
     }
     Ok(Some(start..start + size))
 }

@@ -1,3 +1,5 @@
+use vm_memory::Bytes;
+
 use vm_memory::GuestMemoryMmap;
 
 use super::*;

@@ -1,3 +1,5 @@
+use vm_memory::Bytes;
+
 use super::super::fixture;
 use super::super::unpack::Compression;
 use super::*;
@@ -61,4 +63,29 @@ fn a_file_that_unpacks_to_less_than_its_headers_say_is_cut_off() {
         let expected = elf::Error::Truncated { length: 800_000, needed: elf.file_end() };
         assert!(matches!(error, Error::Elf(error) if error == expected));
     }
+}
+
+#[test]
+fn pages_of_zeros_are_not_written() {
+    const SIZE: usize = 4096;
+    // What is written begins and ends within a page of the guest's.
+    const ADDRESS: usize = 0x20_0000 - 100;
+    let mut bytes = vec![1; 10 * SIZE];
+    let zeros = [0..100, 100 + SIZE..100 + 3 * SIZE, 100 + 5 * SIZE - 1..100 + 6 * SIZE];
+    for range in zeros {
+        bytes[range].fill(0);
+    }
+    let memory = fixture::memory(4 << 20);
+    memory.write_slice(&[7; 4 << 20], GuestAddress(0)).unwrap();
+    write_but_zeros(&memory, &bytes, ADDRESS as u64).unwrap();
+
+    // The last byte before a page of zeros is one itself: it belongs to the page before.
+    let mut expected = vec![7; 4 << 20];
+    expected[ADDRESS..][..bytes.len()].copy_from_slice(&bytes);
+    for untouched in [0..100, 100 + SIZE..100 + 3 * SIZE, 100 + 5 * SIZE..100 + 6 * SIZE] {
+        expected[ADDRESS..][untouched].fill(7);
+    }
+    let mut found = vec![0; 4 << 20];
+    memory.read_slice(&mut found, GuestAddress(0)).unwrap();
+    assert!(found == expected);
 }
