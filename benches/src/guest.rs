@@ -22,7 +22,11 @@ impl Pulled {
         ensure!(pull.status.success(), "{}", String::from_utf8_lossy(&pull.stderr));
         let told = String::from_utf8(pull.stdout)?;
         let folder = told.lines().find_map(|line| line.strip_prefix("folder"));
-        let folder = Path::new(folder.context("unibody pull names no folder")?.trim());
+        Self::in_folder(Path::new(folder.context("unibody pull names no folder")?.trim()))
+    }
+
+    /// Takes what a folder has, which was pulled before.
+    pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
         let manifest = std::fs::read(folder.join("manifest.json"))?;
         let manifest: serde_json::Value = serde_json::from_slice(&manifest)?;
         let file = |name: &str| -> anyhow::Result<PathBuf> {
@@ -79,42 +83,90 @@ fn archive(busybox: &[u8], script: &str, programs: &[(&str, &[u8])]) -> anyhow::
 /// What runs a guest.
 #[derive(Clone, Copy)]
 pub enum Monitor<'a> {
-    /// The program to be measured.
+    /// The program to be measured, with the software CPU.
     Unibody(&'a Path),
+    /// The same with Linux's KVM.
+    UnibodyKvm(&'a Path),
     /// `qemu-system-x86_64` with TCG, and all that it can emulate.
     Qemu,
+    /// `qemu-system-x86_64` with Linux's KVM and the machine that it starts fastest.
+    Microvm,
 }
 
 impl Monitor<'_> {
+    /// How the tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unibody(_) | Self::UnibodyKvm(_) => "unibody",
+            Self::Qemu | Self::Microvm => "qemu",
+        }
+    }
+
     /// The command that boots the guest with 0.5 GiB, its console on the command's output.
     ///
     /// `words` are added to the kernel's command line.
     pub fn command(self, guest: &Guest, cpus: usize, words: &str) -> Command {
         let words = format!("rdinit=/first {words}");
-        let mut command;
+        let (words, cpus) = (words.trim(), cpus.to_string());
+        let mut command = self.program();
         match self {
-            Self::Unibody(program) => {
-                command = Command::new(program);
-                command.args([
-                    "run",
-                    "--engine",
-                    "soft",
-                    "--memory",
-                    "512M",
-                    "--cpus",
-                    &cpus.to_string(),
-                ]);
-                command.args(["--cmdline", words.trim()]);
+            Self::Unibody(_) | Self::UnibodyKvm(_) => {
+                command.args(["--cpus", &cpus, "--cmdline", words]);
                 command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
             }
-            Self::Qemu => {
-                command = Command::new("qemu-system-x86_64");
-                command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "512"]);
-                command.args(["-smp", &cpus.to_string(), "-nographic", "-no-reboot"]);
-                command.arg("-append").arg(format!("{COMMAND_LINE} {}", words.trim()));
+            Self::Qemu | Self::Microvm => {
+                command.args(["-smp", &cpus, "-append", &format!("{COMMAND_LINE} {words}")]);
                 command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
             }
         }
         command
+    }
+
+    /// The command that boots a Multiboot kernel, which has a port to end by: see QEMU's isa-debug-exit.
+    pub fn small_kernel(self, kernel: &Path) -> Command {
+        let mut command = self.program();
+        match self {
+            Self::Unibody(_) | Self::UnibodyKvm(_) => {
+                command.args(["--isa-debug-exit", "--kernel"]).arg(kernel);
+            }
+            Self::Qemu | Self::Microvm => {
+                command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel"]);
+                command.arg(kernel);
+            }
+        }
+        command
+    }
+
+    /// The program, and the options that all guests have.
+    fn program(self) -> Command {
+        let unibody = |program: &Path, engine| {
+            let mut command = Command::new(program);
+            command.args(["run", "--engine", engine, "--memory", "512M"]);
+            command
+        };
+        let qemu = |options: &[&str]| {
+            let mut command = Command::new("qemu-system-x86_64");
+            command.args(options).args(["-m", "512", "-no-reboot"]);
+            command
+        };
+        match self {
+            Self::Unibody(program) => unibody(program, "soft"),
+            Self::UnibodyKvm(program) => unibody(program, "kvm"),
+            Self::Qemu => qemu(&["-accel", "tcg,thread=multi", "-cpu", "max", "-nographic"]),
+            Self::Microvm => qemu(&[
+                "-machine",
+                "microvm",
+                "-accel",
+                "kvm",
+                "-cpu",
+                "host",
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+            ]),
+        }
     }
 }

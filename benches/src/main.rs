@@ -4,15 +4,17 @@
 //! - [`boot`]: a stock kernel to the first line of a command, beside QEMU's TCG, in turns;
 //! - [`memory`]: what a running machine costs besides the guest's own memory;
 //! - [`engine`]: workloads on the software CPU, beside QEMU's TCG and the host, in turns;
+//! - [`kvm`]: exits, start and memory on Linux's KVM, beside QEMU's use of it and a bare loop;
 //! - [`guest`] and [`transcript`]: what is booted for that, and reading what it prints.
 //!
-//! Usage: `benches UNIBODY [ROUNDS]` or `benches UNIBODY engine [ROUNDS] [WORKLOAD...]`, with the path of the program
-//! to be measured.
+//! Usage: `benches UNIBODY [ROUNDS]`, `benches UNIBODY engine [ROUNDS] [WORKLOAD...]` or `benches UNIBODY kvm BARE FOLDER`, with
+//! the path of the program to be measured.
 #![forbid(unsafe_code)]
 
 mod boot;
 mod engine;
 mod guest;
+mod kvm;
 mod loops;
 mod memory;
 mod transcript;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-const USAGE: &str = "usage: benches UNIBODY [engine] [ROUNDS] [WORKLOAD...]";
+const USAGE: &str = "usage: benches UNIBODY ([engine] [ROUNDS] [WORKLOAD...] | kvm BARE FOLDER)";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
@@ -31,6 +33,10 @@ fn main() -> anyhow::Result<()> {
         Some((first, rest)) if first == "engine" => {
             let (rounds, names) = rounds(rest, 3)?;
             engine::measure(&unibody, rounds, names)
+        }
+        Some((first, rest)) if first == "kvm" => {
+            let [bare, folder] = rest else { anyhow::bail!(USAGE) };
+            kvm::measure(&unibody, Path::new(bare), Path::new(folder))
         }
         _ => {
             let (rounds, rest) = rounds(&words, 5)?;

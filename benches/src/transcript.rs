@@ -1,6 +1,7 @@
-//! [`follow`]: runs a program and looks at what it prints, line by line, but not for ever.
+//! [`follow`]: runs a program and looks at what it prints, line by line, but not for ever. [`follow_until`] ends it earlier.
 
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -31,6 +32,18 @@ pub fn follow(
     limit: Duration,
     mut each: impl FnMut(&str),
 ) -> anyhow::Result<Transcript> {
+    follow_until(command, limit, |line| {
+        each(line);
+        ControlFlow::Continue(())
+    })
+}
+
+/// The same, but the program is also killed after a line at which `each` breaks.
+pub fn follow_until(
+    command: &mut Command,
+    limit: Duration,
+    mut each: impl FnMut(&str) -> ControlFlow<()>,
+) -> anyhow::Result<Transcript> {
     let (reader, writer) = std::io::pipe()?;
     let start = Instant::now();
     let mut child = command
@@ -54,31 +67,37 @@ pub fn follow(
             line.clear();
         }
     });
-    let mut transcript = Transcript { lines: Vec::new(), timed_out: false };
+    let mut lines = Vec::new();
+    let mut timed_out = false;
     loop {
         match receiver.recv_timeout(limit.saturating_sub(start.elapsed())) {
             Ok(line) => {
-                each(&line);
-                transcript.lines.push(line);
+                let next = each(&line);
+                lines.push(line);
+                if next.is_break() {
+                    let _ = child.kill();
+                    break;
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                transcript.timed_out = true;
+                timed_out = true;
                 let _ = child.kill();
                 break;
             }
         }
     }
     child.wait()?;
-    Ok(transcript)
+    Ok(Transcript { lines, timed_out })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::process::Command;
     use std::time::Duration;
 
-    use super::follow;
+    use super::{follow, follow_until};
 
     fn lines(script: &str, limit: Duration) -> (Vec<String>, String) {
         let mut lines = Vec::new();
@@ -93,6 +112,16 @@ mod tests {
         let (lines, tail) = lines(r"printf 'one\r\n'; echo two >&2", Duration::from_secs(60));
         assert_eq!(lines, ["one", "two"]);
         assert_eq!(tail, "one\ntwo");
+    }
+
+    #[test]
+    fn what_is_not_waited_for_is_stopped() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; exec sleep 600"]);
+        let limit = Duration::from_secs(300);
+        let transcript = follow_until(&mut command, limit, |_| ControlFlow::Break(()));
+        let transcript = transcript.expect("a shell");
+        assert_eq!(transcript.tail(), "one");
     }
 
     #[test]

@@ -33,8 +33,9 @@ use crate::module::packages;
 use anyhow::{Context, Result};
 use contents::Contents;
 pub use gate::{check, soak};
-use options::Options;
+pub use options::{Extra, Options};
 use outcome::Outcome;
+pub use unibody::build;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -64,7 +65,7 @@ fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// Boots the nest, and runs what was asked for in it.
-fn boot(options: &Options) -> Result<Outcome> {
+pub fn boot(options: &Options) -> Result<Outcome> {
     packages::check_machine()?;
     let kernel = Headers::find(None)?;
     let initramfs = fill(&kernel, options)?.archive();

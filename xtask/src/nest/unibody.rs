@@ -16,26 +16,26 @@ const STORE: &str = "root/.cache/unibody/current";
 
 /// Adds the program and its store.
 pub fn add(contents: &mut Contents) -> Result<()> {
-    let program = build()?;
+    let program = build("unibody")?;
     contents.copy(&program, "bin/unibody")?;
     add_store(contents, &pulled(&program)?)
 }
 
-/// Builds a static `unibody`, as it is released but for what debuggers read.
+/// Builds a package's program of the same name, static, as it is released but for what debuggers read.
 ///
 /// It has a target directory of its own: with other flags, cargo would compile all for the one
 /// and for the other again and again.
-fn build() -> Result<PathBuf> {
+pub fn build(package: &str) -> Result<PathBuf> {
     let directory = tree::target().join("nest/build");
     let mut cargo = process::cargo();
     cargo
         .current_dir(tree::root())
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .args(["build", "--quiet", "--locked", "--release", "--package", "unibody"])
+        .args(["build", "--quiet", "--locked", "--release", "--package", package])
         .args(["--config", "profile.release.strip=true", "--target", TARGET, "--target-dir"])
         .arg(&directory);
-    process::run(&mut cargo).context("cannot build a static unibody")?;
-    Ok(directory.join(TARGET).join("release/unibody"))
+    process::run(&mut cargo).with_context(|| format!("cannot build a static {package}"))?;
+    Ok(directory.join(TARGET).join("release").join(package))
 }
 
 /// The folder of what this host's user has pulled. If there is nothing, it is pulled now.

@@ -2,7 +2,7 @@
 
 use guests::x86::{Answer, Exit};
 use guests::{Error, Guest, Log, Vm, at, code_asm::*};
-use hv::VmConfig;
+use hv::{Irqchip, VmConfig};
 
 /// The message of an error.
 fn refused<T>(result: Result<T, Error>) -> String {
@@ -23,7 +23,7 @@ guests::on_every_engine! {
 
     fn more_vcpus_than_there_can_be_are_refused(engine) {
         for cpus in [1 << 20, u32::MAX] {
-            let many = refused(engine.create_vm(VmConfig { cpus }));
+            let many = refused(engine.create_vm(VmConfig { cpus, irqchip: Irqchip::default() }));
             assert!(many.contains("a guest has at most ") && many.contains("fewer"), "{many}");
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use guests::programs::{end, report};
 use guests::x86::{Answer, Data, Exit};
 use guests::{Guest, IcedError, Memory, MemoryFlags, Vcpu, Vm, at, code_asm::*, port};
-use hv::VmConfig;
+use hv::{Irqchip, VmConfig};
 
 use signals::Target;
 
@@ -239,7 +239,7 @@ guests::on_every_engine! {
         };
         in_a_storm(&[&signal], |got_on| {
             while signals::taken() - before < 50 {
-                let vm = engine.create_vm(VmConfig { cpus: 1 }).expect("a machine");
+                let vm = engine.create_vm(VmConfig { cpus: 1, irqchip: Irqchip::default() }).expect("a machine");
                 let memory = Memory::region(0, 1 << 20).to_region();
                 vm.add_memory(memory, MemoryFlags::default()).expect("room");
                 let mut vcpu = vm.create_vcpu(0).expect("a vCPU");

@@ -1,0 +1,67 @@
+//! `cargo xtask bench kvm`: what `unibody run` costs on Linux's KVM.
+//!
+//! The measurements are `benches/src/kvm/mod.rs`. They run in the nest, whose clock counts instructions, with what they
+//! need beside them: the bare loop `benches/kvm/bare.c`, and QEMU with its firmware.
+
+use crate::nest::{self, Extra, Options};
+use crate::{process, tree};
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What the nest runs. `benches` reads the kernel's tracing.
+const SCRIPT: &str = "mount -t tracefs tracefs /sys/kernel/tracing &&
+    exec benches /bin/unibody kvm /bin/bare ~/.cache/unibody/current";
+
+/// What QEMU's microvm reads, and where it is on Debian.
+const FIRMWARE: [&str; 5] = [
+    "/usr/share/seabios/bios-microvm.bin",
+    "/usr/share/qemu/qboot.rom",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/multiboot_dma.bin",
+];
+
+/// Where QEMU looks for it, when it is in /usr/bin.
+const FIRMWARE_FOLDER: &str = "usr/share/qemu";
+
+/// Prints the numbers.
+pub fn run() -> Result<()> {
+    let qemu = process::find("qemu-system-x86_64");
+    let qemu = qemu.context("no qemu-system-x86_64: `cargo xtask setup` installs it")?;
+    let mut files = vec![
+        extra(nest::build("benches")?, "bin/benches"),
+        extra(bare()?, "bin/bare"),
+        extra(qemu, "usr/bin/qemu-system-x86_64"),
+    ];
+    for file in FIRMWARE.map(PathBuf::from) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.push(extra(file, &format!("{FIRMWARE_FOLDER}/{name}")));
+    }
+    let options = Options {
+        icount: true,
+        cpus: 1,
+        memory: "3G".to_owned(),
+        timeout: Duration::from_secs(1800),
+        files,
+        command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
+    };
+    let status = nest::boot(&options)?.status;
+    ensure!(status == 0, "the measurements in the nest ended with status {status}");
+    Ok(())
+}
+
+fn extra(from: PathBuf, to: &str) -> Extra {
+    Extra { from, to: to.to_owned() }
+}
+
+/// Compiles the bare loop around KVM_RUN.
+fn bare() -> Result<PathBuf> {
+    let source: &Path = &tree::root().join("benches/kvm/bare.c");
+    let program = tree::target().join("nest/bare");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
+    process::run(&mut gcc)?;
+    Ok(program)
+}
