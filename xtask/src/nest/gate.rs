@@ -47,8 +47,9 @@ const PROGRAMS: &[Program] = &[
     },
     end_to_end("multiboot", &[]),
     end_to_end("errors", &[]),
-    end_to_end("engine", &[]),
+    end_to_end("engine", &["a_device_that_is_gone_or_another_is_seen"]),
     end_to_end("doctor", &[]),
+    end_to_end("limits", &[]),
     end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
     end_to_end("terminal", &[]),
     Program {
