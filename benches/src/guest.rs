@@ -1,6 +1,7 @@
 //! The guest that is measured, for both monitors: [`Guest`], made of what is [`Pulled`], run by a [`Monitor`].
 //!
-//! Kernel, initial file system, command line and size are the same under both, so that what differs is theirs.
+//! Kernel, initial file system, command line and size are the same under both, so that what differs is theirs. Each has the kernel as
+//! it starts it for those who use it: Unibody unpacked, as `unibody pull` keeps it, QEMU with its own decompressor.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,8 @@ use vmm::machine::COMMAND_LINE;
 /// What `unibody pull` keeps.
 pub struct Pulled {
     kernel: PathBuf,
+    /// What `unibody run` boots: the same, unpacked.
+    unpacked: PathBuf,
     busybox: Vec<u8>,
 }
 
@@ -32,13 +35,18 @@ impl Pulled {
         let file = |name: &str| -> anyhow::Result<PathBuf> {
             Ok(folder.join(manifest[name].as_str().context("an entry of the manifest")?))
         };
-        Ok(Self { kernel: file("kernel")?, busybox: std::fs::read(file("busybox")?)? })
+        Ok(Self {
+            kernel: file("kernel")?,
+            unpacked: file("unpacked").or_else(|_| file("kernel"))?,
+            busybox: std::fs::read(file("busybox")?)?,
+        })
     }
 }
 
 /// A kernel and an initial file system with BusyBox. Its first process is a script, after which the guest is off.
 pub struct Guest {
     kernel: PathBuf,
+    unpacked: PathBuf,
     initrd: PathBuf,
 }
 
@@ -56,7 +64,7 @@ impl Guest {
             std::env::temp_dir().join(format!("unibody-bench-{}-{name}.cpio", std::process::id()));
         std::fs::write(&initrd, archive(&pulled.busybox, script, programs)?)
             .with_context(|| format!("cannot write '{}'", initrd.display()))?;
-        Ok(Self { kernel: pulled.kernel.clone(), initrd })
+        Ok(Self { kernel: pulled.kernel.clone(), unpacked: pulled.unpacked.clone(), initrd })
     }
 }
 
@@ -112,7 +120,7 @@ impl Monitor<'_> {
         match self {
             Self::Unibody(_) | Self::UnibodyKvm(_) => {
                 command.args(["--cpus", &cpus, "--cmdline", words]);
-                command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
+                command.arg("--kernel").arg(&guest.unpacked).arg("--initrd").arg(&guest.initrd);
             }
             Self::Qemu | Self::Microvm => {
                 command.args(["-smp", &cpus, "-append", &format!("{COMMAND_LINE} {words}")]);

@@ -1,7 +1,7 @@
 //! From a monitor's start to a line of its guest's.
 //!
-//! Kernel, initial file system, memory and the kernel's command line are the same under both monitors. What is not: Unibody unpacks
-//! the kernel and starts it where it is unpacked; QEMU loads it as it is, and firmware starts its own decompressor.
+//! Kernel, initial file system, memory and the kernel's command line are the same under both monitors. What is not: Unibody loads the
+//! kernel as `unibody pull` has unpacked it; QEMU loads it packed, and firmware starts its own decompressor.
 
 use std::ops::ControlFlow;
 use std::time::Instant;

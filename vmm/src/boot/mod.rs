@@ -11,6 +11,7 @@
 //! The guest's own decompressor never runs: unpacking on the host is faster
 //! than in any guest, and it is the guest's first 90 million instructions.
 //! The price is that the kernel is not relocated, see [`Kernel::kaslr`].
+//! Who boots a kernel again and again unpacks it once: [`repack`].
 //!
 //! Neighbours: `crate::acpi` makes the tables whose address goes into
 //! [`linux::Boot::rsdp`]; the machine makes the guest memory (its shape is
@@ -33,6 +34,7 @@ mod lz4;
 pub mod memory_map;
 pub mod multiboot;
 pub mod pvh;
+pub mod repack;
 pub mod start;
 pub mod unpack;
 

@@ -38,10 +38,11 @@ pub fn build(package: &str) -> Result<PathBuf> {
     Ok(directory.join(TARGET).join("release").join(package))
 }
 
-/// The folder of what this host's user has pulled. If there is nothing, it is pulled now.
+/// The folder of what this host's user has pulled. If there is nothing, or of an older version, it is pulled now.
 fn pulled(program: &Path) -> Result<PathBuf> {
     let folder = cache()?.join("unibody/current");
-    if !folder.join("manifest.json").is_file() {
+    let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap_or_default();
+    if reduced(&manifest).is_err() {
         process::run(Command::new(program).arg("pull"))
             .context("the nest's unibody needs a kernel, which unibody pull gets")?;
     }
@@ -70,15 +71,16 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A manifest (`tools/unibody/src/pull/store.rs`) which lists the kernel and BusyBox only,
-/// and the paths of these.
+/// A manifest (`tools/unibody/src/pull/store.rs`) which lists the kernel, unpacked if it can be, and BusyBox only, and the
+/// paths of these.
 fn reduced(manifest: &str) -> Result<(String, Vec<String>)> {
     let mut manifest: Value = serde_json::from_str(manifest)?;
     let mut paths = Vec::new();
-    for name in ["kernel", "busybox"] {
-        match manifest[name].as_str() {
-            Some(path) => paths.push(path.to_owned()),
-            None => bail!("it names no {name}"),
+    for name in ["kernel", "unpacked", "busybox"] {
+        match manifest.get(name) {
+            Some(Value::String(path)) => paths.push(path.to_owned()),
+            Some(Value::Null) => {}
+            _ => bail!("it names no {name}"),
         }
     }
     let Some(files) = manifest["files"].as_array_mut() else {
@@ -94,12 +96,16 @@ mod tests {
 
     #[test]
     fn a_manifest_is_reduced_to_the_kernel_and_busybox() {
-        let manifest = r#"{"format":1,"kernel":"k","busybox":"b","files":[
+        let manifest = r#"{"format":2,"kernel":"k","unpacked":null,"busybox":"b","files":[
             {"path":"b","size":1},{"path":"k","size":2},{"path":"m","size":3}]}"#;
-        let (reduced, paths) = reduced(manifest).expect("it is one");
+        let (text, paths) = reduced(manifest).expect("it is one");
         assert_eq!(paths, ["k", "b"]);
-        assert!(reduced.contains(r#""format":1"#) && reduced.contains(r#""size":2"#));
-        assert!(!reduced.contains(r#""m""#));
+        assert!(text.contains(r#""format":2"#) && text.contains(r#""size":2"#));
+        assert!(!text.contains(r#""m""#));
+        let (_, paths) = reduced(&manifest.replace("null", r#""u""#)).expect("it is one");
+        assert_eq!(paths, ["k", "u", "b"]);
+        // An older version's.
+        assert!(reduced(&manifest.replace(r#""unpacked":null,"#, "")).is_err());
         assert!(super::reduced("{}").is_err());
     }
 }

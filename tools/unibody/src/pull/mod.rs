@@ -170,6 +170,8 @@ fn fetch(store: &Store, lock: &Lock, progress: &Progress) -> Result<Pulled, Erro
     }
     let missing = |what| Error::Missing { packages: names.clone(), what };
     let mut manifest = Manifest::new(packages, staging.files().to_vec()).map_err(missing)?;
+    progress.step("Unpacking the kernel", None);
+    staging.unpack_kernel(&mut manifest)?;
     manifest.applets = applets(&staging.guest().join(&manifest.busybox));
     Ok(Pulled::New(staging.commit(manifest)?))
 }

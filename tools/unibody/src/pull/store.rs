@@ -3,7 +3,7 @@
 //! ```text
 //! lock               held while something is pulled
 //! current         -> guests/6.1.0-56-cloud-amd64-0123456789ab
-//! guests/…/          boot/vmlinuz-…, lib/modules/…, bin/busybox, manifest.json
+//! guests/…/          boot/vmlinuz-…, boot/unpacked-…, lib/modules/…, bin/busybox, manifest.json
 //! staging/           what is being unpacked; without meaning when nobody holds the lock
 //! apt/               apt's own state: package lists
 //! ```
@@ -18,11 +18,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vmm::boot::kernel::DEFAULT_LIMIT;
+use vmm::boot::repack::{self, repack};
 
 use super::deb;
 
 /// Of the manifest. One with another number is of another Unibody, and not used.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 /// More than any manifest has.
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -59,6 +61,8 @@ pub(crate) struct Manifest {
     pub(crate) release: String,
     /// The kernel's path in the folder.
     pub(crate) kernel: String,
+    /// The path of the same kernel, unpacked; none if it can't be, or is as it is.
+    pub(crate) unpacked: Option<String>,
     /// BusyBox's path in the folder.
     pub(crate) busybox: String,
     /// Where BusyBox wants links to itself (`bin/sh`…); empty if it could not be asked.
@@ -109,6 +113,7 @@ impl Manifest {
             format: FORMAT,
             release,
             kernel,
+            unpacked: None,
             busybox,
             applets: Vec::new(),
             packages,
@@ -155,9 +160,9 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// The kernel's file.
+    /// The kernel's file: the one that starts fastest.
     pub(crate) fn kernel(&self) -> PathBuf {
-        self.folder.join(&self.manifest.kernel)
+        self.folder.join(self.manifest.unpacked.as_ref().unwrap_or(&self.manifest.kernel))
     }
 
     /// BusyBox's file.
@@ -217,6 +222,7 @@ impl Store {
         let listed = |path: &String| manifest.files.iter().any(|entry| entry.path == *path);
         let usable = manifest.format == FORMAT
             && listed(&manifest.kernel)
+            && manifest.unpacked.as_ref().is_none_or(listed)
             && listed(&manifest.busybox)
             && manifest.files.iter().all(whole);
         usable.then_some(Guest { folder, manifest })
@@ -278,6 +284,29 @@ impl Staging<'_> {
     /// The files that were unpacked.
     pub(crate) fn files(&self) -> &[Entry] {
         &self.files
+    }
+
+    /// Unpacks the manifest's kernel, once instead of at each start. One that can't be stays as it is: who starts it hears why.
+    pub(crate) fn unpack_kernel(&self, manifest: &mut Manifest) -> Result<(), Error> {
+        let path = format!("boot/unpacked-{}", manifest.release);
+        let target = self.guest().join(&path);
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(Error::of("make the folder", folder))?;
+        }
+        let mut file = File::create_new(&target).map_err(Error::of("make", &target))?;
+        let size = match repack(&self.guest().join(&manifest.kernel), DEFAULT_LIMIT, &mut file) {
+            Ok(size) => size,
+            Err(repack::Error::Kernel(_)) => 0,
+            Err(repack::Error::Write(error)) => return Err(Error::of("write", &target)(error)),
+        };
+        if size == 0 {
+            return fs::remove_file(&target).map_err(Error::of("remove", &target));
+        }
+        let mode = fs::Permissions::from_mode(0o644);
+        file.set_permissions(mode).map_err(Error::of("write", &target))?;
+        manifest.files.push(Entry { path: path.clone(), size });
+        manifest.unpacked = Some(path);
+        Ok(())
     }
 
     /// Makes what was unpacked the store's current guest.

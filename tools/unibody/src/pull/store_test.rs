@@ -48,6 +48,37 @@ fn what_was_committed_is_found_again() {
 }
 
 #[test]
+fn a_kernel_that_cannot_be_unpacked_stays_as_it_is() {
+    let (_folder, store) = store();
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    let mut manifest = Manifest::new(package("1"), staging.files().to_vec()).unwrap();
+    staging.unpack_kernel(&mut manifest).unwrap();
+    let guest = staging.commit(manifest).unwrap();
+    assert_eq!(guest.manifest.unpacked, None);
+    let names = fs::read_dir(guest.folder().join("boot")).unwrap();
+    assert_eq!(names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["vmlinuz-6.1"]);
+}
+
+#[test]
+fn an_unpacked_kernel_is_the_one_that_is_used() {
+    let (_folder, store) = store();
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    let mut manifest = Manifest::new(package("1"), staging.files().to_vec()).unwrap();
+    fs::write(staging.guest().join("boot/unpacked-6.1"), "unpacked").unwrap();
+    manifest.files.push(Entry { path: "boot/unpacked-6.1".into(), size: 8 });
+    manifest.unpacked = Some("boot/unpacked-6.1".into());
+    staging.commit(manifest).unwrap();
+    let guest = store.current().unwrap();
+    assert_eq!(fs::read(guest.kernel()).unwrap(), b"unpacked");
+    fs::remove_file(guest.kernel()).unwrap();
+    assert!(store.current().is_none());
+}
+
+#[test]
 fn a_new_guest_replaces_the_old_and_the_one_before_goes() {
     let (_folder, store) = store();
     let first = put(&store, "1");
@@ -112,7 +143,7 @@ fn damage_is_seen() {
         |guest| {
             let path = guest.folder().join(MANIFEST);
             let text = fs::read_to_string(&path).unwrap();
-            fs::write(path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+            fs::write(path, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
         },
     ];
     for damage in damages {

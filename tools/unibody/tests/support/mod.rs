@@ -20,7 +20,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -142,9 +142,24 @@ pub fn cache() -> PathBuf {
     path_of(CACHE, || own_folder("cache"))
 }
 
-/// `unibody`, with the tests' own cache.
+/// `unibody`, with the tests' own cache, into which has been pulled: what happens on the way to that is `pull`'s tests' to look at.
 pub fn unibody() -> Command {
+    static PULLED: Once = Once::new();
+    PULLED.call_once(pull);
     as_user(&cache(), &[])
+}
+
+/// Pulls, unless that was done, by this version's `unibody`.
+fn pull() {
+    const FORMAT: &str = "\"format\": 2";
+    let manifest = cache().join("unibody/current/manifest.json");
+    let is_there = fs::read_to_string(manifest).is_ok_and(|text| text.contains(FORMAT));
+    if is_there || std::env::var_os(CACHE).is_some() {
+        return;
+    }
+    let mut pull = as_user(&cache(), &[]);
+    let output = pull.arg("pull").output().expect("it can be started");
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 /// The folder of what was pulled: the kernel in `boot`, BusyBox in `bin`.
