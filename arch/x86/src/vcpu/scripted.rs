@@ -372,21 +372,22 @@ impl Fixture {
     /// # Errors
     /// What the core refuses.
     pub fn vcpu(&self, id: u32) -> Result<Box<Vcpu<Scripted, TestHost>>, Errno> {
-        Ok(self.with_host(Vcpu::new(self.vm.arch().machine(), id)?))
+        Ok(self.with_host(Box::new(Vcpu::new(self.vm.arch().machine(), id)?)))
     }
 
     /// The same in the place of one that is gone, as often as wanted: state goes from one to the next.
     ///
     /// # Errors
     /// What the core refuses.
+    // A vCPU is made on the stack.
+    #[inline(never)]
     pub fn vcpu_again(&self, id: u32) -> Result<Box<Vcpu<Scripted, TestHost>>, Errno> {
         let machine = self.vm.arch().machine();
         let published = machine.vcpu(id).ok_or(Errno::EINVAL)?;
-        Ok(self.with_host(Vcpu::make(machine, id, published)?))
+        Ok(self.with_host(Box::new(Vcpu::make(machine, id, published)?)))
     }
 
-    fn with_host(&self, vcpu: Vcpu<Scripted, TestHost>) -> Box<Vcpu<Scripted, TestHost>> {
-        let mut vcpu = Box::new(vcpu);
+    fn with_host(&self, mut vcpu: Box<Vcpu<Scripted, TestHost>>) -> Box<Vcpu<Scripted, TestHost>> {
         vcpu.engine_mut().host = Some(self.host.clone());
         vcpu
     }
