@@ -28,10 +28,12 @@ fn refuses_kernel(name: &str, bytes: &[u8], said: &str) {
     refuses(&["--kernel", file], &[file, said]);
 }
 
-/// The pulled kernel.
+/// The pulled kernel, packed.
 fn kernel() -> Vec<u8> {
-    let mut files = std::fs::read_dir(pulled().join("boot")).expect("it is there");
-    std::fs::read(files.next().expect("a file").expect("readable").path()).expect("readable")
+    let files = std::fs::read_dir(pulled().join("boot")).expect("it is there");
+    let mut paths = files.map(|file| file.expect("readable").path());
+    let packed = paths.find(|path| path.to_string_lossy().contains("/vmlinuz-"));
+    std::fs::read(packed.expect("a kernel")).expect("readable")
 }
 
 /// Boots a kernel of `code`; gives the exit status and stderr.
