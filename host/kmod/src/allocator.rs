@@ -8,6 +8,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 
+// SAFETY: these are the glue's functions (glue/glue.c), with these types; to be given memory takes nothing of the caller.
 unsafe extern "C" {
     /// `size` bytes aligned to `align`, zeroed on request; null if there are none.
     safe fn unibody_alloc(size: usize, align: usize, zero: bool) -> *mut c_void;

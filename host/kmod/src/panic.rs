@@ -7,6 +7,7 @@
 use crate::printk::{Level, print};
 use core::panic::PanicInfo;
 
+// SAFETY: it is the glue's function (glue/glue.c), which takes nothing and may be called anywhere.
 unsafe extern "C" {
     /// `BUG()`: does not return, but objtool, which checks the module's control
     /// flow, knows that of the kernel's own functions only.

@@ -7,6 +7,7 @@
 use core::ffi::c_int;
 use core::fmt::{self, Write};
 
+// SAFETY: it is the glue's function (glue/glue.c), with these types.
 unsafe extern "C" {
     /// One record of `length` bytes of text under the module's prefix.
     fn unibody_print(level: c_int, text: *const u8, length: usize);

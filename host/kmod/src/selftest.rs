@@ -9,6 +9,7 @@
 use crate::printk::{Level, print};
 use ::selftest::{Case, Outcome, Tally};
 
+// SAFETY: these are the glue's functions (glue/glue.c), which take nothing and touch unused stack of the task that runs.
 unsafe extern "C" {
     /// Fills the unused part of the running task's stack with a pattern.
     safe fn unibody_stack_paint();

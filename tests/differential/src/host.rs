@@ -110,6 +110,7 @@ static DISTURBED: AtomicBool = AtomicBool::new(false);
 /// The request word of the vCPU that executes.
 static REQUEST: AtomicPtr<AtomicU32> = AtomicPtr::new(null_mut());
 
+// SAFETY: the functions are the assembly's below.
 unsafe extern "C" {
     fn differential_enter();
     fn differential_exit();

@@ -17,7 +17,7 @@ use vm_memory::{
 
 use crate::layout::{RAM, at, port};
 use crate::paging::{Format, Tables, pte};
-use crate::programs::{assemble, write_handlers};
+use crate::programs::{assemble, end, write_handlers};
 use crate::states;
 
 /// How long a guest may live: much longer than any takes, on the busiest machine.
@@ -252,6 +252,24 @@ impl<H: Hypervisor> Guest<H> {
     ) -> Self {
         let guest = Self::new(engine);
         guest.code(at::CODE, program);
+        guest
+    }
+
+    /// The same, which begins with these registers, and ends behind `program`.
+    pub fn with_registers(
+        engine: &H,
+        registers: &[(u8, u64)],
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Self {
+        let mut guest = Self::with_program(engine, |a| {
+            program(a)?;
+            end(a)
+        });
+        let mut state = guest.long_mode();
+        for (register, value) in registers {
+            state.gprs[usize::from(*register)] = *value;
+        }
+        guest.set_state(&state);
         guest
     }
 

@@ -3,7 +3,7 @@
 
 # The end-to-end tests run `unibody` as an unprivileged user: see tools/unibody/tests/support/mod.rs.
 chmod 666 /dev/kvm
-cp -r /root/.cache /tmp/cache
+cp -r "$HOME/.cache" /tmp/cache
 chown -R 65534:65534 /tmp/cache
 export UNIBODY_TEST_PROGRAM=/bin/unibody UNIBODY_TEST_CACHE=/tmp/cache
 export UNIBODY_TEST_SHELF=/nest/tests/built

@@ -79,7 +79,7 @@ fn reduced(manifest: &str) -> Result<(String, Vec<String>)> {
     for name in ["kernel", "unpacked", "busybox"] {
         match manifest.get(name) {
             Some(Value::String(path)) => paths.push(path.to_owned()),
-            Some(Value::Null) => {}
+            Some(Value::Null) if name == "unpacked" => {}
             _ => bail!("it names no {name}"),
         }
     }
@@ -104,6 +104,7 @@ mod tests {
         assert!(!text.contains(r#""m""#));
         let (_, paths) = reduced(&manifest.replace("null", r#""u""#)).expect("it is one");
         assert_eq!(paths, ["k", "u", "b"]);
+        assert!(reduced(&manifest.replace(r#""k","u"#, r#"null,"u"#)).is_err());
         // An older version's.
         assert!(reduced(&manifest.replace(r#""unpacked":null,"#, "")).is_err());
         assert!(super::reduced("{}").is_err());

@@ -23,6 +23,7 @@ global_asm!(
     options(raw)
 );
 
+// SAFETY: the symbol is the assembly's above, as many bytes as the build script has counted.
 unsafe extern "C" {
     static unibody_vector_stubs: [u8; STUBS_SIZE];
 }

@@ -17,15 +17,7 @@ fn exits<H: Hypervisor>(
     answers: &[&[u8]],
     program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> (Vec<Exit>, Guest<H>, Log) {
-    let mut guest = Guest::with_program(engine, |a| {
-        program(a)?;
-        end(a)
-    });
-    let mut state = guest.long_mode();
-    for (register, value) in registers {
-        state.gprs[usize::from(*register)] = *value;
-    }
-    guest.set_state(&state);
+    let mut guest = Guest::with_registers(engine, registers, program);
     let mut log = Log::default();
     let mut exits = Vec::new();
     let mut answers = answers.iter();

@@ -80,15 +80,7 @@ fn counts<H: Hypervisor>(
     registers: &[(u8, u64)],
     program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> (Vec<u64>, Vec<Exit>) {
-    let mut guest = Guest::with_program(engine, |a| {
-        program(a)?;
-        end(a)
-    });
-    let mut state = guest.long_mode();
-    for (register, value) in registers {
-        state.gprs[usize::from(*register)] = *value;
-    }
-    guest.set_state(&state);
+    let mut guest = Guest::with_registers(engine, registers, program);
     let events: Vec<_> = new.iter().map(|one| add(&guest, one)).collect();
     let (exits, _) = run(&mut guest, |_| panic!("nothing is asked for"));
     (events.iter().map(EventFd::take).collect(), exits)
