@@ -399,6 +399,11 @@ impl Blocks {
         self.jit.as_ref()
     }
 
+    /// The same, to be changed.
+    pub const fn jit_mut(&mut self) -> Option<&mut Jit> {
+        self.jit.as_mut()
+    }
+
     /// The address of the jump cache.
     pub fn jumps_address(&self) -> u64 {
         self.jumps.address()

@@ -24,22 +24,23 @@ const USER: usize = 1 << USER_BITS;
 pub const RIP: i32 = offset_of!(Jump, rip) as i32;
 pub const KEY: i32 = offset_of!(Jump, key) as i32;
 pub const CODE: i32 = offset_of!(Jump, code) as i32;
-/// At level 3 the number of an address's first jump in its part are the upper bits of the product of its low half and this, and 0
-/// as the lowest; else the address's low 16 bits and 0: there is room for more, and that is found sooner.
-pub const FACTOR: u32 = 0x9e37_79b1;
+/// The number of an address's first jump in its part is twice that of the group of addresses that it is in, of those that there
+/// is room for: a wrong guess of an indirect jump's target is known the later the longer this takes. At level 3 a group has so many
+/// addresses as this is the log2 of, for there is less room: seldom more than two targets lie so near together. Else it is one address.
+pub const GROUP_SHIFT: u8 = 3;
 /// A jump's distance from its part's first one is its number shifted left by this.
 pub const SIZE_SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
 const _: () = assert!(size_of::<Jump>() == 32);
 /// The second way is so far behind the first one.
 pub const SECOND: i32 = 1 << SIZE_SHIFT;
 
-/// The product, shifted right by this, is the number at level 3.
-pub const SHIFT: u8 = 32 - USER_BITS;
+/// What is left of a distance at level 3.
+pub const USER_MASK: u32 = ((USER - 2) << SIZE_SHIFT) as u32;
 const _: () = assert!(SYSTEM_BITS == u16::BITS as u8 + 1);
 
 const fn number(cpl: u8, rip: u64) -> usize {
     if cpl == 3 {
-        ((rip as u32).wrapping_mul(FACTOR) >> SHIFT) as usize & !1
+        (rip as usize >> GROUP_SHIFT << 1) & (USER - 1)
     } else {
         (rip as u16 as usize) << 1
     }

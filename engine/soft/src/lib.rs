@@ -105,6 +105,8 @@ mod statistics_test;
 #[cfg(test)]
 mod strings_test;
 #[cfg(test)]
+mod targets_test;
+#[cfg(test)]
 mod test_bits;
 #[cfg(test)]
 mod test_code;

@@ -133,7 +133,7 @@ impl SoftVcpu {
     /// Executes a block by the interpreter and then, from the same state, by the JIT.
     fn execute_twice(
         &mut self,
-        blocks: &Blocks,
+        blocks: &mut Blocks,
         found: Found,
         before: &Registers,
         all_miss: bool,
@@ -163,7 +163,7 @@ impl SoftVcpu {
     /// Executes one block's translation.
     fn execute_one_translated(
         &mut self,
-        blocks: &Blocks,
+        blocks: &mut Blocks,
         code: u64,
         all_miss: bool,
     ) -> Result<(), Stop> {

@@ -312,6 +312,12 @@ impl Assembler {
         self.memory(Opcode { wide, bytes: &[0x8d], ..Opcode::default() }, reg, at);
     }
 
+    /// `lea reg, [rip + distance]`, of an address in this code.
+    pub fn lea_of(&mut self, reg: u8, target: u64) {
+        self.raw(&[0x48 | reg >> 3 << 2, 0x8d, 0x05 | (reg & 7) << 3]);
+        self.relative(target);
+    }
+
     /// `jmp target`.
     pub fn jump(&mut self, target: u64) {
         self.part.bytes.push(0xe9);

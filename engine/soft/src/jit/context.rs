@@ -102,6 +102,9 @@ pub(crate) struct Aside {
     pub step_return: u64,
     /// The instruction at which a step ended that did not go on.
     pub stopped_at: u64,
+    /// The site of an indirect branch, and the code that it leads to: see [`super::sites`].
+    pub site: u64,
+    pub met: u64,
     /// What a kernel returns to.
     pub returns: Returns,
     /// The thread's own RSP.
@@ -194,6 +197,8 @@ offsets! {
     RETURN_DESCRIPTORS = aside.returns.descriptors;
     NMI_BLOCKED = nmi_blocked;
     BLOCK = jit.block;
+    SITE = aside.site;
+    MET = aside.met;
     HOST_STACK = aside.host_stack;
     BLOCKS_LEFT = aside.blocks_left;
     ALWAYS = aside.always;

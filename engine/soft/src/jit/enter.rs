@@ -22,6 +22,8 @@ pub(super) mod ending {
     pub const REFUSED: u32 = 4;
     /// The block is at its end, and the run loop has something to look at.
     pub const DONE: u32 = 5;
+    /// An indirect branch leads to code that it does not know yet.
+    pub const MET: u32 = 6;
 }
 
 impl SoftVcpu {
@@ -56,8 +58,12 @@ impl SoftVcpu {
 
     /// Executes translated code from `code` on, until the dispatcher knows no way on or an
     /// instruction does not complete.
-    pub(crate) fn execute_translated(&mut self, blocks: &Blocks, code: u64) -> Result<(), Stop> {
-        let Some(jit) = blocks.jit() else { return Ok(()) };
+    pub(crate) fn execute_translated(
+        &mut self,
+        blocks: &mut Blocks,
+        code: u64,
+    ) -> Result<(), Stop> {
+        let Some(jit) = blocks.jit_mut() else { return Ok(()) };
         self.jit.set_status(self.status);
         self.show_keys();
         self.show_gs();
@@ -68,9 +74,13 @@ impl SoftVcpu {
             unsafe { core::mem::transmute(core::ptr::with_exposed_provenance::<()>(enter)) };
         // `self` is not used while translated code has its address. RSP then points into it, and what is pushed lies in
         // `signals`, which is nothing else's; the functions that are called from there have this thread's own stack again.
-        // `code` is that of a block in `blocks` which the jump cache knows, or that was just made; nothing in `blocks`
-        // changes meanwhile.
-        let ending = enter(this, code);
+        // `code` is that of a block in `blocks` which the jump cache knows, or that was just made, and so is what was met;
+        // nothing in `blocks` changes meanwhile.
+        let mut ending = enter(this, code);
+        while ending != 0 && self.jit.ending == ending::MET {
+            jit.meet(self.aside.site, self.aside.met);
+            ending = enter(this, self.aside.met);
+        }
         self.status = self.jit.status();
         if ending == 0 { Ok(()) } else { self.stopped_in_translated(blocks) }
     }

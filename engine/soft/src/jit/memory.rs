@@ -95,16 +95,24 @@ impl CodeMemory {
 
     /// Changes the distance of a jump or call that lies at `at`, to lead to `target`.
     pub fn redirect(&mut self, at: u64, target: u64) {
-        let Some(offset) = at.checked_sub(self.executable).map(|offset| offset as usize) else {
-            return;
-        };
-        if offset + 4 > self.used && !(self.cold..self.size - 3).contains(&offset) {
-            return;
-        }
+        let Some(place) = self.distance(at) else { return };
         let distance = target.wrapping_sub(at + 4) as u32;
-        let to: *mut u32 = ptr::with_exposed_provenance_mut(self.writable as usize + offset);
-        // SAFETY: within what is used of the mapping, by the test above; its vCPU executes no code meanwhile.
-        unsafe { to.write_unaligned(distance) };
+        // SAFETY: within what is used of the mapping; its vCPU executes no code meanwhile.
+        unsafe { place.write_unaligned(distance) };
+    }
+
+    /// Where the jump leads whose distance lies at `at`; `None` if no code does.
+    pub fn target(&self, at: u64) -> Option<u64> {
+        // SAFETY: within what is used of the mapping, which only `&mut self` writes to.
+        let distance = unsafe { self.distance(at)?.read_unaligned() };
+        Some((at + 4).wrapping_add_signed((distance as i32).into()))
+    }
+
+    /// The distance at `at`, where it is written.
+    fn distance(&self, at: u64) -> Option<*mut u32> {
+        let offset = at.checked_sub(self.executable)? as usize;
+        let is_used = offset + 4 <= self.used || (self.cold..self.size - 3).contains(&offset);
+        is_used.then(|| ptr::with_exposed_provenance_mut(self.writable as usize + offset))
     }
 
     /// Forgets all code but the first `kept` bytes. None of it may be executed again.

@@ -5,7 +5,7 @@
 //! - `assembler`: the bytes of the host's instructions; `stubs`: the code that blocks share, `vector_registers`,
 //!   `x87_registers`: of it, what loads and saves these;
 //! - `context`: what translated code finds around its stack pointer; `enter`: the ways in and out;
-//! - `memory`: where it lies; `links`: jumps from block to block.
+//! - `memory`: where it lies; `links`: jumps from block to block; `sites`: indirect branches that know where they have led.
 //!
 //! Decoded blocks ([`crate::blocks`]) stay: what is not translated is executed by the interpreter's functions, and
 //! all that is said there of keys, code pages and writes to code holds for translated code, too. The ways
@@ -28,6 +28,9 @@ pub(crate) mod sabotage;
 mod shape;
 #[cfg(test)]
 mod shape_test;
+mod sites;
+#[cfg(test)]
+mod sites_test;
 mod stubs;
 mod translate;
 mod vector;
@@ -172,6 +175,11 @@ impl Jit {
             self.links.connect(&mut self.memory, place, Target { code, ignores_flags });
         }
         code
+    }
+
+    /// The site of an indirect branch has led to `code`, which it did not know.
+    pub fn meet(&mut self, site: u64, code: u64) {
+        sites::meet(&mut self.memory, site, code);
     }
 
     /// The block at `place` is dropped.

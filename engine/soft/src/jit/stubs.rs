@@ -3,10 +3,11 @@
 //! - `enter`: from Rust into translated code, and back: a function `(vcpu, code) -> ending`;
 //! - `leave`: from the end of a block to Rust;
 //! - `dispatch`: from the end of a block to the next one, which the jump cache knows, or back to Rust;
+//! - `meet`: from an indirect branch that leads to what it does not know, to Rust, which notes it and enters again there;
 //! - `step`, `step_last`, `step_return`: call Rust to execute one instruction;
 //! - `vectors`, `x87`: see [`super::vector_registers`], [`super::x87_registers`].
 
-use super::assembler::{Address, Assembler, Opcode, condition};
+use super::assembler::{Address, Assembler, Opcode, condition, group};
 use super::context::{self, KEPT};
 use super::enter::ending;
 use super::vector_registers::VectorStubs;
@@ -62,6 +63,8 @@ pub(crate) struct Stubs {
     /// To be called with an address in R10 that the jump cache's first way at R11 does not have: whether it has it then is in
     /// ZF. T2 changes.
     pub second: u64,
+    /// To be jumped to with the address of a site in R11, and that of the code that it leads to in R15: see [`super::sites`].
+    pub meet: u64,
     pub vectors: VectorStubs,
     pub x87: X87Stubs,
 }
@@ -89,6 +92,7 @@ impl Stubs {
         stubs.dispatch_from_rip = code.here();
         code.load(T0, context::RIP);
         code.jump(known);
+        stubs.meet = meet(&mut code, &leave, &stubs);
         stubs.step = step(&mut code, context::STEP, &leave, &stubs);
         stubs.step_last = step(&mut code, context::STEP_LAST, &leave, &stubs);
         stubs.step_return = step(&mut code, context::STEP_RETURN, &leave, &stubs);
@@ -178,6 +182,19 @@ fn leave(code: &mut Assembler, stubs: &Stubs) -> Leave {
     Leave { nothing, stopped, refused }
 }
 
+fn meet(code: &mut Assembler, leave: &Leave, stubs: &Stubs) -> u64 {
+    let at = code.here();
+    code.store(context::SITE, T1);
+    code.store(context::MET, T2);
+    code.store_value(context::ENDING, ending::MET);
+    save_registers(code);
+    stubs.save_if_loaded(code);
+    // mov eax, 1.
+    code.raw(&[0xb8, 1, 0, 0, 0]);
+    code.jump(leave.stopped);
+    at
+}
+
 /// Finds the block at R10, as [`crate::blocks`] does.
 fn dispatch(code: &mut Assembler, second: u64, leave: u64) {
     let at = |displacement| Address { base: Some(T1), index: None, displacement };
@@ -247,11 +264,10 @@ fn second(code: &mut Assembler) -> u64 {
 /// The first entry of the jump cache for the address in R10, at a privilege level, into R11. EFLAGS change.
 pub(super) fn find_jump(code: &mut Assembler, cpl: u8) {
     if cpl == 3 {
-        // imul r11d, r10d, factor; shr r11d, shift less the size's; and r11d, -size.
-        code.raw(&[0x45, 0x69, 0xda]);
-        code.raw(&jump::FACTOR.to_le_bytes());
-        code.raw(&[0x41, 0xc1, 0xeb, jump::SHIFT - jump::SIZE_SHIFT]);
-        code.raw(&[0x41, 0x83, 0xe3, 0xfe << jump::SIZE_SHIFT]);
+        // mov r11d, r10d.
+        code.raw(&[0x45, 0x89, 0xd3]);
+        code.shift_left(T1, jump::SIZE_SHIFT + 1 - jump::GROUP_SHIFT);
+        code.change(group::AND, T1, jump::USER_MASK);
     } else {
         // movzx r11d, r10w; shl r11d, size's and one more.
         code.raw(&[0x45, 0x0f, 0xb7, 0xda]);

@@ -49,7 +49,7 @@ use super::stubs::Stubs;
 use crate::code_pages::PageId;
 use crate::ranges::Seen;
 use crate::vcpu::{SoftVcpu, attention};
-use branches::SecondTarget;
+use branches::{SecondTarget, UnknownTarget};
 use flags::{Flags, Recovery};
 use loaded::Loaded;
 use loops::Loop;
@@ -192,6 +192,7 @@ pub(super) fn translate(
         return_place: None,
         retries: Vec::new(),
         second_targets: Vec::new(),
+        unknown_targets: Vec::new(),
         place: None,
         end: last_part.rip.wrapping_add(last_part.bytes.len() as u64),
         marked: source.marked,
@@ -222,6 +223,7 @@ pub(super) fn translate(
     translator.code.cold(true);
     translator.windows_one_by_one(body, last);
     translator.take_second_targets();
+    translator.take_unknown_targets();
     translator.slow_ways();
     translator.take_side_exits();
     translator.take_ways_out();
@@ -252,6 +254,7 @@ struct Translator<'a> {
     /// Look-ups that may yet be in the table.
     retries: Vec<stretches::Retry>,
     second_targets: Vec<SecondTarget>,
+    unknown_targets: Vec<UnknownTarget>,
     /// Where the instruction's operand is, if that is known without a look-up: see [`loops`].
     place: Option<Address>,
     /// The block leads to others, and not to Rust.

@@ -1,8 +1,10 @@
-//! Branches at the end of a block: [`Translator::branch`].
+//! Branches at the end of a block: [`Translator::branch`]. Where indirect ones lead is looked up in the jump cache; that it is
+//! where they have led before is for [`super::super::sites`].
 
 use super::super::assembler::{Address, Jump, Opcode, condition};
 use super::super::context;
 use super::super::shape::{Encoding, Map};
+use super::super::sites;
 use super::super::stubs::find_jump;
 use super::{LOAD, SAVE, STACK, Step, T0, T1, T2, Translator};
 use crate::jump_cache as jump;
@@ -14,6 +16,12 @@ pub(super) struct SecondTarget {
     slow: usize,
     /// Where it is looked at once more.
     back: u64,
+}
+
+/// An indirect branch whose target is not among those that it compares with.
+pub(super) struct UnknownTarget {
+    jump: Jump,
+    site: u64,
 }
 
 /// Where an indirect branch's target is.
@@ -219,14 +227,30 @@ impl Translator<'_> {
 
     /// Goes on at what [`find_target`](Self::find_target) has found.
     fn jump_to(&mut self, target: Target) {
-        let jump = Opcode { bytes: &[0xff], ..Opcode::default() };
         match target {
             _ if !self.chained => {
                 self.code.copy(T0, T2);
                 self.code.jump(self.stubs.leave);
             }
-            Target::Found => self.code.memory(jump, 4, CODE),
-            Target::Loaded => self.code.registers(jump, 4, T2),
+            Target::Found => {
+                self.load_target();
+                self.go_to_target();
+            }
+            Target::Loaded => self.go_to_target(),
+        }
+    }
+
+    /// Goes on at the code at T2.
+    fn go_to_target(&mut self) {
+        let (site, jump) = sites::assemble(&mut self.code);
+        self.unknown_targets.push(UnknownTarget { jump, site });
+    }
+
+    /// Targets that indirect branches do not know.
+    pub(super) fn take_unknown_targets(&mut self) {
+        for UnknownTarget { jump, site } in core::mem::take(&mut self.unknown_targets) {
+            self.code.bind(jump);
+            sites::assemble_unknown(&mut self.code, site, self.stubs.meet);
         }
     }
 
