@@ -29,6 +29,12 @@ pub fn names() -> String {
     ASKED.map(|(name, _)| name).join(", ")
 }
 
+/// The shortest time, if there is one: of a fixed piece of work, what disturbs it only ever adds. (The same pointers are followed in
+/// 18 to 190 ns each on one host, by one program, as its neighbours leave it room in the cache.)
+pub fn best_of(times: impl Iterator<Item = f64>) -> Option<f64> {
+    times.min_by(f64::total_cmp)
+}
+
 /// The median, if there is something to take it of.
 pub fn median_of(values: Vec<f64>) -> Option<f64> {
     if values.is_empty() { None } else { Some(median(values)) }
@@ -128,7 +134,7 @@ impl fmt::Display for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, Table, geometric_mean, median_of, number};
+    use super::{Row, Table, best_of, geometric_mean, median_of, number};
 
     #[test]
     fn a_mean_of_ratios_is_the_same_from_both_sides() {
@@ -156,6 +162,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_a_dash() {
+        assert_eq!(number(best_of([].into_iter()), 2), "-");
+        assert_eq!(number(best_of([3.0, 1.0, 2.0].into_iter()), 2), "1.00");
         assert_eq!(number(median_of(vec![]), 2), "-");
         assert_eq!(number(median_of(vec![3.0, 1.0, 2.0]), 2), "2.00");
     }
