@@ -172,7 +172,7 @@ fn is_comparison(instruction: &Instruction) -> bool {
     is_cmps(instruction) || matches!(instruction.mnemonic(), Scasb | Scasw | Scasd | Scasq)
 }
 
-/// CMPS reads two operands: Intel's processors read the second first.
+/// CMPS reads two operands: Intel's processors and some of AMD's (Zen 4) read the second first.
 fn is_cmps(instruction: &Instruction) -> bool {
     use Mnemonic::{Cmpsb, Cmpsd, Cmpsq, Cmpsw};
     instruction.is_string_instruction()
@@ -233,16 +233,14 @@ pub fn other_fault_first(native: &Outcome, engine: &Outcome, case: &Case) -> boo
     };
     let faulted = case.instructions().find(|instruction| instruction.ip() == native.rip);
     let (first, other) = (vector(native), vector(engine));
-    if !is_amd()
-        && let Some(faulted) = faulted
-    {
-        let intel = match (first, other) {
-            (Some(13), Some(13)) => faulted.mnemonic() == Mnemonic::Call,
-            (Some(17), Some(12 | 13)) => true,
-            (Some(13 | 14 | 17), Some(13 | 14 | 17)) => is_cmps(&faulted),
+    if let Some(faulted) = faulted {
+        let is_choice = match (first, other) {
+            (Some(13 | 14 | 17), Some(13 | 14 | 17)) if is_cmps(&faulted) => true,
+            (Some(13), Some(13)) => !is_amd() && faulted.mnemonic() == Mnemonic::Call,
+            (Some(17), Some(12 | 13)) => !is_amd(),
             _ => false,
         };
-        if intel {
+        if is_choice {
             return true;
         }
     }

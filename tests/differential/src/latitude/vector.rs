@@ -201,13 +201,14 @@ fn may_be_initial(case: &Case, native: &Outcome) -> bool {
 }
 
 /// Whether what a case does is not defined: it uses [`fields`] that were stored, or it is not
-/// known where they are; or an operand in pieces may have some before and some behind the end of
+/// known where they are; or an operand in pieces, or of a masked move (on a Zen 4), may have some before and some behind the end of
 /// addresses of 32 bits, where each processor wraps other pieces around.
 pub(super) fn is_loose(case: &Case) -> bool {
     let mut written = [false; 16];
     let mut factory = InstructionInfoFactory::new();
     let wraps = case.instructions().any(|instruction| {
-        let wraps = in_pieces(&instruction) && may_wrap(case, &instruction, &written);
+        let wraps = (in_pieces(&instruction) || is_masked_move(&instruction))
+            && may_wrap(case, &instruction, &written);
         note_written(&mut factory, &instruction, &mut written);
         wraps
     });
