@@ -35,6 +35,8 @@ use contents::Contents;
 pub use gate::{check, soak};
 pub use options::{Extra, Options};
 use outcome::Outcome;
+use std::io::{self, Write};
+use std::path::PathBuf;
 pub use unibody::build;
 
 /// The command.
@@ -64,12 +66,31 @@ fn run(arguments: &[String]) -> Result<()> {
     std::process::exit(outcome.status.into());
 }
 
-/// Boots the nest, and runs what was asked for in it.
+/// Boots the nest, and runs what was asked for in it. What that prints is printed.
 pub fn boot(options: &Options) -> Result<Outcome> {
-    packages::check_machine()?;
-    let kernel = Headers::find(None)?;
-    let initramfs = fill(&kernel, options)?.archive();
-    machine::run(&kernel.image()?, &initramfs, options)
+    Nest::prepare(options)?.boot(io::stdout(), io::stderr())
+}
+
+/// What is to be booted.
+struct Nest<'a> {
+    options: &'a Options,
+    kernel: PathBuf,
+    initramfs: Vec<u8>,
+}
+
+impl<'a> Nest<'a> {
+    /// Builds and fetches what is not there yet.
+    fn prepare(options: &'a Options) -> Result<Self> {
+        packages::check_machine()?;
+        let kernel = Headers::find(None)?;
+        let initramfs = fill(&kernel, options)?.archive();
+        Ok(Self { options, kernel: kernel.image()?, initramfs })
+    }
+
+    /// Boots it. What the command prints goes to `stdout` and `stderr`.
+    fn boot(&self, stdout: impl Write, stderr: impl Write) -> Result<Outcome> {
+        machine::run(&self.kernel, &self.initramfs, self.options, stdout, stderr)
+    }
 }
 
 /// Puts together all that is in the nest.

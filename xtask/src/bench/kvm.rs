@@ -41,11 +41,11 @@ pub fn run() -> Result<()> {
     }
     let options = Options {
         icount: true,
-        cpus: 1,
         memory: "3G".to_owned(),
         timeout: Duration::from_secs(1800),
         files,
         command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
+        ..Options::default()
     };
     let status = nest::boot(&options)?.status;
     ensure!(status == 0, "the measurements in the nest ended with status {status}");

@@ -5,16 +5,21 @@
 //! - the end-to-end tests of `tools/unibody` that are about running guests, as they run on the software CPU everywhere.
 //!
 //! Of the latter the gate leaves out those that take minutes here, and such as do what another one does on more processors:
-//! [`PROGRAMS`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
+//! [`MACHINES`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
 //! alone (modules named `soft`, the files `denied`, `lockstep` and `modes`), about `unibody pull` (`pull`), or about instructions and
 //! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
 //!
-//! `gate.sh` runs them, one program after the other. [`programs`] builds them.
+//! `gate.sh` runs them, one program after the other, on two machines at once: QEMU's processor is one thread. [`programs`]
+//! builds them.
 
 mod programs;
 
+use super::Nest;
 use super::options::{Extra, Options};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 /// What the nest runs.
@@ -36,45 +41,54 @@ struct Program {
     long: &'static [&'static str],
 }
 
-/// In the order in which they run.
-const PROGRAMS: &[Program] = &[
-    Program {
-        package: "guests",
-        name: "architecture",
-        engine: KVM,
-        arguments: "kvm:: kvm_split::",
-        long: &[],
-    },
-    end_to_end("multiboot", &[]),
-    end_to_end("errors", &[]),
-    end_to_end("engine", &["a_device_that_is_gone_or_another_is_seen"]),
-    end_to_end("doctor", &[]),
-    end_to_end("limits", &[]),
-    end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
-    end_to_end("terminal", &[]),
-    Program {
-        // Each byte is several exits.
-        arguments: "--skip soft:: --skip random_bytes_come_back_equal_by_the_ten_million",
-        ..end_to_end("command", &[])
-    },
-    end_to_end(
-        "smp",
-        &[
-            "one_processor_works",
-            "four_processors_work",
-            "eight_processors_work",
-            "a_process_that_is_moved_about_computes_what_it_would_in_one_place",
-            "changes_of_memory_and_code_are_seen_by_four_processors",
-            "time_goes_on_over_more_processors_than_the_host_may_have",
-        ],
-    ),
-    end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
-    Program {
-        engine: "kvm --irqchip split",
-        arguments: "--exact two_processors_work",
-        ..end_to_end("smp", &[])
-    },
+/// On each machine, in the order in which they run. They take about as long on each.
+const MACHINES: [&[Program]; 2] = [
+    &[
+        Program {
+            package: "guests",
+            name: "architecture",
+            engine: KVM,
+            arguments: "kvm:: kvm_split::",
+            long: &[],
+        },
+        end_to_end("multiboot", &[]),
+        end_to_end("errors", &[]),
+        end_to_end("engine", &["a_device_that_is_gone_or_another_is_seen"]),
+        end_to_end("doctor", &[]),
+        end_to_end("limits", &[]),
+        end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
+        end_to_end("terminal", &[]),
+    ],
+    &[
+        Program {
+            // Each byte is several exits.
+            arguments: "--skip soft:: --skip random_bytes_come_back_equal_by_the_ten_million",
+            ..end_to_end("command", &[])
+        },
+        end_to_end(
+            "smp",
+            &[
+                "one_processor_works",
+                "four_processors_work",
+                "eight_processors_work",
+                "a_process_that_is_moved_about_computes_what_it_would_in_one_place",
+                "changes_of_memory_and_code_are_seen_by_four_processors",
+                "time_goes_on_over_more_processors_than_the_host_may_have",
+            ],
+        ),
+        end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
+        Program {
+            engine: "kvm --irqchip split",
+            arguments: "--exact two_processors_work",
+            ..end_to_end("smp", &[])
+        },
+    ],
 ];
+
+/// Those of all machines.
+fn all() -> impl Iterator<Item = &'static Program> {
+    MACHINES.into_iter().flatten()
+}
 
 const KVM: &str = "kvm";
 
@@ -94,22 +108,43 @@ pub fn soak() -> Result<()> {
 }
 
 fn run(long: bool, timeout: Duration) -> Result<()> {
+    let files = programs::files()?;
+    let options = [(MACHINES[0], "console.log"), (MACHINES[1], "console-2.log")].map(
+        |(programs, console)| Options {
+            memory: "3G".to_owned(),
+            timeout,
+            files: files.clone(),
+            command: command(programs, long),
+            console,
+            ..Options::default()
+        },
+    );
+    let [first, second] = options.each_ref().map(Nest::prepare);
+    let (first, second) = (first?, second?);
+    let mut printed = (Vec::new(), Vec::new());
+    let ended = thread::scope(|scope| {
+        let second = scope.spawn(|| second.boot(&mut printed.0, &mut printed.1));
+        let first = first.boot(io::stdout(), io::stderr());
+        [first, second.join().unwrap_or_else(|panic| resume_unwind(panic))]
+    });
+    // So that none of one machine's lines are in the middle of the other's.
+    io::stdout().write_all(&printed.0).context("cannot write to stdout")?;
+    io::stderr().write_all(&printed.1).context("cannot write to stderr")?;
+    for (number, ended) in (1..).zip(ended) {
+        match ended?.status {
+            0 => {}
+            status => bail!("the tests on machine {number} ended with status {status}"),
+        }
+    }
+    Ok(())
+}
+
+/// What runs tests in the nest.
+fn command(programs: &[Program], long: bool) -> Vec<String> {
     // What takes minutes may take more of them.
     let limit = if long { "UNIBODY_TEST_LIMIT=1800" } else { "UNIBODY_TEST_LIMIT=150" };
-    let mut command = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned).to_vec();
-    command.extend(PROGRAMS.iter().flat_map(|program| words(program, long)));
-    let options = Options {
-        icount: false,
-        cpus: 1,
-        memory: "3G".to_owned(),
-        timeout,
-        files: programs::files()?,
-        command,
-    };
-    match super::boot(&options)?.status {
-        0 => Ok(()),
-        status => bail!("the tests in the nest ended with status {status}"),
-    }
+    let script = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned);
+    script.into_iter().chain(programs.iter().flat_map(|program| words(program, long))).collect()
 }
 
 /// The engine, and a program with its arguments, for `gate.sh`.
@@ -122,7 +157,7 @@ fn words(program: &Program, long: bool) -> [String; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::{PROGRAMS, Program, end_to_end, words};
+    use super::{Program, all, end_to_end, words};
     use crate::tree;
 
     #[test]
@@ -134,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_a_test() {
-        for Program { name, long, .. } in PROGRAMS {
+        for Program { name, long, .. } in all() {
             let file = tree::root().join(format!("tools/unibody/tests/{name}.rs"));
             let text = std::fs::read_to_string(file).unwrap_or_default();
             for test in *long {

@@ -13,7 +13,7 @@ failed=0
 
 # QEMU's processor now and then delivers an interrupt late (see xtask/src/nest/machine.rs), and who waits for it gives up: what
 # fails is tried once more, and that is said. So many tests may be.
-repeats=4
+repeats=3
 
 # repeat PROGRAM TEST
 repeat() {

@@ -6,8 +6,10 @@ use super::output::Output;
 use crate::{qemu, tree};
 use anyhow::{Context, Result, anyhow};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What there is of hardware virtualization: SVM, with nested paging.
 const PROCESSOR: &str = "max,+svm";
@@ -22,21 +24,30 @@ const PARAMETERS: &str = "console=ttyS0 nokaslr panic=-1 oops=panic nohz=off hig
 /// The serial ports: file, and line. Each has its own, for a PC's fourth port shares the second's, and
 /// the third the first's, and QEMU's chip sees an edge of two only once.
 const PORTS: [(&str, &str); 4] = [(CONSOLE, "4"), (STDOUT, "3"), (STDERR, "5"), (TOLD, "7")];
-const CONSOLE: &str = "console.log";
+pub const CONSOLE: &str = "console.log";
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
 const TOLD: &str = "told";
+
+/// This process's runs so far.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// The lines of the console and of QEMU that an error shows.
 const TAIL: usize = 40;
 
 /// Boots the kernel, and gives on what the command prints until it ends.
-pub fn run(kernel: &Path, initramfs: &[u8], options: &Options) -> Result<Outcome> {
+pub fn run(
+    kernel: &Path,
+    initramfs: &[u8],
+    options: &Options,
+    stdout: impl Write,
+    stderr: impl Write,
+) -> Result<Outcome> {
     let directory = Directory::create()?;
     let file = directory.write("initramfs.cpio", initramfs)?;
     let log = directory.write("qemu.log", &[])?;
-    let mut stdout = Output::create(&directory.path.join(STDOUT), STDOUT, std::io::stdout())?;
-    let mut stderr = Output::create(&directory.path.join(STDERR), STDERR, std::io::stderr())?;
+    let mut stdout = Output::create(&directory.path.join(STDOUT), STDOUT, stdout)?;
+    let mut stderr = Output::create(&directory.path.join(STDERR), STDERR, stderr)?;
     let mut machine = qemu::machine(kernel, &file, PARAMETERS);
     describe(&mut machine, options);
     let log = File::create(&log).context("cannot create QEMU's log")?;
@@ -49,7 +60,7 @@ pub fn run(kernel: &Path, initramfs: &[u8], options: &Options) -> Result<Outcome
     let told = directory.read(TOLD);
     let outcome = ended.and_then(|ended| judge(&told, ended, options.timeout));
     let tails = directory.tail("qemu.log") + &directory.tail(CONSOLE);
-    let console = directory.keep_console()?;
+    let console = directory.keep_console(options.console)?;
     let end = match tails.as_str() {
         "" => "is empty: has it enough --memory?".to_owned(),
         tails => format!("ended with:\n{tails}"),
@@ -86,12 +97,15 @@ impl Directory {
     fn create() -> Result<Directory> {
         let runs = nest().join("runs");
         for run in fs::read_dir(&runs).into_iter().flatten().flatten() {
-            if !Path::new("/proc").join(run.file_name()).exists() {
+            let name = run.file_name();
+            let process = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+            if !Path::new("/proc").join(process).exists() {
                 // It takes space, nothing else.
                 let _ = fs::remove_dir_all(run.path());
             }
         }
-        let path = runs.join(std::process::id().to_string());
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let path = runs.join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot create '{}'", path.display()))?;
         Ok(Directory { path })
     }
@@ -115,9 +129,9 @@ impl Directory {
         last.iter().map(|line| format!("  {}\n", line.trim_end())).collect()
     }
 
-    /// Puts the console's log where the next run's will be.
-    fn keep_console(&self) -> Result<PathBuf> {
-        let kept = nest().join(CONSOLE);
+    /// Puts the console's log where the next run's of that name will be.
+    fn keep_console(&self, name: &str) -> Result<PathBuf> {
+        let kept = nest().join(name);
         let log = self.path.join(CONSOLE);
         if log.exists() {
             fs::rename(log, &kept).with_context(|| format!("cannot write '{}'", kept.display()))?;

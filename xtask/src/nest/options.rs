@@ -1,5 +1,6 @@
 //! What was typed after `cargo xtask nest`.
 
+use super::machine::CONSOLE;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,18 +46,28 @@ pub struct Options {
     pub files: Vec<Extra>,
     /// The command and its arguments.
     pub command: Vec<String>,
+    /// The name of the file, in `target/nest`, that the console's log is kept in.
+    pub console: &'static str,
+}
+
+impl Default for Options {
+    /// What nothing is said about; and no command.
+    fn default() -> Self {
+        Self {
+            icount: false,
+            cpus: 1,
+            memory: "2G".to_owned(),
+            timeout: Duration::from_secs(600),
+            files: Vec::new(),
+            command: Vec::new(),
+            console: CONSOLE,
+        }
+    }
 }
 
 /// `None`: help was asked for.
 pub fn parse(arguments: &[String]) -> Result<Option<Options>> {
-    let mut options = Options {
-        icount: false,
-        cpus: 1,
-        memory: "2G".to_owned(),
-        timeout: Duration::from_secs(600),
-        files: Vec::new(),
-        command: Vec::new(),
-    };
+    let mut options = Options::default();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut value =

@@ -1,7 +1,7 @@
 //! What the tests in the nest need of this host: the tests' programs, built and without what debuggers read, programs that they
 //! call and BusyBox lacks, and what `userland` builds.
 
-use super::{Extra, FOLDER, PROGRAMS};
+use super::{Extra, FOLDER, all};
 use crate::{process, tree};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -32,11 +32,11 @@ fn tests() -> Result<Vec<Extra>> {
     let mut cargo = process::cargo();
     cargo.current_dir(tree::root());
     cargo.args(["test", "--quiet", "--locked", "--no-run", "--message-format", "json"]);
-    let packages: BTreeSet<&str> = PROGRAMS.iter().map(|program| program.package).collect();
+    let packages: BTreeSet<&str> = all().map(|program| program.package).collect();
     for package in packages {
         cargo.args(["--package", package]);
     }
-    for program in PROGRAMS {
+    for program in all() {
         cargo.args(["--test", program.name]);
     }
     let output = process::capture(&mut cargo)?;
@@ -52,7 +52,7 @@ fn tests() -> Result<Vec<Extra>> {
         strip(&built, &from)?;
         Ok(Extra { from, to: format!("{FOLDER}/{name}") })
     };
-    PROGRAMS.iter().map(|test| program(test.name)).collect()
+    all().map(|test| program(test.name)).collect()
 }
 
 /// What a line of cargo's says was built, if it is the test `name`.
