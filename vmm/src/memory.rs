@@ -4,7 +4,7 @@
 //! snapshots can map it. A page of it costs about half as much again at first touch.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -116,20 +116,53 @@ pub(crate) fn write<M: GuestMemoryBackend>(
     bytes: &[u8],
     address: GuestAddress,
 ) -> Result<(), GuestMemoryError> {
-    let whole = memory
-        .to_region_addr(address)
-        .filter(|(region, offset)| region.len() - offset.0 >= bytes.len() as u64);
-    match whole.and_then(|(region, offset)| Some((region.file_offset()?, offset.0))) {
-        Some((file, offset)) => {
-            let written = file.file().write_all_at(bytes, file.start() + offset);
-            written.map_err(GuestMemoryError::IOError)
-        }
+    match file_at(memory, address, bytes.len()) {
+        Some((file, offset)) => file.write_all_at(bytes, offset).map_err(GuestMemoryError::IOError),
         None => memory.write_slice(bytes, address),
     }
 }
 
+/// Writes `size` bytes of the file `from`, the next ones that it gives, as [`write()`] does those that are here: the kernel
+/// copies them from the one file to the other.
+///
+/// # Errors
+/// As for [`write()`], and when `from` can't be read or has fewer.
+pub(crate) fn write_from<M: GuestMemoryBackend>(
+    memory: &M,
+    mut from: &File,
+    size: usize,
+    address: GuestAddress,
+) -> Result<(), GuestMemoryError> {
+    let Some((mut file, offset)) = file_at(memory, address, size) else {
+        return memory.read_exact_volatile_from(address, &mut from, size);
+    };
+    let copied = file
+        .seek(SeekFrom::Start(offset))
+        .and_then(|_| io::copy(&mut from.take(size as u64), &mut file));
+    match copied {
+        Ok(count) if count < size as u64 => {
+            Err(GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into()))
+        }
+        copied => copied.map(|_| ()).map_err(GuestMemoryError::IOError),
+    }
+}
+
+/// Where in a file the `size` bytes at `address` are, if they are all in one region that has a file.
+fn file_at<M: GuestMemoryBackend>(
+    memory: &M,
+    address: GuestAddress,
+    size: usize,
+) -> Option<(&File, u64)> {
+    let (region, offset) = memory.to_region_addr(address)?;
+    let has_room = region.len() - offset.0 >= size as u64;
+    let file = region.file_offset().filter(|_| has_room)?;
+    Some((file.file(), file.start() + offset.0))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -143,6 +176,31 @@ mod tests {
         let (end, hole) = ((5 << 30) - 1, 3 << 30);
         assert!(write(&memory, b"abc", GuestAddress(end)).is_err());
         assert!(write(&memory, b"abc", GuestAddress(hole)).is_err());
+    }
+
+    #[test]
+    fn what_a_file_has_is_seen_in_the_guests_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..200_000_u32).map(|i| ((i * 7) >> 5) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let memory = join(allocate(4 << 30).unwrap()).unwrap();
+        for (skipped, address) in [(3, 0x1ffe), (4096, 4 << 30)] {
+            file.seek(SeekFrom::Start(skipped)).unwrap();
+            write_from(&memory, &file, 150_000, GuestAddress(address)).unwrap();
+            let mut found = vec![0; 150_001];
+            memory.read_slice(&mut found, GuestAddress(address)).unwrap();
+            let (found, behind) = found.split_at(150_000);
+            assert!(found == &bytes[skipped as usize..][..150_000] && *behind == [0]);
+        }
+        let from = |position, size, address| {
+            (&file).seek(SeekFrom::Start(position)).unwrap();
+            write_from(&memory, &file, size, GuestAddress(address))
+        };
+        from(199_990, 10, 0).unwrap();
+        assert!(from(199_990, 11, 0).is_err());
+        let (end, hole) = ((5 << 30) - 1, 3 << 30);
+        assert!(from(0, 10, end).is_err());
+        assert!(from(0, 10, hole).is_err());
     }
 
     #[test]

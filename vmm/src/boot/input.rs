@@ -8,7 +8,9 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+
+use crate::memory::{write, write_from};
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -102,12 +104,13 @@ impl Input {
             Data::File(file) => {
                 let mut file = file;
                 file.seek(SeekFrom::Start(start)).map_err(GuestMemoryError::IOError)?;
-                memory.read_exact_volatile_from(address, &mut file, size)
+                write_from(memory, file, size, address)
             }
             Data::Bytes(bytes) => {
-                let mut rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
-                let rest = rest.get_or_insert_default();
-                memory.read_exact_volatile_from(address, rest, size)
+                let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
+                let bytes = rest.and_then(|rest| rest.get(..size));
+                let none = || GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into());
+                write(memory, bytes.ok_or_else(none)?, address)
             }
         }
     }

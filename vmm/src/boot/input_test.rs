@@ -1,5 +1,7 @@
 use std::io::Write;
 
+use vm_memory::Bytes;
+
 use super::super::fixture;
 use super::*;
 

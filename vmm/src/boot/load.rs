@@ -3,9 +3,9 @@
 //! [`stored`] takes them from a file, and touches nothing else of it; [`packed`] takes them from
 //! what an [`Unpacker`] gives, as it comes, and keeps nothing. Memory that segments have beyond
 //! their bytes is not written: it must be zero, as a new guest's memory is. So are pages of zeros in a packed kernel, which are a
-//! third of Debian's.
+//! third of Debian's. [`unpack`] gives its bytes to whoever wants them ([`super::repack`]).
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::elf::{self, Elf};
 use super::input::Input;
@@ -30,19 +30,30 @@ pub(super) fn stored<M: GuestMemoryBackend>(
     elf.notes.iter().map(bytes).collect::<Result<_, _>>().map_err(Error::Read)
 }
 
-/// Loads an ELF file while it is unpacked, to its end: what is behind the segments may still tell
-/// that the stream is damaged. Returns the bytes of its notes, one after the other.
+/// Loads an ELF file while it is unpacked. Returns the bytes of its notes, one after the other.
 pub(super) fn packed<M: GuestMemoryBackend>(
-    mut unpacker: Unpacker,
+    unpacker: Unpacker,
     elf: &Elf,
     memory: &M,
 ) -> Result<Vec<Vec<u8>>, Error> {
+    unpack(unpacker, elf, |bytes, address| {
+        write(memory, bytes, GuestAddress(address)).map_err(Error::Write)
+    })
+}
+
+/// Unpacks an ELF file, to its end: what is behind the segments may still tell that the stream is damaged. What segments
+/// have is given to `place`, with its physical address, but for pages of zeros. Returns the bytes of the notes, one after the other.
+pub(super) fn unpack<E: From<Error>>(
+    mut unpacker: Unpacker,
+    elf: &Elf,
+    mut place: impl FnMut(&[u8], u64) -> Result<(), E>,
+) -> Result<Vec<Vec<u8>>, E> {
     let mut notes = vec![Vec::new(); elf.notes.len()];
     while !unpacker.chunk().is_empty() {
         let chunk = Chunk { offset: unpacker.offset(), bytes: unpacker.chunk() };
         for segment in &elf.segments {
             if let Some((skipped, part)) = chunk.overlap(segment.offset, segment.file_size) {
-                write_but_zeros(memory, part, segment.address + skipped).map_err(Error::Write)?;
+                but_zeros(part, segment.address + skipped, &mut place)?;
             }
         }
         for (wanted, bytes) in elf.notes.iter().zip(&mut notes) {
@@ -50,24 +61,24 @@ pub(super) fn packed<M: GuestMemoryBackend>(
                 bytes.extend_from_slice(part);
             }
         }
-        unpacker.advance()?;
+        unpacker.advance().map_err(Error::from)?;
     }
     let (length, needed) = (unpacker.offset(), elf.file_end());
     if length < needed {
-        return Err(elf::Error::Truncated { length, needed }.into());
+        return Err(Error::from(elf::Error::Truncated { length, needed }).into());
     }
     Ok(notes)
 }
 
 const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
-/// Writes bytes to memory that is zero, but for pages of zeros.
-fn write_but_zeros<M: GuestMemoryBackend>(
-    memory: &M,
+/// Gives bytes, of which the first has this address, to `place`, but for pages of zeros.
+fn but_zeros<E>(
     bytes: &[u8],
     address: u64,
-) -> Result<(), GuestMemoryError> {
-    // What was found to be written: it begins there and ends where the next page does.
+    place: &mut impl FnMut(&[u8], u64) -> Result<(), E>,
+) -> Result<(), E> {
+    // What was found to be placed: it begins there and ends where the next page does.
     let mut start = 0;
     let mut at = 0;
     while at < bytes.len() {
@@ -75,14 +86,14 @@ fn write_but_zeros<M: GuestMemoryBackend>(
         let end = bytes.len().min(at + left_of_page as usize);
         if bytes[at..end] == ZEROS[..end - at] {
             if start < at {
-                write(memory, &bytes[start..at], GuestAddress(address + start as u64))?;
+                place(&bytes[start..at], address + start as u64)?;
             }
             start = end;
         }
         at = end;
     }
     match start < at {
-        true => write(memory, &bytes[start..at], GuestAddress(address + start as u64)),
+        true => place(&bytes[start..at], address + start as u64),
         false => Ok(()),
     }
 }

@@ -66,18 +66,21 @@ fn a_file_that_unpacks_to_less_than_its_headers_say_is_cut_off() {
 }
 
 #[test]
-fn pages_of_zeros_are_not_written() {
+fn pages_of_zeros_are_not_placed() {
     const SIZE: usize = 4096;
-    // What is written begins and ends within a page of the guest's.
+    // What is placed begins and ends within a page of the guest's.
     const ADDRESS: usize = 0x20_0000 - 100;
     let mut bytes = vec![1; 10 * SIZE];
     let zeros = [0..100, 100 + SIZE..100 + 3 * SIZE, 100 + 5 * SIZE - 1..100 + 6 * SIZE];
     for range in zeros {
         bytes[range].fill(0);
     }
-    let memory = fixture::memory(4 << 20);
-    memory.write_slice(&[7; 4 << 20], GuestAddress(0)).unwrap();
-    write_but_zeros(&memory, &bytes, ADDRESS as u64).unwrap();
+    let mut found = vec![7; 4 << 20];
+    but_zeros::<()>(&bytes, ADDRESS as u64, &mut |part, address| {
+        found[address as usize..][..part.len()].copy_from_slice(part);
+        Ok(())
+    })
+    .unwrap();
 
     // The last byte before a page of zeros is one itself: it belongs to the page before.
     let mut expected = vec![7; 4 << 20];
@@ -85,7 +88,5 @@ fn pages_of_zeros_are_not_written() {
     for untouched in [0..100, 100 + SIZE..100 + 3 * SIZE, 100 + 5 * SIZE..100 + 6 * SIZE] {
         expected[ADDRESS..][untouched].fill(7);
     }
-    let mut found = vec![0; 4 << 20];
-    memory.read_slice(&mut found, GuestAddress(0)).unwrap();
     assert!(found == expected);
 }

@@ -71,10 +71,15 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A manifest (`tools/unibody/src/pull/store.rs`) which lists the kernel, unpacked if it can be, and BusyBox only, and the
-/// paths of these.
+/// The format of a manifest (`tools/unibody/src/pull/store.rs`).
+const FORMAT: u32 = 3;
+
+/// A manifest which lists the kernel, unpacked if it can be, and BusyBox only, and the paths of these.
 fn reduced(manifest: &str) -> Result<(String, Vec<String>)> {
     let mut manifest: Value = serde_json::from_str(manifest)?;
+    if manifest["format"] != FORMAT {
+        bail!("its format is not {FORMAT}");
+    }
     let mut paths = Vec::new();
     for name in ["kernel", "unpacked", "busybox"] {
         match manifest.get(name) {
@@ -96,17 +101,18 @@ mod tests {
 
     #[test]
     fn a_manifest_is_reduced_to_the_kernel_and_busybox() {
-        let manifest = r#"{"format":2,"kernel":"k","unpacked":null,"busybox":"b","files":[
+        let manifest = r#"{"format":3,"kernel":"k","unpacked":null,"busybox":"b","files":[
             {"path":"b","size":1},{"path":"k","size":2},{"path":"m","size":3}]}"#;
         let (text, paths) = reduced(manifest).expect("it is one");
         assert_eq!(paths, ["k", "b"]);
-        assert!(text.contains(r#""format":2"#) && text.contains(r#""size":2"#));
+        assert!(text.contains(r#""format":3"#) && text.contains(r#""size":2"#));
         assert!(!text.contains(r#""m""#));
         let (_, paths) = reduced(&manifest.replace("null", r#""u""#)).expect("it is one");
         assert_eq!(paths, ["k", "u", "b"]);
         assert!(reduced(&manifest.replace(r#""k","u"#, r#"null,"u"#)).is_err());
-        // An older version's.
         assert!(reduced(&manifest.replace(r#""unpacked":null,"#, "")).is_err());
+        // An older version's.
+        assert!(reduced(&manifest.replace(":3,", ":2,")).is_err());
         assert!(super::reduced("{}").is_err());
     }
 }

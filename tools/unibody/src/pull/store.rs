@@ -24,7 +24,7 @@ use vmm::boot::repack::{self, repack};
 use super::deb;
 
 /// Of the manifest. One with another number is of another Unibody, and not used.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const MANIFEST: &str = "manifest.json";
 /// More than any manifest has.
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -61,7 +61,7 @@ pub(crate) struct Manifest {
     pub(crate) release: String,
     /// The kernel's path in the folder.
     pub(crate) kernel: String,
-    /// The path of the same kernel, unpacked; none if it can't be, or is as it is.
+    /// The path of the same kernel, unpacked (`repack`); none if it can't be, or is as it is.
     pub(crate) unpacked: Option<String>,
     /// BusyBox's path in the folder.
     pub(crate) busybox: String,
@@ -296,7 +296,7 @@ impl Staging<'_> {
         let mut file = File::create_new(&target).map_err(Error::of("make", &target))?;
         let size = match repack(&self.guest().join(&manifest.kernel), DEFAULT_LIMIT, &mut file) {
             Ok(size) => size,
-            Err(repack::Error::Kernel(_)) => 0,
+            Err(repack::Error::Kernel(_) | repack::Error::Scattered) => 0,
             Err(repack::Error::Write(error)) => return Err(Error::of("write", &target)(error)),
         };
         if size == 0 {

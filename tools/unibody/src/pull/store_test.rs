@@ -143,7 +143,7 @@ fn damage_is_seen() {
         |guest| {
             let path = guest.folder().join(MANIFEST);
             let text = fs::read_to_string(&path).unwrap();
-            fs::write(path, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
+            fs::write(path, text.replace("\"format\": 3", "\"format\": 2")).unwrap();
         },
     ];
     for damage in damages {
