@@ -32,12 +32,15 @@ struct Range {
 pub struct Bus {
     ranges: Vec<Range>,
     /// For each port, which of the ranges has it, counted from 1; 0: it is nobody's.
-    by_port: Box<[u8]>,
+    by_port: Box<[u8; PORTS]>,
 }
+
+/// As many as a number of 16 bits can name.
+const PORTS: usize = 1 << 16;
 
 impl Default for Bus {
     fn default() -> Self {
-        Self { ranges: Vec::new(), by_port: vec![0; 1 << 16].into_boxed_slice() }
+        Self { ranges: Vec::new(), by_port: Box::new([0; PORTS]) }
     }
 }
 
@@ -60,7 +63,7 @@ impl Bus {
 
     #[inline]
     fn find(&self, port: u16) -> Option<(&dyn Device, u16)> {
-        let at = usize::from(*self.by_port.get(usize::from(port))?);
+        let at = usize::from(self.by_port[usize::from(port)]);
         let range = self.ranges.get(at.wrapping_sub(1))?;
         Some((&*range.device, port - range.first))
     }

@@ -355,63 +355,70 @@ impl<V: Vm> Shared<V> {
         let mut answer = Answer::None;
         let mut halted = false;
         while !self.ended.load(Ordering::Acquire) {
-            let exit = match vcpu.run(answer) {
-                Ok(exit) => exit,
-                Err(error) => {
-                    self.end(Ending::Failed(error));
-                    break;
-                }
-            };
+            let exit = vcpu.run(answer);
             if halted {
                 halted = false;
                 self.halted.fetch_sub(1, Ordering::AcqRel);
             }
-            answer = Answer::None;
-            match exit {
-                Exit::Interrupted => {}
-                Exit::In { port, size, count } => answer = self.port_in(port, size, count),
-                Exit::Out { port, size, data } => self.port_out(port, size, data),
+            answer = match exit {
+                Ok(Exit::In { port, size, count }) => self.port_in(port, size, count),
+                Ok(Exit::Out { port, size, data }) => self.port_out(port, size, data),
                 // There is nothing in the memory space but the chips: it floats.
-                Exit::MmioRead { size, .. } => {
-                    answer = Answer::Data(Data::ones(size.into()));
-                }
-                Exit::MmioWrite { .. } => {}
-                Exit::Halted => {
+                Ok(Exit::MmioRead { size, .. }) => Answer::Data(Data::ones(size.into())),
+                Ok(Exit::MmioWrite { .. } | Exit::Interrupted) => Answer::None,
+                Ok(Exit::Halted) => {
                     halted = true;
                     if self.halted.fetch_add(1, Ordering::AcqRel) + 1 == self.cpus {
                         self.end_with_state(&vcpu, |state| Ending::Halted { state });
                     }
+                    Answer::None
                 }
-                Exit::Shutdown => {
-                    self.end_with_state(&vcpu, |state| Ending::TripleFault { state });
+                exit => {
+                    self.end_for(&vcpu, exit);
+                    Answer::None
                 }
-                Exit::Debug { .. } => {
-                    let error =
-                        std::io::Error::other("it came out for a debugger, and there is none");
-                    self.end(Ending::Failed(hv::Error::Run { error }));
-                }
-                Exit::BadMemory { gpa } => self.end(Ending::Failed(hv::Error::BadMemory { gpa })),
-                Exit::Failed(errno) => {
-                    let error = std::io::Error::from_raw_os_error(errno.0);
-                    self.end(Ending::Failed(hv::Error::Run { error }));
-                }
-                Exit::Unsupported { bytes, len } => {
-                    let bytes = bytes[..usize::from(len).min(bytes.len())].to_vec();
-                    self.end_with_state(&vcpu, |state| Ending::Unsupported { bytes, state });
-                }
-            }
+            };
         }
         vcpu.counts()
     }
 
+    /// Ends the machine for what no guest goes on after.
+    #[cold]
+    fn end_for(&self, vcpu: &V::Vcpu, exit: Result<Exit, hv::Error>) {
+        let failed = |error| hv::Error::Run { error };
+        match exit {
+            Err(error) => self.end(Ending::Failed(error)),
+            Ok(Exit::Shutdown) => {
+                self.end_with_state(vcpu, |state| Ending::TripleFault { state });
+            }
+            Ok(Exit::Unsupported { bytes, len }) => {
+                let bytes = bytes[..usize::from(len).min(bytes.len())].to_vec();
+                self.end_with_state(vcpu, |state| Ending::Unsupported { bytes, state });
+            }
+            Ok(Exit::BadMemory { gpa }) => {
+                self.end(Ending::Failed(hv::Error::BadMemory { gpa }));
+            }
+            Ok(Exit::Failed(errno)) => {
+                let error = std::io::Error::from_raw_os_error(errno.0);
+                self.end(Ending::Failed(failed(error)));
+            }
+            Ok(exit) => {
+                let error = std::io::Error::other(format!("nobody has asked for {exit:?}"));
+                self.end(Ending::Failed(failed(error)));
+            }
+        }
+    }
+
+    #[inline]
     fn port_in(&self, port: u16, size: u8, count: u8) -> Answer {
         let mut data = Data::ones(usize::from(size) * usize::from(count));
         for_each_element(data.as_mut_slice(), size, |element| self.bus.read(port, element));
         Answer::Data(data)
     }
 
-    fn port_out(&self, port: u16, size: u8, mut data: Data) {
+    fn port_out(&self, port: u16, size: u8, mut data: Data) -> Answer {
         for_each_element(data.as_mut_slice(), size, |element| self.bus.write(port, element));
+        Answer::None
     }
 }
 

@@ -1,12 +1,12 @@
 //! [`KvmVcpu`]: KVM_RUN, and KVM's exits as [`Exit`]s.
 //!
-//! The ioctl and what it leaves in the mapping are this file's own, not `kvm-ioctls`', for the instructions that an exit takes.
+//! The ioctl (`ioctl.rs`), and what it leaves in the mapping, are this crate's own and not `kvm-ioctls`', for the instructions that
+//! an exit takes.
 //!
 //! An answer goes to where the exit has its data, and in with the next KVM_RUN. A string of port accesses that is longer than
 //! an [`Exit`] carries is several of them.
 
-use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -21,8 +21,10 @@ use kvm_bindings::{
     KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, kvm_cpuid_entry2,
 };
 use kvm_ioctls::VcpuFd;
+use rustix::io::Errno;
 
 use super::debug::{self, Debugger};
+use super::ioctl;
 use super::kick::{Here, Kicked};
 use super::stuck::Stuck;
 use super::vm::Shared;
@@ -47,10 +49,10 @@ pub struct KvmVcpu {
 
 /// Data that an exit has, or waits for: so many bytes of the mapping that the vCPU and the kernel share.
 struct Waiting {
+    /// The first byte that the VMM has not had, or given.
     at: NonNull<u8>,
-    len: usize,
-    /// How much of it the VMM had, or gave.
-    done: usize,
+    /// How many of these there are.
+    left: usize,
     access: Access,
 }
 
@@ -58,6 +60,23 @@ struct Waiting {
 unsafe impl Send for Waiting {}
 
 impl Waiting {
+    /// The answer to the last exit goes to where it is waited for. Gives the next part of the data, if there is one.
+    #[inline(always)]
+    fn complete(&mut self, answer: &Answer) -> Option<Exit> {
+        if self.left == 1
+            && let Access::In { .. } = self.access
+            && let Answer::Data(data) = answer
+            && let Some(byte) = data.as_slice().first()
+        {
+            // One byte of a port, most often.
+            // SAFETY: it is left in the shared mapping, which nothing refers to while KVM_RUN is not called.
+            unsafe { self.at.write(*byte) };
+            return None;
+        }
+        self.take(answer);
+        self.next_part()
+    }
+
     /// What was read goes to where it is waited for.
     #[inline]
     fn take(&mut self, answer: &Answer) {
@@ -67,18 +86,25 @@ impl Waiting {
             // Nobody's.
             (Answer::None, _) => &[0xff; Data::MAX],
         };
-        let count = bytes.len().min(self.len - self.done);
-        // SAFETY: so many bytes of the shared mapping are left there, which nothing refers to while KVM_RUN is not called.
-        let to = unsafe { self.at.as_ptr().add(self.done) };
-        // SAFETY: as before.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count) };
-        self.done += count;
+        let count = bytes.len().min(self.left);
+        // SAFETY: so many bytes are left there, as above.
+        unsafe { self.at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), count) };
+        self.advance(count);
+    }
+
+    /// The VMM had, or gave, `count` bytes of those that were left.
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        let count = count.min(self.left);
+        // SAFETY: there are so many in the mapping.
+        self.at = unsafe { self.at.add(count) };
+        self.left -= count;
     }
 
     /// The next part of the data that the VMM has not had, or given.
     #[inline]
     fn next_part(&mut self) -> Option<Exit> {
-        let left = self.len - self.done;
+        let left = self.left;
         if left == 0 {
             return None;
         }
@@ -89,14 +115,12 @@ impl Waiting {
             }
             Access::MmioRead { gpa } => Exit::MmioRead { gpa, size: left as u8 },
             Access::Out { port, size } => {
-                let mut data = Data::zeroed(left.min(Data::MAX));
-                let part = data.as_mut_slice();
-                // SAFETY: as in `take`.
-                unsafe {
-                    let from = self.at.as_ptr().add(self.done);
-                    std::ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len());
-                }
-                self.done += part.len();
+                let count = left.min(Data::MAX);
+                let mut data = Data::zeroed(count);
+                let to = NonNull::from(data.as_mut_slice()).cast();
+                // SAFETY: so many bytes are left there, as above.
+                unsafe { self.at.copy_to_nonoverlapping(to, count) };
+                self.advance(count);
                 Exit::Out { port, size, data }
             }
         })
@@ -131,31 +155,11 @@ impl KvmVcpu {
     /// The answer to the last exit goes to where its data is. Gives the next part of that.
     #[inline(always)]
     fn complete(&mut self, answer: &Answer) -> Option<Exit> {
-        let waiting = self.waiting.as_mut()?;
-        if waiting.len == 1
-            && let Answer::Data(data) = answer
-            && let Some(byte) = data.as_slice().first()
-        {
-            // One byte that is read, most often: an access that writes has no answer.
-            // SAFETY: as in `Waiting::take`.
-            unsafe { waiting.at.write(*byte) };
-            self.waiting = None;
-            return None;
-        }
-        waiting.take(answer);
-        let part = waiting.next_part();
+        let part = self.waiting.as_mut()?.complete(answer);
         if part.is_none() {
             self.waiting = None;
         }
         part
-    }
-
-    /// KVM_RUN, once; gives what the ioctl does. Not `kvm-ioctls`' own, with which an exit took half as many instructions again.
-    #[inline]
-    fn enter(&self) -> libc::c_int {
-        // SAFETY: the descriptor is a vCPU's, and the ioctl takes no argument. What it changes is the guest's, and the mapping,
-        // to which nothing refers.
-        unsafe { libc::ioctl(self.fd.as_raw_fd(), abi::ioctl::RUN.into(), 0) }
     }
 
     /// The exit, if it is an access.
@@ -170,16 +174,17 @@ impl KvmVcpu {
                 let (port, size) = (io.port, io.size);
                 // SAFETY: the kernel says where in the mapping the data is.
                 let at = unsafe { start.add(io.data_offset as usize) };
+                let is_out = u32::from(io.direction) == KVM_EXIT_IO_OUT;
+                if io.count == 1 && !is_out {
+                    // The most frequent one.
+                    let access = Access::In { port, size };
+                    self.waiting = Some(Waiting { at, left: size.into(), access });
+                    return Some(Exit::In { port, size, count: 1 });
+                }
                 let len = usize::from(size) * io.count as usize;
-                if u32::from(io.direction) == KVM_EXIT_IO_OUT {
-                    return Some(self.wait(at, len, Access::Out { port, size }));
-                }
-                let access = Access::In { port, size };
-                if io.count != 1 {
-                    return Some(self.wait(at, len, access));
-                }
-                self.waiting = Some(Waiting { at, len, done: 0, access });
-                Some(Exit::In { port, size, count: 1 })
+                let access =
+                    if is_out { Access::Out { port, size } } else { Access::In { port, size } };
+                Some(self.wait(at, len, access))
             }
             KVM_EXIT_MMIO => {
                 // SAFETY: the exit is one of which the union has `mmio`.
@@ -196,8 +201,8 @@ impl KvmVcpu {
     }
 
     #[inline]
-    fn wait(&mut self, at: NonNull<u8>, len: usize, access: Access) -> Exit {
-        let waiting = Waiting { at, len, done: 0, access };
+    fn wait(&mut self, at: NonNull<u8>, left: usize, access: Access) -> Exit {
+        let waiting = Waiting { at, left, access };
         self.waiting.insert(waiting).next_part().unwrap_or(Exit::Interrupted)
     }
 
@@ -220,10 +225,10 @@ impl KvmVcpu {
                 self.vm.gate.leave(&self.pass);
                 return prepared.map(|_| Exit::Interrupted);
             };
-            let came = self.enter();
+            let came = ioctl::run(&self.fd);
             self.vm.gate.leave(&self.pass);
             self.kicked.count();
-            if came == 0
+            if came.is_ok()
                 && let Some(exit) = self.access()
             {
                 if ATTENDED && self.attend(&exit)? {
@@ -275,12 +280,11 @@ impl KvmVcpu {
     /// registers and stack.
     #[cold]
     #[inline(never)]
-    fn seldom(&mut self, came: libc::c_int, finishing: bool) -> Option<Result<Exit, Error>> {
-        if came != 0 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                ErrorKind::Interrupted | ErrorKind::WouldBlock => self.again(finishing),
-                _ => Some(Err(Error::Run { error })),
+    fn seldom(&mut self, came: Result<(), Errno>, finishing: bool) -> Option<Result<Exit, Error>> {
+        if let Err(errno) = came {
+            return match errno {
+                Errno::INTR | Errno::AGAIN => self.again(finishing),
+                errno => Some(Err(Error::Run { error: errno.into() })),
             };
         }
         let run = self.fd.get_kvm_run();
@@ -400,6 +404,9 @@ fn entries(table: &Table, id: u32) -> Result<CpuId, Error> {
 }
 
 impl Vcpu for KvmVcpu {
+    // Goes into the loop of who calls it: for a call, registers and copies of exit and answer were an eighth of the instructions that
+    // an exit took in this process.
+    #[inline]
     fn run(&mut self, answer: Answer) -> Result<Exit, Error> {
         if self.attended { self.run_attended(&answer) } else { self.run_as::<false>(&answer) }
     }
@@ -437,3 +444,7 @@ impl Vcpu for KvmVcpu {
         None
     }
 }
+
+#[cfg(test)]
+#[path = "vcpu_test.rs"]
+mod vcpu_test;
