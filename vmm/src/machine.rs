@@ -17,6 +17,7 @@ use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
 use hv::{Counts, Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
 
 use crate::acpi;
+use crate::boot::input::Input;
 use crate::boot::layout;
 use crate::boot::{self, CommandLine, Kernel, Protocol, start};
 use crate::bus::{Bus, Taken};
@@ -78,8 +79,8 @@ pub struct Config<'a> {
     pub irqchip: Irqchip,
     /// The kernel.
     pub kernel: Kernel,
-    /// The initial file system: archives one after the other.
-    pub initrd: Vec<Vec<u8>>,
+    /// The initial file system: archives, or parts of them, one after the other.
+    pub initrd: Vec<Input>,
     /// The kernel's command line, whole.
     pub command_line: &'a CommandLine,
     /// Entropy for the guest's start.

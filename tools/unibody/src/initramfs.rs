@@ -2,6 +2,7 @@
 
 use guest_image::INIT;
 use vmm::boot::cpio::{Error, Writer};
+use vmm::boot::input::Input;
 
 /// The guest's name.
 pub(crate) const HOSTNAME: &str = "unibody";
@@ -37,18 +38,20 @@ const FILES: [(&str, &str); 5] = [
     ("etc/profile", "export PS1='\\h:\\w\\$ '\n"),
 ];
 
-/// A file system of BusyBox: `applets` are the paths of links to it.
-pub(crate) fn userland(busybox: &[u8], applets: &[String]) -> Result<Vec<u8>, Error> {
+/// A file system of BusyBox: `applets` are the paths of links to it. The archive is in parts: the large files are copied but once,
+/// to where the guest has them.
+pub(crate) fn userland(busybox: Input, applets: &[String]) -> Result<Vec<Input>, Error> {
     let mut archive = Writer::new();
+    let mut parts = Vec::new();
     for (name, permissions) in FOLDERS {
         archive.directory(name, permissions)?;
     }
-    add_init(&mut archive)?;
+    add_init(&mut archive, &mut parts)?;
     archive.character_device("dev/null", 0o666, 1, 3)?;
     for (name, text) in FILES {
         archive.file(name, 0o644, text.as_bytes())?;
     }
-    archive.file("bin/busybox", 0o755, busybox)?;
+    add_apart(&mut archive, &mut parts, "bin/busybox", busybox)?;
     for applet in applets {
         // An applet elsewhere is not worth failing for: it can still be called through BusyBox.
         match archive.symlink(applet, "/bin/busybox") {
@@ -56,21 +59,36 @@ pub(crate) fn userland(busybox: &[u8], applets: &[String]) -> Result<Vec<u8>, Er
             Err(error) => return Err(error),
         }
     }
-    Ok(archive.finish())
+    parts.push(Input::bytes(archive.finish()));
+    Ok(parts)
 }
 
-/// What is unpacked over a person's own file system: Unibody's `/init`.
-pub(crate) fn overlay() -> Result<Vec<u8>, Error> {
+/// What is unpacked over a person's own file system: Unibody's `/init`. In parts, too.
+pub(crate) fn overlay() -> Result<Vec<Input>, Error> {
     let mut archive = Writer::new();
+    let mut parts = Vec::new();
     archive.directory("dev", 0o755)?;
-    add_init(&mut archive)?;
-    Ok(archive.finish())
+    add_init(&mut archive, &mut parts)?;
+    parts.push(Input::bytes(archive.finish()));
+    Ok(parts)
 }
 
 /// The first process, and the console that the kernel opens for it.
-fn add_init(archive: &mut Writer) -> Result<(), Error> {
-    archive.file("init", 0o755, INIT)?;
+fn add_init(archive: &mut Writer, parts: &mut Vec<Input>) -> Result<(), Error> {
+    add_apart(archive, parts, "init", Input::bytes(INIT))?;
     archive.character_device("dev/console", 0o600, 5, 1)
+}
+
+/// A program, whose bytes are a part of their own.
+fn add_apart(
+    archive: &mut Writer,
+    parts: &mut Vec<Input>,
+    name: &str,
+    program: Input,
+) -> Result<(), Error> {
+    let before = archive.file_apart(name, 0o755, program.length())?;
+    parts.extend([Input::bytes(before), program]);
+    Ok(())
 }
 
 #[cfg(test)]

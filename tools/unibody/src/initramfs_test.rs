@@ -2,10 +2,20 @@ use vmm::boot::cpio::Reader;
 
 use super::*;
 
+/// An archive's parts, as they lie in the guest's memory.
+fn together(parts: Vec<Input>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(part.head(usize::MAX).unwrap());
+    }
+    bytes
+}
+
 #[test]
 fn the_userland_has_init_busybox_and_its_links() {
     let applets = ["bin/sh", "usr/bin/awk", "bin/sh", "odd/place"].map(str::to_string);
-    let archive = userland(b"tools", &applets).unwrap();
+    let archive = together(userland(Input::bytes(&b"tools"[..]), &applets).unwrap());
     let entries: Vec<_> = Reader::new(&archive).collect::<Result<_, _>>().unwrap();
     let find = |name: &str| entries.iter().find(|entry| entry.name == name.as_bytes());
     assert_eq!(find("init").unwrap().data, INIT);
@@ -20,7 +30,7 @@ fn the_userland_has_init_busybox_and_its_links() {
 
 #[test]
 fn the_overlay_has_nothing_but_what_init_takes() {
-    let archive = overlay().unwrap();
+    let archive = together(overlay().unwrap());
     let names: Vec<String> = Reader::new(&archive)
         .map(|entry| String::from_utf8_lossy(entry.unwrap().name).into_owned())
         .collect();

@@ -16,6 +16,7 @@ use hv::host_error::explain;
 use hv::in_process::InProcess;
 use hv::{Counts, Hypervisor};
 use indicatif::ProgressBar;
+use vmm::boot::input::Input;
 use vmm::boot::kernel::{self, DEFAULT_LIMIT};
 use vmm::boot::unpack::Compression;
 use vmm::boot::{CommandLine, Kernel};
@@ -144,7 +145,7 @@ fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
 struct Parts {
     kernel: Kernel,
     kernel_path: PathBuf,
-    archives: Vec<Vec<u8>>,
+    archives: Vec<Input>,
     command_line: CommandLine,
 }
 
@@ -168,8 +169,10 @@ impl Parts {
         let kernel = own_kernel.map_or_else(|| open_kernel(&kernel_path), Ok)?;
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
-            (Some(archive), _) => vec![archive, pack(initramfs::overlay())?],
-            (None, Some(guest)) => vec![userland(guest)?],
+            (Some(archive), _) => {
+                std::iter::once(archive).chain(pack(initramfs::overlay())?).collect()
+            }
+            (None, Some(guest)) => userland(guest)?,
             (None, None) => unreachable!("pulled if there is no initrd"),
         };
         let command_line = command_line(&kernel, COMMAND_LINE, options)?;
@@ -208,25 +211,22 @@ fn kernel_error(path: &Path, error: &kernel::Error) -> Error {
 }
 
 /// Reads a person's own initial file system, if it can fit into `memory` and looks like one.
-fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Error> {
+fn read_initrd(path: &Path, memory: u64) -> Result<Input, Error> {
     const ADVICE: &str = "Give a cpio archive, or leave --initrd out to use BusyBox";
     let bytes = read_whole(path, memory, ADVICE)?;
     let failed = |why: &str| Err(initrd_error("use", path, why).advise(ADVICE));
     let is_cpio = bytes.starts_with(b"070701") || bytes.starts_with(b"070702");
     match bytes.as_slice() {
         [] => failed("it is an empty file"),
-        _ if is_cpio || Compression::detect(&bytes).is_some() => Ok(bytes),
+        _ if is_cpio || Compression::detect(&bytes).is_some() => Ok(Input::bytes(bytes)),
         _ => failed("it is no cpio archive, compressed or not"),
     }
 }
 
 /// Reads the module of a Multiboot kernel, if it can fit into `memory`.
-fn read_module(path: &Path, memory: u64) -> Result<Vec<u8>, Error> {
-    read_whole(
-        path,
-        memory,
-        "Give another file, or leave --initrd out to give the kernel no module",
-    )
+fn read_module(path: &Path, memory: u64) -> Result<Input, Error> {
+    const ADVICE: &str = "Give another file, or leave --initrd out to give the kernel no module";
+    read_whole(path, memory, ADVICE).map(Input::bytes)
 }
 
 fn initrd_error(action: &str, path: &Path, why: impl std::fmt::Display) -> Error {
@@ -248,16 +248,21 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 }
 
 /// The initial file system of BusyBox.
-fn userland(guest: &Guest) -> Result<Vec<u8>, Error> {
+fn userland(guest: &Guest) -> Result<Vec<Input>, Error> {
     let path = guest.busybox();
-    let busybox = std::fs::read(&path).map_err(|error| {
+    let open = || {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        Ok(Input::file(file, length))
+    };
+    let busybox = open().map_err(|error: std::io::Error| {
         Error::new(format!("cannot read {}", quoted(&path)), reason(&error))
             .advise("Get it again with unibody pull")
     })?;
-    pack(initramfs::userland(&busybox, &guest.manifest.applets))
+    pack(initramfs::userland(busybox, &guest.manifest.applets))
 }
 
-fn pack(archive: Result<Vec<u8>, vmm::boot::cpio::Error>) -> Result<Vec<u8>, Error> {
+fn pack(archive: Result<Vec<Input>, vmm::boot::cpio::Error>) -> Result<Vec<Input>, Error> {
     archive.map_err(|error| Error::new("cannot pack the guest's file system", error))
 }
 

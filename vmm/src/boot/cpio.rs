@@ -77,14 +77,28 @@ impl Writer {
     /// Adds a directory. Like all names, `name` is relative to the root, and
     /// the directory that it lies in must be there already.
     pub fn directory(&mut self, name: &str, permissions: u32) -> Result<(), Error> {
-        self.add(name, Node { mode: DIRECTORY | permissions, links: 2, ..Node::default() }, &[])?;
+        self.add(name, Node { mode: DIRECTORY | permissions, links: 2, ..Node::default() }, 0)?;
         self.directories.insert(clean(name)?.to_string());
         Ok(())
     }
 
     /// Adds a file.
     pub fn file(&mut self, name: &str, permissions: u32, data: &[u8]) -> Result<(), Error> {
-        self.add(name, Node { mode: FILE | permissions, links: 1, ..Node::default() }, data)
+        self.add(name, file(permissions), data.len() as u64)?;
+        self.append(data);
+        Ok(())
+    }
+
+    /// Adds a file whose `size` bytes are somewhere else. Gives what of the archive comes before them: what comes after them begins
+    /// at the next multiple of four, with zeros in between.
+    pub fn file_apart(
+        &mut self,
+        name: &str,
+        permissions: u32,
+        size: u64,
+    ) -> Result<Vec<u8>, Error> {
+        self.add(name, file(permissions), size)?;
+        Ok(std::mem::take(&mut self.bytes))
     }
 
     /// Adds a symbolic link that leads to `target`.
@@ -93,7 +107,9 @@ impl Writer {
             return Err(Error::Name(target.to_string()));
         }
         let node = Node { mode: SYMLINK | 0o777, links: 1, ..Node::default() };
-        self.add(name, node, target.as_bytes())
+        self.add(name, node, target.len() as u64)?;
+        self.append(target.as_bytes());
+        Ok(())
     }
 
     /// Adds a character device's node.
@@ -105,7 +121,7 @@ impl Writer {
         minor: u32,
     ) -> Result<(), Error> {
         let mode = CHARACTER_DEVICE | permissions;
-        self.add(name, Node { mode, links: 1, device: (major, minor) }, &[])
+        self.add(name, Node { mode, links: 1, device: (major, minor) }, 0)
     }
 
     /// Adds a block device's node.
@@ -117,21 +133,20 @@ impl Writer {
         minor: u32,
     ) -> Result<(), Error> {
         let mode = BLOCK_DEVICE | permissions;
-        self.add(name, Node { mode, links: 1, device: (major, minor) }, &[])
+        self.add(name, Node { mode, links: 1, device: (major, minor) }, 0)
     }
 
-    /// Ends the archive and returns its bytes.
+    /// Ends the archive and returns its bytes; those behind the last file that is apart, if there are such.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        self.write(TRAILER, Node { links: 1, ..Node::default() }, 0, &[]);
+        self.write(TRAILER, Node { links: 1, ..Node::default() }, 0, 0);
         self.bytes
     }
 
-    fn add(&mut self, name: &str, node: Node, data: &[u8]) -> Result<(), Error> {
+    /// Adds an entry, but for its `size` bytes.
+    fn add(&mut self, name: &str, node: Node, size: u64) -> Result<(), Error> {
         let name = clean(name)?;
-        if u32::try_from(data.len()).is_err() {
-            return Err(Error::TooBig(name.to_string()));
-        }
+        let size = u32::try_from(size).map_err(|_| Error::TooBig(name.to_string()))?;
         if let Some((parent, _)) = name.rsplit_once('/')
             && !self.directories.contains(parent)
         {
@@ -141,11 +156,11 @@ impl Writer {
             return Err(Error::Duplicate(name.to_string()));
         }
         // The kernel takes equal numbers for hard links: each has its own.
-        self.write(name, node, self.names.len() as u32, data);
+        self.write(name, node, self.names.len() as u32, size);
         Ok(())
     }
 
-    fn write(&mut self, name: &str, node: Node, inode: u32, data: &[u8]) {
+    fn write(&mut self, name: &str, node: Node, inode: u32, size: u32) {
         const OWNER: u32 = 0;
         const TIME: u32 = 0;
         let fields = [
@@ -155,7 +170,7 @@ impl Writer {
             OWNER,
             node.links,
             TIME,
-            data.len() as u32,
+            size,
             0,
             0,
             node.device.0,
@@ -170,6 +185,9 @@ impl Writer {
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
         self.align();
+    }
+
+    fn append(&mut self, data: &[u8]) {
         self.bytes.extend_from_slice(data);
         self.align();
     }
@@ -177,6 +195,10 @@ impl Writer {
     fn align(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
+}
+
+fn file(permissions: u32) -> Node {
+    Node { mode: FILE | permissions, links: 1, ..Node::default() }
 }
 
 /// Takes a leading slash off a name, and refuses what the kernel would not

@@ -39,6 +39,33 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn a_file_that_is_apart_lies_between_two_parts() {
+    let archive = |data: &[u8]| {
+        let mut writer = sample();
+        writer.file("tmp/file", 0o644, data).unwrap();
+        writer.symlink("link", "init").unwrap();
+        writer.finish()
+    };
+    let parts = |data: &[u8]| {
+        let mut writer = sample();
+        let mut bytes = writer.file_apart("tmp/file", 0o644, data.len() as u64).unwrap();
+        assert_eq!(bytes.len() % ALIGNMENT, 0);
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        writer.symlink("link", "init").unwrap();
+        [bytes, writer.finish()].concat()
+    };
+    for data in [&b"12345"[..], b"1234", b""] {
+        assert_eq!(parts(data), archive(data));
+    }
+    let mut writer = sample();
+    for (name, size) in [("big", 1 << 32), ("init", 1), ("none/file", 1)] {
+        assert!(writer.file_apart(name, 0o644, size).is_err(), "{name}");
+    }
+    assert!(writer.file_apart("big", 0o644, u32::MAX.into()).is_ok());
+}
+
+#[test]
 fn the_same_calls_give_the_same_bytes() {
     assert_eq!(sample().finish(), sample().finish());
     assert_eq!(sample().finish().len() % 4, 0);

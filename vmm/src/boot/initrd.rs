@@ -4,15 +4,16 @@
 //! the tool's own and a person's, compressed or not. The kernel unpacks all
 //! of them, later files over earlier ones. An uncompressed archive is
 //! recognized at multiples of four bytes only, and zeros in between are
-//! skipped. See: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
+//! skipped. So an archive may be several parts as well, which end where four bytes do but for
+//! zeros ([`super::cpio::Writer::file_apart`]). See: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
 
 use std::ops::Range;
 
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
+use super::input::Input;
 use super::layout;
-use crate::memory::write;
 
 /// Why an initial file system cannot be placed.
 #[derive(Debug, Error)]
@@ -32,15 +33,15 @@ pub enum Error {
     Write(#[source] GuestMemoryError),
 }
 
-/// Writes `archives` as high as possible in `room`, page aligned, and gives
+/// Writes `archives`, or parts of them, as high as possible in `room`, page aligned, and gives
 /// their own memory free. Returns where they are, or `None` if there are none.
 pub fn place<M: GuestMemoryBackend>(
     memory: &M,
-    archives: Vec<Vec<u8>>,
+    archives: Vec<Input>,
     room: Range<u64>,
 ) -> Result<Option<Range<u64>>, Error> {
     let offsets = offsets(&archives);
-    let size = archives.iter().zip(&offsets).map(|(a, o)| o + a.len() as u64).max().unwrap_or(0);
+    let size = archives.iter().zip(&offsets).map(|(a, o)| o + a.length()).max().unwrap_or(0);
     if size == 0 {
         return Ok(None);
     }
@@ -52,19 +53,21 @@ pub fn place<M: GuestMemoryBackend>(
         .filter(|start| *start >= lowest)
         .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
     for (archive, offset) in archives.into_iter().zip(offsets) {
-        write(memory, &archive, GuestAddress(start + offset)).map_err(Error::Write)?;
+        // What is in the room is no larger than the address space.
+        let size = archive.length() as usize;
+        archive.load(0, size, memory, GuestAddress(start + offset)).map_err(Error::Write)?;
     }
     Ok(Some(start..start + size))
 }
 
 /// Where each archive begins, from the first one's start.
-fn offsets(archives: &[Vec<u8>]) -> Vec<u64> {
+fn offsets(archives: &[Input]) -> Vec<u64> {
     let mut end = 0u64;
     archives
         .iter()
         .map(|archive| {
             let start = end.next_multiple_of(4);
-            end = start + archive.len() as u64;
+            end = start + archive.length();
             start
         })
         .collect()

@@ -8,8 +8,8 @@ fn memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
 }
 
-fn archives(bytes: &[&[u8]]) -> Vec<Vec<u8>> {
-    bytes.iter().map(|bytes| bytes.to_vec()).collect()
+fn archives(bytes: &[&[u8]]) -> Vec<Input> {
+    bytes.iter().map(|bytes| Input::bytes(bytes.to_vec())).collect()
 }
 
 #[test]

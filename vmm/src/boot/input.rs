@@ -1,8 +1,9 @@
-//! The bytes that a kernel is read from: a file, or memory; all of them, or a part.
+//! The bytes that a kernel, or a part of an initial file system, is read from: a file, or memory; all of them, or a part.
 //!
 //! [`Input`] can be looked at in any place, and read once from its beginning to its end. A file's
 //! bytes stay in the file until then: a packed kernel is never in this process's memory as a whole.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -16,7 +17,7 @@ use crate::memory::{write, write_from};
 #[derive(Debug)]
 enum Data {
     File(File),
-    Bytes(Vec<u8>),
+    Bytes(Cow<'static, [u8]>),
 }
 
 /// A range of a file's bytes, or of bytes in memory.
@@ -35,7 +36,8 @@ impl Input {
 
     /// All of `bytes`.
     #[must_use]
-    pub fn bytes(bytes: Vec<u8>) -> Input {
+    pub fn bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Input {
+        let bytes = bytes.into();
         let range = 0..bytes.len() as u64;
         Input { data: Data::Bytes(bytes), range }
     }

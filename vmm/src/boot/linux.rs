@@ -15,6 +15,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::command_line::{self, CommandLine};
+use super::input::Input;
 use super::kernel::{self, Kernel};
 use super::memory_map::{Entry, memory_map};
 use super::start::{self, Start};
@@ -102,7 +103,7 @@ pub struct Placed {
 pub fn place<M: GuestMemoryBackend>(
     memory: &M,
     kernel: Kernel,
-    initrd: Vec<Vec<u8>>,
+    initrd: Vec<Input>,
     boot: &Boot<'_>,
 ) -> Result<Placed, Error> {
     if boot.ram <= layout::HIGH_RAM {

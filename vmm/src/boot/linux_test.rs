@@ -39,7 +39,7 @@ fn text(memory: &GuestMemoryMmap, address: u64) -> String {
 #[test]
 fn boot_params_say_where_everything_is() {
     let (memory, line) = (fixture::memory(RAM), line("console=ttyS0 quiet"));
-    let archives = vec![b"archive".to_vec(), b"more".to_vec()];
+    let archives = vec![Input::bytes(&b"archive"[..]), Input::bytes(&b"more"[..])];
     let placed = place(&memory, bzimage(), archives, &boot(&line)).unwrap();
     assert_eq!(placed.start, Start::long(0x100_1000));
     assert_eq!(placed.kernel, 0x100_0000..0x100_5000);
@@ -86,7 +86,7 @@ fn a_vmlinux_gets_a_header() {
 fn pvh_finds_its_start_info() {
     let (memory, line) = (fixture::memory(RAM), line("panic=-1"));
     let boot = Boot { protocol: Protocol::Pvh, ..boot(&line) };
-    let placed = place(&memory, bzimage(), vec![b"archive".to_vec()], &boot).unwrap();
+    let placed = place(&memory, bzimage(), vec![Input::bytes(&b"archive"[..])], &boot).unwrap();
     assert_eq!((placed.start.mode, placed.start.rip), (Mode::Protected, 0x100_0850));
 
     let info: hvm_start_info = memory.read_obj(GuestAddress(placed.start.rbx)).unwrap();
@@ -111,7 +111,8 @@ fn pvh_finds_its_start_info() {
 fn what_does_not_go_is_refused() {
     let (memory, line) = (fixture::memory(RAM), line("quiet"));
     let place = |boot: &Boot<'_>| place(&memory, bzimage(), Vec::new(), boot);
-    let result = super::place(&memory, bzimage(), vec![vec![0; RAM as usize]], &boot(&line));
+    let result =
+        super::place(&memory, bzimage(), vec![Input::bytes(vec![0; RAM as usize])], &boot(&line));
     assert!(matches!(result, Err(Error::Initrd(initrd::Error::TooBig { .. }))));
 
     let result = place(&Boot { ram: 1 << 20, ..boot(&line) });

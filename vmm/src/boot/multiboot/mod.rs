@@ -18,6 +18,7 @@ pub mod information;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::input::Input;
 use super::kernel::Kernel;
 use super::layout::{self, PAGE};
 use super::linux::{self, Boot, Placed};
@@ -46,7 +47,7 @@ pub struct Error {
 pub(super) fn place<M: GuestMemoryBackend>(
     memory: &M,
     kernel: Kernel,
-    modules: Vec<Vec<u8>>,
+    modules: Vec<Input>,
     boot: &Boot<'_>,
 ) -> Result<Placed, linux::Error> {
     let end = layout::low_ram_end(boot.ram);
@@ -67,9 +68,10 @@ pub(super) fn place<M: GuestMemoryBackend>(
 
     let mut placed = Vec::new();
     for module in modules {
-        let size = module.len() as u64;
+        let size = module.length();
         let start = room.take(size)?;
-        memory.write_slice(&module, GuestAddress(start))?;
+        // There was room for it.
+        module.load(0, size as usize, memory, GuestAddress(start))?;
         placed.push(start..start + size);
     }
     let information = Information { command_line, modules: &placed, ram: boot.ram };

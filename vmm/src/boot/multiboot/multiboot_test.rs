@@ -24,6 +24,7 @@ fn placed(
         rsdp: Some(0xe_0000),
         rng_seed: None,
     };
+    let modules = modules.into_iter().map(Input::bytes).collect();
     let placed = linux::place(&memory, kernel, modules, &boot);
     (memory, placed)
 }
