@@ -65,6 +65,19 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// When any byte of it is not mapped for writing; some may be written.
     fn write(&self, hva: u64, bytes: &[u8]) -> Result<(), BadAddress>;
 
+    /// Reads the memory of who makes a call, at an address of its choice, of which nothing is known. Process context, on the
+    /// thread that makes the call.
+    ///
+    /// # Errors
+    /// When any byte of it cannot be read; `buffer` may be partly written.
+    fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
+
+    /// Writes that memory. Process context, on the thread that makes the call.
+    ///
+    /// # Errors
+    /// When any byte of it cannot be written; some may be.
+    fn copy_to_caller(&self, address: u64, bytes: &[u8]) -> Result<(), BadAddress>;
+
     /// Compares and exchanges `size` (1, 2, 4, 8 or 16) bytes atomically; gives what
     /// was there, which equals `expected` if the exchange was made. `hva` is aligned to `size`.
     /// Process context.

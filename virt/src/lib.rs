@@ -7,6 +7,7 @@
 //! - [`dirty_log`]: which pages of a slot were written to;
 //! - [`ioeventfd`]: writes of the guest's that signal an event;
 //! - [`irqfd`]: events that raise an interrupt;
+//! - [`ioctl`]: the neutral part of KVM's interface, decoded;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
 //! - [`vm`]: one virtual machine, which holds the above together.
 //!
@@ -20,6 +21,7 @@ extern crate alloc;
 pub mod arch;
 pub mod dirty_log;
 pub mod host;
+pub mod ioctl;
 pub mod ioeventfd;
 pub mod irqfd;
 pub mod memory;

@@ -28,7 +28,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "abi", may_use: &[], in_kernel: Some(&[]) },
     Layer { name: "selftest", may_use: &[], in_kernel: Some(&[]) },
     // `spin` is for the test bodies only: the lock of a host that has none.
-    Layer { name: "virt", may_use: &["selftest"], in_kernel: Some(&["lock_api", "spin"]) },
+    Layer { name: "virt", may_use: &["abi", "selftest"], in_kernel: Some(&["lock_api", "spin"]) },
     Layer {
         name: "arch-x86",
         may_use: &["abi", "selftest", "virt"],

@@ -2,11 +2,13 @@
 //!
 //! - [`Process`]: the handle, with the clocks;
 //! - [`memory`]: guest memory at host virtual addresses;
+//! - [`caller`]: memory at addresses that an ioctl is called with;
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
 //! - [`event`]: eventfds; [`watch`], one thread that waits for those of a machine that are watched;
 //! - [`parker`]: where a halted vCPU's thread waits.
 
+pub mod caller;
 pub mod event;
 pub mod memory;
 pub mod parker;
@@ -60,6 +62,14 @@ impl Host for Process {
 
     fn write(&self, hva: u64, bytes: &[u8]) -> Result<(), BadAddress> {
         memory::write(hva, bytes)
+    }
+
+    fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        caller::read(address, buffer)
+    }
+
+    fn copy_to_caller(&self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        caller::write(address, bytes)
     }
 
     fn compare_exchange(

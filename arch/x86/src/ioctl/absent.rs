@@ -14,8 +14,7 @@ use abi::nested::{
 };
 use virt::Errno;
 use virt::host::Host;
-
-use super::argument::Argument;
+use virt::ioctl::Argument;
 
 /// The address of what is not there.
 const INVALID: u64 = !0;

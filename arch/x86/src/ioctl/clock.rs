@@ -7,8 +7,8 @@
 
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::Argument;
 
-use super::argument::Argument;
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
 

@@ -12,8 +12,8 @@ use abi::cpuid::{CpuidEntry, CpuidHeader, FLAG_SIGNIFICANT_INDEX};
 use abi::encoding::Encoded;
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::{Argument, zeroed};
 
-use super::argument::{Argument, zeroed};
 use crate::cpuid::Table;
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;

@@ -12,8 +12,8 @@ use abi::debug::{
 use abi::regs::Translation;
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::Argument;
 
-use super::argument::Argument;
 use crate::emulate::debug::{self, dr6, dr7};
 use crate::engine::Engine;
 use crate::exception::{self, Exception};

@@ -17,8 +17,8 @@ use abi::events::{
 };
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::Argument;
 
-use super::argument::Argument;
 use crate::engine::{Engine, Event};
 use crate::exception::{self, Exception};
 use crate::regs::Regs;

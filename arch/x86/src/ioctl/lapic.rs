@@ -7,8 +7,8 @@ use abi::encoding::Encoded;
 use abi::irqchip::LapicState;
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::{Argument, zeroed};
 
-use super::argument::{Argument, zeroed};
 use crate::engine::Engine;
 use crate::irqchip::destination::Mode;
 use crate::irqchip::lapic_registers::REGISTERS;

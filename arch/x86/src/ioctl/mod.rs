@@ -3,18 +3,16 @@
 //! [`vcpu`] is called by what has a vCPU's descriptor: the kernel module, or what stands in for it in a process. It
 //! decodes only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
 //! [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that is.
-//! Error numbers are Linux's. Addresses are a stranger's: the host's accesses have to fail where nothing is mapped. `host/user`'s do
-//! not yet, as it takes addresses for those of memory slots.
+//! Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
 //! By subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
-//! have in common is in `argument`. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
+//! have in common is [`Argument`]. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
 //! KVM_SET_SIGNAL_MASK, likewise; KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
 //! management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 
 mod absent;
-mod argument;
 mod clock;
 mod cpuid;
 mod debug;
@@ -47,10 +45,10 @@ pub mod xstate_test;
 use abi::ioctl;
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::Argument;
 
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
-use argument::Argument;
 
 /// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's. Gives what `ioctl` returns.
 /// Process context, on the vCPU's thread while it does not run.

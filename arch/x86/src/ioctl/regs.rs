@@ -8,8 +8,8 @@
 use abi::regs::Regs as Abi;
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::Argument;
 
-use super::argument::Argument;
 use crate::engine::Engine;
 use crate::regs::{Regs, gpr, rflags};
 use crate::vcpu::Vcpu;

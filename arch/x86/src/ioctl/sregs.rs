@@ -15,8 +15,8 @@ use abi::encoding::Encoded;
 use abi::regs::{Dtable, SREGS2_FLAGS_PDPTRS_VALID, Segment as AbiSegment, Sregs, Sregs2};
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::{Argument, zeroed};
 
-use super::argument::{Argument, zeroed};
 use crate::emulate::control::ControlRegisters;
 use crate::engine::Engine;
 use crate::regs::{Attr, Regs, Seg, Segment, Table, cr0, cr4, efer};

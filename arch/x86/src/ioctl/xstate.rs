@@ -12,8 +12,8 @@ use abi::encoding::Encoded;
 use abi::fpu::{Fpu, MAX_XCRS, Xcr, Xcrs, Xsave};
 use virt::Errno;
 use virt::host::Host;
+use virt::ioctl::{Argument, zeroed};
 
-use super::argument::{Argument, zeroed};
 use crate::emulate::Feature;
 use crate::emulate::control::is_xcr0;
 use crate::engine::Engine;

@@ -201,6 +201,14 @@ impl Host for TestHost {
         Ok(())
     }
 
+    fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
+        self.read(address, buffer)
+    }
+
+    fn copy_to_caller(&self, address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
+        self.write(address, bytes)
+    }
+
     fn compare_exchange(
         &self,
         hva: u64,

@@ -6,31 +6,39 @@
 use alloc::vec::Vec;
 
 use abi::encoding::Encoded;
-use virt::Errno;
-use virt::host::Host;
+
+use crate::host::{Errno, Host};
 
 /// An ioctl's argument.
-pub(super) struct Argument<H> {
+pub struct Argument<H> {
     host: H,
     value: u64,
 }
 
 impl<H: Host> Argument<H> {
+    /// What the ioctl was called with.
     pub fn new(host: H, value: u64) -> Self {
         Self { host, value }
     }
 
     /// The argument itself.
+    #[must_use]
     pub fn value(&self) -> u64 {
         self.value
     }
 
     /// The structure that it points to.
+    ///
+    /// # Errors
+    /// `EFAULT` if it cannot be read, `ENOMEM`.
     pub fn read<T: Encoded>(&self) -> Result<T, Errno> {
         Ok(T::decode(&self.bytes(0, T::SIZE)?))
     }
 
     /// Fills the structure that it points to.
+    ///
+    /// # Errors
+    /// `EFAULT` if it cannot be written, `ENOMEM`.
     pub fn write<T: Encoded>(&self, value: &T) -> Result<(), Errno> {
         let mut bytes = zeroed(T::SIZE)?;
         value.encode(&mut bytes);
@@ -38,16 +46,23 @@ impl<H: Host> Argument<H> {
     }
 
     /// The `len` bytes at an offset from what it points to.
+    ///
+    /// # Errors
+    /// `EFAULT` if they cannot be read, `ENOMEM`.
     pub fn bytes(&self, offset: usize, len: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = zeroed(len)?;
-        self.host.read(self.address(offset, len)?, &mut bytes).map_err(|_| Errno::EFAULT)?;
+        let address = self.address(offset, len)?;
+        self.host.copy_from_caller(address, &mut bytes).map_err(|_| Errno::EFAULT)?;
         Ok(bytes)
     }
 
     /// Fills the bytes at an offset from what it points to.
+    ///
+    /// # Errors
+    /// `EFAULT` if they cannot be written.
     pub fn put(&self, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
         let address = self.address(offset, bytes.len())?;
-        self.host.write(address, bytes).map_err(|_| Errno::EFAULT)
+        self.host.copy_to_caller(address, bytes).map_err(|_| Errno::EFAULT)
     }
 
     /// An address all of whose bytes are there to be addressed.
@@ -59,7 +74,10 @@ impl<H: Host> Argument<H> {
 }
 
 /// As many bytes of zero.
-pub(super) fn zeroed(len: usize) -> Result<Vec<u8>, Errno> {
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn zeroed(len: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
     bytes.resize(len, 0);
