@@ -1,6 +1,6 @@
 //! Capabilities: what `KVM_CHECK_EXTENSION` asks about. Neighbours: [`crate::device::EnableCap`].
 //!
-//! x86's and the neutral ones up to Linux 6.1. Each line says what a value
+//! x86's and the neutral ones up to Linux 6.1, and some later ones. Each line says what a value
 //! other than 0 tells.
 //!
 //! See: api.rst 4.4, and 6–8 for those that are switched on.
@@ -207,3 +207,5 @@ pub const X86_NOTIFY_VMEXIT: u32 = 219;
 pub const VM_DISABLE_NX_HUGE_PAGES: u32 = 220;
 /// A dirty ring with acquire and release.
 pub const DIRTY_LOG_RING_ACQ_REL: u32 = 223;
+/// `KVM_SET_USER_MEMORY_REGION2`.
+pub const USER_MEMORY2: u32 = 231;

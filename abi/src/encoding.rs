@@ -108,9 +108,34 @@ structures! {
     crate::debug::GuestDebug { control, pad, debugreg }
     crate::cpuid::CpuidHeader { nent, padding }
     crate::cpuid::CpuidEntry { function, index, flags, eax, ebx, ecx, edx, padding }
+    crate::clock::ClockData { clock, flags, pad0, realtime, host_tsc, pad }
+    crate::device::EnableCap { cap, flags, args, pad }
+    crate::irqchip::Irqchip { chip_id, pad, chip }
+    crate::irqchip::PitConfig { flags, pad }
+    crate::irqchip::PitChannelState {
+        count, latched_count, count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode, mode,
+        bcd, gate, count_load_time,
+    }
+    crate::irqchip::PitState2 { channels, flags, reserved }
+    crate::memory::UserspaceMemoryRegion { slot, flags, guest_phys_addr, memory_size, userspace_addr }
+    crate::memory::UserspaceMemoryRegion2 {
+        slot, flags, guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset, guest_memfd, pad1, pad2,
+    }
+    crate::memory::DirtyLog { slot, padding1, dirty_bitmap }
+    crate::memory::ClearDirtyLog { slot, num_pages, first_page, dirty_bitmap }
+    crate::memory::CoalescedMmioZone { addr, size, pio }
     crate::msr::MsrsHeader { nmsrs, pad }
+    crate::msr::MsrListHeader { nmsrs }
+    crate::msr::MsrFilterRange { flags, nmsrs, base, bitmap }
+    crate::msr::MsrFilter { flags, ranges }
     crate::msr::MsrEntry { index, reserved, data }
     crate::irq::Interrupt { irq }
+    crate::irq::IrqLevel { irq, level }
+    crate::irq::IrqRoutingHeader { nr, flags }
+    crate::irq::IrqRoutingEntry { gsi, type_, flags, pad, target }
+    crate::irq::Msi { address_lo, address_hi, data, flags, devid, pad }
+    crate::irq::Irqfd { fd, gsi, flags, resamplefd, pad }
+    crate::irq::Ioeventfd { datamatch, addr, len, fd, flags, pad }
     crate::irq::TprAccessCtl { enabled, flags, reserved }
     crate::nested::NestedState { flags, format, size, hdr }
 }
@@ -151,6 +176,21 @@ mod tests {
         there_and_back::<crate::msr::MsrEntry, 16>();
         there_and_back::<crate::irq::TprAccessCtl, 40>();
         there_and_back::<crate::nested::NestedState, 128>();
+        there_and_back::<crate::clock::ClockData, 48>();
+        there_and_back::<crate::device::EnableCap, 104>();
+        there_and_back::<crate::irqchip::Irqchip, 520>();
+        there_and_back::<crate::irqchip::PitConfig, 64>();
+        there_and_back::<crate::irqchip::PitState2, 112>();
+        there_and_back::<crate::memory::UserspaceMemoryRegion, 32>();
+        there_and_back::<crate::memory::UserspaceMemoryRegion2, 160>();
+        there_and_back::<crate::memory::DirtyLog, 16>();
+        there_and_back::<crate::memory::ClearDirtyLog, 24>();
+        there_and_back::<crate::memory::CoalescedMmioZone, 16>();
+        there_and_back::<crate::irq::IrqLevel, 8>();
+        there_and_back::<crate::irq::IrqRoutingHeader, 8>();
+        there_and_back::<crate::irq::IrqRoutingEntry, 48>();
+        there_and_back::<crate::irq::Msi, 32>();
+        there_and_back::<crate::irq::Irqfd, 32>();
     }
 
     #[test]

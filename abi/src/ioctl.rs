@@ -13,7 +13,9 @@ use crate::events::{Events, MpState};
 use crate::fpu::{Fpu, Xcrs, Xsave};
 use crate::irq::{Interrupt, Ioeventfd, IrqLevel, IrqRoutingHeader, Irqfd, Msi, TprAccessCtl};
 use crate::irqchip::{Irqchip, LapicState, PitConfig, PitState2};
-use crate::memory::{ClearDirtyLog, CoalescedMmioZone, DirtyLog, UserspaceMemoryRegion};
+use crate::memory::{
+    ClearDirtyLog, CoalescedMmioZone, DirtyLog, UserspaceMemoryRegion, UserspaceMemoryRegion2,
+};
 use crate::msr::{MsrFilter, MsrListHeader, MsrsHeader};
 use crate::nested::NestedState;
 use crate::regs::{Regs, Sregs, Sregs2, Translation};
@@ -102,6 +104,8 @@ pub const SET_USER_MEMORY_REGION: u32 = iow::<UserspaceMemoryRegion>(0x46);
 pub const SET_TSS_ADDR: u32 = io(0x47);
 /// Where it may keep one more.
 pub const SET_IDENTITY_MAP_ADDR: u32 = iow::<u64>(0x48);
+/// Makes, moves, changes or removes a slot, which may have memory without a mapping.
+pub const SET_USER_MEMORY_REGION2: u32 = iow::<UserspaceMemoryRegion2>(0x49);
 /// Makes the 8259s, the I/O APIC and the local APICs.
 pub const CREATE_IRQCHIP: u32 = io(0x60);
 /// Moves a line.

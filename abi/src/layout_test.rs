@@ -187,6 +187,19 @@ fn guest_memory() {
         memory_size,
         userspace_addr
     );
+    same!(
+        memory::UserspaceMemoryRegion2,
+        kvm_userspace_memory_region2,
+        slot,
+        flags,
+        guest_phys_addr,
+        memory_size,
+        userspace_addr,
+        guest_memfd_offset,
+        guest_memfd,
+        pad1,
+        pad2
+    );
     same!(memory::DirtyLog, kvm_dirty_log, slot, padding1, dirty_bitmap: __bindgen_anon_1);
     same!(
         memory::ClearDirtyLog, kvm_clear_dirty_log, slot, num_pages, first_page,

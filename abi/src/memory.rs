@@ -1,6 +1,6 @@
 //! Guest memory. Neighbours: [`crate::ioctl`].
 //!
-//! See: api.rst 4.35 (`KVM_SET_USER_MEMORY_REGION`), 4.8 (`KVM_GET_DIRTY_LOG`),
+//! See: api.rst 4.35 (`KVM_SET_USER_MEMORY_REGION`), 4.140 (`KVM_SET_USER_MEMORY_REGION2`), 4.8 (`KVM_GET_DIRTY_LOG`),
 //! 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 4.117 (`KVM_CLEAR_DIRTY_LOG`).
 
 /// In [`UserspaceMemoryRegion::flags`]: note which pages are written.
@@ -22,6 +22,30 @@ pub struct UserspaceMemoryRegion {
     pub memory_size: u64,
     /// Where the caller has it.
     pub userspace_addr: u64,
+}
+
+/// The same, with memory that the caller has no mapping of: `struct kvm_userspace_memory_region2`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserspaceMemoryRegion2 {
+    /// As [`UserspaceMemoryRegion::slot`].
+    pub slot: u32,
+    /// As [`UserspaceMemoryRegion::flags`].
+    pub flags: u32,
+    /// As [`UserspaceMemoryRegion::guest_phys_addr`].
+    pub guest_phys_addr: u64,
+    /// As [`UserspaceMemoryRegion::memory_size`].
+    pub memory_size: u64,
+    /// As [`UserspaceMemoryRegion::userspace_addr`].
+    pub userspace_addr: u64,
+    /// Where in the descriptor it begins.
+    pub guest_memfd_offset: u64,
+    /// The descriptor of such memory.
+    pub guest_memfd: u32,
+    /// Zero.
+    pub pad1: u32,
+    /// Zero.
+    pub pad2: [u64; 14],
 }
 
 /// Asks for the pages written since the last time: `struct kvm_dirty_log`.
@@ -85,6 +109,11 @@ pub struct CoalescedMmioRing {
     /// One past the newest, moved by the hypervisor.
     pub last: u32,
 }
+
+/// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`: asking for the log takes no marks, `KVM_CLEAR_DIRTY_LOG` does.
+pub const DIRTY_LOG_MANUAL_PROTECT_ENABLE: u32 = 1 << 0;
+/// With that: a new log has all marks.
+pub const DIRTY_LOG_INITIALLY_SET: u32 = 1 << 1;
 
 /// The ring's page in a vCPU's mapping.
 pub const COALESCED_MMIO_PAGE_OFFSET: u32 = 2;

@@ -100,6 +100,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::lapic_test::CASES,
     ioctl::msr_test::CASES,
     ioctl::registers_test::CASES,
+    ioctl::system_test::CASES,
     ioctl::xstate_test::CASES,
     machine_check_test::CASES,
     msr_test::CASES,

@@ -24,7 +24,7 @@ const ALL: u64 = !0;
 
 mod index {
     pub const CAP: u32 = 0x179;
-    pub const STATUS: u32 = 0x17a;
+    pub const STATUS: u32 = crate::msr::index::MCG_STATUS;
     pub const CTL: u32 = 0x17b;
     pub const BANKS: u32 = 0x400;
     pub const BANKS_END: u32 = BANKS + 4 * super::MachineCheck::MAX_BANKS;

@@ -1,8 +1,13 @@
-//! KVM's interface, the part of it that knows no architecture: an [`Argument`] of an ioctl, read through
-//! [`Host`](crate::Host).
+//! KVM's interface, the part of it that knows no architecture: ioctls, decoded onto the methods of this crate.
 //!
-//! See: Linux, Documentation/virt/kvm/api.rst.
+//! The architecture's layer is called first, has its own ioctls, and hands the others on: to [`system()`] what the device is asked.
+//! All decode only: an [`Argument`] is read through [`Host`](crate::Host), checked, and made neutral values of; nothing else
+//! knows [`abi`]'s structures. Error numbers are Linux's.
+//!
+//! See: Linux, Documentation/virt/kvm/api.rst; virt/kvm/kvm_main.c.
 
 mod argument;
+mod system;
 
 pub use argument::{Argument, zeroed};
+pub use system::{VCPU_MMAP_SIZE, system};

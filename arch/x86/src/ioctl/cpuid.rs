@@ -1,4 +1,5 @@
-//! KVM_GET_CPUID2, KVM_SET_CPUID2: what CPUID answers.
+//! KVM_GET_CPUID2, KVM_SET_CPUID2, and the device's KVM_GET_SUPPORTED_CPUID and KVM_GET_EMULATED_CPUID: what CPUID answers, and what
+//! it can.
 //!
 //! What is offered is the VMM's to choose; that it chooses of what KVM_GET_SUPPORTED_CPUID tells is not checked, as in Linux.
 //! Of several answers to one question the last counts.
@@ -6,7 +7,10 @@
 //! Deviations: the table may be changed after the vCPU has run; flags other than of a significant index, and an index without
 //! that flag, are not kept.
 //!
-//! See: api.rst 4.20 (`KVM_SET_CPUID`); Linux, arch/x86/kvm/cpuid.c, `kvm_vcpu_ioctl_set_cpuid2`.
+//! What can be had is the policy's table for one vCPU, but for the local APIC's timer by the TSC, of which KVM_CAP_TSC_DEADLINE_TIMER
+//! tells. Nothing is emulated that is not offered there.
+//!
+//! See: api.rst 4.20 (`KVM_SET_CPUID`), 4.46 (`KVM_GET_SUPPORTED_CPUID`), 4.88 (`KVM_GET_EMULATED_CPUID`); Linux, arch/x86/kvm/cpuid.c, `kvm_vcpu_ioctl_set_cpuid2`.
 
 use abi::cpuid::{CpuidEntry, CpuidHeader, FLAG_SIGNIFICANT_INDEX};
 use abi::encoding::Encoded;
@@ -14,17 +18,42 @@ use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::{Argument, zeroed};
 
-use crate::cpuid::Table;
+use super::system::System;
+use crate::cpuid::{Table, default_table};
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
+
+/// In leaf 1's ECX: the local APIC's timer has that mode.
+const TSC_DEADLINE: u32 = 1 << 24;
 
 #[inline(never)]
 pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    write_table(argument, vcpu.cpuid())
+}
+
+/// What a vCPU can be told to answer.
+#[inline(never)]
+pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> Result<u32, Errno> {
+    let khz = system.host.tsc_khz();
+    let mut table = default_table(&system.hardware, system.instructions, 0, 1, khz)?;
+    if let Some([eax, ebx, ecx, edx]) = table.get(1, 0) {
+        table.set(1, None, [eax, ebx, ecx & !TSC_DEADLINE, edx])?;
+    }
+    write_table(argument, &table)
+}
+
+/// What it could be told to beyond that.
+pub(super) fn emulated<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+    write_table(argument, &Table::default())
+}
+
+/// Gives all answers, if there is room for as many.
+fn write_table<H: Host>(argument: &Argument<H>, table: &Table) -> Result<u32, Errno> {
     let header: CpuidHeader = argument.read()?;
-    let entries = vcpu.cpuid().entries();
+    let entries = table.entries();
     if (header.nent as usize) < entries.len() {
         return Err(Errno::E2BIG);
     }

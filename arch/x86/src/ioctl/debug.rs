@@ -24,7 +24,7 @@ use crate::vcpu::Vcpu;
 /// The physical address of what is not mapped.
 const INVALID: u64 = !0;
 /// What a debugger may ask for.
-const CONTROL: u32 = GUESTDBG_ENABLE
+pub(super) const CONTROL: u32 = GUESTDBG_ENABLE
     | GUESTDBG_SINGLESTEP
     | GUESTDBG_USE_SW_BP
     | GUESTDBG_USE_HW_BP

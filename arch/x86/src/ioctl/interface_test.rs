@@ -19,17 +19,26 @@ use crate::vcpu::run_test::{TestVcpu, engine, out};
 use crate::vcpu::scripted::Fixture;
 
 /// Numbers that are as good as random: a xorshift generator.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// What makes it go on from here.
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }
@@ -38,7 +47,7 @@ impl Random {
 const ROOM: usize = 0x3000;
 
 /// Something for an argument: noise, a few bytes of it, or what is there with a few bytes of it.
-fn scramble(caller: &Caller, random: &mut Random) {
+pub(super) fn scramble(caller: &Caller, random: &mut Random) {
     let kind = random.below(3);
     if kind == 0 {
         let noise: alloc::vec::Vec<u8> =
@@ -63,7 +72,7 @@ fn set_what_was_got(
     [get, set]: [u32; 2],
     random: &mut Random,
 ) -> Outcome {
-    let seed = random.0;
+    let seed = random.seed();
     // Room for as many entries, or as much state, as there may be.
     caller.put(0, &[255_u32, 4096]);
     if get == GET_MSRS {
@@ -97,9 +106,9 @@ fn call(caller: &Caller, vcpu: &mut TestVcpu, number: u32, seed: u64) -> Outcome
 cases! {
     fn no_argument_panics_and_what_is_refused_changes_nothing() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut random = Random::new();
         for _ in 0..3000 {
-            let seed = random.0;
+            let seed = random.seed();
             let number = POINTERS[random.below(POINTERS.len() as u64) as usize];
             scramble(&caller, &mut random);
             call(&caller, &mut vcpu, number, seed)?;

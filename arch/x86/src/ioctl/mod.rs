@@ -1,11 +1,11 @@
-//! KVM's interface, x86's part of it: the ioctls of a vCPU's descriptor, decoded onto [`Vcpu`]'s methods.
+//! KVM's interface, x86's part of it: ioctls, decoded onto the methods of this crate and of [`virt`].
 //!
-//! [`vcpu`] is called by what has a vCPU's descriptor: the kernel module, or what stands in for it in a process. It
-//! decodes only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
+//! [`system()`] and [`vcpu`] are called by what has the device's and a vCPU's descriptor: the kernel module, or what stands in for
+//! it in a process. They decode only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
 //! [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that is.
 //! Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
-//! By subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
+//! Of the device: `system`, [`capability`], `msr_index`. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
 //! have in common is [`Argument`]. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
 //! KVM_SET_SIGNAL_MASK, likewise; KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
 //! management mode.
@@ -13,14 +13,17 @@
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 
 mod absent;
+pub mod capability;
 mod clock;
 mod cpuid;
 mod debug;
 mod events;
 mod lapic;
 mod msr;
+mod msr_index;
 mod regs;
 mod sregs;
+mod system;
 mod xstate;
 
 #[cfg(feature = "selftest")]
@@ -40,15 +43,19 @@ pub mod msr_test;
 #[cfg(feature = "selftest")]
 pub mod registers_test;
 #[cfg(feature = "selftest")]
+pub mod system_test;
+#[cfg(feature = "selftest")]
 pub mod xstate_test;
 
 use abi::ioctl;
 use virt::Errno;
 use virt::host::Host;
-use virt::ioctl::Argument;
 
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
+use virt::ioctl::Argument;
+
+pub use system::{System, system};
 
 /// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's. Gives what `ioctl` returns.
 /// Process context, on the vCPU's thread while it does not run.

@@ -9,6 +9,7 @@ use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::Argument;
 
+use super::msr_index;
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
 
@@ -20,11 +21,25 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    fill(argument, |index| vcpu.read_msr(index).ok())
+}
+
+/// The device's: those that tell features.
+#[inline(never)]
+pub(super) fn get_features<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+    fill(argument, msr_index::feature)
+}
+
+/// Fills the entries up to the first for whose register there is no value; gives how many.
+fn fill<H: Host>(
+    argument: &Argument<H>,
+    mut value: impl FnMut(u32) -> Option<u64>,
+) -> Result<u32, Errno> {
     let mut entries = entries(argument)?;
     let mut done = 0;
     for bytes in entries.chunks_exact_mut(MsrEntry::SIZE) {
         let entry = MsrEntry::decode(bytes);
-        let Ok(data) = vcpu.read_msr(entry.index) else { break };
+        let Some(data) = value(entry.index) else { break };
         MsrEntry { data, ..entry }.encode(bytes);
         done += 1;
     }

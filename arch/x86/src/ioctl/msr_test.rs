@@ -14,7 +14,6 @@ use crate::vcpu::run_test::TestVcpu;
 use crate::vcpu::scripted::Fixture;
 
 const MCG_CAP: u32 = 0x179;
-const MCG_STATUS: u32 = 0x17a;
 const HEADER: u64 = MsrsHeader::SIZE as u64;
 const ENTRY: u64 = MsrEntry::SIZE as u64;
 
@@ -112,6 +111,18 @@ cases! {
         check!(place > ARGUMENT);
     }
 
+    fn a_wall_clock_that_was_never_asked_for_is_restored_to_nowhere() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        check_eq!(caller.fixture.host.write(0, &[0xaa; 12]), Ok(()));
+        for index in [index::KVM_WALL_CLOCK, index::KVM_WALL_CLOCK_NEW] {
+            check_eq!(set_one(&caller, &mut vcpu, index, 0), Some(0));
+        }
+        let mut bytes = [0; 12];
+        check_eq!(caller.fixture.host.read(0, &mut bytes), Ok(()));
+        check_eq!(bytes, [0xaa; 12]);
+        check_eq!(set_one(&caller, &mut vcpu, index::KVM_WALL_CLOCK, 0x40), Some(0x40));
+    }
+
     fn what_a_guest_may_not_write_can_be_restored() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         let constants = [
@@ -126,8 +137,8 @@ cases! {
         // Less is true as well.
         check_eq!(set_one(&caller, &mut vcpu, index::ARCH_CAPABILITIES, 1), Some(1));
         check_eq!(set_one(&caller, &mut vcpu, index::ARCH_CAPABILITIES, 1 << 50), None);
-        check_eq!(set_one(&caller, &mut vcpu, MCG_STATUS, 5), Some(5));
-        check!(vcpu.write_msr(MCG_STATUS, 5).is_err());
+        check_eq!(set_one(&caller, &mut vcpu, index::MCG_STATUS, 5), Some(5));
+        check!(vcpu.write_msr(index::MCG_STATUS, 5).is_err());
         // From x2APIC mode to xAPIC mode.
         for base in [0xfee0_0d00, 0xfee0_0900] {
             check_eq!(set_one(&caller, &mut vcpu, index::APIC_BASE, base), Some(base));

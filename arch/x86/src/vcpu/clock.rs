@@ -69,9 +69,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.write_memory(gpa, &info.version.to_le_bytes()).map_err(|_| Refused)
     }
 
-    /// The guest asks for the time at which the machine was made, once.
+    /// The guest asks for the time at which the machine was made, once. An address of 0 asks for nothing: so a VMM restores what
+    /// was never written.
     pub(super) fn set_wall_clock(&mut self, gpa: u64) -> Result<(), Refused> {
         self.clock.wall_clock = gpa;
+        if gpa == 0 {
+            return Ok(());
+        }
         let host = &self.machine.host;
         let age = host.now().saturating_sub(self.machine.start);
         let boot = host.wall_clock().saturating_sub(age);
