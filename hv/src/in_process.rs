@@ -100,6 +100,8 @@ impl Hypervisor for InProcess {
         let start = |errno| Error::Start(os_error(errno));
         let arch =
             X86::new(host, engine, Arc::clone(&memory), host_cpuid, config.cpus).map_err(start)?;
+        arch.create_irqchip().map_err(start)?;
+        arch.create_pit(true).map_err(start)?;
         let core = CoreVm::new(memory, arch).map_err(start)?;
         Ok(InProcessVm(Arc::new(Shared {
             core,

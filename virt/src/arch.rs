@@ -23,6 +23,12 @@ pub trait Arch: Send + Sync + Sized + 'static {
         &self,
     ) -> &IoEventFds<<Self::Host as Host>::RawMutex, <Self::Host as Host>::Event>;
 
+    /// Whether there are interrupt chips here, or local APICs at least: else nothing is routed to any.
+    fn has_irqchip(&self) -> bool;
+
+    /// The input `pin` of a chip, by the number that KVM has for it. None if there is no such one here.
+    fn irqchip_pin(&self, irqchip: u32, pin: u32) -> Option<Pin>;
+
     /// Sets the level of a chip's input. Atomic context.
     fn set_pin(&self, pin: Pin, level: bool);
 

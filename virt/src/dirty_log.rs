@@ -33,11 +33,12 @@ impl DirtyLog {
 
     /// Marks pages, from `first` to `last`. What is beyond the slot is ignored.
     pub fn mark(&self, first: u64, last: u64) {
-        for page in first..=last {
-            if let Some(word) = self.words.get((page / BITS) as usize) {
-                // Always a locked access, also if the bit is set: what was written before is seen by who takes the bit.
-                word.fetch_or(1 << (page % BITS), Ordering::SeqCst);
-            }
+        for at in first / BITS..=last / BITS {
+            let Some(word) = self.words.get(at as usize) else { return };
+            let from = first.saturating_sub(at * BITS);
+            let above = (at * BITS + BITS - 1).saturating_sub(last);
+            // Always a locked access, also if the bits are set: what was written before is seen by who takes them.
+            word.fetch_or(u64::MAX << from & u64::MAX >> above, Ordering::SeqCst);
         }
     }
 
@@ -55,5 +56,27 @@ impl DirtyLog {
         };
         taken.extend(self.words.iter().map(take));
         Ok(taken)
+    }
+
+    /// The marks as they are, as [`take`](Self::take) gives them. They stay. Process context.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn look(&self) -> Result<Vec<u64>, Errno> {
+        let mut marks = Vec::new();
+        marks.try_reserve_exact(self.words.len()).map_err(|_| Errno::ENOMEM)?;
+        marks.extend(self.words.iter().map(|word| word.load(Ordering::SeqCst)));
+        Ok(marks)
+    }
+
+    /// Takes away the marks that are in `bits`, whose first word is of the pages from `first` on, a multiple of 64. Gives whether
+    /// there was one.
+    pub fn clear(&self, first: u64, bits: &[u64]) -> bool {
+        let words = self.words.get((first / BITS) as usize..).unwrap_or_default();
+        let mut any = false;
+        for (word, bits) in words.iter().zip(bits).filter(|(_, bits)| **bits != 0) {
+            any |= word.fetch_and(!bits, Ordering::SeqCst) & bits != 0;
+        }
+        any
     }
 }

@@ -17,6 +17,8 @@ impl Errno {
     pub const ENXIO: Self = Self(6);
     /// What is passed is too long.
     pub const E2BIG: Self = Self(7);
+    /// No such descriptor.
+    pub const EBADF: Self = Self(9);
     /// There is no such call.
     pub const ENOTTY: Self = Self(25);
     /// Bad address.
@@ -116,6 +118,12 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// When the host has none left.
     fn parker(&self) -> Result<Self::Parker, Errno>;
 
+    /// The event that a descriptor of who makes a call is of. Process context, on the thread that makes the call.
+    ///
+    /// # Errors
+    /// `EBADF` if it is no descriptor, `EINVAL` if it is of something else, and what the host lacks.
+    fn event(&self, descriptor: i32) -> Result<Self::Event, Errno>;
+
     /// Has `target` called when `event` is signalled, or has been before; what is signalled several times meanwhile
     /// may be one call. Of each event there is one watch at most. Process context.
     ///
@@ -124,7 +132,7 @@ pub trait Host: Clone + Send + Sync + 'static {
     fn watch(&self, event: &Self::Event, target: Arc<dyn Notify>) -> Result<Self::Watch, Errno>;
 }
 
-/// A handle of an event. A clone is equal to what it was made of, and to nothing else.
+/// A handle of an event. It is equal to all handles of the same event, and to nothing else.
 pub trait Event: Clone + PartialEq + Send + Sync + 'static {
     /// Signals it. Atomic context.
     fn signal(&self);

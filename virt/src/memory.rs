@@ -205,6 +205,12 @@ impl<R: RawMutex> Memory<R> {
         })
     }
 
+    /// The slot of this number.
+    #[must_use]
+    pub fn slot(&self, id: u32) -> Option<Slot> {
+        self.view().slots.iter().find(|slot| slot.id == id).copied()
+    }
+
     /// A slot and its log.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use lock_api::Mutex;
 
@@ -9,7 +10,7 @@ use crate::arch::Arch;
 use crate::host::{Errno, Host, Notify};
 use crate::ioeventfd::IoEventFd;
 use crate::irqfd::Irqfds;
-use crate::memory::{Memory, Slot};
+use crate::memory::{Memory, PAGE, Slot};
 use crate::routing::{Route, Routes};
 
 /// The lock of a host.
@@ -23,6 +24,10 @@ pub type HostEvent<A> = <<A as Arch>::Host as Host>::Event;
 /// Lock order: the routes' lock, then (released) whatever the architecture takes.
 pub struct Vm<A: Arch> {
     memory: Arc<Memory<Lock<A>>>,
+    /// New dirty logs begin with all pages marked.
+    logs_begin_marked: AtomicBool,
+    /// Who asks for a dirty log takes no marks.
+    logs_are_kept: AtomicBool,
     irqfds: Irqfds<A::Host>,
     lines: Arc<Lines<A>>,
 }
@@ -71,7 +76,13 @@ impl<A: Arch> Vm<A> {
     pub fn new(memory: Arc<Memory<Lock<A>>>, arch: A) -> Result<Self, Errno> {
         let routes = Mutex::new(Arc::new(A::default_routes()?));
         let lines = Arc::new(Lines { routes, arch });
-        Ok(Self { memory, irqfds: Irqfds::default(), lines })
+        Ok(Self {
+            memory,
+            logs_begin_marked: AtomicBool::new(false),
+            logs_are_kept: AtomicBool::new(false),
+            irqfds: Irqfds::default(),
+            lines,
+        })
     }
 
     /// The architecture's part.
@@ -91,7 +102,38 @@ impl<A: Arch> Vm<A> {
     /// As [`Memory::insert`].
     pub fn add_slot(&self, slot: Slot) -> Result<(), Errno> {
         self.memory.insert(slot)?;
+        self.begin_log(&slot);
         self.arch().memory_changed(slot.gpa, slot.size);
+        Ok(())
+    }
+
+    /// Makes the slot of this number what it is to be: a new one, one at another guest-physical address, with or without a log;
+    /// or none, for a size of 0. Process context.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is not of whole pages, another size, place or kind than the slot has, and a size of 0 when there is none;
+    /// and as [`add_slot`](Self::add_slot).
+    pub fn set_slot(&self, new: Slot) -> Result<(), Errno> {
+        if [new.gpa, new.size, new.hva].iter().any(|value| !value.is_multiple_of(PAGE)) {
+            return Err(Errno::EINVAL);
+        }
+        match self.memory.slot(new.id) {
+            None => self.add_slot(new),
+            Some(_) if new.size == 0 => self.remove_slot(new.id),
+            Some(old) => self.change_slot(&old, &new),
+        }
+    }
+
+    fn change_slot(&self, old: &Slot, new: &Slot) -> Result<(), Errno> {
+        if (Slot { gpa: new.gpa, log_dirty: new.log_dirty, ..*old }) != *new {
+            return Err(Errno::EINVAL);
+        }
+        if new.gpa != old.gpa {
+            self.move_slot(new.id, new.gpa)?;
+        }
+        if new.log_dirty != old.log_dirty {
+            self.log_dirty(new.id, new.log_dirty)?;
+        }
         Ok(())
     }
 
@@ -122,7 +164,11 @@ impl<A: Arch> Vm<A> {
     /// # Errors
     /// As [`Memory::set_log`].
     pub fn log_dirty(&self, id: u32, on: bool) -> Result<(), Errno> {
+        let had_one = self.memory.slot(id).is_some_and(|slot| slot.log_dirty);
         let slot = self.memory.set_log(id, on)?;
+        if !had_one {
+            self.begin_log(&slot);
+        }
         // Also what may be written through addresses that were given before there was a log.
         self.arch().memory_changed(slot.gpa, slot.size);
         Ok(())
@@ -154,6 +200,52 @@ impl<A: Arch> Vm<A> {
             self.arch().memory_changed(slot.gpa, slot.size);
         }
         Ok(taken)
+    }
+
+    /// The marks of a slot's dirty log, which stay: see [`clear_dirty`](Self::clear_dirty). Process context.
+    ///
+    /// # Errors
+    /// As [`take_dirty`](Self::take_dirty).
+    pub fn look_dirty(&self, id: u32) -> Result<Vec<u64>, Errno> {
+        self.memory.log(id)?.1.look()
+    }
+
+    /// Takes away marks of a slot's dirty log: those in `bits`, whose first word is of the pages from `first` on, a multiple of
+    /// 64. It is with them as with [`take_dirty`](Self::take_dirty): who copies these pages after this returns misses no
+    /// write. Process context.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no slot of this number, or it has no log.
+    pub fn clear_dirty(&self, id: u32, first: u64, bits: &[u64]) -> Result<(), Errno> {
+        let (slot, log) = self.memory.log(id)?;
+        if log.clear(first, bits) {
+            self.arch().memory_changed(slot.gpa, slot.size);
+        }
+        Ok(())
+    }
+
+    /// Has new dirty logs begin with all pages marked, or with none.
+    pub fn begin_logs_marked(&self, on: bool) {
+        self.logs_begin_marked.store(on, Ordering::Relaxed);
+    }
+
+    /// Has the ioctl that asks for a dirty log leave the marks, or take them.
+    pub fn keep_logs(&self, on: bool) {
+        self.logs_are_kept.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether it leaves them.
+    pub fn keeps_logs(&self) -> bool {
+        self.logs_are_kept.load(Ordering::Relaxed)
+    }
+
+    /// Marks all pages of a slot whose log is new, if that is wanted.
+    fn begin_log(&self, slot: &Slot) {
+        if self.logs_begin_marked.load(Ordering::Relaxed)
+            && let Ok((_, log)) = self.memory.log(slot.id)
+        {
+            log.mark(0, slot.size / PAGE - 1);
+        }
     }
 
     /// Replaces the interrupt routes. Process context.

@@ -14,6 +14,7 @@
 //! - [`tsc`]: the vCPUs' time stamp counters, which count the same;
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
+//! - [`setup`]: what of a machine is chosen before its first vCPU is made;
 //! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
 //! - [`vcpu`]: the run loop: inject, enter, handle the exit;
 //! - [`ioctl`]: KVM's interface to it, decoded.
@@ -47,6 +48,7 @@ pub mod pvclock;
 #[cfg(feature = "selftest")]
 pub mod pvclock_test;
 pub mod regs;
+pub mod setup;
 pub mod tsc;
 #[cfg(feature = "selftest")]
 pub mod tsc_test;

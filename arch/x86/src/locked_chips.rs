@@ -23,10 +23,10 @@ pub struct LockedChips<H: Host> {
 }
 
 impl<H: Host> Default for LockedChips<H> {
-    /// After power-on, without a timer.
+    /// After power-on, without a timer, and so without an 8254.
     fn default() -> Self {
         Self {
-            chips: Mutex::new(Chips::new(ioapic::Version::V20, true)),
+            chips: Mutex::new(Chips::new(ioapic::Version::V20, false)),
             pic_output: AtomicBool::new(false),
             timer: Mutex::new(None),
         }

@@ -21,6 +21,8 @@ use crate::irqchip::i8254::Pit;
 use crate::irqchip::i8259::Pic;
 use crate::irqchip::{Delivery, Message, ioapic};
 use crate::locked_chips::LockedChips;
+use crate::pvclock::MachineClock;
+use crate::setup::Setup;
 use crate::tsc::TscOffset;
 use crate::vcpu::accesses::Accesses;
 use crate::vcpu::inbox::{Inbox, request};
@@ -29,6 +31,8 @@ use crate::vcpu::inbox::{Inbox, request};
 pub mod chip {
     /// The 8259 pair: 16 inputs.
     pub const PIC: u32 = 0;
+    /// The second of them by itself, in KVM's interface only.
+    pub const SECOND_PIC: u32 = 1;
     /// The I/O APIC: 24 inputs.
     pub const IOAPIC: u32 = 2;
 }
@@ -36,7 +40,7 @@ pub mod chip {
 /// The most vCPUs that a machine may have.
 pub const MAX_CPUS: u32 = 1024;
 
-/// Whether a port is one of the chips'.
+/// Whether a port is one of the chips', wherever they are.
 #[must_use]
 pub const fn has_port(port: u16) -> bool {
     Pic::has_port(port) || Pit::has_port(port)
@@ -104,8 +108,10 @@ pub struct Machine<E, H: Host> {
     pub ioeventfds: IoEventFds<H::RawMutex, H::Event>,
     /// The host's processor, for the CPUID policy.
     pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
-    /// [`Host::now`] when the machine was made.
-    pub start: u64,
+    /// What was chosen before the first vCPU was made.
+    pub setup: Setup,
+    /// KVM's clock.
+    pub clock: MachineClock,
     /// The guest's TSC is the host's plus this, unless a vCPU's own was changed.
     pub tsc: TscOffset,
     vcpus: Box<[Published<H>]>,
@@ -133,7 +139,8 @@ impl<E: Engine, H: Host> Machine<E, H> {
             vcpus.push(Published { inbox, accesses, address, parker, made });
         }
         let machine = Arc::new(Self {
-            start: host.now(),
+            setup: Setup::new(cpus),
+            clock: MachineClock::starting_at(host.now()),
             tsc: TscOffset::starting_at(host.tsc()),
             chips: LockedChips::default(),
             host,
@@ -146,6 +153,12 @@ impl<E: Engine, H: Host> Machine<E, H> {
         let timer = machine.host.timer(Arc::new(PitExpiry(Arc::downgrade(&machine))))?;
         machine.chips.set_timer(timer);
         Ok(machine)
+    }
+
+    /// What others see of the vCPUs that were made, or that others have a higher number than.
+    fn made(&self) -> &[Published<H>] {
+        let made = self.setup.made() as usize;
+        self.vcpus.get(..made).unwrap_or(&self.vcpus)
     }
 
     /// What others see of vCPU `id`.
@@ -166,6 +179,13 @@ impl<E: Engine, H: Host> Machine<E, H> {
         }
     }
 
+    /// Posts them to all vCPUs.
+    pub fn post_all(&self, bits: u32) {
+        for id in 0..self.setup.made() {
+            self.post(id, bits);
+        }
+    }
+
     fn wake(&self, id: u32, vcpu: &Published<H>) {
         self.engine.kick(id);
         vcpu.parker.unpark();
@@ -176,7 +196,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
     #[inline(never)]
     pub fn deliver(&self, message: &Message, sender: Option<u32>) {
         let targets = || {
-            let all = self.vcpus.iter().enumerate();
+            let all = self.made().iter().enumerate();
             all.filter(|(_, vcpu)| destination::matches(message, sender, vcpu.address()))
         };
         if message.delivery == Delivery::LowestPriority {
@@ -214,6 +234,11 @@ impl<E: Engine, H: Host> Machine<E, H> {
         self.chips.change(|chips| work(chips, now), |effects| self.carry_out(effects))
     }
 
+    /// Looks at the chips. Atomic context.
+    pub fn look_at_chips<T>(&self, look: impl FnOnce(&Chips) -> T) -> T {
+        self.chips.look(look)
+    }
+
     #[inline(never)]
     fn carry_out(&self, effects: &Effects) {
         for message in &effects.messages {
@@ -221,9 +246,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         }
         if effects.intr == Some(true) {
             // Wired to every LINT0; the local APICs decide whether it is let through.
-            for id in 0..self.cpus() {
-                self.post(id, request::EXTINT);
-            }
+            self.post_all(request::EXTINT);
         }
     }
 
@@ -248,7 +271,7 @@ impl<E: Engine, H: Host> Expire for PitExpiry<E, H> {
 pub struct X86<E, H: Host>(Arc<Machine<E, H>>);
 
 impl<E: Engine, H: Host> X86<E, H> {
-    /// Makes a machine of at most `cpus` vCPUs. `hardware` is the host's processor's CPUID.
+    /// Makes a machine of at most `cpus` vCPUs, without chips. `hardware` is the host's processor's CPUID.
     ///
     /// # Errors
     /// `EINVAL` for a number of vCPUs out of range, and what the host lacks.
@@ -260,6 +283,24 @@ impl<E: Engine, H: Host> X86<E, H> {
         cpus: u32,
     ) -> Result<Self, Errno> {
         Machine::new(host, engine, memory, hardware, cpus).map(Self)
+    }
+
+    /// Has the local APICs, the 8259s and the I/O APIC be here.
+    ///
+    /// # Errors
+    /// As [`Setup::create_irqchip`].
+    pub fn create_irqchip(&self) -> Result<(), Errno> {
+        self.0.setup.create_irqchip()
+    }
+
+    /// Has the 8254 be here, with port 61h or without.
+    ///
+    /// # Errors
+    /// As [`Setup::create_pit`].
+    pub fn create_pit(&self, speaker: bool) -> Result<(), Errno> {
+        self.0.setup.create_pit(speaker)?;
+        self.0.with_chips(|chips, _| ((), chips.set_pit(true)));
+        Ok(())
     }
 
     /// What the vCPUs share.
@@ -296,8 +337,26 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         &self.0.ioeventfds
     }
 
+    fn has_irqchip(&self) -> bool {
+        self.0.setup.has_local_apics()
+    }
+
+    fn irqchip_pin(&self, irqchip: u32, pin: u32) -> Option<Pin> {
+        let (chip, first, pins) = match irqchip {
+            chip::PIC => (chip::PIC, 0, 8),
+            chip::SECOND_PIC => (chip::PIC, 8, 8),
+            chip::IOAPIC => (chip::IOAPIC, 0, ioapic::PINS as u32),
+            _ => return None,
+        };
+        let there = self.0.setup.has_shared_chips() && pin < pins;
+        there.then(|| Pin { chip, number: first + pin })
+    }
+
     #[inline(never)]
     fn set_pin(&self, pin: Pin, level: bool) {
+        if !self.0.setup.has_shared_chips() {
+            return;
+        }
         self.0.with_chips(|chips, _| {
             let effects = match pin.chip {
                 chip::PIC => match u8::try_from(pin.number) {
@@ -319,7 +378,7 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
 
     fn memory_changed(&self, start: u64, size: u64) {
         self.0.engine.invalidate(start, size);
-        for vcpu in &self.0.vcpus {
+        for vcpu in self.0.made() {
             vcpu.accesses.wait(&self.0.host);
         }
     }

@@ -6,6 +6,33 @@
 //!
 //! See: Linux, Documentation/virt/kvm/x86/msr.rst, arch/x86/include/asm/pvclock-abi.h.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The clock of a machine: nanoseconds since it was made, or from where a VMM has set it.
+#[derive(Debug)]
+pub struct MachineClock {
+    /// The host's time at which it was 0, modulo 2^64.
+    zero: AtomicU64,
+}
+
+impl MachineClock {
+    /// A clock that begins with 0 when the host's time is `now`.
+    #[must_use]
+    pub const fn starting_at(now: u64) -> Self {
+        Self { zero: AtomicU64::new(now) }
+    }
+
+    /// What it shows when the host's time is `now`.
+    pub fn at(&self, now: u64) -> u64 {
+        now.wrapping_sub(self.zero.load(Ordering::Relaxed))
+    }
+
+    /// Has it show `value` when the host's time is `now`. The vCPUs' copies have to be made anew.
+    pub fn set(&self, value: u64, now: u64) {
+        self.zero.store(now.wrapping_sub(value), Ordering::Relaxed);
+    }
+}
+
 /// The time of one vCPU, as the guest reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeInfo {
@@ -13,7 +40,7 @@ pub struct TimeInfo {
     pub version: u32,
     /// The time stamp at which `system_time` was right.
     pub tsc_timestamp: u64,
-    /// Nanoseconds since the machine was made.
+    /// What the machine's clock showed then.
     pub system_time: u64,
     /// Multiplier from (shifted) ticks to nanoseconds, over 2^32.
     pub tsc_to_system_mul: u32,

@@ -1,16 +1,24 @@
 //! [`EventFd`]: an eventfd that threads share, and whoever has its descriptor.
+//!
+//! One may be of somebody else's making, who hands in a descriptor. That it is an eventfd, and which one, is what the kernel says in
+//! `/proc` (since Linux 5.2), as several descriptors may be of the same.
 
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use virt::host::Event;
 
 /// A handle of an eventfd: it counts how often it was signalled, and its descriptor is readable while that is not zero.
-/// Reading and writing never wait.
+/// Reading and writing do not wait.
 #[derive(Clone, Debug)]
-pub struct EventFd(Arc<OwnedFd>);
+pub struct EventFd {
+    descriptor: Arc<OwnedFd>,
+    /// The kernel's number for it, if it is of somebody else's making.
+    foreign: Option<u32>,
+}
 
 impl EventFd {
     /// One that was not signalled yet.
@@ -19,14 +27,39 @@ impl EventFd {
     /// When this process, or the host, has too many files open.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(fd)))
+        Ok(Self { descriptor: Arc::new(fd), foreign: None })
+    }
+
+    /// The one that a descriptor of this process is of, which stays the caller's.
+    ///
+    /// # Errors
+    /// When it is no descriptor (`EBADF`), or one of something else (`EINVAL`), and when there are too many files open.
+    pub fn of(descriptor: RawFd) -> io::Result<Self> {
+        let duplicate = duplicate(descriptor)?;
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", duplicate.as_raw_fd()))?;
+        let number = |line: &str| line.strip_prefix("eventfd-id:")?.trim().parse().ok();
+        let Some(number) = info.lines().find_map(number) else {
+            return Err(rustix::io::Errno::INVAL.into());
+        };
+        Ok(Self { descriptor: Arc::new(duplicate), foreign: Some(number) })
+    }
+
+    /// Whether an access would not wait. One of somebody else's making may be such that it waits; that is not changed, and
+    /// in between only its maker could come first.
+    fn is_ready(&self, to: PollFlags) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut one = [PollFd::new(&*self.descriptor, to)];
+        self.foreign.is_none() || poll(&mut one, Some(&at_once)) == Ok(1)
     }
 
     /// How often it was signalled since the last time; 0 if it was not.
     #[must_use]
     pub fn take(&self) -> u64 {
         let mut count = [0; 8];
-        match rustix::io::read(&self.0, &mut count) {
+        if !self.is_ready(PollFlags::IN) {
+            return 0;
+        }
+        match rustix::io::read(&self.descriptor, &mut count) {
             Ok(8) => u64::from_ne_bytes(count),
             // It was not.
             _ => 0,
@@ -37,21 +70,35 @@ impl EventFd {
 impl Event for EventFd {
     fn signal(&self) {
         // What can't be counted any more was signalled all the same.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        if self.is_ready(PollFlags::OUT) {
+            let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
+        }
     }
 }
 
 impl PartialEq for EventFd {
     /// Whether they are of one eventfd.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        let same_number = self.foreign.is_some() && self.foreign == other.foreign;
+        same_number || Arc::ptr_eq(&self.descriptor, &other.descriptor)
     }
 }
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
+}
+
+/// A descriptor of the same, for ourselves.
+fn duplicate(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes any number, and refuses what is no descriptor.
+    let duplicate = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) };
+    if duplicate < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, and nothing else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
 #[cfg(test)]
@@ -76,5 +123,40 @@ mod tests {
         rustix::io::write(&event, &most.to_ne_bytes()).unwrap();
         event.signal();
         assert_eq!(event.take(), most);
+    }
+
+    #[test]
+    fn a_descriptor_of_somebody_elses_is_the_same_event() {
+        let theirs = eventfd(0, EventfdFlags::empty()).unwrap();
+        let (one, two) =
+            (EventFd::of(theirs.as_raw_fd()).unwrap(), EventFd::of(theirs.as_raw_fd()));
+        assert!(one == two.unwrap());
+        one.signal();
+        one.signal();
+        let mut count = [0; 8];
+        rustix::io::read(&theirs, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 2);
+        // Nobody waits, although it is such that one would.
+        assert_eq!(one.take(), 0);
+        let most = u64::MAX - 1;
+        rustix::io::write(&theirs, &most.to_ne_bytes()).unwrap();
+        one.signal();
+        assert_eq!(one.take(), most);
+        let other = eventfd(0, EventfdFlags::empty()).unwrap();
+        assert!(one != EventFd::of(other.as_raw_fd()).unwrap());
+        // It is kept open.
+        drop(theirs);
+        one.signal();
+        assert_eq!(one.take(), 1);
+    }
+
+    #[test]
+    fn a_descriptor_of_something_else_is_refused() {
+        let number = |descriptor| EventFd::of(descriptor).err().and_then(|e| e.raw_os_error());
+        let file = fs::File::open("/proc/self/status").unwrap();
+        assert_eq!(number(file.as_raw_fd()), Some(libc::EINVAL));
+        for none in [-1, i32::MAX, i32::MIN] {
+            assert_eq!(number(none), Some(libc::EBADF));
+        }
     }
 }

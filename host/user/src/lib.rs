@@ -110,8 +110,16 @@ impl Host for Process {
         Ok(ThreadParker::default())
     }
 
+    fn event(&self, descriptor: i32) -> Result<EventFd, Errno> {
+        EventFd::of(descriptor).map_err(refused)
+    }
+
     fn watch(&self, event: &EventFd, target: Arc<dyn Notify>) -> Result<QueuedWatch, Errno> {
-        let refused = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(Errno::EIO.0));
         self.watches.watch(event, target).map_err(refused)
     }
+}
+
+/// The host's own word on what it refused.
+fn refused(error: std::io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(Errno::EIO.0))
 }

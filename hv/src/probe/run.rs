@@ -203,6 +203,9 @@ fn stray(exit: &Exit) -> Stray {
         Exit::MmioRead { gpa, .. } => Stray::Dead(format!("{gpa:#x} is taken for a device")),
         Exit::BadMemory { gpa } => Stray::Dead(format!("it can't reach memory at {gpa:#x}")),
         Exit::Failed(errno) => Stray::Dead(format!("it failed with error {}", errno.0)),
+        Exit::EndOfInterrupt { vector } => {
+            Stray::Dead(format!("it ended interrupt {vector:#x} unasked"))
+        }
         Exit::Debug { .. } => Stray::Dead("it came out for a debugger".into()),
         Exit::Interrupted => Stray::Dead("it was interrupted".into()),
     }

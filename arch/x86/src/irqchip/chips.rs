@@ -122,6 +122,18 @@ impl Chips {
         self.effects(Effects::default())
     }
 
+    /// Restores the I/O APIC, in whose `state` no pin is active, and then activates `pins`, a bit each: what waits there is sent.
+    pub fn restore_ioapic(&mut self, state: ioapic::State, pins: u32) -> Effects {
+        self.ioapic.set_state(state);
+        let mut messages = Messages::default();
+        for pin in (0..ioapic::PINS).filter(|pin| pins >> pin & 1 != 0) {
+            if let Some(message) = self.ioapic.set_line(pin, true) {
+                messages.push(message);
+            }
+        }
+        self.effects(Effects { messages, ..Effects::default() })
+    }
+
     /// Sets the level of a GSI, by the wiring of a PC. A GSI that is not wired is ignored.
     pub fn set_gsi(&mut self, gsi: u32, level: bool) -> Effects {
         let (line, pin) = wiring(gsi);

@@ -24,7 +24,8 @@ pub enum Mode {
 
 impl Mode {
     /// The mode that the low three bits of `bits` say.
-    const fn from_bits(bits: u8) -> Self {
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Self {
         match bits & 7 {
             0 => Mode::TerminalCount,
             1 => Mode::OneShot,
@@ -41,7 +42,8 @@ impl Mode {
     }
 
     /// Whether it starts at the gate's edge rather than when a count is written.
-    const fn is_triggered(self) -> bool {
+    #[must_use]
+    pub const fn is_triggered(self) -> bool {
         matches!(self, Mode::OneShot | Mode::HardwareStrobe)
     }
 }

@@ -35,7 +35,7 @@ pub mod port {
 
 /// The lines of each chip that can be made level-triggered: not the timer's, the keyboard's, the
 /// cascade's, the clock's and the coprocessor's. See: 82371AB, 4.2.5.
-const ELCR_WRITABLE: [u8; 2] = [0xf8, 0xde];
+pub const ELCR_WRITABLE: [u8; 2] = [0xf8, 0xde];
 
 /// Initialization command words.
 mod icw {

@@ -93,6 +93,8 @@ pub struct Config {
     pub id: u32,
     /// Whether it is the bootstrap processor's.
     pub bootstrap: bool,
+    /// There is none here: whoever runs the vCPU has one. IA32_APIC_BASE and the task priority are kept, without effect.
+    pub absent: bool,
     /// CPUID offers x2APIC mode.
     pub x2apic: bool,
     /// CPUID offers the timer's TSC-deadline mode.
@@ -220,7 +222,12 @@ impl LocalApic {
     /// Disabled, xAPIC or x2APIC.
     #[must_use]
     pub const fn mode(&self) -> Mode {
-        mode_of(self.state.base)
+        if self.config.absent { Mode::Disabled } else { mode_of(self.state.base) }
+    }
+
+    /// Whether it is on, globally.
+    const fn is_on(&self) -> bool {
+        !self.config.absent && self.state.base & base::EN != 0
     }
 
     /// What it answers to.
@@ -238,7 +245,7 @@ impl LocalApic {
     /// Whether it takes interrupts with vectors: enabled both globally and by software.
     #[must_use]
     pub const fn enabled(&self) -> bool {
-        self.state.base & base::EN != 0 && self.state.svr & svr::ENABLED != 0
+        self.is_on() && self.state.svr & svr::ENABLED != 0
     }
 
     /// The guest-physical page at which an access means its registers: none in x2APIC mode.
@@ -262,6 +269,10 @@ impl LocalApic {
     /// Reserved bits, x2APIC mode where there is none, and forbidden transitions raise #GP.
     pub fn set_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
         self.check_base(value)?;
+        if self.config.absent {
+            self.put_base(value);
+            return Ok(Effect::None);
+        }
         // Enabled and extended, from and to.
         let modes = (self.state.base & (base::EN | base::EXTD), value & (base::EN | base::EXTD));
         match modes {
@@ -347,7 +358,7 @@ impl LocalApic {
     /// The interrupt that the processor should take now, if its flag allows.
     #[must_use]
     pub fn pending(&self) -> Option<u8> {
-        if self.state.base & base::EN == 0 {
+        if !self.is_on() {
             return None;
         }
         let vector = self.state.irr.highest()?;
@@ -380,7 +391,7 @@ impl LocalApic {
     pub const fn accepts_extint(&self) -> bool {
         let entry = self.state.lvt[Source::Lint0 as usize];
         let through = !entry.masked() && matches!(entry.delivery(), Some(Delivery::ExtInt));
-        self.state.base & base::EN == 0 || through
+        !self.is_on() || through
     }
 
     /// `source` has something to interrupt for. An interrupt with a vector is accepted; any other
@@ -389,7 +400,7 @@ impl LocalApic {
     /// An ExtINT on LINT0 is asked for by [`Self::accepts_extint`].
     #[must_use = "an NMI is the caller's to deliver"]
     pub fn local_interrupt(&mut self, source: Source) -> Option<Delivery> {
-        if self.state.base & base::EN == 0 {
+        if !self.is_on() {
             // LINT1 is then the processor's NMI pin.
             return (source == Source::Lint1).then_some(Delivery::Nmi);
         }

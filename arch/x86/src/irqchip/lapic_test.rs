@@ -39,7 +39,14 @@ const SUPPRESS_EOI: u32 = 1 << 12;
 const X2APIC: u64 = base::DEFAULT | base::EN | base::EXTD;
 
 fn config(id: u32) -> Config {
-    Config { id, bootstrap: id == 0, x2apic: true, tsc_deadline: true, physical_bits: 40 }
+    Config {
+        id,
+        bootstrap: id == 0,
+        absent: false,
+        x2apic: true,
+        tsc_deadline: true,
+        physical_bits: 40,
+    }
 }
 
 /// As after power-on.

@@ -136,13 +136,18 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             let bytes = &bytes[..usize::from(size.min(8))];
             if self.lapic.page() == Some(gpa & !(PAGE_SIZE - 1)) {
                 self.write_lapic(gpa, bytes);
-            } else if let Some(offset) = ioapic_offset(gpa) {
+            } else if let Some(offset) = self.ioapic_offset(gpa) {
                 self.write_ioapic(offset, bytes);
             } else if !self.signal(IoAddress::Mmio(gpa), bytes) {
                 return Some(Exit::MmioWrite { gpa, data: Data::new(bytes) });
             }
         }
         None
+    }
+
+    /// Where `gpa` lies in the I/O APIC's page, if it does.
+    fn ioapic_offset(&self, gpa: u64) -> Option<u64> {
+        ioapic_offset(gpa).filter(|_| self.machine.setup.has_shared_chips())
     }
 
     #[inline(never)]
@@ -163,7 +168,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let part = &mut bytes[..usize::from(size.min(8))];
         if self.lapic.page() == Some(gpa & !(PAGE_SIZE - 1)) {
             self.lapic.read_page(gpa, part, self.machine.host.now());
-        } else if let Some(offset) = ioapic_offset(gpa) {
+        } else if let Some(offset) = self.ioapic_offset(gpa) {
             let no_effects = Effects::default();
             self.machine.with_chips(|chips, _| (chips.read_mmio(offset, part), no_effects));
         } else {

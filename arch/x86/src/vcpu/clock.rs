@@ -40,7 +40,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.write_time(TimeInfo::GUEST_STOPPED).map_err(|Refused| Errno::EFAULT)
     }
 
-    /// The guest's TSC was set: what it finds is made anew.
+    /// The guest's TSC or the machine's clock was set: what it finds is made anew.
     pub(super) fn renew_time(&mut self) {
         if self.clock.system_time & 1 != 0 {
             // If the memory is gone, so is the clock.
@@ -52,7 +52,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     fn write_time(&mut self, flags: u8) -> Result<(), Refused> {
         let host = &self.machine.host;
         let (shift, multiplier) = pvclock::scale(host.tsc_khz());
-        let now = host.now().saturating_sub(self.machine.start);
+        let now = self.machine.clock.at(host.now());
         let mut info = TimeInfo {
             version: self.clock.version.wrapping_add(1),
             tsc_timestamp: self.engine.tsc(),
@@ -77,7 +77,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             return Ok(());
         }
         let host = &self.machine.host;
-        let age = host.now().saturating_sub(self.machine.start);
+        let age = self.machine.clock.at(host.now());
         let boot = host.wall_clock().saturating_sub(age);
         let mut version = [0; 4];
         self.read_memory(gpa, &mut version).map_err(|_| Refused)?;

@@ -12,6 +12,7 @@ use super::inbox::{Inbox, request};
 use super::replay::Replay;
 use crate::engine::{Engine, EngineVcpu, Entry, Event};
 use crate::exception::{self, Exception};
+use crate::irqchip::lapic::Config;
 use crate::regs::{Regs, Seg, State, rflags};
 
 /// What the processor is doing.
@@ -25,6 +26,13 @@ pub enum Activity {
     WaitForStartup,
     /// After a triple fault.
     Shutdown,
+}
+
+impl Activity {
+    /// What a processor with such a local APIC does after reset and INIT: one without, or that boots, runs.
+    pub(super) const fn at_reset(lapic: &Config) -> Self {
+        if lapic.bootstrap || lapic.absent { Self::Running } else { Self::WaitForStartup }
+    }
 }
 
 /// Events on their way.
@@ -67,6 +75,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         if has(request::TIMER) {
             self.advance_timer();
         }
+        if has(request::CLOCK) {
+            self.renew_time();
+        }
         // Another processor or a device may have changed code before it sent this.
         self.fresh |= has(request::INTERRUPT | request::EXTINT | request::NMI);
         has(request::EXIT)
@@ -103,7 +114,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.lapic.init();
         self.carry_out(crate::irqchip::lapic::Effect::Address);
         self.pending = Pending::default();
-        self.activity = if self.id == 0 { Activity::Running } else { Activity::WaitForStartup };
+        self.activity = Activity::at_reset(self.lapic.config());
         self.completion = super::Completion::None;
         self.replay = Replay::default();
         self.debugger.reset();

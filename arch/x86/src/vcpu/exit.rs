@@ -98,8 +98,14 @@ pub enum Exit {
         /// 1 to 8 bytes.
         data: Data,
     },
-    /// The guest halts with interrupts off: only an NMI, INIT or another vCPU ends that.
+    /// The guest halts with interrupts off: only an NMI, INIT or another vCPU ends that. Without a local APIC each HLT is
+    /// this: the VMM knows what ends it, and to run the vCPU is to go on behind it.
     Halted,
+    /// The guest has ended a level-triggered interrupt, of which the I/O APIC is the VMM's.
+    EndOfInterrupt {
+        /// Its vector.
+        vector: u8,
+    },
     /// A triple fault.
     Shutdown,
     /// What a debugger asked for.

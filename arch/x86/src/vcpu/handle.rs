@@ -9,7 +9,7 @@ use super::{Answer, Data, Exit, Vcpu};
 use crate::emulate::debug;
 use crate::engine::{Engine, Intercept};
 use crate::exception::Exception;
-use crate::machine::has_port;
+use crate::irqchip::lapic::base;
 use crate::regs::{Regs, SysReg, cr4, gpr, rflags};
 
 /// What the answer to the last exit completes.
@@ -53,6 +53,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Intercept::Exception(exception) => return self.exception(exception),
             Intercept::Halt { len } => {
                 self.advance(len);
+                if self.lapic.config().absent {
+                    return Some(Exit::Halted);
+                }
                 self.activity = Activity::Halted;
             }
             Intercept::Cpuid { len } => self.cpuid_instruction(len),
@@ -146,7 +149,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             1 => {
                 let osxsave = self.engine.cr4() & crate::regs::cr4::OSXSAVE != 0;
                 ecx = ecx & !(1 << 27) | u32::from(osxsave) << 27;
-                if self.lapic.mode() == crate::irqchip::destination::Mode::Disabled {
+                if self.lapic.base() & base::EN == 0 {
                     edx &= !(1 << 9);
                 }
             }
@@ -201,7 +204,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     fn port_in(&mut self, port: u16, size: u8, len: u8) -> Option<Exit> {
-        if has_port(port) {
+        if self.machine.setup.has_port(port) {
             let value = self.chip_in(port);
             // A chip has 8 data lines; the others float.
             self.set_accumulator(size, u64::from(value) | 0xffff_ff00);
@@ -215,7 +218,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     fn port_out(&mut self, port: u16, size: u8, len: u8) -> Option<Exit> {
         let value = self.engine.gpr(gpr::RAX);
         self.advance_past(len, self.port_breakpoints(port, size));
-        if has_port(port) {
+        if self.machine.setup.has_port(port) {
             self.chip_out(port, value as u8);
             return None;
         }

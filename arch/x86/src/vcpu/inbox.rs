@@ -22,6 +22,8 @@ pub mod request {
     pub const EXTINT: u32 = 1 << 5;
     /// `run` is to return to the VMM.
     pub const EXIT: u32 = 1 << 6;
+    /// The machine's clock was set.
+    pub const CLOCK: u32 = 1 << 7;
 }
 
 /// The mailbox of one vCPU.

@@ -48,10 +48,12 @@ use crate::cpuid::{self, Table};
 use crate::engine::{Engine, EngineVcpu};
 use crate::irqchip::lapic::{Config, Effect, LocalApic};
 use crate::irqchip::lapic_timer::Deadline;
+use crate::irqchip::vectors::Vectors;
 use crate::machine::{Machine, Published};
 use crate::machine_check::MachineCheck;
 use crate::msr::Stored;
 use crate::regs::State;
+use crate::setup::Setup;
 
 use accesses::Accesses;
 use clock::Clock;
@@ -81,6 +83,8 @@ pub struct Vcpu<E: Engine, H: Host> {
     activity: Activity,
     pending: Pending,
     completion: Completion,
+    /// Vectors of ended interrupts that an I/O APIC of the VMM's is to be told of.
+    ended: Vectors,
     replay: Replay,
     debugger: Debugger,
     // Derived, or for the next entry only.
@@ -91,12 +95,13 @@ pub struct Vcpu<E: Engine, H: Host> {
     stuck: bool,
 }
 
-/// The local APIC of vCPU `id`, the first of which is the bootstrap processor, as CPUID offers it.
-fn lapic_config(id: u32, cpuid: &Table) -> Config {
+/// The local APIC of vCPU `id` as the machine has it, and CPUID offers it.
+fn lapic_config(id: u32, setup: &Setup, cpuid: &Table) -> Config {
     let leaf1_ecx = cpuid.get(1, 0).unwrap_or_default()[2];
     Config {
         id,
-        bootstrap: id == 0,
+        bootstrap: id == setup.boot_cpu(),
+        absent: !setup.has_local_apics(),
         x2apic: leaf1_ecx >> 21 & 1 != 0,
         tsc_deadline: leaf1_ecx >> 24 & 1 != 0,
         physical_bits: cpuid.physical_bits() as u8,
@@ -118,12 +123,13 @@ impl<E: Engine, H: Host> Expire for TimerExpiry<E, H> {
 }
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
-    /// Makes vCPU `id` in its state at reset: 0 runs, the others wait for start-up.
+    /// Makes vCPU `id` in its state at reset: the one that boots runs, the others wait for start-up. Without local APICs all run.
     ///
     /// # Errors
     /// `EINVAL` for an `id` that the machine has no place for, `EEXIST` for one that it has made, and what the host lacks.
     pub fn new(machine: &Arc<Machine<E, H>>, id: u32) -> Result<Self, Errno> {
-        let published = machine.vcpu(id).ok_or(Errno::EINVAL)?;
+        let allowed = machine.vcpu(id).filter(|_| machine.setup.allows(id));
+        let published = allowed.ok_or(Errno::EINVAL)?;
         published.make_once(|| Self::make(machine, id, published))
     }
 
@@ -137,8 +143,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let instructions = machine.engine.instructions();
         let cpuid = cpuid::default_table(&**machine, instructions, id, machine.cpus(), khz)?;
         let expiry = TimerExpiry { machine: Arc::downgrade(machine), id };
-        let lapic = LocalApic::new(lapic_config(id, &cpuid));
+        let lapic = LocalApic::new(lapic_config(id, &machine.setup, &cpuid));
         published.publish(lapic.address());
+        machine.setup.note_made(id);
         let mut engine = machine.engine.create_vcpu(id)?;
         State::at_reset().write(&mut engine);
         engine.set_features(cpuid.features());
@@ -150,15 +157,16 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             machine: Arc::clone(machine),
             cpuid,
             engine,
+            activity: Activity::at_reset(lapic.config()),
             lapic,
             msrs: Stored::default(),
             machine_check: MachineCheck::default(),
             clock: Clock::default(),
             tsc_offset,
             tsc_adjust: 0,
-            activity: if id == 0 { Activity::Running } else { Activity::WaitForStartup },
             pending: Pending::default(),
             completion: Completion::None,
+            ended: Vectors::new(),
             replay: Replay::default(),
             debugger: Debugger::default(),
             view: machine.memory.view(),
@@ -186,6 +194,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         loop {
             if let Some(exit) = self.finish_writes() {
                 return exit;
+            }
+            if let Some(vector) = self.ended.highest() {
+                self.ended.remove(vector);
+                return Exit::EndOfInterrupt { vector };
             }
             if let Some(exit) = self.debug_exit() {
                 return exit;
@@ -259,7 +271,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Replaces the CPUID table. The local APIC offers what it says from now on; what it does already, it goes on to.
     pub fn set_cpuid(&mut self, table: Table) {
-        *self.lapic.config_mut() = lapic_config(self.id, &table);
+        *self.lapic.config_mut() = lapic_config(self.id, &self.machine.setup, &table);
         self.cpuid = table;
         self.engine.set_features(self.cpuid.features());
     }
@@ -276,7 +288,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Effect::None => {}
             Effect::Send(message) => self.machine.deliver(&message, Some(self.lapic.config().id)),
             Effect::EndOfInterrupt(vector) => {
-                self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));
+                if self.machine.setup.has_shared_chips() {
+                    self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));
+                } else {
+                    self.ended.insert(vector);
+                }
             }
             Effect::Timer => self.arm_timer(),
             Effect::Address => {

@@ -69,7 +69,7 @@ pub(crate) fn enable_apic(vcpu: &mut TestVcpu) -> Outcome {
     Ok(())
 }
 
-pub(super) fn set_if(state: &mut State, on: bool) {
+pub(crate) fn set_if(state: &mut State, on: bool) {
     state.rflags = if on { state.rflags | rflags::IF } else { state.rflags & !rflags::IF };
 }
 

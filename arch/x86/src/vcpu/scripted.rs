@@ -144,6 +144,7 @@ struct Inner {
     now: AtomicU64,
     timers: spin::Mutex<Vec<Armed>>,
     next_timer: AtomicU64,
+    events: spin::Mutex<Vec<TestEvent>>,
 }
 
 struct Armed {
@@ -155,6 +156,10 @@ struct Armed {
 impl TestHost {
     /// When it was started, on its own clock.
     pub const START: u64 = 1_000_000;
+    /// Descriptors below this are events.
+    pub const EVENTS: usize = 4;
+    /// A descriptor of something else.
+    pub const OTHER: usize = 7;
 
     fn new(memory: usize) -> Self {
         let host = Self::default();
@@ -253,6 +258,18 @@ impl Host for TestHost {
 
     fn parker(&self) -> Result<TestParker, Errno> {
         Ok(TestParker(self.clone()))
+    }
+
+    fn event(&self, descriptor: i32) -> Result<TestEvent, Errno> {
+        let mut events = self.0.events.lock();
+        match usize::try_from(descriptor) {
+            Ok(at) if at < Self::EVENTS => {
+                events.resize_with(Self::EVENTS, TestEvent::default);
+                Ok(events[at].clone())
+            }
+            Ok(at) if at == Self::OTHER => Err(Errno::EINVAL),
+            _ => Err(Errno::EBADF),
+        }
     }
 
     fn watch(&self, event: &TestEvent, target: Arc<dyn Notify>) -> Result<TestWatch, Errno> {
@@ -359,11 +376,22 @@ impl Fixture {
     /// Size of the guest's memory, at guest-physical 0.
     pub const MEMORY: u64 = 0x10_0000;
 
-    /// A machine of `cpus` vCPUs with memory.
+    /// A machine of `cpus` vCPUs with memory and all chips.
     ///
     /// # Errors
     /// What the core refuses.
     pub fn new(cpus: u32) -> Result<Self, Errno> {
+        let fixture = Self::without_chips(cpus)?;
+        fixture.vm.arch().create_irqchip()?;
+        fixture.vm.arch().create_pit(true)?;
+        Ok(fixture)
+    }
+
+    /// The same, without chips.
+    ///
+    /// # Errors
+    /// What the core refuses.
+    pub fn without_chips(cpus: u32) -> Result<Self, Errno> {
         fn nothing(_: u32, _: u32) -> Leaf {
             [0; 4]
         }
@@ -373,6 +401,12 @@ impl Fixture {
         let vm = Vm::new(memory, arch)?;
         vm.add_slot(Slot { size: Self::MEMORY, ..Slot::default() })?;
         Ok(Self { host, vm })
+    }
+
+    /// How often the engine was told that memory has changed.
+    #[must_use]
+    pub fn invalidations(&self) -> usize {
+        self.vm.arch().machine().engine.invalidated.lock().len()
     }
 
     /// Makes a vCPU, in 64-bit mode without a script.

@@ -16,11 +16,17 @@ use crate::exception;
 use crate::irqchip::lapic::GeneralProtection;
 use crate::irqchip::lapic_registers::REGISTERS;
 use crate::regs::Regs;
+use crate::setup::Setup;
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// The host's services.
     pub fn host(&self) -> &H {
         &self.machine.host
+    }
+
+    /// What was chosen for the machine.
+    pub fn setup(&self) -> &Setup {
+        &self.machine.setup
     }
 
     /// What it does.

@@ -207,7 +207,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let data = Data::new(data.as_slice().get(..size * usize::from(read)).unwrap_or_default());
         self.replay.forget_reads();
         self.finish_round(&transfer);
-        if has_port(transfer.port) {
+        if self.machine.setup.has_port(transfer.port) {
             self.chip_out(transfer.port, data.word() as u8);
             return None;
         }
@@ -234,7 +234,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             probed = n + 1;
         }
         let Some(transfer) = transfer.first(probed) else { return emulator.give_up() };
-        if has_port(transfer.port) {
+        if self.machine.setup.has_port(transfer.port) {
             let byte = self.chip_in(transfer.port);
             self.complete_string_in(&Data::new(&[byte, 0xff, 0xff, 0xff]), 1);
             return None;
