@@ -27,6 +27,12 @@ impl<H: Host> Argument<H> {
         self.value
     }
 
+    /// Another place in the memory of the same caller, which a structure names.
+    #[must_use]
+    pub fn elsewhere(&self, address: u64) -> Self {
+        Self { host: self.host.clone(), value: address }
+    }
+
     /// The structure that it points to.
     ///
     /// # Errors

@@ -1,13 +1,18 @@
 //! KVM's interface, the part of it that knows no architecture: ioctls, decoded onto the methods of this crate.
 //!
-//! The architecture's layer is called first, has its own ioctls, and hands the others on: to [`system()`] what the device is asked.
-//! All decode only: an [`Argument`] is read through [`Host`](crate::Host), checked, and made neutral values of; nothing else
-//! knows [`abi`]'s structures. Error numbers are Linux's.
+//! The architecture's layer is called first, has its own ioctls, and hands the others on: to [`system()`] what the device is
+//! asked, to [`vm()`] what a VM is. All decode only: an [`Argument`] is read through [`Host`](crate::Host), checked, and made neutral
+//! values of; nothing else knows [`abi`]'s structures. Error numbers are Linux's.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; virt/kvm/kvm_main.c.
 
 mod argument;
+mod events;
+mod interrupts;
+mod slots;
 mod system;
+mod vm;
 
 pub use argument::{Argument, zeroed};
 pub use system::{VCPU_MMAP_SIZE, system};
+pub use vm::{enable, is_exclusive, vm};

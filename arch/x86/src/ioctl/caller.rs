@@ -1,12 +1,13 @@
 //! A VMM that makes calls, for the test bodies: its memory is where the guest has none.
 
+use abi::device::EnableCap;
 use abi::encoding::Encoded;
 use abi::ioctl::{
-    GET_CPUID2, GET_DEBUGREGS, GET_FPU, GET_LAPIC, GET_MP_STATE, GET_MSRS, GET_NESTED_STATE,
-    GET_REGS, GET_SREGS, GET_SREGS2, GET_VCPU_EVENTS, GET_XCRS, GET_XSAVE, GET_XSAVE2, INTERRUPT,
-    SET_CPUID2, SET_DEBUGREGS, SET_FPU, SET_GUEST_DEBUG, SET_LAPIC, SET_MP_STATE, SET_MSRS,
-    SET_NESTED_STATE, SET_REGS, SET_SREGS, SET_SREGS2, SET_VAPIC_ADDR, SET_VCPU_EVENTS, SET_XCRS,
-    SET_XSAVE, TPR_ACCESS_REPORTING, TRANSLATE, X86_SETUP_MCE,
+    ENABLE_CAP, GET_CPUID2, GET_DEBUGREGS, GET_FPU, GET_LAPIC, GET_MP_STATE, GET_MSRS,
+    GET_NESTED_STATE, GET_REGS, GET_SREGS, GET_SREGS2, GET_VCPU_EVENTS, GET_XCRS, GET_XSAVE,
+    GET_XSAVE2, INTERRUPT, SET_CPUID2, SET_DEBUGREGS, SET_FPU, SET_GUEST_DEBUG, SET_LAPIC,
+    SET_MP_STATE, SET_MSRS, SET_NESTED_STATE, SET_REGS, SET_SREGS, SET_SREGS2, SET_VAPIC_ADDR,
+    SET_VCPU_EVENTS, SET_XCRS, SET_XSAVE, TPR_ACCESS_REPORTING, TRANSLATE, X86_SETUP_MCE,
 };
 use alloc::boxed::Box;
 use alloc::vec;
@@ -87,6 +88,35 @@ pub(super) struct Caller {
 impl Caller {
     pub fn new() -> Result<Self, Failure> {
         host_error(Fixture::new(2)).map(|fixture| Self { fixture })
+    }
+
+    /// The same, of which nothing was chosen yet.
+    pub fn without_chips() -> Result<Self, Failure> {
+        host_error(Fixture::without_chips(4)).map(|fixture| Self { fixture })
+    }
+
+    /// Makes a VM's call, with an argument or its address. Who makes vCPUs gives their number for a descriptor.
+    pub fn vm(&self, number: u32, argument: u64) -> Result<u32, Errno> {
+        super::vm(&self.fixture.vm, number, argument, Ok)
+    }
+
+    /// Makes a VM's call with a structure for its argument.
+    pub fn set_vm<T: Encoded>(&self, number: u32, value: &T) -> Result<u32, Errno> {
+        self.put(0, value);
+        self.vm(number, ARGUMENT)
+    }
+
+    /// The structure that a VM's call fills.
+    pub fn get_vm<T: Encoded>(&self, number: u32) -> Result<T, Failure> {
+        self.fill(0, &vec![0xaa; T::SIZE]);
+        host_error(self.vm(number, ARGUMENT))?;
+        Ok(self.at(0))
+    }
+
+    /// Switches a capability of the VM on.
+    pub fn enable(&self, cap: u32, value: u64) -> Result<u32, Errno> {
+        let enable = EnableCap { cap, flags: 0, args: [value, 0, 0, 0], pad: [0; 64] };
+        self.set_vm(ENABLE_CAP, &enable)
     }
 
     /// A vCPU 0 in 64-bit mode. One after the other can be made: state goes from one to the next.

@@ -9,11 +9,11 @@
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
 
-use abi::{cap, clock, memory};
+use abi::{cap, memory};
 use virt::memory::Slots;
 use virt::routing::Routes;
 
-use super::debug;
+use super::{clock, debug};
 use crate::machine::MAX_CPUS;
 use crate::machine_check::MachineCheck;
 
@@ -68,7 +68,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     IOEVENTFD = 1,
     SET_IDENTITY_MAP_ADDR = 1,
     XEN_HVM = 0,
-    ADJUST_CLOCK = clock::CLOCK_TSC_STABLE | clock::CLOCK_REALTIME | clock::CLOCK_HOST_TSC,
+    ADJUST_CLOCK = clock::FLAGS,
     INTERNAL_ERROR_DATA = 1,
     VCPU_EVENTS = 1,
     HYPERV = 0,
@@ -101,7 +101,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     DISABLE_QUIRKS = 0,
     X86_SMM = 0,
     MULTI_ADDRESS_SPACE = 1,
-    SPLIT_IRQCHIP = 0,
+    SPLIT_IRQCHIP = 1,
     IOEVENTFD_ANY_LENGTH = 1,
     VCPU_ATTRIBUTES = 0,
     MAX_VCPU_ID = MAX_CPUS,

@@ -161,6 +161,9 @@ pub(super) fn set_mp_state<E: Engine, H: Host>(
         }
         _ => return Err(Errno::EINVAL),
     };
+    if mp_state != MP_STATE_RUNNABLE && !vcpu.setup().has_local_apics() {
+        return Err(Errno::EINVAL);
+    }
     vcpu.set_activity(activity);
     if mp_state == MP_STATE_SIPI_RECEIVED {
         vcpu.start();
@@ -173,8 +176,20 @@ pub(super) fn nmi<E: Engine, H: Host>(vcpu: &Vcpu<E, H>) -> u32 {
     0
 }
 
-/// The vector comes from the 8259s, which are here.
-pub(super) fn queue_interrupt<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+/// A vector of the VMM's 8259s, if those are not here: it is injected as soon as interrupts are on.
+pub(super) fn queue_interrupt<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
     let abi::irq::Interrupt { irq } = argument.read()?;
-    Err(if irq > 255 { Errno::EINVAL } else { Errno::ENXIO })
+    let vector = u8::try_from(irq).map_err(|_| Errno::EINVAL)?;
+    if vcpu.setup().has_shared_chips() {
+        return Err(Errno::ENXIO);
+    }
+    // Beside local APICs a second one would take the place of the first.
+    if vcpu.setup().has_local_apics() && vcpu.pending().interrupt.is_some() {
+        return Err(Errno::EEXIST);
+    }
+    vcpu.set_pending_interrupt(vector);
+    Ok(0)
 }

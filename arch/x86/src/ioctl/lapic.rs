@@ -25,6 +25,7 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    is_there(vcpu)?;
     let mut registers = vcpu.lapic_registers();
     if vcpu.lapic().mode() == Mode::X2Apic {
         registers[ID] <<= 24;
@@ -37,11 +38,17 @@ pub(super) fn get<E: Engine, H: Host>(
     Ok(0)
 }
 
+/// Whether the local APIC is not the VMM's own.
+fn is_there<E: Engine, H: Host>(vcpu: &Vcpu<E, H>) -> Result<(), Errno> {
+    if vcpu.setup().has_local_apics() { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
 #[inline(never)]
 pub(super) fn set<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    is_there(vcpu)?;
     let page = argument.bytes(0, SIZE)?;
     let mut registers = [0; REGISTERS];
     for (to, from) in registers.iter_mut().zip(page.chunks_exact(STRIDE)) {

@@ -1,11 +1,11 @@
 //! KVM's interface, x86's part of it: ioctls, decoded onto the methods of this crate and of [`virt`].
 //!
-//! [`system()`] and [`vcpu`] are called by what has the device's and a vCPU's descriptor: the kernel module, or what stands in for
+//! [`system()`], [`vm()`] and [`vcpu`] are called by what has the device's, a VM's and a vCPU's descriptor: the kernel module, or what stands in for
 //! it in a process. They decode only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
 //! [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that is.
 //! Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
-//! Of the device: `system`, [`capability`], `msr_index`. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
+//! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, and the neutral ones of [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
 //! have in common is [`Argument`]. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
 //! KVM_SET_SIGNAL_MASK, likewise; KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
 //! management mode.
@@ -18,12 +18,15 @@ mod clock;
 mod cpuid;
 mod debug;
 mod events;
+mod irqchip;
 mod lapic;
 mod msr;
 mod msr_index;
+mod pit;
 mod regs;
 mod sregs;
 mod system;
+mod vm;
 mod xstate;
 
 #[cfg(feature = "selftest")]
@@ -43,7 +46,15 @@ pub mod msr_test;
 #[cfg(feature = "selftest")]
 pub mod registers_test;
 #[cfg(feature = "selftest")]
+pub mod routes_test;
+#[cfg(feature = "selftest")]
+pub mod setup_test;
+#[cfg(feature = "selftest")]
+pub mod slots_test;
+#[cfg(feature = "selftest")]
 pub mod system_test;
+#[cfg(feature = "selftest")]
+pub mod vm_test;
 #[cfg(feature = "selftest")]
 pub mod xstate_test;
 
@@ -56,6 +67,7 @@ use crate::vcpu::Vcpu;
 use virt::ioctl::Argument;
 
 pub use system::{System, system};
+pub use vm::{create_vcpu, vm};
 
 /// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's. Gives what `ioctl` returns.
 /// Process context, on the vCPU's thread while it does not run.
@@ -87,7 +99,7 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::GET_VCPU_EVENTS => events::get(vcpu, argument),
         ioctl::SET_VCPU_EVENTS => events::set(vcpu, argument),
         ioctl::NMI => Ok(events::nmi(vcpu)),
-        ioctl::INTERRUPT => events::queue_interrupt(argument),
+        ioctl::INTERRUPT => events::queue_interrupt(vcpu, argument),
         ioctl::GET_FPU => xstate::get_fpu(vcpu, argument),
         ioctl::SET_FPU => xstate::set_fpu(vcpu, argument),
         ioctl::GET_XSAVE | ioctl::GET_XSAVE2 => xstate::get_xsave(vcpu, argument),

@@ -1,0 +1,103 @@
+//! A VM's ioctls: [`vm()`]. Those that are the same on every architecture are [`virt::ioctl::vm`]'s.
+//!
+//! Neighbours: `irqchip`, `pit`, `clock`. Where Intel's real mode may keep pages (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR) is taken
+//! and not used: no engine here needs any.
+//!
+//! Not implemented: KVM_REINJECT_CONTROL, KVM_CREATE_PIT and its state, a TSC's frequency for a whole VM, device attributes.
+//!
+//! See: Linux, arch/x86/kvm/x86.c, `kvm_arch_vm_ioctl`, `kvm_vm_ioctl_enable_cap`; api.rst 4.8 to 4.13, 7.
+
+use abi::device::EnableCap;
+use abi::{cap, ioctl};
+use virt::host::Host;
+use virt::ioctl::Argument;
+use virt::routing::Routes;
+use virt::{Arch, Errno, Vm};
+
+use super::{capability, clock, irqchip, pit};
+use crate::cpuid::Table;
+use crate::engine::Engine;
+use crate::machine::X86;
+use crate::vcpu::Vcpu;
+
+/// The highest address of three pages below 4 GiB.
+const LAST_TSS_ADDR: u64 = 0xffff_d000;
+/// Pins that an I/O APIC of the VMM's may have reserved.
+const MAX_RESERVED_PINS: u64 = 24;
+
+/// Answers the ioctl `number` on a VM, with `argument` a value or an address of the caller's. `create_vcpu` makes the vCPU of that
+/// number, by [`create_vcpu`], and gives its descriptor. Gives what `ioctl` returns. Process context, on the caller's thread;
+/// calls of which [`virt::ioctl::is_exclusive`] says so are made one after the other.
+///
+/// # Errors
+/// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `EINVAL`, `EEXIST`, `ENXIO` and others for
+/// what cannot be; and what `create_vcpu` says.
+pub fn vm<E: Engine, H: Host>(
+    vm: &Vm<X86<E, H>>,
+    number: u32,
+    argument: u64,
+    create_vcpu: impl FnOnce(u32) -> Result<u32, Errno>,
+) -> Result<u32, Errno> {
+    let argument = &Argument::new(vm.arch().host().clone(), argument);
+    match number {
+        ioctl::CHECK_EXTENSION => Ok(capability::value(argument.value())),
+        ioctl::ENABLE_CAP => enable(vm, argument),
+        ioctl::CREATE_IRQCHIP => done(vm.arch().create_irqchip()),
+        ioctl::GET_IRQCHIP => irqchip::get(vm, argument),
+        ioctl::SET_IRQCHIP => irqchip::set(vm, argument),
+        ioctl::CREATE_PIT2 => pit::create(vm, argument),
+        ioctl::GET_PIT2 => pit::get(vm, argument),
+        ioctl::SET_PIT2 => pit::set(vm, argument),
+        ioctl::SET_TSS_ADDR if argument.value() <= LAST_TSS_ADDR => Ok(0),
+        ioctl::SET_TSS_ADDR => Err(Errno::EINVAL),
+        ioctl::SET_IDENTITY_MAP_ADDR => set_identity_map(vm, argument),
+        ioctl::SET_BOOT_CPU_ID => {
+            done(vm.arch().machine().setup.set_boot_cpu(argument.value() as u32))
+        }
+        ioctl::GET_CLOCK => clock::get(vm, argument),
+        ioctl::SET_CLOCK => clock::set(vm, argument),
+        _ => virt::ioctl::vm(vm, number, argument, create_vcpu),
+    }
+}
+
+fn done(result: Result<(), Errno>) -> Result<u32, Errno> {
+    result.map(|()| 0)
+}
+
+/// Makes a vCPU as KVM does: CPUID answers nothing until it is told what. Process context, one after the other.
+///
+/// # Errors
+/// As [`Vcpu::new`].
+// A vCPU is made on the stack.
+#[inline(never)]
+pub fn create_vcpu<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, id: u32) -> Result<Vcpu<E, H>, Errno> {
+    let mut vcpu = Vcpu::new(vm.arch().machine(), id)?;
+    vcpu.set_cpuid(Table::default());
+    Ok(vcpu)
+}
+
+fn set_identity_map<E: Engine, H: Host>(
+    vm: &Vm<X86<E, H>>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let _address: u64 = argument.read()?;
+    if vm.arch().machine().setup.made() != 0 { Err(Errno::EINVAL) } else { Ok(0) }
+}
+
+/// Switches a capability on.
+fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Result<u32, Errno> {
+    let from: EnableCap = argument.read()?;
+    let ([value, ..], setup) = (from.args, &vm.arch().machine().setup);
+    match from.cap {
+        _ if from.flags != 0 => Err(Errno::EINVAL),
+        cap::SPLIT_IRQCHIP if value > MAX_RESERVED_PINS => Err(Errno::EINVAL),
+        cap::SPLIT_IRQCHIP => {
+            setup.split_irqchip()?;
+            // No GSI leads anywhere until the VMM says so.
+            vm.set_routes(Routes::default());
+            Ok(0)
+        }
+        cap::MAX_VCPU_ID => done(setup.limit_ids(u32::try_from(value).map_err(|_| Errno::EINVAL)?)),
+        _ => virt::ioctl::enable(vm, &from),
+    }
+}

@@ -1,0 +1,57 @@
+//! KVM_IRQFD, KVM_IOEVENTFD: eventfds that interrupt, and that writes of the guest's signal.
+//!
+//! Not implemented: an irqfd of a level (KVM_IRQFD_FLAG_RESAMPLE). Deviation: a port above 65,535, which no guest has, is EINVAL.
+//!
+//! See: api.rst 4.75 (`KVM_IRQFD`), 4.59 (`KVM_IOEVENTFD`); Linux, virt/kvm/eventfd.c.
+
+use abi::irq::{
+    IOEVENTFD_FLAG_DATAMATCH, IOEVENTFD_FLAG_DEASSIGN, IOEVENTFD_FLAG_PIO, IRQFD_FLAG_DEASSIGN,
+    Ioeventfd, Irqfd,
+};
+
+use super::Argument;
+use crate::arch::Arch;
+use crate::host::{Errno, Host};
+use crate::ioeventfd::{IoAddress, IoEventFd};
+use crate::vm::Vm;
+
+pub(super) fn irqfd<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
+    let from: Irqfd = argument.read()?;
+    if from.flags & !IRQFD_FLAG_DEASSIGN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let event = || vm.arch().host().event(from.fd as i32);
+    if from.flags & IRQFD_FLAG_DEASSIGN != 0 {
+        vm.remove_irqfd(from.gsi, &event()?);
+        return Ok(0);
+    }
+    if !vm.arch().has_irqchip() {
+        return Err(Errno::EINVAL);
+    }
+    vm.add_irqfd(from.gsi, &event()?)?;
+    Ok(0)
+}
+
+pub(super) fn ioeventfd<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
+    let from: Ioeventfd = argument.read()?;
+    let has = |flag| from.flags & flag != 0;
+    let known = IOEVENTFD_FLAG_DATAMATCH | IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN;
+    let size = match u8::try_from(from.len) {
+        Ok(size @ (0 | 1 | 2 | 4 | 8)) if from.flags & !known == 0 => size,
+        _ => return Err(Errno::EINVAL),
+    };
+    let at = if has(IOEVENTFD_FLAG_PIO) {
+        IoAddress::Port(u16::try_from(from.addr).map_err(|_| Errno::EINVAL)?)
+    } else {
+        IoAddress::Mmio(from.addr)
+    };
+    let data = has(IOEVENTFD_FLAG_DATAMATCH).then_some(from.datamatch);
+    let event = vm.arch().host().event(from.fd)?;
+    let ioeventfd = IoEventFd { at, size, data, event };
+    if has(IOEVENTFD_FLAG_DEASSIGN) {
+        vm.remove_ioeventfd(&ioeventfd)?;
+    } else {
+        vm.add_ioeventfd(ioeventfd)?;
+    }
+    Ok(0)
+}
