@@ -7,6 +7,7 @@
 //!   the state that it owns;
 //! - [`exception`]: vectors and faults;
 //! - [`cpuid`], [`msr`], [`machine_check`]: what the guest is told, and its model-specific registers;
+//! - [`msr_policy`]: which of the latter the guest may use;
 //! - [`mmu`]: the walk of the guest's page tables;
 //! - [`irqchip`]: 8259 pair, 8254, I/O APIC, local APIC;
 //! - [`emulate`]: decoding and semantics of instructions;
@@ -42,6 +43,7 @@ pub mod machine_check;
 pub mod machine_check_test;
 pub mod mmu;
 pub mod msr;
+pub mod msr_policy;
 #[cfg(feature = "selftest")]
 pub mod msr_test;
 pub mod pvclock;

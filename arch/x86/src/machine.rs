@@ -21,6 +21,7 @@ use crate::irqchip::i8254::Pit;
 use crate::irqchip::i8259::Pic;
 use crate::irqchip::{Delivery, Message, ioapic};
 use crate::locked_chips::LockedChips;
+use crate::msr_policy::MsrPolicy;
 use crate::pvclock::MachineClock;
 use crate::setup::Setup;
 use crate::tsc::TscOffset;
@@ -110,6 +111,8 @@ pub struct Machine<E, H: Host> {
     pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
     /// What was chosen before the first vCPU was made.
     pub setup: Setup,
+    /// Which model-specific registers the guest may use.
+    pub msr_policy: MsrPolicy<H::RawMutex>,
     /// KVM's clock.
     pub clock: MachineClock,
     /// The guest's TSC is the host's plus this, unless a vCPU's own was changed.
@@ -140,6 +143,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         }
         let machine = Arc::new(Self {
             setup: Setup::new(cpus),
+            msr_policy: MsrPolicy::default(),
             clock: MachineClock::starting_at(host.now()),
             tsc: TscOffset::starting_at(host.tsc()),
             chips: LockedChips::default(),

@@ -84,7 +84,7 @@ impl Waiting {
             (_, Access::Out { .. }) => return,
             (Answer::Data(data), _) => data.as_slice(),
             // Nobody's.
-            (Answer::None, _) => &[0xff; Data::MAX],
+            (Answer::None | Answer::Refused, _) => &[0xff; Data::MAX],
         };
         let count = bytes.len().min(self.left);
         // SAFETY: so many bytes are left there, as above.

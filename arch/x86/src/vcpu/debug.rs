@@ -48,6 +48,11 @@ pub(super) struct Debugger {
 }
 
 impl Debugger {
+    /// DR7 of its breakpoints.
+    pub fn control(&self) -> u64 {
+        self.registers.map_or(0, |(_, control)| control)
+    }
+
     /// Whether registers of the guest's have to make room for the debugger's.
     pub fn needs_registers(&self) -> bool {
         self.wanted.single_step || self.registers.is_some()

@@ -170,15 +170,28 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 entry.nmi_window = true;
             }
         }
+        entry.interrupt_window = self.window;
         if self.interrupt_waits() {
             if entry.inject.is_none() && !shadow && self.interrupts_enabled() {
                 entry.inject = self.acknowledge();
-                entry.interrupt_window = self.interrupt_waits();
+                entry.interrupt_window |= self.interrupt_waits();
             } else {
                 entry.interrupt_window = true;
             }
         }
         entry
+    }
+
+    /// Whether an interrupt of the VMM's would be injected at once.
+    pub fn is_open(&self) -> bool {
+        let Pending { event, interrupt, .. } = self.pending;
+        let accepts = self.lapic.accepts_extint() && self.interrupts_enabled();
+        accepts && event.is_none() && interrupt.is_none() && !self.engine.interrupt_shadow()
+    }
+
+    /// Has the VMM be told when [`is_open`](Self::is_open) is so: [`Exit::InterruptWindow`](super::Exit::InterruptWindow).
+    pub fn ask_for_window(&mut self, on: bool) {
+        self.window = on;
     }
 
     /// The processor's acknowledgement of an external interrupt. The 8259s come first, as

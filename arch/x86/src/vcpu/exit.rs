@@ -1,6 +1,7 @@
 //! Why `run` returned, and the answer that goes in with the next: two plain values.
 
 use crate::guest_debug::DebugCause;
+use crate::msr_policy::MsrReason;
 
 /// Bytes of a port access, or of a string of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,25 @@ pub enum Exit {
         /// Its vector.
         vector: u8,
     },
+    /// The VMM can inject an interrupt, which it has asked to be told.
+    InterruptWindow,
+    /// The guest's read of a model-specific register was not made, which the VMM has asked to see. The answer is [`Answer::Data`] of
+    /// eight bytes, or [`Answer::Refused`].
+    ReadMsr {
+        /// The register.
+        number: u32,
+        /// Why not.
+        reason: MsrReason,
+    },
+    /// Likewise a write. The answer is [`Answer::Refused`], or any other.
+    WriteMsr {
+        /// The register.
+        number: u32,
+        /// What was to be written.
+        value: u64,
+        /// Why not.
+        reason: MsrReason,
+    },
     /// A triple fault.
     Shutdown,
     /// What a debugger asked for.
@@ -138,4 +158,27 @@ pub enum Answer {
     None,
     /// What was read.
     Data(Data),
+    /// The guest gets a general protection fault.
+    Refused,
+}
+
+/// Which answer a vCPU waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// None.
+    Nothing,
+    /// To [`Exit::In`].
+    Port {
+        /// How many bytes all accesses have.
+        bytes: u8,
+    },
+    /// To [`Exit::MmioRead`].
+    Memory {
+        /// Size of the access.
+        size: u8,
+    },
+    /// To [`Exit::ReadMsr`].
+    ReadMsr,
+    /// To [`Exit::WriteMsr`].
+    WriteMsr,
 }

@@ -5,7 +5,7 @@ use virt::host::Host;
 use virt::ioeventfd::IoAddress;
 
 use super::events::Activity;
-use super::{Answer, Data, Exit, Vcpu};
+use super::{Answer, Awaited, Data, Exit, Vcpu};
 use crate::emulate::debug;
 use crate::engine::{Engine, Intercept};
 use crate::exception::Exception;
@@ -30,6 +30,18 @@ pub(super) enum Completion {
     StringIn {
         /// How many elements were asked for.
         count: u8,
+        /// Size of one.
+        size: u8,
+    },
+    /// RDMSR: the value goes to EDX and EAX, and RIP moves on.
+    ReadMsr {
+        /// Length of the instruction.
+        len: u8,
+    },
+    /// WRMSR: RIP moves on.
+    WriteMsr {
+        /// Length of the instruction.
+        len: u8,
     },
     /// A read from a device by an instruction that is executed again then.
     Mmio {
@@ -59,8 +71,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.activity = Activity::Halted;
             }
             Intercept::Cpuid { len } => self.cpuid_instruction(len),
-            Intercept::ReadMsr { len } => self.read_msr_instruction(len),
-            Intercept::WriteMsr { len } => self.write_msr_instruction(len),
+            Intercept::ReadMsr { len } => return self.read_msr_instruction(len),
+            Intercept::WriteMsr { len } => return self.write_msr_instruction(len),
             Intercept::ReadCr8 { gpr, len } => {
                 self.engine.set_gpr(gpr, self.lapic.cr8());
                 self.advance(len);
@@ -90,7 +102,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let data = match answer {
             Answer::Data(data) => data,
             // A port or an address that nobody answers for reads as all ones.
-            Answer::None => Data::ones(Data::MAX),
+            Answer::None | Answer::Refused => Data::ones(Data::MAX),
         };
         match completion {
             Completion::None => {}
@@ -98,8 +110,30 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.set_accumulator(size, data.word());
                 self.advance_past(len, self.port_breakpoints(port, size));
             }
-            Completion::StringIn { count } => self.complete_string_in(&data, count),
+            Completion::ReadMsr { len } => match answer {
+                Answer::Data(data) => self.complete_read_msr(data.word(), len),
+                Answer::None | Answer::Refused => self.raise(Exception::gp(0)),
+            },
+            Completion::WriteMsr { len } => match answer {
+                Answer::Refused => self.raise(Exception::gp(0)),
+                Answer::None | Answer::Data(_) => self.advance(len),
+            },
+            Completion::StringIn { count, .. } => self.complete_string_in(&data, count),
             Completion::Mmio { gpa, size } => self.replay.answer(gpa, size, data.word()),
+        }
+    }
+
+    /// Which answer it waits for.
+    pub fn awaits(&self) -> Awaited {
+        match self.completion {
+            Completion::None => Awaited::Nothing,
+            Completion::In { size, .. } => Awaited::Port { bytes: size },
+            Completion::StringIn { count, size } => {
+                Awaited::Port { bytes: count.saturating_mul(size) }
+            }
+            Completion::Mmio { size, .. } => Awaited::Memory { size },
+            Completion::ReadMsr { .. } => Awaited::ReadMsr,
+            Completion::WriteMsr { .. } => Awaited::WriteMsr,
         }
     }
 

@@ -63,7 +63,7 @@ use inbox::request;
 use replay::Replay;
 
 pub use events::{Activity, Pending};
-pub use exit::{Answer, Data, Exit};
+pub use exit::{Answer, Awaited, Data, Exit};
 
 /// One vCPU: everything about it that is not the engine's.
 pub struct Vcpu<E: Engine, H: Host> {
@@ -93,6 +93,8 @@ pub struct Vcpu<E: Engine, H: Host> {
     ioeventfds: ioeventfd::View<H::Event>,
     fresh: bool,
     stuck: bool,
+    /// The VMM wants to be told when it can inject an interrupt.
+    window: bool,
 }
 
 /// The local APIC of vCPU `id` as the machine has it, and CPUID offers it.
@@ -174,6 +176,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             ioeventfds: machine.ioeventfds.view(),
             fresh: true,
             stuck: false,
+            window: false,
         })
     }
 
@@ -186,6 +189,19 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let Some(published) = machine.vcpu(self.id) else { return Exit::Shutdown };
         self.engine.load();
         let exit = self.run_loop(published);
+        self.engine.put();
+        exit
+    }
+
+    /// Completes what waits for `answer`, and runs nothing else. Gives an exit if that takes one more. Process context, on
+    /// the same thread as [`run`](Self::run).
+    pub fn finish(&mut self, answer: Answer) -> Option<Exit> {
+        let reads = matches!(self.completion, Completion::Mmio { .. });
+        self.complete(answer);
+        self.engine.load();
+        // With what was read the instruction is executed.
+        let next = if reads { self.emulate() } else { None };
+        let exit = next.or_else(|| self.finish_writes());
         self.engine.put();
         exit
     }
@@ -210,6 +226,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                     return exit;
                 }
                 continue;
+            }
+            if self.window && self.is_open() {
+                return Exit::InterruptWindow;
             }
             if let Err(errno) = self.engine.prepare() {
                 return Exit::Failed(errno);

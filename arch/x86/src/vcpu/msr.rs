@@ -2,13 +2,15 @@
 
 use virt::host::Host;
 
-use super::Vcpu;
+use super::handle::Completion;
+use super::{Exit, Vcpu};
 use crate::emulate::control;
 use crate::engine::{Engine, EngineVcpu};
 use crate::exception::Exception;
 use crate::irqchip::lapic::{GeneralProtection, LocalApic};
 use crate::machine_check::MachineCheck;
 use crate::msr::{Refused, index};
+use crate::msr_policy::MsrReason;
 use crate::regs::{Regs, Seg, SysReg, gpr};
 
 impl From<GeneralProtection> for Refused {
@@ -41,27 +43,61 @@ fn is_canonical(value: u64, five_level: bool) -> bool {
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     #[inline(never)]
-    pub(super) fn read_msr_instruction(&mut self, len: u8) {
+    pub(super) fn read_msr_instruction(&mut self, len: u8) -> Option<Exit> {
         let number = self.engine.gpr(gpr::RCX) as u32;
-        match self.read_msr(number) {
-            Ok(value) => {
-                self.engine.set_gpr(gpr::RAX, value & 0xffff_ffff);
-                self.engine.set_gpr(gpr::RDX, value >> 32);
-                self.advance(len);
+        let reason = if !self.machine.msr_policy.allows(number, false) {
+            MsrReason::Filtered
+        } else {
+            match self.read_msr(number) {
+                Ok(value) => {
+                    self.complete_read_msr(value, len);
+                    return None;
+                }
+                Err(Refused) => MsrReason::Unknown,
             }
-            Err(Refused) => self.raise(Exception::gp(0)),
+        };
+        self.not_accessed(reason, Completion::ReadMsr { len }, Exit::ReadMsr { number, reason })
+    }
+
+    /// The end of RDMSR.
+    pub(super) fn complete_read_msr(&mut self, value: u64, len: u8) {
+        self.engine.set_gpr(gpr::RAX, value & 0xffff_ffff);
+        self.engine.set_gpr(gpr::RDX, value >> 32);
+        self.advance(len);
+    }
+
+    /// An access was not made: the guest's fault, or the VMM's to see.
+    fn not_accessed(
+        &mut self,
+        reason: MsrReason,
+        completion: Completion,
+        exit: Exit,
+    ) -> Option<Exit> {
+        if !self.machine.msr_policy.wants(reason) {
+            self.raise(Exception::gp(0));
+            return None;
         }
+        self.completion = completion;
+        Some(exit)
     }
 
     #[inline(never)]
-    pub(super) fn write_msr_instruction(&mut self, len: u8) {
+    pub(super) fn write_msr_instruction(&mut self, len: u8) -> Option<Exit> {
         let number = self.engine.gpr(gpr::RCX) as u32;
         let low = self.engine.gpr(gpr::RAX) & 0xffff_ffff;
         let value = self.engine.gpr(gpr::RDX) << 32 | low;
-        match self.write_msr(number, value) {
-            Ok(()) => self.advance(len),
-            Err(Refused) => self.raise(Exception::gp(0)),
-        }
+        let reason = if !self.machine.msr_policy.allows(number, true) {
+            MsrReason::Filtered
+        } else if self.write_msr(number, value).is_ok() {
+            self.advance(len);
+            return None;
+        } else if self.read_msr(number).is_ok() {
+            MsrReason::Invalid
+        } else {
+            MsrReason::Unknown
+        };
+        let exit = Exit::WriteMsr { number, value, reason };
+        self.not_accessed(reason, Completion::WriteMsr { len }, exit)
     }
 
     /// Reads a model-specific register.

@@ -29,6 +29,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         &self.machine.setup
     }
 
+    /// The debugger's DR7; 0 if it has no breakpoints.
+    pub fn debug_control(&self) -> u64 {
+        self.debugger.control()
+    }
+
     /// What it does.
     pub fn activity(&mut self) -> Activity {
         self.settle();

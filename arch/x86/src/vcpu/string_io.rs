@@ -239,7 +239,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             self.complete_string_in(&Data::new(&[byte, 0xff, 0xff, 0xff]), 1);
             return None;
         }
-        self.completion = Completion::StringIn { count: transfer.count };
+        self.completion = Completion::StringIn { count: transfer.count, size: transfer.size };
         Some(Exit::In { port: transfer.port, size: transfer.size, count: transfer.count })
     }
 
