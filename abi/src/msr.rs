@@ -32,6 +32,13 @@ pub struct MsrListHeader {
     pub nmsrs: u32,
 }
 
+/// In `KVM_CAP_X86_USER_SPACE_MSR`, and in [`crate::run::Msr::reason`]: the register cannot hold the value.
+pub const EXIT_REASON_INVAL: u32 = 1 << 0;
+/// Likewise: there is no such register.
+pub const EXIT_REASON_UNKNOWN: u32 = 1 << 1;
+/// Likewise: the filter denies it.
+pub const EXIT_REASON_FILTER: u32 = 1 << 2;
+
 /// Ranges that fit in a [`MsrFilter`].
 pub const MSR_FILTER_MAX_RANGES: usize = 16;
 /// In [`MsrFilterRange::flags`]: about reads.

@@ -13,6 +13,15 @@ pub const EXIT_BYTES: usize = 256;
 /// Bytes of the registers that are shared.
 pub const SYNC_REGS_BYTES: usize = 2048;
 
+/// In [`Run::kvm_valid_regs`]: a [`crate::regs::Regs`].
+pub const SYNC_REGS: u64 = 1 << 0;
+/// In [`Run::kvm_valid_regs`]: behind that a [`crate::regs::Sregs`].
+pub const SYNC_SREGS: u64 = 1 << 1;
+/// In [`Run::kvm_valid_regs`]: behind that a [`crate::events::Events`].
+pub const SYNC_EVENTS: u64 = 1 << 2;
+/// All registers that can be shared.
+pub const SYNC_VALID: u64 = SYNC_REGS | SYNC_SREGS | SYNC_EVENTS;
+
 /// In [`Run::flags`]: the vCPU is in system management mode.
 pub const RUN_X86_SMM: u16 = 1 << 0;
 
@@ -39,7 +48,7 @@ pub struct Run {
     /// In and out: the MSR IA32_APIC_BASE, likewise.
     pub apic_base: u64,
     /// The exit's details, by [`Self::exit_reason`].
-    pub exit: [u8; EXIT_BYTES],
+    pub exit: Details,
     /// Which of the shared registers are valid.
     pub kvm_valid_regs: u64,
     /// Which of them the caller changed.
@@ -47,6 +56,11 @@ pub struct Run {
     /// The shared registers.
     pub sync_regs: [u8; SYNC_REGS_BYTES],
 }
+
+/// The details of an exit: a union, whose member is the exit's reason to say.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Details(pub [u8; EXIT_BYTES]);
 
 /// [`crate::exit::IO`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,159 +140,172 @@ impl Run {
             flags: 0,
             cr8: 0,
             apic_base: 0,
-            exit: [0; EXIT_BYTES],
+            exit: Details::new(),
             kvm_valid_regs: 0,
             kvm_dirty_regs: 0,
             sync_regs: [0; SYNC_REGS_BYTES],
         }
     }
+}
+
+impl Details {
+    /// All zero.
+    pub const fn new() -> Self {
+        Self([0; EXIT_BYTES])
+    }
 
     /// An access to a port.
     pub fn io(&self) -> Io {
         Io {
-            direction: get_u8(&self.exit, 0),
-            size: get_u8(&self.exit, 1),
-            port: get_u16(&self.exit, 2),
-            count: get_u32(&self.exit, 4),
-            data_offset: get_u64(&self.exit, 8),
+            direction: get_u8(&self.0, 0),
+            size: get_u8(&self.0, 1),
+            port: get_u16(&self.0, 2),
+            count: get_u32(&self.0, 4),
+            data_offset: get_u64(&self.0, 8),
         }
     }
 
     /// Sets an access to a port.
     pub fn set_io(&mut self, io: &Io) {
-        set(&mut self.exit, 0, [io.direction, io.size]);
-        set(&mut self.exit, 2, io.port.to_ne_bytes());
-        set(&mut self.exit, 4, io.count.to_ne_bytes());
-        set(&mut self.exit, 8, io.data_offset.to_ne_bytes());
+        set(&mut self.0, 0, [io.direction, io.size]);
+        set(&mut self.0, 2, io.port.to_ne_bytes());
+        set(&mut self.0, 4, io.count.to_ne_bytes());
+        set(&mut self.0, 8, io.data_offset.to_ne_bytes());
     }
 
     /// An access to memory that is not there.
     pub fn mmio(&self) -> Mmio {
         Mmio {
-            phys_addr: get_u64(&self.exit, 0),
-            data: get(&self.exit, 8),
-            len: get_u32(&self.exit, 16),
-            is_write: get_u8(&self.exit, 20) != 0,
+            phys_addr: get_u64(&self.0, 0),
+            data: get(&self.0, 8),
+            len: get_u32(&self.0, 16),
+            is_write: get_u8(&self.0, 20) != 0,
         }
     }
 
     /// Sets an access to memory that is not there.
     pub fn set_mmio(&mut self, mmio: &Mmio) {
-        set(&mut self.exit, 0, mmio.phys_addr.to_ne_bytes());
-        set(&mut self.exit, 8, mmio.data);
-        set(&mut self.exit, 16, mmio.len.to_ne_bytes());
-        set(&mut self.exit, 20, [u8::from(mmio.is_write)]);
+        set(&mut self.0, 0, mmio.phys_addr.to_ne_bytes());
+        set(&mut self.0, 8, mmio.data);
+        set(&mut self.0, 16, mmio.len.to_ne_bytes());
+        set(&mut self.0, 20, [u8::from(mmio.is_write)]);
     }
 
     /// A debugger's stop.
     pub fn debug(&self) -> DebugExit {
         DebugExit {
-            exception: get_u32(&self.exit, 0),
-            pad: get_u32(&self.exit, 4),
-            pc: get_u64(&self.exit, 8),
-            dr6: get_u64(&self.exit, 16),
-            dr7: get_u64(&self.exit, 24),
+            exception: get_u32(&self.0, 0),
+            pad: get_u32(&self.0, 4),
+            pc: get_u64(&self.0, 8),
+            dr6: get_u64(&self.0, 16),
+            dr7: get_u64(&self.0, 24),
         }
     }
 
     /// Sets a debugger's stop.
     pub fn set_debug(&mut self, debug: &DebugExit) {
-        set(&mut self.exit, 0, debug.exception.to_ne_bytes());
-        set(&mut self.exit, 4, debug.pad.to_ne_bytes());
-        set(&mut self.exit, 8, debug.pc.to_ne_bytes());
-        set(&mut self.exit, 16, debug.dr6.to_ne_bytes());
-        set(&mut self.exit, 24, debug.dr7.to_ne_bytes());
+        set(&mut self.0, 0, debug.exception.to_ne_bytes());
+        set(&mut self.0, 4, debug.pad.to_ne_bytes());
+        set(&mut self.0, 8, debug.pc.to_ne_bytes());
+        set(&mut self.0, 16, debug.dr6.to_ne_bytes());
+        set(&mut self.0, 24, debug.dr7.to_ne_bytes());
     }
 
     /// A hypercall.
     pub fn hypercall(&self) -> Hypercall {
         let mut args = [0; 6];
         for (number, argument) in args.iter_mut().enumerate() {
-            *argument = get_u64(&self.exit, 8 + 8 * number);
+            *argument = get_u64(&self.0, 8 + 8 * number);
         }
         Hypercall {
-            nr: get_u64(&self.exit, 0),
+            nr: get_u64(&self.0, 0),
             args,
-            ret: get_u64(&self.exit, 56),
-            flags: get_u64(&self.exit, 64),
+            ret: get_u64(&self.0, 56),
+            flags: get_u64(&self.0, 64),
         }
     }
 
     /// Sets a hypercall.
     pub fn set_hypercall(&mut self, hypercall: &Hypercall) {
-        set(&mut self.exit, 0, hypercall.nr.to_ne_bytes());
+        set(&mut self.0, 0, hypercall.nr.to_ne_bytes());
         for (number, argument) in hypercall.args.iter().enumerate() {
-            set(&mut self.exit, 8 + 8 * number, argument.to_ne_bytes());
+            set(&mut self.0, 8 + 8 * number, argument.to_ne_bytes());
         }
-        set(&mut self.exit, 56, hypercall.ret.to_ne_bytes());
-        set(&mut self.exit, 64, hypercall.flags.to_ne_bytes());
+        set(&mut self.0, 56, hypercall.ret.to_ne_bytes());
+        set(&mut self.0, 64, hypercall.flags.to_ne_bytes());
     }
 
     /// Why the hypervisor could not go on.
     pub fn internal_error(&self) -> InternalError {
         let mut data = [0; 16];
         for (number, word) in data.iter_mut().enumerate() {
-            *word = get_u64(&self.exit, 8 + 8 * number);
+            *word = get_u64(&self.0, 8 + 8 * number);
         }
-        InternalError { suberror: get_u32(&self.exit, 0), ndata: get_u32(&self.exit, 4), data }
+        InternalError { suberror: get_u32(&self.0, 0), ndata: get_u32(&self.0, 4), data }
     }
 
     /// Sets why the hypervisor could not go on.
     pub fn set_internal_error(&mut self, error: &InternalError) {
-        set(&mut self.exit, 0, error.suberror.to_ne_bytes());
-        set(&mut self.exit, 4, error.ndata.to_ne_bytes());
+        set(&mut self.0, 0, error.suberror.to_ne_bytes());
+        set(&mut self.0, 4, error.ndata.to_ne_bytes());
         for (number, word) in error.data.iter().enumerate() {
-            set(&mut self.exit, 8 + 8 * number, word.to_ne_bytes());
+            set(&mut self.0, 8 + 8 * number, word.to_ne_bytes());
         }
     }
 
     /// An MSR that the caller wants to see.
     pub fn msr(&self) -> Msr {
         Msr {
-            error: get_u8(&self.exit, 0),
-            reason: get_u32(&self.exit, 8),
-            index: get_u32(&self.exit, 12),
-            data: get_u64(&self.exit, 16),
+            error: get_u8(&self.0, 0),
+            reason: get_u32(&self.0, 8),
+            index: get_u32(&self.0, 12),
+            data: get_u64(&self.0, 16),
         }
     }
 
     /// Sets an MSR that the caller wants to see.
     pub fn set_msr(&mut self, msr: &Msr) {
-        set(&mut self.exit, 0, [msr.error]);
-        set(&mut self.exit, 8, msr.reason.to_ne_bytes());
-        set(&mut self.exit, 12, msr.index.to_ne_bytes());
-        set(&mut self.exit, 16, msr.data.to_ne_bytes());
+        set(&mut self.0, 0, [msr.error]);
+        set(&mut self.0, 8, msr.reason.to_ne_bytes());
+        set(&mut self.0, 12, msr.index.to_ne_bytes());
+        set(&mut self.0, 16, msr.data.to_ne_bytes());
     }
 
     /// The processor's reason of [`crate::exit::UNKNOWN`] and [`crate::exit::FAIL_ENTRY`].
     pub fn hardware_reason(&self) -> u64 {
-        get_u64(&self.exit, 0)
+        get_u64(&self.0, 0)
     }
 
     /// Sets the processor's reason.
     pub fn set_hardware_reason(&mut self, reason: u64) {
-        set(&mut self.exit, 0, reason.to_ne_bytes());
+        set(&mut self.0, 0, reason.to_ne_bytes());
     }
 
     /// The vector of [`crate::exit::IOAPIC_EOI`].
     pub fn eoi_vector(&self) -> u8 {
-        get_u8(&self.exit, 0)
+        get_u8(&self.0, 0)
     }
 
     /// Sets the vector of [`crate::exit::IOAPIC_EOI`].
     pub fn set_eoi_vector(&mut self, vector: u8) {
-        set(&mut self.exit, 0, [vector]);
+        set(&mut self.0, 0, [vector]);
     }
 
     /// The kind of [`crate::exit::SYSTEM_EVENT`].
     pub fn system_event(&self) -> u32 {
-        get_u32(&self.exit, 0)
+        get_u32(&self.0, 0)
     }
 
     /// Sets the kind of [`crate::exit::SYSTEM_EVENT`], without details.
     pub fn set_system_event(&mut self, kind: u32) {
-        set(&mut self.exit, 0, kind.to_ne_bytes());
-        set(&mut self.exit, 4, 0u32.to_ne_bytes());
+        set(&mut self.0, 0, kind.to_ne_bytes());
+        set(&mut self.0, 4, 0u32.to_ne_bytes());
+    }
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -25,6 +25,8 @@ impl Errno {
     pub const EFAULT: Self = Self(14);
     /// Out of memory.
     pub const ENOMEM: Self = Self(12);
+    /// A signal came in.
+    pub const EINTR: Self = Self(4);
     /// In use, or under way.
     pub const EBUSY: Self = Self(16);
     /// There already.

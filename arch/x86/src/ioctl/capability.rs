@@ -9,6 +9,7 @@
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
 
+use abi::run::SYNC_VALID;
 use abi::{cap, memory};
 use virt::memory::Slots;
 use virt::routing::Routes;
@@ -85,8 +86,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     MAX_VCPUS = MAX_CPUS,
     ONE_REG = 0,
     TSC_DEADLINE_TIMER = 1,
-    // KVM_RUN is not here yet.
-    SYNC_REGS = 0,
+    SYNC_REGS = SYNC_VALID as u32,
     KVMCLOCK_CTRL = 1,
     SIGNAL_MSI = 1,
     READONLY_MEM = 1,
@@ -106,7 +106,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     VCPU_ATTRIBUTES = 0,
     MAX_VCPU_ID = MAX_CPUS,
     X2APIC_API = 0,
-    IMMEDIATE_EXIT = 0,
+    IMMEDIATE_EXIT = 1,
     X86_DISABLE_EXITS = 0,
     GET_MSR_FEATURES = 1,
     NESTED_STATE = 0,
@@ -121,8 +121,8 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     ASYNC_PF_INT = 0,
     SMALLER_MAXPHYADDR = 0,
     STEAL_TIME = 0,
-    X86_USER_SPACE_MSR = 0,
-    X86_MSR_FILTER = 0,
+    X86_USER_SPACE_MSR = 1,
+    X86_MSR_FILTER = 1,
     ENFORCE_PV_FEATURE_CPUID = 0,
     SYS_HYPERV_CPUID = 0,
     DIRTY_LOG_RING = 0,

@@ -35,6 +35,11 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    argument.write(&read(vcpu))?;
+    Ok(0)
+}
+
+pub(super) fn read<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>) -> Events {
     let pending = vcpu.pending();
     let regs = vcpu.engine();
     let vector = interrupt(pending.event, pending.interrupt);
@@ -53,7 +58,7 @@ pub(super) fn get<E: Engine, H: Host>(
         },
         _ => AbiException::default(),
     };
-    argument.write(&Events {
+    Events {
         exception,
         interrupt: Interrupt {
             injected: vector.is_some().into(),
@@ -69,8 +74,7 @@ pub(super) fn get<E: Engine, H: Host>(
         },
         flags: events::VALID_NMI_PENDING | events::VALID_SHADOW | events::VALID_SMM,
         ..Events::default()
-    })?;
-    Ok(0)
+    }
 }
 
 /// The external interrupt that is on its way.
@@ -86,8 +90,14 @@ pub(super) fn set<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    let from: Events = argument.read()?;
-    check(&from)?;
+    apply(vcpu, &argument.read()?)?;
+    Ok(0)
+}
+
+/// Sets what is pending, if it can be.
+#[inline(never)]
+pub(super) fn apply<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>, from: &Events) -> Result<(), Errno> {
+    check(from)?;
     let has = |flag| from.flags & flag != 0;
     let mut to = Pending { nmi: vcpu.nmi_waits(), ..Pending::default() };
     if has(events::VALID_NMI_PENDING) {
@@ -117,7 +127,7 @@ pub(super) fn set<E: Engine, H: Host>(
     if has(events::VALID_SMM) && from.smi.latched_init != 0 {
         vcpu.send_init();
     }
-    Ok(0)
+    Ok(())
 }
 
 /// What Linux refuses, and what there is none of.

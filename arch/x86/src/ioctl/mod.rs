@@ -6,8 +6,9 @@
 //! Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
 //! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, and the neutral ones of [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
-//! have in common is [`Argument`]. Not here, and ENOTTY so far: KVM_RUN and what is of its page, which are the descriptor's owner's;
-//! KVM_SET_SIGNAL_MASK, likewise; KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
+//! have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory
+//! that a vCPU shares with its caller as well. Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's;
+//! KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
 //! management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
@@ -21,10 +22,13 @@ mod events;
 mod irqchip;
 mod lapic;
 mod msr;
+mod msr_filter;
 mod msr_index;
 mod pit;
 mod regs;
+mod run;
 mod sregs;
+mod sync_regs;
 mod system;
 mod vm;
 mod xstate;
@@ -42,11 +46,15 @@ pub mod interface_test;
 #[cfg(feature = "selftest")]
 pub mod lapic_test;
 #[cfg(feature = "selftest")]
+pub mod msr_filter_test;
+#[cfg(feature = "selftest")]
 pub mod msr_test;
 #[cfg(feature = "selftest")]
 pub mod registers_test;
 #[cfg(feature = "selftest")]
 pub mod routes_test;
+#[cfg(feature = "selftest")]
+pub mod run_test;
 #[cfg(feature = "selftest")]
 pub mod setup_test;
 #[cfg(feature = "selftest")]
@@ -66,6 +74,7 @@ use crate::engine::Engine;
 use crate::vcpu::Vcpu;
 use virt::ioctl::Argument;
 
+pub use run::{Mapping, run};
 pub use system::{System, system};
 pub use vm::{create_vcpu, vm};
 

@@ -33,8 +33,13 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    argument.write(&read(vcpu))?;
+    Ok(0)
+}
+
+pub(super) fn read<E: Engine, H: Host>(vcpu: &Vcpu<E, H>) -> Abi {
     let regs = vcpu.engine();
-    argument.write(&Abi {
+    Abi {
         rax: regs.gpr(gpr::RAX),
         rbx: regs.gpr(gpr::RBX),
         rcx: regs.gpr(gpr::RCX),
@@ -53,8 +58,7 @@ pub(super) fn get<E: Engine, H: Host>(
         r15: regs.gpr(gpr::R15),
         rip: regs.rip(),
         rflags: regs.rflags(),
-    })?;
-    Ok(0)
+    }
 }
 
 #[inline(never)]
@@ -62,7 +66,12 @@ pub(super) fn set<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    let from: Abi = argument.read()?;
+    apply(vcpu, &argument.read()?);
+    Ok(0)
+}
+
+#[inline(never)]
+pub(super) fn apply<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>, from: &Abi) {
     let regs = vcpu.engine_mut();
     for (n, value) in [
         (gpr::RAX, from.rax),
@@ -86,5 +95,4 @@ pub(super) fn set<E: Engine, H: Host>(
     }
     regs.set_rip(from.rip);
     regs.set_rflags(from.rflags & DEFINED | rflags::FIXED);
-    Ok(0)
 }

@@ -31,7 +31,7 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    argument.write(&sregs(vcpu))?;
+    argument.write(&read(vcpu))?;
     Ok(0)
 }
 
@@ -43,7 +43,7 @@ pub(super) fn get2<E: Engine, H: Host>(
     let mut bytes = zeroed(Sregs2::SIZE)?;
     // There is no room for the bitmap in this.
     if let Some(common) = bytes.get_mut(..COMMON) {
-        sregs(vcpu).encode(common);
+        read(vcpu).encode(common);
     }
     argument.put(0, &bytes)?;
     Ok(0)
@@ -54,16 +54,24 @@ pub(super) fn set<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    let from: Sregs = argument.read()?;
-    check(vcpu, &from)?;
-    apply(vcpu, &from);
+    set_all(vcpu, &argument.read()?)?;
+    Ok(0)
+}
+
+/// Sets them, if a vCPU can be in this state.
+pub(super) fn set_all<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    from: &Sregs,
+) -> Result<(), Errno> {
+    check(vcpu, from)?;
+    apply(vcpu, from);
     // The first of them only.
     let word = from.interrupt_bitmap.iter().position(|word| *word != 0);
     if let Some(word) = word {
         let bit = from.interrupt_bitmap[word].trailing_zeros() as usize;
         vcpu.set_pending_interrupt((word * 64 + bit) as u8);
     }
-    Ok(0)
+    Ok(())
 }
 
 #[inline(never)]
@@ -84,7 +92,7 @@ pub(super) fn set2<E: Engine, H: Host>(
     Ok(0)
 }
 
-fn sregs<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>) -> Sregs {
+pub(super) fn read<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>) -> Sregs {
     let pending = vcpu.pending();
     let regs = vcpu.engine();
     let seg = |seg| from_segment(&regs.segment(seg));

@@ -1,6 +1,6 @@
 //! A VM's ioctls: [`vm()`]. Those that are the same on every architecture are [`virt::ioctl::vm`]'s.
 //!
-//! Neighbours: `irqchip`, `pit`, `clock`. Where Intel's real mode may keep pages (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR) is taken
+//! Neighbours: `irqchip`, `pit`, `clock`, `msr_filter`. Where Intel's real mode may keep pages (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR) is taken
 //! and not used: no engine here needs any.
 //!
 //! Not implemented: KVM_REINJECT_CONTROL, KVM_CREATE_PIT and its state, a TSC's frequency for a whole VM, device attributes.
@@ -14,7 +14,7 @@ use virt::ioctl::Argument;
 use virt::routing::Routes;
 use virt::{Arch, Errno, Vm};
 
-use super::{capability, clock, irqchip, pit};
+use super::{capability, clock, irqchip, msr_filter, pit};
 use crate::cpuid::Table;
 use crate::engine::Engine;
 use crate::machine::X86;
@@ -54,6 +54,7 @@ pub fn vm<E: Engine, H: Host>(
         ioctl::SET_BOOT_CPU_ID => {
             done(vm.arch().machine().setup.set_boot_cpu(argument.value() as u32))
         }
+        ioctl::X86_SET_MSR_FILTER => msr_filter::set(vm, argument),
         ioctl::GET_CLOCK => clock::get(vm, argument),
         ioctl::SET_CLOCK => clock::set(vm, argument),
         _ => virt::ioctl::vm(vm, number, argument, create_vcpu),
@@ -97,6 +98,7 @@ fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Res
             vm.set_routes(Routes::default());
             Ok(0)
         }
+        cap::X86_USER_SPACE_MSR => msr_filter::set_exits(vm, value),
         cap::MAX_VCPU_ID => done(setup.limit_ids(u32::try_from(value).map_err(|_| Errno::EINVAL)?)),
         _ => virt::ioctl::enable(vm, &from),
     }
