@@ -111,6 +111,11 @@ structures! {
     crate::clock::ClockData { clock, flags, pad0, realtime, host_tsc, pad }
     crate::device::EnableCap { cap, flags, args, pad }
     crate::irqchip::Irqchip { chip_id, pad, chip }
+    crate::irqchip::PicState {
+        last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state, auto_eoi,
+        rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask,
+    }
+    crate::irqchip::IoapicState { base_address, ioregsel, id, irr, pad, redirtbl }
     crate::irqchip::PitConfig { flags, pad }
     crate::irqchip::PitChannelState {
         count, latched_count, count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode, mode,
@@ -179,6 +184,8 @@ mod tests {
         there_and_back::<crate::clock::ClockData, 48>();
         there_and_back::<crate::device::EnableCap, 104>();
         there_and_back::<crate::irqchip::Irqchip, 520>();
+        there_and_back::<crate::irqchip::PicState, 16>();
+        there_and_back::<crate::irqchip::IoapicState, 216>();
         there_and_back::<crate::irqchip::PitConfig, 64>();
         there_and_back::<crate::irqchip::PitState2, 112>();
         there_and_back::<crate::memory::UserspaceMemoryRegion, 32>();

@@ -6,9 +6,13 @@
 //!
 //! See: api.rst 4.26, 4.27; Linux, arch/x86/kvm/i8259.c, arch/x86/kvm/ioapic.c, `kvm_set_ioapic`.
 
+use core::mem::offset_of;
+
+use abi::encoding::Encoded;
 use abi::irqchip::{
     IRQCHIP_IOAPIC, IRQCHIP_PIC_MASTER, IRQCHIP_PIC_SLAVE, IoapicState, Irqchip, PicState,
 };
+use alloc::vec::Vec;
 use virt::host::Host;
 use virt::ioctl::Argument;
 use virt::{Errno, Vm};
@@ -18,27 +22,23 @@ use crate::irqchip::i8259::{Chip, ELCR_WRITABLE, Expects};
 use crate::irqchip::ioapic::{self, Redirection};
 use crate::machine::X86;
 
+/// Where a chip's state is in the argument.
+const CHIP: usize = offset_of!(Irqchip, chip);
+
 #[inline(never)]
 pub(super) fn get<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
     there_are_chips(vm)?;
-    let mut chip: Irqchip = argument.read()?;
-    let machine = vm.arch().machine();
-    machine.look_at_chips(|chips| match chip.chip_id {
-        IRQCHIP_PIC_MASTER | IRQCHIP_PIC_SLAVE => {
-            let which = (chip.chip_id - IRQCHIP_PIC_MASTER) as usize;
-            chip.set_pic(&from_pic(&chips.pic().chips()[which], which));
-            Ok(())
-        }
-        IRQCHIP_IOAPIC => {
-            chip.set_ioapic(&from_ioapic(chips.ioapic().state()));
-            Ok(())
-        }
-        _ => Err(Errno::EINVAL),
-    })?;
-    argument.write(&chip)?;
+    let (id, mut bytes) = read(argument)?;
+    let state = bytes.get_mut(CHIP..).unwrap_or_default();
+    vm.arch().machine().look_at_chips(|chips| match id {
+        IRQCHIP_PIC_MASTER => from_pic(&chips.pic().chips()[0], 0).encode(state),
+        IRQCHIP_PIC_SLAVE => from_pic(&chips.pic().chips()[1], 1).encode(state),
+        _ => from_ioapic(chips.ioapic().state()).encode(state),
+    });
+    argument.put(0, &bytes)?;
     Ok(0)
 }
 
@@ -48,28 +48,40 @@ pub(super) fn set<E: Engine, H: Host>(
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
     there_are_chips(vm)?;
-    let chip: Irqchip = argument.read()?;
-    let machine = vm.arch().machine();
-    match chip.chip_id {
-        IRQCHIP_PIC_MASTER | IRQCHIP_PIC_SLAVE => {
-            let which = (chip.chip_id - IRQCHIP_PIC_MASTER) as usize;
-            let to = pic(&chip.pic(), which);
-            machine.with_chips(|chips, _| {
-                let restored = chips.restore(|pic, _, _| {
-                    let mut both = pic.chips().clone();
-                    both[which] = to;
-                    pic.set_chips(both);
-                });
-                ((), restored)
-            });
-        }
-        IRQCHIP_IOAPIC => {
-            let from = chip.ioapic();
-            machine.with_chips(|chips, _| ((), chips.restore_ioapic(ioapic(&from), from.irr)));
-        }
-        _ => return Err(Errno::EINVAL),
+    let (id, bytes) = read(argument)?;
+    let state = bytes.get(CHIP..).unwrap_or_default();
+    match id {
+        IRQCHIP_PIC_MASTER => set_pic(vm, &PicState::decode(state), 0),
+        IRQCHIP_PIC_SLAVE => set_pic(vm, &PicState::decode(state), 1),
+        _ => set_ioapic(vm, &IoapicState::decode(state)),
     }
     Ok(0)
+}
+
+/// The argument, and the number of a chip that there is.
+fn read<H: Host>(argument: &Argument<H>) -> Result<(u32, Vec<u8>), Errno> {
+    let bytes = argument.bytes(0, Irqchip::SIZE)?;
+    let id = u32::decode(&bytes);
+    if id > IRQCHIP_IOAPIC { Err(Errno::EINVAL) } else { Ok((id, bytes)) }
+}
+
+#[inline(never)]
+fn set_pic<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, from: &PicState, which: usize) {
+    let to = pic(from, which);
+    vm.arch().machine().with_chips(|chips, _| {
+        let restored = chips.restore(|pic, _, _| {
+            let mut both = pic.chips().clone();
+            both[which] = to;
+            pic.set_chips(both);
+        });
+        ((), restored)
+    });
+}
+
+#[inline(never)]
+fn set_ioapic<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, from: &IoapicState) {
+    let state = ioapic(from);
+    vm.arch().machine().with_chips(|chips, _| ((), chips.restore_ioapic(state, from.irr)));
 }
 
 fn there_are_chips<E: Engine, H: Host>(vm: &Vm<X86<E, H>>) -> Result<(), Errno> {

@@ -15,7 +15,7 @@ use virt::{Errno, Vm};
 use crate::engine::Engine;
 use crate::irqchip::i8254::{nanoseconds, ticks};
 use crate::irqchip::i8254_counter::{Access, Counter, Mode, Run, Tick};
-use crate::machine::X86;
+use crate::machine::{Machine, X86};
 
 /// Which byte of a count comes next.
 mod byte {
@@ -67,17 +67,23 @@ pub(super) fn set<E: Engine, H: Host>(
     if !machine.setup.has_pit() {
         return Err(Errno::ENXIO);
     }
-    let from: PitState2 = argument.read()?;
+    restore(machine, &argument.read()?);
+    Ok(0)
+}
+
+#[inline(never)]
+fn restore<E: Engine, H: Host>(machine: &Machine<E, H>, from: &PitState2) {
     let speaker = from.flags & PIT_FLAGS_SPEAKER_DATA_ON != 0;
     machine.with_chips(|chips, now| {
+        let tick = ticks(now);
         let restored = chips.restore(|_, pit, _| {
             if let Some(pit) = pit {
-                pit.set_state(from.channels.map(|channel| counter(&channel, ticks(now))), speaker);
+                let counters = from.channels.each_ref().map(|channel| counter(channel, tick));
+                pit.set_state(counters, speaker);
             }
         });
         ((), restored)
     });
-    Ok(0)
 }
 
 fn from_counter(counter: &Counter) -> PitChannelState {

@@ -72,9 +72,11 @@ fn done(result: Result<(), Errno>) -> Result<u32, Errno> {
 // A vCPU is made on the stack.
 #[inline(never)]
 pub fn create_vcpu<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, id: u32) -> Result<Vcpu<E, H>, Errno> {
-    let mut vcpu = Vcpu::new(vm.arch().machine(), id)?;
-    vcpu.set_cpuid(Table::default());
-    Ok(vcpu)
+    let mut made = Vcpu::new(vm.arch().machine(), id);
+    if let Ok(vcpu) = &mut made {
+        vcpu.set_cpuid(Table::default());
+    }
+    made
 }
 
 fn set_identity_map<E: Engine, H: Host>(
