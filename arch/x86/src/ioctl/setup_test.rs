@@ -15,9 +15,10 @@ use selftest::{Failure, cases, check, check_eq};
 use virt::{Errno, Host};
 
 use super::caller::{ARGUMENT, Caller};
+use crate::cpuid::Table;
 use crate::engine::{Event, Intercept};
 use crate::msr::index;
-use crate::regs::{Regs, gpr};
+use crate::regs::{Regs, gpr, rflags};
 use crate::vcpu::run_test::{
     CODE, TestVcpu, enable_apic, engine, host_error, long_mode, out, set_if,
 };
@@ -128,6 +129,32 @@ cases! {
         check_eq!(caller.set(&mut vcpu, SET_MP_STATE, &MpState { mp_state: 3 }), Err(Errno::EINVAL));
         check_eq!(caller.set(&mut vcpu, SET_MP_STATE, &MpState { mp_state: 0 }), Ok(0));
         check_eq!(self::vcpu(&caller, 1)?.activity(), Activity::Running);
+    }
+
+    fn without_a_local_apic_its_base_and_its_input_are_the_vmms() {
+        let caller = Caller::without_chips()?;
+        // Not the one that boots: its local APIC would not let the 8259s' interrupts through.
+        let mut vcpu = vcpu(&caller, 1)?;
+        let mut table = Table::default();
+        check_eq!(table.set(1, None, [0, 0, 0, 1 << 9]), Ok(()));
+        vcpu.set_cpuid(table);
+        for (base, has_apic) in [(0xfec1_0800, 1 << 9), (0xfec1_0000, 0)] {
+            check_eq!(vcpu.write_msr(index::APIC_BASE, base), Ok(()));
+            check!(!vcpu.is_open(), "interrupts are off");
+            engine(&mut vcpu).then(|state, _| {
+                state.gprs[usize::from(gpr::RAX)] = 1;
+                Intercept::Cpuid { len: 2 }
+            });
+            engine(&mut vcpu).then(|state, _| {
+                set_if(state, true);
+                Intercept::Halt { len: 1 }
+            });
+            check_eq!(vcpu.run(Answer::None), Exit::Halted);
+            check_eq!(vcpu.engine().gpr(gpr::RDX), has_apic);
+            check!(vcpu.is_open());
+            let flags = vcpu.engine().rflags() & !rflags::IF;
+            engine(&mut vcpu).set_rflags(flags);
+        }
     }
 
     fn split_the_local_apics_only_are_here() {

@@ -166,7 +166,7 @@ cases! {
     fn registers_that_tell_features_have_values() {
         let caller = Caller::new()?;
         let features = [index::ARCH_CAPABILITIES, index::MICROCODE_REVISION, index::AMD_DE_CFG];
-        let all = [&features[..], &[index::STAR, index::AMD_DE_CFG]].concat();
+        let all = [&features[..], &[index::PAT, index::AMD_DE_CFG]].concat();
         caller.put(0, &MsrsHeader { nmsrs: 5, pad: 0 });
         for (n, index) in (0..).zip(&all) {
             let entry = MsrEntry { index: *index, reserved: 0, data: 0x55 };
