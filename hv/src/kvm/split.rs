@@ -65,7 +65,7 @@ impl Split {
         Ok(Self { process, chips: LockedChips::default(), routes: Routes::default() })
     }
 
-    /// Gives the 8254 its timer, which ends with the machine.
+    /// Has the 8254 be there, and gives it its timer, which ends with the machine.
     ///
     /// # Errors
     /// When the host has none left.
@@ -74,6 +74,7 @@ impl Split {
         let timer =
             timer.map_err(|errno| Error::Start(std::io::Error::from_raw_os_error(errno.0)))?;
         self.chips.set_timer(timer);
+        self.change(vm, |chips, _| ((), chips.set_pit(true)));
         Ok(())
     }
 
