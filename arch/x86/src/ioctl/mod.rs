@@ -1,15 +1,16 @@
 //! KVM's interface, x86's part of it: ioctls, decoded onto the methods of this crate and of [`virt`].
 //!
-//! [`system()`], [`vm()`] and [`vcpu`] are called by what has the device's, a VM's and a vCPU's descriptor: the kernel module, or what stands in for
-//! it in a process. They decode only: an argument is read through [`Host`], checked, and made neutral values of; nothing below knows
-//! [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that is.
-//! Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
+//! [`system()`], [`vm()`] and [`vcpu`] are called by what has the device's, a VM's and a vCPU's descriptor: the kernel module, or what
+//! stands in for it in a process. They decode only: an argument is read through [`Host`], checked, and made neutral values of; nothing
+//! below knows [`abi`]'s structures. What is refused leaves the vCPU as it was, but for KVM_SET_MSRS, which stops at the first that
+//! is. Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
-//! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, and the neutral ones of [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`; what they
-//! have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory
-//! that a vCPU shares with its caller as well. Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's;
-//! KVM_ENABLE_CAP, device attributes and statistics; KVM_SMI, as there is no system
-//! management mode.
+//! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, `msr_filter`, and the neutral ones of
+//! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`.
+//! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
+//!
+//! Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; a vCPU's KVM_ENABLE_CAP; device attributes and
+//! statistics; KVM_SMI, as there is no system management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 
