@@ -35,6 +35,13 @@ pub fn best_of(times: impl Iterator<Item = f64>) -> Option<f64> {
     times.min_by(f64::total_cmp)
 }
 
+/// Whether two more times confirm the shortest one, to a twentieth: less may be but the least bad moment that the host has had so far.
+pub fn is_confirmed(times: impl Iterator<Item = f64>) -> bool {
+    let mut times: Vec<f64> = times.collect();
+    times.sort_unstable_by(f64::total_cmp);
+    matches!(times[..], [best, _, third, ..] if third <= best * 1.05)
+}
+
 /// The median, if there is something to take it of.
 pub fn median_of(values: Vec<f64>) -> Option<f64> {
     if values.is_empty() { None } else { Some(median(values)) }
@@ -134,7 +141,7 @@ impl fmt::Display for Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, Table, best_of, geometric_mean, median_of, number};
+    use super::{Row, Table, best_of, geometric_mean, is_confirmed, median_of, number};
 
     #[test]
     fn a_mean_of_ratios_is_the_same_from_both_sides() {
@@ -158,6 +165,14 @@ mod tests {
         assert!(text.contains("3.00 times (geometric mean of 1 workloads"), "{text}");
         assert!(text.contains("slower than asked, against the host: chase, chase"), "{text}");
         assert!(text.contains("|          - |       60.0 |"), "{text}");
+    }
+
+    #[test]
+    fn one_good_moment_confirms_nothing() {
+        let confirmed = |times: &[f64]| is_confirmed(times.iter().copied());
+        assert!(confirmed(&[30.0, 10.0, 10.4, 10.2]));
+        assert!(!confirmed(&[10.0, 30.0, 10.6, 10.1]));
+        assert!(!confirmed(&[10.0, 10.1]) && !confirmed(&[]));
     }
 
     #[test]
