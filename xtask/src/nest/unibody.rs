@@ -42,7 +42,7 @@ pub fn build(package: &str) -> Result<PathBuf> {
 fn pulled(program: &Path) -> Result<PathBuf> {
     let folder = cache()?.join("unibody/current");
     let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap_or_default();
-    if reduced(&manifest).is_err() {
+    if paths(&manifest).is_err() {
         process::run(Command::new(program).arg("pull"))
             .context("the nest's unibody needs a kernel, which unibody pull gets")?;
     }
@@ -63,8 +63,8 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     let file = folder.join("manifest.json");
     let cannot_read = || format!("cannot read '{}'", file.display());
     let text = fs::read_to_string(&file).with_context(cannot_read)?;
-    let (manifest, paths) = reduced(&text).with_context(cannot_read)?;
-    contents.file(&format!("{STORE}/manifest.json"), 0o644, manifest.into_bytes());
+    let paths = paths(&text).with_context(cannot_read)?;
+    contents.file(&format!("{STORE}/manifest.json"), 0o644, text.into_bytes());
     for path in paths {
         contents.copy(&folder.join(&path), &format!("{STORE}/{path}"))?;
     }
@@ -72,11 +72,11 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
 }
 
 /// The format of a manifest (`tools/unibody/src/pull/store.rs`).
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
-/// A manifest which lists the kernel, unpacked if it can be, and BusyBox only, and the paths of these.
-fn reduced(manifest: &str) -> Result<(String, Vec<String>)> {
-    let mut manifest: Value = serde_json::from_str(manifest)?;
+/// The paths of what a manifest lists: the kernel, unpacked if it can be, and BusyBox.
+fn paths(manifest: &str) -> Result<Vec<String>> {
+    let manifest: Value = serde_json::from_str(manifest)?;
     if manifest["format"] != FORMAT {
         bail!("its format is not {FORMAT}");
     }
@@ -88,31 +88,23 @@ fn reduced(manifest: &str) -> Result<(String, Vec<String>)> {
             _ => bail!("it names no {name}"),
         }
     }
-    let Some(files) = manifest["files"].as_array_mut() else {
-        bail!("it lists no files");
-    };
-    files.retain(|file| paths.iter().any(|path| file["path"] == path.as_str()));
-    Ok((manifest.to_string(), paths))
+    Ok(paths)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::reduced;
+    use super::paths;
 
     #[test]
-    fn a_manifest_is_reduced_to_the_kernel_and_busybox() {
-        let manifest = r#"{"format":3,"kernel":"k","unpacked":null,"busybox":"b","files":[
-            {"path":"b","size":1},{"path":"k","size":2},{"path":"m","size":3}]}"#;
-        let (text, paths) = reduced(manifest).expect("it is one");
-        assert_eq!(paths, ["k", "b"]);
-        assert!(text.contains(r#""format":3"#) && text.contains(r#""size":2"#));
-        assert!(!text.contains(r#""m""#));
-        let (_, paths) = reduced(&manifest.replace("null", r#""u""#)).expect("it is one");
-        assert_eq!(paths, ["k", "u", "b"]);
-        assert!(reduced(&manifest.replace(r#""k","u"#, r#"null,"u"#)).is_err());
-        assert!(reduced(&manifest.replace(r#""unpacked":null,"#, "")).is_err());
+    fn a_manifest_names_the_kernel_and_busybox() {
+        let manifest = r#"{"format":4,"kernel":"k","unpacked":null,"busybox":"b","files":[]}"#;
+        assert_eq!(paths(manifest).expect("it is one"), ["k", "b"]);
+        let paths_of = |from: &str, to: &str| paths(&manifest.replace(from, to));
+        assert_eq!(paths_of("null", r#""u""#).expect("it is one"), ["k", "u", "b"]);
+        assert!(paths_of(r#""k""#, "null").is_err());
+        assert!(paths_of(r#""unpacked":null,"#, "").is_err());
         // An older version's.
-        assert!(reduced(&manifest.replace(":3,", ":2,")).is_err());
-        assert!(super::reduced("{}").is_err());
+        assert!(paths_of(":4,", ":3,").is_err());
+        assert!(paths("{}").is_err());
     }
 }

@@ -155,7 +155,8 @@ fn fetch(store: &Store, lock: &Lock, progress: &Progress) -> Result<Pulled, Erro
     progress.step("Updating package lists", None);
     apt.update(|| ())?;
     let offers = apt.resolve()?;
-    if let Some(guest) = store.current().filter(|guest| has_all(guest, &offers)) {
+    if let Some(guest) = store.current().filter(|guest| has_all(guest, &offers) && guest.is_whole())
+    {
         return Ok(Pulled::Unchanged { guest, unreached: apt.unreached(&offers) });
     }
     let names: Vec<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
@@ -169,7 +170,7 @@ fn fetch(store: &Store, lock: &Lock, progress: &Progress) -> Result<Pulled, Erro
         packages.push(unpack(offer, &mut staging)?);
     }
     let missing = |what| Error::Missing { packages: names.clone(), what };
-    let mut manifest = Manifest::new(packages, staging.files().to_vec()).map_err(missing)?;
+    let mut manifest = Manifest::new(packages, staging.files()).map_err(missing)?;
     progress.step("Unpacking the kernel", None);
     staging.unpack_kernel(&mut manifest)?;
     manifest.applets = applets(&staging.guest().join(&manifest.busybox));

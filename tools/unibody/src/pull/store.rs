@@ -3,19 +3,24 @@
 //! ```text
 //! lock               held while something is pulled
 //! current         -> guests/6.1.0-56-cloud-amd64-0123456789ab
-//! guests/…/          boot/vmlinuz-…, boot/unpacked-…, lib/modules/…, bin/busybox, manifest.json
+//! guests/…/          boot/vmlinuz-…, boot/unpacked-…, lib/modules/…, bin/busybox, contents.json,
+//!                    manifest.json
 //! staging/           what is being unpacked; without meaning when nobody holds the lock
 //! apt/               apt's own state: package lists
 //! ```
 //! A guest's folder gets its place by a rename, after everything in it is on the disk, its manifest
 //! last; `current` is replaced by a rename as well. So whatever is in the middle when the power
 //! fails or the disk is full, what [`Store::current`] finds is whole.
+//!
+//! Each start looks at what it boots, which the manifest lists; what the thousand other files are is a file of its own, which
+//! a pull reads.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vmm::boot::kernel::DEFAULT_LIMIT;
@@ -24,10 +29,11 @@ use vmm::boot::repack::{self, repack};
 use super::deb;
 
 /// Of the manifest. One with another number is of another Unibody, and not used.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const MANIFEST: &str = "manifest.json";
-/// More than any manifest has.
-const MAX_MANIFEST: u64 = 16 << 20;
+const CONTENTS: &str = "contents.json";
+/// More than any of the two has.
+const MAX_LENGTH: u64 = 16 << 20;
 
 /// Why the store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +75,8 @@ pub(crate) struct Manifest {
     pub(crate) applets: Vec<String>,
     /// What the files came from.
     pub(crate) packages: Vec<Package>,
-    /// All files.
-    pub(crate) files: Vec<Entry>,
+    /// Of these files the sizes. Others are not read at a start.
+    files: Vec<Entry>,
 }
 
 /// A package that was unpacked.
@@ -93,31 +99,41 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
 }
 
+impl Entry {
+    /// Whether a file of this size is there. None is outside of the folder, whatever its path.
+    fn is_in(&self, folder: &Path) -> bool {
+        let relative = deb::relative(self.path.as_bytes()).is_ok_and(|path| path == self.path);
+        let metadata = relative.then(|| fs::symlink_metadata(folder.join(&self.path)).ok());
+        metadata.flatten().is_some_and(|data| data.is_file() && data.len() == self.size)
+    }
+}
+
+/// What a file says, if it can be read and is of that kind.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    file.take(MAX_LENGTH).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
 impl Manifest {
     /// Finds the kernel and BusyBox among `files`.
     ///
     /// # Errors
     /// Says which of them is not there.
-    pub(crate) fn new(
-        packages: Vec<Package>,
-        mut files: Vec<Entry>,
-    ) -> Result<Manifest, &'static str> {
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        let paths = || files.iter().map(|file| file.path.as_str());
-        let (kernel, release) = paths()
-            .find_map(|path| Some((path, kernel_release(path)?)))
-            .map(|(path, release)| (path.to_string(), release.to_string()))
-            .ok_or("a kernel")?;
-        let busybox = paths().find(|path| *path == BUSYBOX).ok_or("BusyBox")?.to_string();
+    pub(crate) fn new(packages: Vec<Package>, files: &[Entry]) -> Result<Manifest, &'static str> {
+        let kernels = files.iter().filter(|file| kernel_release(&file.path).is_some());
+        let kernel = kernels.min_by(|a, b| a.path.cmp(&b.path)).ok_or("a kernel")?;
+        let busybox = files.iter().find(|file| file.path == BUSYBOX).ok_or("BusyBox")?;
         Ok(Manifest {
             format: FORMAT,
-            release,
-            kernel,
+            release: kernel_release(&kernel.path).unwrap_or_default().into(),
+            kernel: kernel.path.clone(),
             unpacked: None,
-            busybox,
+            busybox: busybox.path.clone(),
             applets: Vec::new(),
             packages,
-            files,
+            files: vec![kernel.clone(), busybox.clone()],
         })
     }
 
@@ -174,6 +190,12 @@ impl Guest {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// Whether all that was pulled is there still.
+    pub(crate) fn is_whole(&self) -> bool {
+        let contents: Option<Vec<Entry>> = read(&self.folder.join(CONTENTS));
+        contents.is_some_and(|contents| contents.iter().all(|entry| entry.is_in(&self.folder)))
+    }
 }
 
 /// The folder.
@@ -206,25 +228,16 @@ impl Store {
         self.root.join("apt")
     }
 
-    /// What was pulled last, unless it is missing, of another format or damaged.
+    /// What was pulled last, unless what a start takes of it is missing, of another format or damaged.
     pub(crate) fn current(&self) -> Option<Guest> {
         let folder = fs::canonicalize(self.root.join("current")).ok()?;
-        let mut text = String::new();
-        let file = File::open(folder.join(MANIFEST)).ok()?;
-        file.take(MAX_MANIFEST).read_to_string(&mut text).ok()?;
-        let manifest: Manifest = serde_json::from_str(&text).ok()?;
-        let whole = |entry: &Entry| {
-            let relative =
-                deb::relative(entry.path.as_bytes()).is_ok_and(|path| path == entry.path);
-            let metadata = relative.then(|| fs::symlink_metadata(folder.join(&entry.path)).ok());
-            metadata.flatten().is_some_and(|data| data.is_file() && data.len() == entry.size)
-        };
+        let manifest: Manifest = read(&folder.join(MANIFEST))?;
         let listed = |path: &String| manifest.files.iter().any(|entry| entry.path == *path);
         let usable = manifest.format == FORMAT
             && listed(&manifest.kernel)
             && manifest.unpacked.as_ref().is_none_or(listed)
             && listed(&manifest.busybox)
-            && manifest.files.iter().all(whole);
+            && manifest.files.iter().all(|entry| entry.is_in(&folder));
         usable.then_some(Guest { folder, manifest })
     }
 
@@ -287,7 +300,7 @@ impl Staging<'_> {
     }
 
     /// Unpacks the manifest's kernel, once instead of at each start. One that can't be stays as it is: who starts it hears why.
-    pub(crate) fn unpack_kernel(&self, manifest: &mut Manifest) -> Result<(), Error> {
+    pub(crate) fn unpack_kernel(&mut self, manifest: &mut Manifest) -> Result<(), Error> {
         let path = format!("boot/unpacked-{}", manifest.release);
         let target = self.guest().join(&path);
         if let Some(folder) = target.parent() {
@@ -304,7 +317,9 @@ impl Staging<'_> {
         }
         let mode = fs::Permissions::from_mode(0o644);
         file.set_permissions(mode).map_err(Error::of("write", &target))?;
-        manifest.files.push(Entry { path: path.clone(), size });
+        let entry = Entry { path: path.clone(), size };
+        self.files.push(entry.clone());
+        manifest.files.push(entry);
         manifest.unpacked = Some(path);
         Ok(())
     }
@@ -315,10 +330,10 @@ impl Staging<'_> {
         let name = manifest.folder();
         let guests = self.store.root.join("guests");
         let folder = guests.join(&name);
+        write(&staged.join(CONTENTS), &self.files)?;
         sync_file_system(&staged)?;
         let path = staged.join(MANIFEST);
-        let text = serde_json::to_string_pretty(&manifest).map_err(io::Error::from);
-        text.and_then(|text| fs::write(&path, text)).map_err(Error::of("write", &path))?;
+        write(&path, &manifest)?;
         sync(&path)?;
         sync(&staged)?;
 
@@ -362,6 +377,12 @@ impl Drop for Staging<'_> {
         // If it can't be removed now, the next pull will.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Writes what [`read`] reads.
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from);
+    text.and_then(|text| fs::write(path, text)).map_err(Error::of("write", path))
 }
 
 /// Brings a file, or a folder's entries, onto the disk.

@@ -151,7 +151,7 @@ pub fn unibody() -> Command {
 
 /// Pulls, unless that was done, by this version's `unibody`.
 fn pull() {
-    const FORMAT: &str = "\"format\": 2";
+    const FORMAT: &str = "\"format\": 4";
     let manifest = cache().join("unibody/current/manifest.json");
     let is_there = fs::read_to_string(manifest).is_ok_and(|text| text.contains(FORMAT));
     if is_there || std::env::var_os(CACHE).is_some() {
