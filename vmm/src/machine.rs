@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use hv::host_error::explain;
 use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
 use hv::{Counts, Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
+use vm_memory::GuestMemoryMmap;
 
 use crate::acpi;
 use crate::boot::input::Input;
@@ -216,34 +217,30 @@ impl<V: Vm> Machine<V> {
     ) -> Result<(Self, boot::Placed), Error> {
         let cpus = config.cpus.get();
         let regions = memory::allocate(config.memory)?;
-        let vm = hypervisor.create_vm(VmConfig { cpus, irqchip: config.irqchip })?;
-        for region in &regions {
-            vm.add_memory(Arc::clone(region), MemoryFlags::default())?;
-        }
-        let memory = memory::join(regions)?;
-        let rsdp = acpi::place(&memory, &platform(cpus))?;
-        let placed = boot::place(
-            &memory,
-            config.kernel,
-            config.initrd,
-            &boot::Boot {
-                ram: config.memory,
-                protocol: Protocol::default(),
-                command_line: config.command_line,
-                rsdp: Some(rsdp),
-                rng_seed: config.rng_seed,
-            },
-        )?;
-        let mut vcpus = Vec::new();
-        for id in 0..cpus {
-            let mut vcpu = vm.create_vcpu(id)?;
-            // What firmware would have done: write-back is the default memory type, MTRRs are on.
-            vcpu.set_msr(msr::MTRR_DEFAULT_TYPE, 0x806)?;
-            if id == 0 {
-                vcpu.set_state(&initial_state(&placed.start))?;
+        let memory = memory::join(regions.clone())?;
+        let boot = boot::Boot {
+            ram: config.memory,
+            protocol: Protocol::default(),
+            command_line: config.command_line,
+            rsdp: None,
+            rng_seed: config.rng_seed,
+        };
+        // Copying a kernel takes most of a start, and the host's part in making a VM much of what is left.
+        let (vm, vcpus, placed) = std::thread::scope(|scope| {
+            let fill = || fill(&memory, cpus, config.kernel, config.initrd, boot);
+            let filling = std::thread::Builder::new().name("boot".into()).spawn_scoped(scope, fill);
+            let filling = filling.map_err(Error::Thread)?;
+            let vm = hypervisor.create_vm(VmConfig { cpus, irqchip: config.irqchip })?;
+            for region in regions {
+                vm.add_memory(region, MemoryFlags::default())?;
             }
-            vcpus.push(vcpu);
-        }
+            let mut vcpus = create_vcpus(&vm, cpus)?;
+            let placed = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            if let Some(first) = vcpus.first_mut() {
+                first.set_state(&initial_state(&placed.start))?;
+            }
+            Ok::<_, Error>((vm, vcpus, placed))
+        })?;
         let (sender, endings) = channel();
         let devices = Devices {
             lines: config.lines,
@@ -283,6 +280,29 @@ impl<V: Vm> Machine<V> {
         let ending = self.endings.recv().unwrap_or(Ending::Stopped);
         Ok((ending, join(threads)))
     }
+}
+
+/// Makes a machine's vCPUs, as firmware would leave them.
+fn create_vcpus<V: Vm>(vm: &V, cpus: u32) -> Result<Vec<V::Vcpu>, hv::Error> {
+    let vcpu = |id| {
+        let mut vcpu = vm.create_vcpu(id)?;
+        // Write-back is the default memory type, MTRRs are on.
+        vcpu.set_msr(msr::MTRR_DEFAULT_TYPE, 0x806)?;
+        Ok(vcpu)
+    };
+    (0..cpus).map(vcpu).collect()
+}
+
+/// Writes to a guest's memory what it is to find there.
+fn fill(
+    memory: &GuestMemoryMmap,
+    cpus: u32,
+    kernel: Kernel,
+    initrd: Vec<Input>,
+    boot: boot::Boot<'_>,
+) -> Result<boot::Placed, Error> {
+    let rsdp = acpi::place(memory, &platform(cpus))?;
+    Ok(boot::place(memory, kernel, initrd, &boot::Boot { rsdp: Some(rsdp), ..boot })?)
 }
 
 fn join(threads: Vec<JoinHandle<Option<Counts>>>) -> Option<Counts> {

@@ -14,6 +14,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::input::Input;
 use super::layout;
+use crate::memory::Part;
 
 /// Why an initial file system cannot be placed.
 #[derive(Debug, Error)]
@@ -35,7 +36,7 @@ pub enum Error {
 
 /// Writes `archives`, or parts of them, as high as possible in `room`, page aligned, and gives
 /// their own memory free. Returns where they are, or `None` if there are none.
-pub fn place<M: GuestMemoryBackend>(
+pub fn place<M: GuestMemoryBackend + Sync>(
     memory: &M,
     archives: Vec<Input>,
     room: Range<u64>,
@@ -55,7 +56,8 @@ pub fn place<M: GuestMemoryBackend>(
     for (archive, offset) in archives.into_iter().zip(offsets) {
         // What is in the room is no larger than the address space.
         let size = archive.length() as usize;
-        archive.load(0, size, memory, GuestAddress(start + offset)).map_err(Error::Write)?;
+        let part = Part { offset: 0, size, address: GuestAddress(start + offset) };
+        archive.load([part], memory).map_err(Error::Write)?;
     }
     Ok(Some(start..start + size))
 }

@@ -5,13 +5,13 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestMemoryBackend, GuestMemoryError};
 
-use crate::memory::{write, write_from};
+use crate::memory::{Part, write, write_from};
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -93,26 +93,26 @@ impl Input {
         }
     }
 
-    /// Copies the `size` bytes at `offset` to `address` in guest memory; there have to be so many.
-    pub fn load<M: GuestMemoryBackend>(
+    /// Copies parts of the input to guest memory; it has to have so many bytes.
+    pub(crate) fn load<M: GuestMemoryBackend + Sync>(
         &self,
-        offset: u64,
-        size: usize,
+        parts: impl IntoIterator<Item = Part>,
         memory: &M,
-        address: GuestAddress,
     ) -> Result<(), GuestMemoryError> {
-        let start = self.range.start.saturating_add(offset);
+        let start = self.range.start;
+        let parts = parts
+            .into_iter()
+            .map(|part| Part { offset: start.saturating_add(part.offset), ..part });
         match &self.data {
-            Data::File(file) => {
-                let mut file = file;
-                file.seek(SeekFrom::Start(start)).map_err(GuestMemoryError::IOError)?;
-                write_from(memory, file, size, address)
-            }
+            Data::File(file) => write_from(memory, file, parts),
             Data::Bytes(bytes) => {
-                let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
-                let bytes = rest.and_then(|rest| rest.get(..size));
-                let none = || GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into());
-                write(memory, bytes.ok_or_else(none)?, address)
+                for Part { offset, size, address } in parts {
+                    let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
+                    let bytes = rest.and_then(|rest| rest.get(..size));
+                    let none = || GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into());
+                    write(memory, bytes.ok_or_else(none)?, address)?;
+                }
+                Ok(())
             }
         }
     }

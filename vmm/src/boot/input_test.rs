@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::fixture;
 use super::*;
@@ -36,10 +36,14 @@ fn guest_memory_gets_what_is_asked_for_or_an_error() {
     for input in inputs() {
         let memory = fixture::memory(4 << 20);
         let input = input.part(3..10);
-        input.load(2, 4, &memory, GuestAddress(0x1000)).unwrap();
+        let load = |offset, size| {
+            let part = Part { offset, size, address: GuestAddress(0x1000) };
+            input.load([part], &memory)
+        };
+        load(2, 4).unwrap();
         assert_eq!(&memory.read_obj::<[u8; 5]>(GuestAddress(0x1000)).unwrap(), b"5678\0");
-        assert!(input.load(2, 6, &memory, GuestAddress(0x1000)).is_err());
-        assert!(input.load(u64::MAX, 1, &memory, GuestAddress(0x1000)).is_err());
+        assert!(load(2, 6).is_err());
+        assert!(load(u64::MAX, 1).is_err());
     }
 }
 

@@ -12,20 +12,20 @@ use super::input::Input;
 use super::kernel::Error;
 use super::layout::PAGE;
 use super::unpack::Unpacker;
-use crate::memory::write;
+use crate::memory::{Part, write};
 
 /// Loads an ELF file that is not packed. Returns the bytes of its notes, one after the other.
-pub(super) fn stored<M: GuestMemoryBackend>(
+pub(super) fn stored<M: GuestMemoryBackend + Sync>(
     input: &Input,
     elf: &Elf,
     memory: &M,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    for segment in &elf.segments {
-        let size = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
-        input
-            .load(segment.offset, size, memory, GuestAddress(segment.address))
-            .map_err(Error::Write)?;
-    }
+    let part = |segment: &elf::Segment| Part {
+        offset: segment.offset,
+        size: usize::try_from(segment.file_size).unwrap_or(usize::MAX),
+        address: GuestAddress(segment.address),
+    };
+    input.load(elf.segments.iter().map(part), memory).map_err(Error::Write)?;
     let bytes = |notes: &elf::Notes| input.copy(notes.offset, notes.size as usize);
     elf.notes.iter().map(bytes).collect::<Result<_, _>>().map_err(Error::Read)
 }

@@ -23,6 +23,7 @@ use super::kernel::Kernel;
 use super::layout::{self, PAGE};
 use super::linux::{self, Boot, Placed};
 use super::start::Start;
+use crate::memory::Part;
 use information::Information;
 
 pub use header::Header;
@@ -44,7 +45,7 @@ pub struct Error {
 
 /// Writes a Multiboot kernel, the information for it, and at most one module per entry of `modules` to
 /// `memory`, which is zero where nothing was written yet.
-pub(super) fn place<M: GuestMemoryBackend>(
+pub(super) fn place<M: GuestMemoryBackend + Sync>(
     memory: &M,
     kernel: Kernel,
     modules: Vec<Input>,
@@ -71,7 +72,8 @@ pub(super) fn place<M: GuestMemoryBackend>(
         let size = module.length();
         let start = room.take(size)?;
         // There was room for it.
-        module.load(0, size as usize, memory, GuestAddress(start))?;
+        let part = Part { offset: 0, size: size as usize, address: GuestAddress(start) };
+        module.load([part], memory)?;
         placed.push(start..start + size);
     }
     let information = Information { command_line, modules: &placed, ram: boot.ram };
