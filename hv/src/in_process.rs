@@ -82,7 +82,7 @@ impl Hypervisor for InProcess {
         if config.cpus > MAX_CPUS {
             return Err(Error::TooManyCpus { asked: config.cpus, most: MAX_CPUS as usize });
         }
-        let host = Process::new().map_err(Error::Start)?;
+        let host = Process::new();
         let memory = Arc::new(Memory::default());
         let options = Options {
             translated: self.jit_cache,

@@ -14,6 +14,8 @@ use std::ffi::{c_long, c_void};
 use libc::iovec;
 use virt::host::BadAddress;
 
+use crate::own_process;
+
 /// Reads memory.
 ///
 /// # Errors
@@ -44,7 +46,15 @@ fn copy(call: c_long, base: *mut u8, len: usize, address: u64) -> Result<(), Bad
     // caller's of this function alone, and `writev` reads from there. What is at `address` is not this program's to speak for: it
     // is read and written there as the ioctl's caller has asked for, as with any system call that it hands an address to.
     let copied = unsafe {
-        libc::syscall(call, libc::getpid(), &raw const buffer, one, &raw const there, one, no_flags)
+        libc::syscall(
+            call,
+            own_process::number(),
+            &raw const buffer,
+            one,
+            &raw const there,
+            one,
+            no_flags,
+        )
     };
     if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(BadAddress) }
 }
@@ -104,7 +114,7 @@ mod tests {
     #[test]
     fn an_argument_at_a_bad_address_is_efault() {
         let start = pages();
-        let host = Process::new().unwrap();
+        let host = Process::new();
         let at = |address| Argument::new(host.clone(), address);
         let [read_only, none] = [1, 2].map(|n| start + n * PAGE as u64);
         assert_eq!(at(start).write(&5_u64), Ok(()));

@@ -3,16 +3,20 @@
 //! - [`Process`]: the handle, with the clocks;
 //! - [`memory`]: guest memory at host virtual addresses;
 //! - [`caller`]: memory at addresses that an ioctl is called with;
+//! - [`own_process`]: which process this is;
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
 //! - [`event`]: eventfds; [`watch`], one thread that waits for those of a machine that are watched;
-//! - [`parker`]: where a halted vCPU's thread waits.
+//! - [`parker`]: where a halted vCPU's thread waits;
+//! - [`thread`]: the threads of the above.
 
 pub mod caller;
 pub mod event;
 pub mod memory;
+pub mod own_process;
 pub mod parker;
 pub mod scheduling;
+pub mod thread;
 pub mod timer;
 mod tsc;
 pub mod watch;
@@ -38,14 +42,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the services: one thread for the timers. Another one waits for events from the first one on that is watched.
-    ///
-    /// # Errors
-    /// When the thread can't be started.
-    pub fn new() -> std::io::Result<Self> {
+    /// The services. From the first timer on there is a thread for them; from the first event on that is watched, another one.
+    #[must_use]
+    pub fn new() -> Self {
         let start = Instant::now();
-        let timers = Timers::start(start)?;
-        Ok(Self { start, tsc_khz: tsc::frequency_khz(), timers, watches: Arc::default() })
+        let (timers, watches) = (Timers::new(start), Arc::default());
+        Self { start, tsc_khz: tsc::frequency_khz(), timers, watches }
+    }
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -103,7 +111,7 @@ impl Host for Process {
     }
 
     fn timer(&self, target: Arc<dyn Expire>) -> Result<QueuedTimer, Errno> {
-        Ok(self.timers.timer(target))
+        self.timers.timer(target).map_err(refused)
     }
 
     fn parker(&self) -> Result<ThreadParker, Errno> {

@@ -1,8 +1,9 @@
 //! Where a halted vCPU's thread waits.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use rustix::thread::futex;
 use virt::host::Parker;
 
 /// How long to look for the wake-up before the thread sleeps: a sleep and a wake-up
@@ -10,10 +11,12 @@ use virt::host::Parker;
 const SPIN: Duration = Duration::from_micros(20);
 
 /// A wait that any thread can end; a wake-up before the wait counts.
+///
+/// There is no lock, so that a signal's handler may wake the thread that it interrupts.
 #[derive(Debug, Default)]
 pub struct ThreadParker {
-    woken: Mutex<bool>,
-    condition: Condvar,
+    /// 1: there was a wake-up since the last wait.
+    woken: AtomicU32,
 }
 
 impl Parker for ThreadParker {
@@ -25,24 +28,25 @@ impl Parker for ThreadParker {
             }
             std::hint::spin_loop();
         }
-        let mut woken = self.woken.lock();
-        // Asked again under the lock, which `unpark` takes after the reason is there.
-        while !(*woken || ready()) {
-            self.condition.wait(&mut woken);
+        // `unpark` comes after the reason is there: so either the reason is seen here, or the word has changed.
+        while !ready() && self.woken.swap(0, Ordering::SeqCst) == 0 {
+            // Whatever ended it, also a signal: it is looked at again.
+            let _ = futex::wait(&self.woken, futex::Flags::PRIVATE, 0, None);
         }
-        *woken = false;
     }
 
     fn unpark(&self) {
-        *self.woken.lock() = true;
-        self.condition.notify_one();
+        // Who set it before wakes, or has.
+        if self.woken.swap(1, Ordering::SeqCst) == 0 {
+            let _ = futex::wake(&self.woken, futex::Flags::PRIVATE, 1);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
@@ -56,15 +60,46 @@ mod tests {
     #[test]
     fn another_thread_ends_the_wait() {
         let parker = Arc::new(ThreadParker::default());
-        let ready = Arc::new(AtomicBool::new(false));
-        let waker = {
-            let (parker, ready) = (Arc::clone(&parker), Arc::clone(&ready));
+        for _ in 0..200 {
+            let ready = Arc::new(AtomicBool::new(false));
+            let waker = {
+                let (parker, ready) = (Arc::clone(&parker), Arc::clone(&ready));
+                std::thread::spawn(move || {
+                    ready.store(true, Ordering::Release);
+                    parker.unpark();
+                })
+            };
+            while !ready.load(Ordering::Acquire) {
+                parker.park(&mut || ready.load(Ordering::Acquire));
+            }
+            waker.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn each_of_many_waits_is_ended() {
+        let pair = Arc::new([ThreadParker::default(), ThreadParker::default()]);
+        let turns = Arc::new(AtomicU32::new(0));
+        const LAST: u32 = 20_000;
+        let play = |own: u32| {
+            let (pair, turns) = (Arc::clone(&pair), Arc::clone(&turns));
             std::thread::spawn(move || {
-                ready.store(true, Ordering::Release);
-                parker.unpark();
+                loop {
+                    let mine = |turn: u32| turn % 2 == own || turn >= LAST;
+                    while !mine(turns.load(Ordering::SeqCst)) {
+                        pair[own as usize].park(&mut || mine(turns.load(Ordering::SeqCst)));
+                    }
+                    if turns.fetch_add(1, Ordering::SeqCst) >= LAST {
+                        break;
+                    }
+                    pair[1 - own as usize].unpark();
+                }
+                pair[1 - own as usize].unpark();
             })
         };
-        parker.park(&mut || ready.load(Ordering::Acquire));
-        waker.join().unwrap();
+        let (one, other) = (play(0), play(1));
+        one.join().unwrap();
+        other.join().unwrap();
+        assert!(turns.load(Ordering::SeqCst) >= LAST);
     }
 }

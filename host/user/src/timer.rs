@@ -9,14 +9,17 @@ use parking_lot::{Condvar, Mutex};
 use virt::host::{Expire, Timer};
 
 use crate::scheduling::ask_for_short_slices;
+use crate::thread;
 
 /// The armed timers of a machine.
 ///
-/// Lock order: nothing is called with the queue's lock held.
+/// Lock order: whether it is served, then the queue; nothing is called with the queue's lock held.
 pub struct Timers {
     start: Instant,
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Whether the thread is there.
+    served: Mutex<bool>,
 }
 
 #[derive(Default)]
@@ -27,20 +30,34 @@ struct Queue {
 }
 
 impl Timers {
-    /// Starts the thread. It ends when the last timer and the last handle are gone.
-    pub(crate) fn start(start: Instant) -> io::Result<Arc<Self>> {
-        let timers = Arc::new(Self { start, queue: Mutex::default(), changed: Condvar::new() });
-        let weak = Arc::downgrade(&timers);
-        std::thread::Builder::new().name("timers".into()).spawn(move || serve(&weak))?;
-        Ok(timers)
+    /// No timer yet, and no thread: that is there from the first one on, and ends when the last timer and the last handle
+    /// are gone.
+    pub(crate) fn new(start: Instant) -> Arc<Self> {
+        let (queue, served) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { start, queue, changed: Condvar::new(), served })
     }
 
     /// Makes a timer that calls `target`.
-    pub(crate) fn timer(self: &Arc<Self>, target: Arc<dyn Expire>) -> QueuedTimer {
+    ///
+    /// # Errors
+    /// When the thread can't be started.
+    pub(crate) fn timer(self: &Arc<Self>, target: Arc<dyn Expire>) -> io::Result<QueuedTimer> {
+        self.serve()?;
         let mut queue = self.queue.lock();
         let number = queue.next_number;
         queue.next_number += 1;
-        QueuedTimer { timers: Arc::clone(self), number, target, deadline: Mutex::new(None) }
+        Ok(QueuedTimer { timers: Arc::clone(self), number, target, deadline: Mutex::new(None) })
+    }
+
+    /// Starts the thread, unless it is there.
+    fn serve(self: &Arc<Self>) -> io::Result<()> {
+        let mut served = self.served.lock();
+        if !*served {
+            let weak = Arc::downgrade(self);
+            thread::start("timers", move || serve(&weak))?;
+            *served = true;
+        }
+        Ok(())
     }
 }
 
@@ -133,10 +150,10 @@ mod tests {
     #[test]
     fn timers_fire_in_the_order_of_their_deadlines() {
         let start = Instant::now();
-        let timers = Timers::start(start).unwrap();
+        let timers = Timers::new(start);
         let (sender, receiver) = channel();
-        let late = timers.timer(Arc::new(Tell(sender.clone(), 2)));
-        let soon = timers.timer(Arc::new(Tell(sender, 1)));
+        let late = timers.timer(Arc::new(Tell(sender.clone(), 2))).unwrap();
+        let soon = timers.timer(Arc::new(Tell(sender, 1))).unwrap();
         late.arm(20_000_000);
         soon.arm(10_000_000);
         assert_eq!(receiver.recv_timeout(LIMIT), Ok(1));
@@ -146,11 +163,11 @@ mod tests {
 
     #[test]
     fn a_timer_that_is_disarmed_or_moved_does_not_fire_at_its_old_deadline() {
-        let timers = Timers::start(Instant::now()).unwrap();
+        let timers = Timers::new(Instant::now());
         let (sender, receiver) = channel();
-        let moved = timers.timer(Arc::new(Tell(sender.clone(), 1)));
-        let off = timers.timer(Arc::new(Tell(sender.clone(), 2)));
-        let last = timers.timer(Arc::new(Tell(sender, 3)));
+        let moved = timers.timer(Arc::new(Tell(sender.clone(), 1))).unwrap();
+        let off = timers.timer(Arc::new(Tell(sender.clone(), 2))).unwrap();
+        let last = timers.timer(Arc::new(Tell(sender, 3))).unwrap();
         moved.arm(1_000_000_000_000);
         moved.arm(1);
         assert_eq!(receiver.recv_timeout(LIMIT), Ok(1));

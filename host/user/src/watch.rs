@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use virt::host::{Event, Notify};
 
 use crate::event::EventFd;
+use crate::thread;
 
 /// The watched events of a machine. The thread is there from the first one on, and ends with this.
 ///
@@ -62,11 +63,11 @@ impl Started {
         let waiting = Arc::new(Waiting { epoll, targets: Mutex::default() });
         let (shared, kept) = (Arc::clone(&waiting), stop.clone());
         // It keeps what stops it: a closed descriptor would be waited for in vain.
-        let thread = move || {
+        let serve = move || {
             shared.serve();
             drop(kept);
         };
-        std::thread::Builder::new().name("events".into()).spawn(thread)?;
+        thread::start("events", serve)?;
         Ok(Self { waiting, stop })
     }
 }

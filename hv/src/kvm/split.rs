@@ -61,7 +61,7 @@ impl Split {
             action: "leave the interrupt controllers but the local APICs to this process",
             error: error.into(),
         })?;
-        let process = Process::new().map_err(Error::Start)?;
+        let process = Process::new();
         Ok(Self { process, chips: LockedChips::default(), routes: Routes::default() })
     }
 
