@@ -91,6 +91,13 @@ impl<H: Host> Published<H> {
         Address::from_bits(self.address.load(Ordering::Acquire))
     }
 
+    /// Posts bits of [`request`] and ends its wait for mail; if its engine runs it has to be told, too. Any context: also a signal's
+    /// handler, where the host's [`Parker`] can be used in one.
+    pub fn post(&self, bits: u32) {
+        self.inbox.post(bits);
+        self.parker.unpark();
+    }
+
     /// Waits for mail. On the vCPU's own thread.
     pub fn wait(&self) {
         self.parker.park(&mut || self.inbox.is_full());

@@ -147,6 +147,21 @@ impl Sync {
     }
 }
 
+/// Brings one vCPU out of guest code, without a lock: also from a signal's handler on its own thread.
+#[derive(Clone)]
+pub struct Kicker(Arc<Sync>);
+
+impl Kicker {
+    pub(crate) fn of(sync: &Arc<Sync>) -> Self {
+        Self(Arc::clone(sync))
+    }
+
+    /// Has the vCPU look at its request word.
+    pub fn kick(&self) {
+        self.0.polled.set(waiting::KICK);
+    }
+}
+
 /// The software CPU of one VM.
 pub struct SoftEngine {
     shared: Arc<Shared>,

@@ -131,7 +131,8 @@ mod x87_state_test;
 #[cfg(test)]
 mod x87_test;
 
-pub use engine::{Options, SoftEngine};
+pub use engine::{Kicker, Options, SoftEngine};
+pub use jit::context::SignalPlace;
 pub use lockstep::{Difference, Divergence};
 pub use modes::Modes;
 pub use vcpu::{SoftVcpu, Statistics};

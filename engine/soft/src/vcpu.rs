@@ -15,9 +15,9 @@ use virt::memory::View;
 use crate::address_spaces::AddressSpaces;
 use crate::blocks::Blocks;
 use crate::code_pages::{CodePages, PageId};
-use crate::engine::{Shared, Sync};
+use crate::engine::{Kicker, Shared, Sync};
 use crate::itlb::InstructionTlb;
-use crate::jit::context::{Aside, Context, SignalRoom, XsaveArea};
+use crate::jit::context::{Aside, Context, SignalPlace, SignalRoom, XsaveArea};
 use crate::lockstep::{Divergence, Lockstep};
 use crate::modes::Modes;
 use crate::ranges::{NO_LOAD, Ranges};
@@ -271,6 +271,18 @@ impl SoftVcpu {
     #[must_use]
     pub fn divergence(&self) -> Option<&Divergence> {
         self.lockstep.divergence()
+    }
+
+    /// What brings it out of guest code.
+    #[must_use]
+    pub fn kicker(&self) -> Kicker {
+        Kicker::of(&self.sync)
+    }
+
+    /// Where a signal's handler is run that interrupts translated code, as long as this stays where it is.
+    #[must_use]
+    pub fn signal_room(&self) -> SignalPlace {
+        SignalPlace::of(self)
     }
 
     pub(crate) fn set_attention(&mut self, bit: u32, on: bool) {

@@ -34,6 +34,28 @@ impl SignalRoom {
     pub const EMPTY: Self = Self([0; _]);
 }
 
+/// Where the [`SignalRoom`] of a vCPU is, and where it keeps the thread's own RSP meanwhile: for who has handlers of a stranger's
+/// run, which may want more room than there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalPlace {
+    /// The addresses from which on, and below which, the room is.
+    pub room: [u64; 2],
+    /// The address of the thread's RSP. What is below that is unused while RSP is in the room.
+    pub host_stack: u64,
+}
+
+impl SignalPlace {
+    pub(crate) fn of(vcpu: &SoftVcpu) -> Self {
+        let start = core::ptr::from_ref(vcpu).expose_provenance() as u64;
+        let end = start + size_of::<SignalRoom>() as u64;
+        let stack_pointer = start + STACK_POINTER as u64;
+        Self {
+            room: [start, end],
+            host_stack: stack_pointer.wrapping_add_signed(HOST_STACK.into()),
+        }
+    }
+}
+
 /// The x87 and vector registers, where XSAVE and XRSTOR can be told to save and load them.
 #[repr(C, align(64))]
 pub(crate) struct XsaveArea {
