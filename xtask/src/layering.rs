@@ -44,14 +44,23 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "guest-protocol", may_use: &[], in_kernel: None },
     Layer { name: "guest-init", may_use: &["guest-protocol"], in_kernel: None },
+    Layer { name: "embed", may_use: &[], in_kernel: None },
     // Its build script builds guest-init, for another place: no dependency of cargo's.
-    Layer { name: "guest-image", may_use: &[], in_kernel: None },
+    Layer { name: "guest-image", may_use: &["embed"], in_kernel: None },
+    // A second one, beside hv, that makes machines of the core.
+    Layer {
+        name: "preload",
+        may_use: &["abi", "arch-x86", "engine-soft", "host-user", "virt"],
+        in_kernel: None,
+    },
+    // Its build script builds preload, as a library that other programs load.
+    Layer { name: "preload-image", may_use: &["embed"], in_kernel: None },
     Layer { name: "userland", may_use: &[], in_kernel: None },
     Layer { name: "vmm", may_use: &["guest-protocol", "hv"], in_kernel: None },
     Layer {
         name: "unibody",
         // What other people's programs its tests run, `userland` builds.
-        may_use: &["guest-image", "guest-protocol", "hv", "userland", "vmm"],
+        may_use: &["guest-image", "guest-protocol", "hv", "preload-image", "userland", "vmm"],
         in_kernel: None,
     },
     // Tests that need several of the above.

@@ -5,7 +5,7 @@
 //! - [`debian`]: a root file system of Debian's packages;
 //! - [`selftests`]: the kernel's own tests of x86, from its sources;
 //! - [`valgrind`]: Valgrind's tests of instructions, from its sources;
-//! - [`own`]: small programs of the project's own;
+//! - [`own`]: small programs of the project's own; [`vmm`]: a VMM, for the host;
 //! - [`image`]: the file system that a list of test programs runs in;
 //! - [`report`]: what the programs said in there;
 //! - [`qemu`]: the same list under QEMU's software CPU;
@@ -26,5 +26,6 @@ pub mod report;
 pub mod selftests;
 pub mod shelf;
 pub mod valgrind;
+pub mod vmm;
 
 pub use shelf::Shelf;

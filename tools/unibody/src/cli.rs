@@ -14,6 +14,8 @@ Examples:
   echo hi | unibody run -- wc -c       in a pipe
   unibody run --kernel bzImage         with a kernel that you have built
   unibody pull                         get the distribution's current kernel
+  unibody with-kvm -- qemu-system-x86_64 -accel kvm -M microvm
+                                       a program that needs /dev/kvm, where there is none
   unibody doctor                       what works here
 
 Exit status: the guest command's own; 128 + N if signal N ended it; 125 if Unibody failed; 2 if it
@@ -53,6 +55,8 @@ pub(crate) enum Verb {
     /// Get the distribution's current kernel and BusyBox, for `run` to use
     #[command(after_help = "They are kept in $XDG_CACHE_HOME/unibody (~/.cache/unibody).")]
     Pull(Pull),
+    /// Run a program that finds this hypervisor at /dev/kvm
+    WithKvm(WithKvm),
     /// Show what this machine can do, what Unibody would use, and why
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
@@ -153,6 +157,32 @@ impl Run {
     pub(crate) fn kvm_only(&self) -> Option<&'static str> {
         self.irqchip.map(|_| "--irqchip")
     }
+}
+
+const WITH_KVM: &str = "\
+The program's guests run on the software CPU, in its own process: no /dev/kvm is needed, and one that is
+there is not used. It has to be an x86-64 program that is linked with glibc dynamically: a library is
+loaded into it. Its children find the same; to have them find the host's own /dev/kvm, take LD_PRELOAD
+out of their environment.
+
+Exit status: the program's own; 127 if it is not found, 126 if it can't be executed, 125 if Unibody
+failed; 2 if it was called in a wrong way.";
+
+/// Options of `unibody with-kvm`.
+#[derive(Args, Debug)]
+#[command(after_help = WITH_KVM)]
+pub(crate) struct WithKvm {
+    /// Memory for code that the software CPU translates, for each VM; 32M if nothing is said
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) jit_cache: Option<u64>,
+
+    /// Translate no code: the software CPU interprets it, which is slower
+    #[arg(long, conflicts_with = "jit_cache")]
+    pub(crate) no_jit: bool,
+
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Options of `unibody pull`.

@@ -12,6 +12,7 @@
 //! | [`pull`] | getting a kernel and a userland |
 //! | [`engine`] | what runs the guest |
 //! | [`doctor`] | `unibody doctor`: what this machine can do |
+//! | [`with_kvm`] | `unibody with-kvm`: a program that finds the hypervisor at `/dev/kvm` |
 //! | [`error`], [`mod@panic`] | how failures are told |
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ mod relay;
 mod run;
 mod streams;
 mod terminal;
+mod with_kvm;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Run(options) => run::execute(&options),
         Verb::Pull(options) => pull::command::execute(&options).map(|()| 0),
+        Verb::WithKvm(options) => with_kvm::execute(&options),
         Verb::Doctor(options) => doctor::execute(&options),
     };
     match result {

@@ -1,0 +1,102 @@
+//! A vCPU: [`Vcpu`], with KVM_RUN and the signals that end it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use abi::ioctl;
+use arch_x86::ioctl::{create_vcpu, run, vcpu};
+use arch_x86::vcpu::inbox::request;
+use engine_soft::Kicker;
+use parking_lot::Mutex;
+use virt::Errno;
+use virt::ioctl::{Argument, VCPU_MMAP_SIZE};
+
+use crate::pages::{SharedPages, descriptor};
+use crate::running::{Running, SignalSet};
+use crate::vm::Vm;
+use crate::{CoreVcpu, Machine};
+
+/// A vCPU. Its calls are made one after the other, whichever threads make them.
+pub struct Vcpu {
+    id: u32,
+    /// It keeps its VM.
+    vm: Arc<Vm>,
+    kicker: Kicker,
+    pages: SharedPages,
+    core: Mutex<Box<CoreVcpu>>,
+    /// The signals that are blocked during KVM_RUN, if it was said which.
+    mask: Mutex<Option<SignalSet>>,
+}
+
+impl Vcpu {
+    /// Makes vCPU `id` of a VM, and its descriptor. One after the other.
+    ///
+    /// # Errors
+    /// As [`create_vcpu`], and what the host lacks.
+    pub fn new(vm: &Arc<Vm>, id: u32) -> Result<(Self, OwnedFd), Errno> {
+        let descriptor = descriptor(c"kvm-vcpu", VCPU_MMAP_SIZE)?;
+        let pages = SharedPages::new(&descriptor)?;
+        let core = boxed_core(vm, id)?;
+        let kicker = core.engine().kicker();
+        let (core, mask) = (Mutex::new(core), Mutex::default());
+        Ok((Self { id, vm: Arc::clone(vm), kicker, pages, core, mask }, descriptor))
+    }
+
+    /// Answers an ioctl.
+    ///
+    /// # Errors
+    /// As [`vcpu`] and [`run`].
+    pub fn ioctl(&self, number: u32, argument: u64) -> Result<u32, Errno> {
+        match number {
+            ioctl::RUN => self.run(argument),
+            ioctl::SET_SIGNAL_MASK => self.set_signal_mask(argument),
+            _ => vcpu(&mut self.core.lock(), number, argument),
+        }
+    }
+
+    fn run(&self, argument: u64) -> Result<u32, Errno> {
+        let mut core = self.core.lock();
+        let mask = *self.mask.lock();
+        if let Some(published) = self.machine().vcpu(self.id) {
+            // A signal that came when the last run was just over was that one's.
+            published.inbox.take(!request::EXIT);
+        }
+        let place = core.engine().signal_room();
+        Running::new(self, place).during(mask, || run(&mut core, argument, &self.pages))
+    }
+
+    /// Has [`run`] end with EINTR. Without a lock: also called from a signal's handler that interrupts it.
+    pub(crate) fn end_run(&self) {
+        if let Some(published) = self.machine().vcpu(self.id) {
+            published.post(request::EXIT);
+            self.kicker.kick();
+        }
+    }
+
+    /// KVM_SET_SIGNAL_MASK. See: api.rst 4.18.
+    fn set_signal_mask(&self, argument: u64) -> Result<u32, Errno> {
+        let mask = if argument == 0 {
+            None
+        } else {
+            let from = Argument::new(self.machine().host.clone(), argument);
+            if from.read::<u32>()? as usize != size_of::<SignalSet>() {
+                return Err(Errno::EINVAL);
+            }
+            Some(from.elsewhere(argument.wrapping_add(4)).read()?)
+        };
+        // One after the other, as all calls.
+        let _core = self.core.lock();
+        *self.mask.lock() = mask;
+        Ok(0)
+    }
+
+    fn machine(&self) -> &Machine {
+        self.vm.machine()
+    }
+}
+
+/// Makes the core's vCPU, which is large, on the heap.
+#[inline(never)]
+fn boxed_core(vm: &Vm, id: u32) -> Result<Box<CoreVcpu>, Errno> {
+    create_vcpu(vm.core(), id).map(Box::new)
+}
