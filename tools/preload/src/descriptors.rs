@@ -2,20 +2,20 @@
 //!
 //! A program makes a million ioctls a second, on several threads, and may close a descriptor meanwhile, or do either in a signal's
 //! handler. So nothing is locked: a handler would wait for the thread that it has interrupted. Instead an entry is one word, with an
-//! object's address and how many [`Reference`]s were taken through it, of which the table itself has paid for none yet:
+//! object's address and how many [`Reference`]s were taken through it. For as many as there can be, [`Held`] counts them as taken from the
+//! time on when the object is put there:
 //!
 //! - who takes a reference adds one to the word, and has the address as it was at that very moment;
-//! - who gives one back takes one from the word, if that still has the object. If not, whoever has removed it has paid for all: so one
-//!   reference of the object's own is dropped;
-//! - who removes an object empties the word, and pays for as many as it had.
+//! - who gives one back takes one from the word, if that still has the object. If not, it was removed, and the reference is one of
+//!   the object's own by now: that is dropped;
+//! - who removes an object empties the word, and gives back what of the references was not taken.
 //!
 //! An object that is removed from an entry, and put there again meanwhile, may have references given back to the word that others
 //! took. Then those find none left, and drop one of the object's own: the sum is right.
 
 use std::ops::Deref;
-use std::ptr::null_mut;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use virt::Errno;
 
@@ -31,6 +31,8 @@ const COUNT: u32 = 48;
 const ONE: u64 = 1 << COUNT;
 /// The address.
 const ADDRESS: u64 = ONE - 1;
+/// How many references an entry has of an object: more than its word can count.
+const PREPAID: u64 = 1 << (u64::BITS - COUNT);
 
 type Chunk = [AtomicU64; CHUNK];
 
@@ -57,12 +59,9 @@ impl Descriptors {
         if entry.load(Ordering::Relaxed) & ADDRESS == 0 {
             return None;
         }
-        let word = entry.fetch_add(ONE, Ordering::Acquire);
-        if word & ADDRESS == 0 {
-            // It was removed just now. In an empty entry the count means nothing, and is overwritten.
-            return None;
-        }
-        Some(Reference { entry, object: object(word) })
+        // If it was removed just now: in an empty entry the count means nothing, and is overwritten.
+        let object = object(entry.fetch_add(ONE, Ordering::Acquire))?;
+        Some(Reference { entry, object })
     }
 
     /// Whether a descriptor is of an object. Any context.
@@ -75,15 +74,15 @@ impl Descriptors {
     ///
     /// # Errors
     /// `EMFILE` for a number that is too large.
-    pub fn insert(&self, descriptor: i32, object: Arc<Object>) -> Result<(), Errno> {
+    pub fn insert(&self, descriptor: i32, object: Held) -> Result<(), Errno> {
         let entry = self.entry_for(descriptor).ok_or(Errno(libc::EMFILE))?;
-        let word = Arc::into_raw(object).expose_provenance() as u64;
-        drop(removed(entry.swap(word, Ordering::AcqRel)));
+        object.counted().count.fetch_add(PREPAID - 1, Ordering::Relaxed);
+        drop(removed(entry.swap(object.into_word(), Ordering::AcqRel)));
         Ok(())
     }
 
     /// Has a descriptor be of nothing; gives the object that it was of.
-    pub fn remove(&self, descriptor: i32) -> Option<Arc<Object>> {
+    pub fn remove(&self, descriptor: i32) -> Option<Held> {
         let entry = self.entry(descriptor)?;
         if entry.load(Ordering::Relaxed) & ADDRESS == 0 {
             return None;
@@ -137,38 +136,93 @@ impl Default for Descriptors {
     }
 }
 
-fn object(word: u64) -> *const Object {
-    std::ptr::with_exposed_provenance((word & ADDRESS) as usize)
+/// An object, and how many references there are of it.
+struct Counted {
+    count: AtomicU64,
+    object: Object,
 }
 
-/// The object of a word that was taken out, with a reference for each that was taken through it.
-fn removed(word: u64) -> Option<Arc<Object>> {
-    if word & ADDRESS == 0 {
-        return None;
+/// A reference of an object's own: it is there as long as one of these is, or an entry has it.
+pub struct Held(NonNull<Counted>);
+
+// SAFETY: it gives out shared references alone, and `Object` may be used by any thread (asserted below), and be dropped by any.
+unsafe impl Send for Held {}
+// SAFETY: likewise.
+unsafe impl Sync for Held {}
+
+const fn is_for_any_thread<T: Send + Sync>() {}
+const _: () = is_for_any_thread::<Object>();
+
+impl Held {
+    /// The first one of an object.
+    #[must_use]
+    pub fn new(object: Object) -> Self {
+        let counted = Box::leak(Box::new(Counted { count: AtomicU64::new(1), object }));
+        Self(NonNull::from(counted))
     }
-    for _ in 0..word >> COUNT {
-        // SAFETY: it comes from `Arc::into_raw`, and the word had a reference, which is only dropped below.
-        unsafe { Arc::increment_strong_count(object(word)) };
+
+    fn counted(&self) -> &Counted {
+        // SAFETY: it comes from `new`, and is there as long as this is.
+        unsafe { self.0.as_ref() }
     }
-    // SAFETY: likewise, and nobody else has taken this word.
-    Some(unsafe { Arc::from_raw(object(word)) })
+
+    /// As an entry has it that has counted nothing.
+    fn into_word(self) -> u64 {
+        let word = self.0.as_ptr().expose_provenance() as u64;
+        std::mem::forget(self);
+        word
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        self.counted().count.fetch_add(1, Ordering::Relaxed);
+        Self(self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // What others did with it is before its end.
+        if self.counted().count.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: it comes from `Box::leak`, and this was the last reference.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
+/// The object of a word, if it has one.
+fn object(word: u64) -> Option<NonNull<Counted>> {
+    NonNull::new(std::ptr::with_exposed_provenance_mut((word & ADDRESS) as usize))
+}
+
+/// The object of a word that was taken out.
+fn removed(word: u64) -> Option<Held> {
+    let held = Held(object(word)?);
+    // Those that were taken have theirs, and so has this.
+    let taken = word >> COUNT;
+    held.counted().count.fetch_sub(PREPAID - taken - 1, Ordering::Relaxed);
+    Some(held)
 }
 
 /// An object that stays as long as this.
 pub struct Reference<'a> {
     entry: &'a AtomicU64,
-    object: *const Object,
+    object: NonNull<Counted>,
 }
 
 impl Reference<'_> {
     /// The object itself.
     #[must_use]
-    pub fn object(&self) -> Arc<Object> {
-        // SAFETY: it comes from `Arc::into_raw`, and has a reference more: this one.
-        unsafe {
-            Arc::increment_strong_count(self.object);
-            Arc::from_raw(self.object)
-        }
+    pub fn object(&self) -> Held {
+        self.counted().count.fetch_add(1, Ordering::Relaxed);
+        Held(self.object)
+    }
+
+    fn counted(&self) -> &Counted {
+        // SAFETY: the entry that this was taken through has counted it, or it is one of the object's own by now.
+        unsafe { self.object.as_ref() }
     }
 }
 
@@ -176,8 +230,7 @@ impl Deref for Reference<'_> {
     type Target = Object;
 
     fn deref(&self) -> &Object {
-        // SAFETY: it is there until this is dropped.
-        unsafe { &*self.object }
+        &self.counted().object
     }
 }
 
@@ -185,12 +238,16 @@ impl Drop for Reference<'_> {
     #[inline]
     fn drop(&mut self) {
         let given_back = self.entry.fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
-            let is_counted = object(word) == self.object && word >> COUNT != 0;
+            let is_counted = object(word) == Some(self.object) && word >> COUNT != 0;
             is_counted.then(|| word - ONE)
         });
         if given_back.is_err() {
-            // SAFETY: who removed it has made a reference of it for this one.
-            unsafe { Arc::decrement_strong_count(self.object) };
+            // It was removed, by someone who has left this one.
+            drop(Held(self.object));
         }
     }
 }
+
+#[cfg(test)]
+#[path = "descriptors_test.rs"]
+mod descriptors_test;

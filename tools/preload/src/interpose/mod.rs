@@ -25,19 +25,18 @@ pub use device::*;
 pub use lives::*;
 
 use std::os::fd::IntoRawFd;
-use std::sync::Arc;
 
 use libc::c_int;
 use virt::Errno;
 
-use crate::descriptors::DESCRIPTORS;
+use crate::descriptors::{DESCRIPTORS, Held};
 use crate::object::Made;
 
 /// Gives an object the number of its descriptor.
 fn install(made: Made) -> Result<u32, Errno> {
     let Made { object, descriptor } = made;
     let number = descriptor.into_raw_fd();
-    match DESCRIPTORS.insert(number, Arc::new(object)) {
+    match DESCRIPTORS.insert(number, Held::new(object)) {
         Ok(()) => Ok(number as u32),
         Err(errno) => {
             lives::close_number(number);
