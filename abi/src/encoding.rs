@@ -43,7 +43,7 @@ macro_rules! integers {
     };
 }
 
-integers!(u8 u16 u32 u64 i32 i64);
+integers!(u8 u16 u32 u64 i16 i32 i64);
 
 impl<T: Encoded, const N: usize> Encoded for [T; N] {
     fn decode(bytes: &[u8]) -> Self {
@@ -143,6 +143,8 @@ structures! {
     crate::irq::Ioeventfd { datamatch, addr, len, fd, flags, pad }
     crate::irq::TprAccessCtl { enabled, flags, reserved }
     crate::nested::NestedState { flags, format, size, hdr }
+    crate::stats::StatsHeader { flags, name_size, num_desc, id_offset, desc_offset, data_offset }
+    crate::stats::StatsDesc { flags, exponent, size, offset, bucket_size, name }
 }
 
 #[cfg(test)]
@@ -198,6 +200,8 @@ mod tests {
         there_and_back::<crate::irq::IrqRoutingEntry, 48>();
         there_and_back::<crate::irq::Msi, 32>();
         there_and_back::<crate::irq::Irqfd, 32>();
+        there_and_back::<crate::stats::StatsHeader, 24>();
+        there_and_back::<crate::stats::StatsDesc, 64>();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! which is generated from Linux's own headers.
 
 use crate::{
-    clock, cpuid, debug, device, events, fpu, irq, irqchip, memory, msr, nested, regs, run,
+    clock, cpuid, debug, device, events, fpu, irq, irqchip, memory, msr, nested, regs, run, stats,
 };
 use core::mem::offset_of;
 use kvm_bindings as linux;
@@ -288,6 +288,33 @@ fn the_rest() {
     same!(device::EnableCap, kvm_enable_cap, cap, flags, args, pad);
     same!(device::CreateDevice, kvm_create_device, type_, fd, flags);
     same!(device::DeviceAttr, kvm_device_attr, flags, group, attr, addr);
+}
+
+#[test]
+fn statistics() {
+    same!(
+        stats::StatsHeader,
+        kvm_stats_header,
+        flags,
+        name_size,
+        num_desc,
+        id_offset,
+        desc_offset,
+        data_offset
+    );
+    macro_rules! same_field {
+        ($($field:ident)*) => {
+            $(assert_eq!(
+                offset_of!(stats::StatsDesc, $field),
+                offset_of!(linux::kvm_stats_desc, $field),
+                "offset of {}", stringify!($field)
+            );)*
+        };
+    }
+    // Theirs has a name of any size.
+    same_field!(flags exponent size offset bucket_size name);
+    assert_eq!(stats::TYPE_INSTANT, linux::KVM_STATS_TYPE_INSTANT);
+    assert_eq!(stats::UNIT_BOOLEAN, linux::KVM_STATS_UNIT_BOOLEAN);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! - [`clock`], [`debug`], [`device`]: kvmclock, guest debugging, device attributes;
 //! - [`run`], [`exit`]: the page that a vCPU shares with its caller, and why it came out;
 //! - [`nested`]: a nested guest's state;
+//! - [`stats`]: what the descriptor of statistics reads as;
 //! - [`encoding`]: structures from and to the bytes of a caller's memory;
 //! - [`cap`]: what can be asked for with `KVM_CHECK_EXTENSION`.
 //!
@@ -44,6 +45,7 @@ pub mod msr;
 pub mod nested;
 pub mod regs;
 pub mod run;
+pub mod stats;
 
 mod bytes;
 

@@ -1,8 +1,11 @@
 //! What an architecture gives the core.
 
+use alloc::sync::Arc;
+
 use crate::host::Host;
 use crate::ioeventfd::IoEventFds;
 use crate::routing::{Pin, Routes};
+use crate::statistics::Statistics;
 
 /// An architecture's part of one virtual machine.
 pub trait Arch: Send + Sync + Sized + 'static {
@@ -22,6 +25,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     fn ioeventfds(
         &self,
     ) -> &IoEventFds<<Self::Host as Host>::RawMutex, <Self::Host as Host>::Event>;
+
+    /// What is counted of the machine.
+    fn statistics(&self) -> Arc<dyn Statistics>;
 
     /// Whether there are interrupt chips here, or local APICs at least: else nothing is routed to any.
     fn has_irqchip(&self) -> bool;

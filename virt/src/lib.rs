@@ -8,6 +8,7 @@
 //! - [`ioeventfd`]: writes of the guest's that signal an event;
 //! - [`irqfd`]: events that raise an interrupt;
 //! - [`ioctl`]: the neutral part of KVM's interface, decoded;
+//! - [`statistics`]: what can be counted;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
 //! - [`vm`]: one virtual machine, which holds the above together.
 //!
@@ -26,6 +27,7 @@ pub mod ioeventfd;
 pub mod irqfd;
 pub mod memory;
 pub mod routing;
+pub mod statistics;
 pub mod vm;
 
 #[cfg(feature = "selftest")]

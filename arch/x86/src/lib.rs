@@ -17,6 +17,7 @@
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
 //! - [`setup`]: what of a machine is chosen before its first vCPU is made;
 //! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
+//! - [`statistics`]: what is counted;
 //! - [`vcpu`]: the run loop: inject, enter, handle the exit;
 //! - [`ioctl`]: KVM's interface to it, decoded.
 //!
@@ -51,6 +52,7 @@ pub mod pvclock;
 pub mod pvclock_test;
 pub mod regs;
 pub mod setup;
+pub mod statistics;
 pub mod tsc;
 #[cfg(feature = "selftest")]
 pub mod tsc_test;
@@ -109,6 +111,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::run_test::CASES,
     ioctl::setup_test::CASES,
     ioctl::slots_test::CASES,
+    ioctl::statistics_test::CASES,
     ioctl::system_test::CASES,
     ioctl::vm_test::CASES,
     ioctl::xstate_test::CASES,

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use virt::host::{Expire, Host, Parker};
 use virt::ioeventfd::IoEventFds;
 use virt::routing::{Pin, Route, Routes};
+use virt::statistics::Statistics;
 use virt::{Arch, Errno, Memory};
 
 use crate::cpuid::Hardware;
@@ -24,6 +25,7 @@ use crate::locked_chips::LockedChips;
 use crate::msr_policy::MsrPolicy;
 use crate::pvclock::MachineClock;
 use crate::setup::Setup;
+use crate::statistics::{VcpuStatistics, VmStatistic, VmStatistics};
 use crate::tsc::TscOffset;
 use crate::vcpu::accesses::Accesses;
 use crate::vcpu::inbox::{Inbox, request};
@@ -60,6 +62,8 @@ pub struct Published<H: Host> {
     pub inbox: Inbox,
     /// What its run loop does with guest memory.
     pub accesses: Accesses,
+    /// What is counted of it.
+    pub statistics: Arc<VcpuStatistics>,
     address: AtomicU64,
     parker: H::Parker,
     made: AtomicBool,
@@ -124,6 +128,8 @@ pub struct Machine<E, H: Host> {
     pub clock: MachineClock,
     /// The guest's TSC is the host's plus this, unless a vCPU's own was changed.
     pub tsc: TscOffset,
+    /// What is counted of the machine as a whole.
+    pub statistics: Arc<VmStatistics>,
     vcpus: Box<[Published<H>]>,
     chips: LockedChips<H>,
 }
@@ -146,13 +152,15 @@ impl<E: Engine, H: Host> Machine<E, H> {
             let address = AtomicU64::new(Address::default().to_bits());
             let (inbox, accesses) = (Inbox::default(), Accesses::default());
             let made = AtomicBool::new(false);
-            vcpus.push(Published { inbox, accesses, address, parker, made });
+            let statistics = Arc::default();
+            vcpus.push(Published { inbox, accesses, statistics, address, parker, made });
         }
         let machine = Arc::new(Self {
             setup: Setup::new(cpus),
             msr_policy: MsrPolicy::default(),
             clock: MachineClock::starting_at(host.now()),
             tsc: TscOffset::starting_at(host.tsc()),
+            statistics: Arc::default(),
             chips: LockedChips::default(),
             host,
             engine,
@@ -348,6 +356,10 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         &self.0.ioeventfds
     }
 
+    fn statistics(&self) -> Arc<dyn Statistics> {
+        Arc::clone(&self.0.statistics) as _
+    }
+
     fn has_irqchip(&self) -> bool {
         self.0.setup.has_local_apics()
     }
@@ -388,6 +400,7 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
     }
 
     fn memory_changed(&self, start: u64, size: u64) {
+        self.0.statistics.count(VmStatistic::RemoteTlbFlush);
         self.0.engine.invalidate(start, size);
         for vcpu in self.0.made() {
             vcpu.accesses.wait(&self.0.host);

@@ -83,6 +83,9 @@ const ARCH_CAPABILITIES: u64 = {
     word
 };
 
+/// In PLATFORM_INFO: CPUID can be made to fault, which it cannot here. See: Intel SDM vol. 4, MSR_PLATFORM_INFO.
+const CPUID_FAULTING: u64 = 1 << 31;
+
 /// IBRS, STIBP, SSBD, and BHI_DIS_S. See: Intel SDM vol. 4, IA32_SPEC_CTRL.
 const SPEC_CTRL_BITS: u64 = 1 << 10 | 0b111;
 
@@ -99,6 +102,7 @@ pub struct Stored {
     hwcr: u64,
     de_cfg: u64,
     arch_capabilities: u64,
+    platform_info: u64,
 }
 
 impl Default for Stored {
@@ -117,6 +121,7 @@ impl Default for Stored {
             // LFENCE serialises dispatch.
             de_cfg: 1 << 1,
             arch_capabilities: ARCH_CAPABILITIES,
+            platform_info: 0,
         }
     }
 }
@@ -142,6 +147,7 @@ impl Stored {
             MISC_ENABLE => self.misc_enable,
             SPEC_CTRL => self.spec_ctrl,
             ARCH_CAPABILITIES => self.arch_capabilities,
+            PLATFORM_INFO => self.platform_info,
             DEBUG_CTL => self.debug_ctl,
             AMD_HWCR => self.hwcr,
             AMD_DE_CFG => self.de_cfg,
@@ -150,8 +156,8 @@ impl Stored {
             // SVM is disabled and locked.
             AMD_VM_CR => 1 << 4 | 1 << 3,
             MICROCODE_REVISION => 0x0100_0065 << 32 | 0x0100_0065,
-            PLATFORM_INFO | AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG | AMD_DC_CFG
-            | AMD_BU_CFG2 | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
+            AMD_SYSCFG | AMD_INT_PENDING | AMD_LS_CFG | AMD_IC_CFG | AMD_DC_CFG | AMD_BU_CFG2
+            | AMD_NB_CFG | AMD_PSTATE_LIMIT | AMD_PSTATE_STATUS | AMD_PSTATE_0 => 0,
             _ => self.mtrr_fixed[Self::fixed(number).ok_or(Refused)?],
         })
     }
@@ -201,6 +207,7 @@ impl Stored {
             index::ARCH_CAPABILITIES if value & !ARCH_CAPABILITIES == 0 => {
                 self.arch_capabilities = value
             }
+            index::PLATFORM_INFO if value & CPUID_FAULTING == 0 => self.platform_info = value,
             _ => return Err(Refused),
         }
         Ok(())

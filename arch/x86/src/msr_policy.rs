@@ -1,10 +1,11 @@
 //! Which model-specific registers the guest may use, and whose accesses the VMM wants to see: [`MsrPolicy`].
 //!
 //! A VMM may have a filter ([`MsrFilter`]): an access that it denies is no access to the register. What becomes of that, and of an access
-//! to what is no register or cannot hold the value, is a general protection fault, or an exit if the VMM has asked for it.
+//! to what is no register, is hidden, or cannot hold the value, is a general protection fault, or an exit if the VMM has asked for it.
 //! Neighbours: [`crate::machine`] has it, `vcpu::msr` asks it. The VMM itself may get and set all registers.
 //!
-//! See: Linux, Documentation/virt/kvm/api.rst, 4.97 (`KVM_X86_SET_MSR_FILTER`), 7.21 (`KVM_CAP_X86_USER_SPACE_MSR`).
+//! See: Linux, Documentation/virt/kvm/api.rst, 4.97 (`KVM_X86_SET_MSR_FILTER`), 7.21 (`KVM_CAP_X86_USER_SPACE_MSR`),
+//! 7.15 (`KVM_CAP_MSR_PLATFORM_INFO`).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -79,6 +80,7 @@ impl MsrFilter {
 pub struct MsrPolicy<R> {
     /// The reasons for which the VMM wants to see an access, a bit each.
     exits: AtomicU32,
+    hides_platform_info: AtomicBool,
     is_filtered: AtomicBool,
     filter: Mutex<R, Option<Arc<MsrFilter>>>,
 }
@@ -87,6 +89,7 @@ impl<R: RawMutex> Default for MsrPolicy<R> {
     fn default() -> Self {
         Self {
             exits: AtomicU32::new(0),
+            hides_platform_info: AtomicBool::new(false),
             is_filtered: AtomicBool::new(false),
             filter: Mutex::new(None),
         }
@@ -103,6 +106,16 @@ impl<R: RawMutex> MsrPolicy<R> {
     /// Whether the VMM wants to see an access that was not made for this reason.
     pub fn wants(&self, reason: MsrReason) -> bool {
         self.exits.load(Ordering::Relaxed) & reason.bit() != 0
+    }
+
+    /// Has the guest's reads of PLATFORM_INFO be made, or not.
+    pub fn show_platform_info(&self, on: bool) {
+        self.hides_platform_info.store(!on, Ordering::Relaxed);
+    }
+
+    /// Whether the guest's read is not made of what is a register otherwise.
+    pub fn hides(&self, number: u32) -> bool {
+        number == index::PLATFORM_INFO && self.hides_platform_info.load(Ordering::Relaxed)
     }
 
     /// Filters accesses from now on. Process context.

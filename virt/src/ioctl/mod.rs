@@ -10,9 +10,11 @@ mod argument;
 mod events;
 mod interrupts;
 mod slots;
+mod statistics;
 mod system;
 mod vm;
 
 pub use argument::{Argument, zeroed};
+pub use statistics::StatisticsFile;
 pub use system::{VCPU_MMAP_SIZE, system};
 pub use vm::{enable, is_exclusive, vm};

@@ -1,7 +1,7 @@
 //! A VM's ioctls that are the same on every architecture.
 //!
-//! Neighbours: `slots`, `interrupts`, `events`. Not implemented: the ring of coalesced writes. A range of them is taken, and each
-//! write in it is an exit, as it is when the ring is full. Statistics, devices and dirty rings are not there.
+//! Neighbours: `slots`, `interrupts`, `events`, `statistics`. Not implemented: the ring of coalesced writes. A range of them is taken, and each
+//! write in it is an exit, as it is when the ring is full. Devices and dirty rings are not there.
 //!
 //! See: Linux, virt/kvm/kvm_main.c, `kvm_vm_ioctl`; api.rst 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 7 (`KVM_ENABLE_CAP`).
 
@@ -10,7 +10,7 @@ use abi::device::EnableCap;
 use abi::ioctl;
 use abi::memory::{CoalescedMmioZone, DIRTY_LOG_INITIALLY_SET, DIRTY_LOG_MANUAL_PROTECT_ENABLE};
 
-use super::{Argument, events, interrupts, slots};
+use super::{Argument, StatisticsFile, events, interrupts, slots};
 use crate::arch::Arch;
 use crate::host::{Errno, Host};
 use crate::vm::Vm;
@@ -25,17 +25,18 @@ pub const fn is_exclusive(number: u32) -> bool {
     )
 }
 
-/// Answers an ioctl of a VM that is not the architecture's. `create_vcpu` makes the vCPU of that number and gives its descriptor.
-/// Process context.
+/// Answers an ioctl of a VM that is not the architecture's. `create_vcpu` makes the vCPU of that number and gives its descriptor,
+/// `create_statistics` one that reads as that file. Process context.
 ///
 /// # Errors
 /// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `EINVAL` and others for what cannot be;
-/// and what `create_vcpu` says.
+/// and what those two say.
 pub fn vm<A: Arch>(
     vm: &Vm<A>,
     number: u32,
     argument: &Argument<A::Host>,
     create_vcpu: impl FnOnce(u32) -> Result<u32, Errno>,
+    create_statistics: impl FnOnce(StatisticsFile) -> Result<u32, Errno>,
 ) -> Result<u32, Errno> {
     match number {
         ioctl::CREATE_VCPU => {
@@ -52,6 +53,7 @@ pub fn vm<A: Arch>(
         ioctl::IRQFD => events::irqfd(vm, argument),
         ioctl::IOEVENTFD => events::ioeventfd(vm, argument),
         ioctl::REGISTER_COALESCED_MMIO | ioctl::UNREGISTER_COALESCED_MMIO => zone(argument),
+        ioctl::GET_STATS_FD => create_statistics(StatisticsFile::of_vm(vm.arch().statistics())),
         _ => Err(Errno::ENOTTY),
     }
 }

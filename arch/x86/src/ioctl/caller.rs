@@ -26,6 +26,9 @@ pub(super) const ARGUMENT: u64 = 0xe_0000;
 /// An address of which only the first byte is there.
 pub(super) const BAD: u64 = Fixture::MEMORY - 1;
 
+/// A descriptor of statistics.
+pub(super) const STATISTICS: u32 = 77;
+
 /// Every call with an argument in memory.
 pub(super) const POINTERS: [u32; 33] = [
     GET_REGS,
@@ -95,9 +98,10 @@ impl Caller {
         host_error(Fixture::without_chips(4)).map(|fixture| Self { fixture })
     }
 
-    /// Makes a VM's call, with an argument or its address. Who makes vCPUs gives their number for a descriptor.
+    /// Makes a VM's call, with an argument or its address. Who makes vCPUs gives their number for a descriptor, and [`STATISTICS`] is that
+    /// of statistics.
     pub fn vm(&self, number: u32, argument: u64) -> Result<u32, Errno> {
-        super::vm(&self.fixture.vm, number, argument, Ok)
+        super::vm(&self.fixture.vm, number, argument, Ok, |_| Ok(STATISTICS))
     }
 
     /// Makes a VM's call with a structure for its argument.
@@ -133,9 +137,14 @@ impl Caller {
         Ok((caller, vcpu))
     }
 
+    /// Makes a call with this argument, or its address.
+    pub fn call_with(vcpu: &mut TestVcpu, number: u32, argument: u64) -> Result<u32, Errno> {
+        super::vcpu(vcpu, number, argument, |_| Ok(STATISTICS))
+    }
+
     /// Makes a call with the argument that is there.
     pub fn call(&self, vcpu: &mut TestVcpu, number: u32) -> Result<u32, Errno> {
-        super::vcpu(vcpu, number, ARGUMENT)
+        Self::call_with(vcpu, number, ARGUMENT)
     }
 
     /// Puts a structure at an offset from the argument's place.

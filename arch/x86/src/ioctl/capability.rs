@@ -4,7 +4,7 @@
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
 //! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices and their attributes,
-//! a TSC of another frequency than the host's, quirks, dirty rings, statistics, asynchronous page faults, stolen time, an exception's
+//! a TSC of another frequency than the host's, quirks, dirty rings, asynchronous page faults, stolen time, an exception's
 //! payload in KVM_GET_VCPU_EVENTS, 32-bit APIC identities in KVM's structures.
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
@@ -110,7 +110,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     X86_DISABLE_EXITS = 0,
     GET_MSR_FEATURES = 1,
     NESTED_STATE = 0,
-    MSR_PLATFORM_INFO = 0,
+    MSR_PLATFORM_INFO = 1,
     COALESCED_PIO = 1,
     EXCEPTION_PAYLOAD = 0,
     HYPERV_CPUID = 0,
@@ -130,7 +130,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     SET_GUEST_DEBUG2 = debug::CONTROL,
     SREGS2 = 1,
     EXIT_HYPERCALL = 0,
-    BINARY_STATS_FD = 0,
+    BINARY_STATS_FD = 1,
     EXIT_ON_EMULATION_FAILURE = 0,
     VM_GPA_BITS = 0,
     // What XSAVE can save here fits into KVM_GET_XSAVE's 4 KiB.

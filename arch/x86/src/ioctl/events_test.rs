@@ -128,7 +128,7 @@ cases! {
 
     fn an_nmi_survives() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
-        check_eq!(super::vcpu(&mut vcpu, NMI, 0), Ok(0));
+        check_eq!(Caller::call_with(&mut vcpu, NMI, 0), Ok(0));
         let events: Events = caller.get(&mut vcpu, GET_VCPU_EVENTS)?;
         check_eq!(events.nmi, Nmi { injected: 0, pending: 1, masked: 0, pad: 0 });
         check_eq!(injected_elsewhere(&caller, &mut vcpu)?, [Event::Nmi]);
@@ -200,7 +200,7 @@ cases! {
 
     fn what_cannot_be_is_refused() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
-        check_eq!(super::vcpu(&mut vcpu, NMI, 0), Ok(0));
+        check_eq!(Caller::call_with(&mut vcpu, NMI, 0), Ok(0));
         for flags in [VALID_PAYLOAD, VALID_TRIPLE_FAULT, 1 << 6, 1 << 31] {
             let events = Events { flags, ..Events::default() };
             caller.refused(&mut vcpu, SET_VCPU_EVENTS, &events, Errno::EINVAL)?;

@@ -130,7 +130,7 @@ cases! {
         for number in POINTERS {
             for address in [BAD, Fixture::MEMORY, u64::MAX, u64::MAX - 7, 1 << 63] {
                 let before = snapshot(&mut vcpu);
-                check_eq!(super::vcpu(&mut vcpu, number, address), Err(Errno::EFAULT), "{number:x}");
+                check_eq!(Caller::call_with(&mut vcpu, number, address), Err(Errno::EFAULT), "{number:x}");
                 check!(snapshot(&mut vcpu) == before, "{number:x} was refused");
             }
         }
@@ -144,9 +144,9 @@ cases! {
             let place = Fixture::MEMORY - argument_size(number) as u64;
             let zeros = vec![0; argument_size(number)];
             check_eq!(caller.fixture.host.write(place, &zeros), Ok(()));
-            let answer = super::vcpu(&mut vcpu, number, place);
+            let answer = Caller::call_with(&mut vcpu, number, place);
             check!(answer != Err(Errno::EFAULT), "{number:x}");
-            let answer = super::vcpu(&mut vcpu, number, place + 1);
+            let answer = Caller::call_with(&mut vcpu, number, place + 1);
             check_eq!(answer, Err(Errno::EFAULT), "{number:x}");
         }
     }
@@ -156,37 +156,37 @@ cases! {
         // Not here, of another size, another letter, and none at all.
         let unknown = [RUN, ENABLE_CAP, SMI, GET_REGS ^ 1 << 16, GET_REGS ^ 1 << 8, io(0xff), 0, !0];
         for number in unknown {
-            check_eq!(super::vcpu(&mut vcpu, number, ARGUMENT), Err(Errno::ENOTTY), "{number:x}");
+            check_eq!(Caller::call_with(&mut vcpu, number, ARGUMENT), Err(Errno::ENOTTY), "{number:x}");
         }
-        check_eq!(super::vcpu(&mut vcpu, NMI, BAD), Ok(0));
+        check_eq!(Caller::call_with(&mut vcpu, NMI, BAD), Ok(0));
     }
 
     fn the_counter_has_the_hosts_frequency() {
         let (_caller, mut vcpu) = Caller::with_vcpu()?;
-        check_eq!(super::vcpu(&mut vcpu, GET_TSC_KHZ, 0), Ok(1_000_000));
+        check_eq!(Caller::call_with(&mut vcpu, GET_TSC_KHZ, 0), Ok(1_000_000));
         for (khz, answer) in [
             (0, Ok(0)), (1_000_000, Ok(0)), (1_000_250, Ok(0)), (999_750, Ok(0)),
             (1_000_251, Err(Errno::EINVAL)), (999_749, Err(Errno::EINVAL)), (1, Err(Errno::EINVAL)),
             (u64::from(u32::MAX), Err(Errno::EINVAL)),
         ] {
-            check_eq!(super::vcpu(&mut vcpu, SET_TSC_KHZ, khz), answer, "{khz}");
+            check_eq!(Caller::call_with(&mut vcpu, SET_TSC_KHZ, khz), answer, "{khz}");
         }
     }
 
     fn a_guest_with_a_clock_is_told_of_a_pause() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         const CLOCK: u64 = 0x6fe0;
-        check_eq!(super::vcpu(&mut vcpu, KVMCLOCK_CTRL, 0), Err(Errno::EINVAL));
+        check_eq!(Caller::call_with(&mut vcpu, KVMCLOCK_CTRL, 0), Err(Errno::EINVAL));
         check!(vcpu.write_msr(index::KVM_SYSTEM_TIME_NEW, CLOCK | 1).is_ok());
         let look = || {
             let mut bytes = [0; 32];
             caller.fixture.host.read(CLOCK, &mut bytes).map(|()| (u32::decode(&bytes), bytes[29]))
         };
         check_eq!(look(), Ok((2, 1)));
-        check_eq!(super::vcpu(&mut vcpu, KVMCLOCK_CTRL, 0), Ok(0));
+        check_eq!(Caller::call_with(&mut vcpu, KVMCLOCK_CTRL, 0), Ok(0));
         check_eq!(look(), Ok((4, 3)));
         check_eq!(caller.fixture.vm.remove_slot(0), Ok(()));
-        check_eq!(super::vcpu(&mut vcpu, KVMCLOCK_CTRL, 0), Err(Errno::EFAULT));
+        check_eq!(Caller::call_with(&mut vcpu, KVMCLOCK_CTRL, 0), Err(Errno::EFAULT));
     }
 
     fn there_is_no_nested_state() {

@@ -9,8 +9,8 @@
 //! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`.
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
 //!
-//! Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; a vCPU's KVM_ENABLE_CAP; device attributes and
-//! statistics; KVM_SMI, as there is no system management mode.
+//! Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; a vCPU's KVM_ENABLE_CAP; device attributes;
+//! KVM_SMI, as there is no system management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 
@@ -61,6 +61,8 @@ pub mod setup_test;
 #[cfg(feature = "selftest")]
 pub mod slots_test;
 #[cfg(feature = "selftest")]
+pub mod statistics_test;
+#[cfg(feature = "selftest")]
 pub mod system_test;
 #[cfg(feature = "selftest")]
 pub mod vm_test;
@@ -73,22 +75,23 @@ use virt::host::Host;
 
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
-use virt::ioctl::Argument;
+use virt::ioctl::{Argument, StatisticsFile};
 
 pub use run::{Mapping, run};
 pub use system::{System, system};
 pub use vm::{create_vcpu, vm};
 
-/// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's. Gives what `ioctl` returns.
-/// Process context, on the vCPU's thread while it does not run.
+/// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's; `create_statistics` gives a descriptor that
+/// reads as that file. Gives what `ioctl` returns. Process context, on the vCPU's thread while it does not run.
 ///
 /// # Errors
 /// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `E2BIG` for more entries than there
-/// may be or than there is room for, `EINVAL` for what cannot be set, `ENOMEM`.
+/// may be or than there is room for, `EINVAL` for what cannot be set, `ENOMEM`; and what `create_statistics` says.
 pub fn vcpu<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     number: u32,
     argument: u64,
+    create_statistics: impl FnOnce(StatisticsFile) -> Result<u32, Errno>,
 ) -> Result<u32, Errno> {
     let argument = &Argument::new(vcpu.host().clone(), argument);
     match number {
@@ -128,6 +131,9 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::SET_NESTED_STATE => absent::set_nested_state(argument),
         ioctl::TPR_ACCESS_REPORTING => absent::tpr_access_reporting(argument),
         ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(argument),
+        ioctl::GET_STATS_FD => {
+            create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics()))
+        }
         _ => Err(Errno::ENOTTY),
     }
 }

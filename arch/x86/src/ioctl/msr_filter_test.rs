@@ -171,4 +171,28 @@ cases! {
             check_eq!((vcpu.run(answer), faulted(&mut vcpu)), (other(), fault));
         }
     }
+
+    fn the_platforms_word_can_be_hidden_from_the_guest_only() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        const RATIO: u64 = 0xff00;
+        check_eq!(vcpu.set_msr(index::PLATFORM_INFO, RATIO), Ok(()));
+        check!(vcpu.set_msr(index::PLATFORM_INFO, 1 << 31).is_err(), "CPUID never faults");
+        check_eq!(read(&mut vcpu, index::PLATFORM_INFO), other());
+        check!(!faulted(&mut vcpu));
+        is_made(&mut vcpu, index::PLATFORM_INFO, true, false)?;
+        check_eq!(caller.enable(cap::MSR_PLATFORM_INFO, 0), Ok(0));
+        is_made(&mut vcpu, index::PLATFORM_INFO, false, false)?;
+        is_made(&mut vcpu, index::MISC_ENABLE, true, true)?;
+        check_eq!(vcpu.read_msr(index::PLATFORM_INFO), Ok(RATIO));
+        check_eq!(vcpu.set_msr(index::PLATFORM_INFO, 0), Ok(()));
+        // The VMM may want to see it.
+        check_eq!(caller.enable(cap::X86_USER_SPACE_MSR, 1), Ok(0));
+        let exit = Exit::ReadMsr { number: index::PLATFORM_INFO, reason: MsrReason::Invalid };
+        check_eq!(read(&mut vcpu, index::PLATFORM_INFO), exit);
+        check_eq!(vcpu.run(Answer::Refused), other());
+        for (cap, value) in [(cap::X86_USER_SPACE_MSR, 0), (cap::MSR_PLATFORM_INFO, 1)] {
+            check_eq!(caller.enable(cap, value), Ok(0));
+        }
+        is_made(&mut vcpu, index::PLATFORM_INFO, true, false)?;
+    }
 }

@@ -106,7 +106,7 @@ cases! {
         let place = Fixture::MEMORY - HEADER;
         check_eq!(caller.fixture.host.write(place, &1_u32.to_le_bytes()), Ok(()));
         for number in [GET_MSRS, SET_MSRS] {
-            check_eq!(super::vcpu(&mut vcpu, number, place), Err(Errno::EFAULT));
+            check_eq!(Caller::call_with(&mut vcpu, number, place), Err(Errno::EFAULT));
         }
         check!(place > ARGUMENT);
     }

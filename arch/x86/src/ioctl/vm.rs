@@ -10,7 +10,7 @@
 use abi::device::EnableCap;
 use abi::{cap, ioctl};
 use virt::host::Host;
-use virt::ioctl::Argument;
+use virt::ioctl::{Argument, StatisticsFile};
 use virt::routing::Routes;
 use virt::{Arch, Errno, Vm};
 
@@ -26,17 +26,18 @@ const LAST_TSS_ADDR: u64 = 0xffff_d000;
 const MAX_RESERVED_PINS: u64 = 24;
 
 /// Answers the ioctl `number` on a VM, with `argument` a value or an address of the caller's. `create_vcpu` makes the vCPU of that
-/// number, by [`create_vcpu`], and gives its descriptor. Gives what `ioctl` returns. Process context, on the caller's thread;
-/// calls of which [`virt::ioctl::is_exclusive`] says so are made one after the other.
+/// number, by [`create_vcpu`], and gives its descriptor; `create_statistics` gives one that reads as that file. Gives what `ioctl`
+/// returns. Process context, on the caller's thread; calls of which [`virt::ioctl::is_exclusive`] says so are made one after the other.
 ///
 /// # Errors
 /// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `EINVAL`, `EEXIST`, `ENXIO` and others for
-/// what cannot be; and what `create_vcpu` says.
+/// what cannot be; and what those two say.
 pub fn vm<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     number: u32,
     argument: u64,
     create_vcpu: impl FnOnce(u32) -> Result<u32, Errno>,
+    create_statistics: impl FnOnce(StatisticsFile) -> Result<u32, Errno>,
 ) -> Result<u32, Errno> {
     let argument = &Argument::new(vm.arch().host().clone(), argument);
     match number {
@@ -57,7 +58,7 @@ pub fn vm<E: Engine, H: Host>(
         ioctl::X86_SET_MSR_FILTER => msr_filter::set(vm, argument),
         ioctl::GET_CLOCK => clock::get(vm, argument),
         ioctl::SET_CLOCK => clock::set(vm, argument),
-        _ => virt::ioctl::vm(vm, number, argument, create_vcpu),
+        _ => virt::ioctl::vm(vm, number, argument, create_vcpu, create_statistics),
     }
 }
 
@@ -98,6 +99,10 @@ fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Res
             setup.split_irqchip()?;
             // No GSI leads anywhere until the VMM says so.
             vm.set_routes(Routes::default());
+            Ok(0)
+        }
+        cap::MSR_PLATFORM_INFO => {
+            vm.arch().machine().msr_policy.show_platform_info(value != 0);
             Ok(0)
         }
         cap::X86_USER_SPACE_MSR => msr_filter::set_exits(vm, value),

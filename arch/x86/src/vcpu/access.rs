@@ -22,6 +22,7 @@ use crate::irqchip::chips::Effects;
 use crate::machine::ioapic_offset;
 use crate::mmu::{self, Limits, NoMemory, PAGE_SIZE, Paging, PhysMemory, Query, WalkError};
 use crate::regs::{Regs, Seg, forward_regs, rflags};
+use crate::statistics::VcpuStatistic;
 
 /// Guest-physical memory for the page walk.
 pub(super) struct Tables<'a, H> {
@@ -105,6 +106,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// it is executed again. `stepped`: a step of the debugger's is one iteration of a string.
     #[inline(never)]
     pub(super) fn execute(&mut self, stepped: bool) -> Result<u64, Option<Exit>> {
+        self.statistics.count(VcpuStatistic::InsnEmulation);
         let mut emulator = Emulator::new(self);
         let rip = emulator.rip();
         let op = match emulator.decode() {

@@ -206,6 +206,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let intercept = self.engine.enter(&entry, request);
         self.take_debug_registers_back(own);
         self.take_trap_flag_back(lent);
+        self.statistics.came_out(&intercept);
         self.handle(intercept)
     }
 
@@ -264,6 +265,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             self.put_back(event);
             return exit;
         }
+        self.statistics.injected(Some(event));
         self.replay.forget_reads();
         self.trap(met, false);
         None

@@ -14,6 +14,7 @@ use crate::engine::{Engine, EngineVcpu, Entry, Event};
 use crate::exception::{self, Exception};
 use crate::irqchip::lapic::Config;
 use crate::regs::{Regs, Seg, State, rflags};
+use crate::statistics::VcpuStatistic;
 
 /// What the processor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +151,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             || self.pending.nmi && !self.engine.nmi_blocked()
             || self.interrupts_enabled() && self.interrupt_waits();
         if self.activity == Activity::Halted && woken {
+            self.statistics.count(VcpuStatistic::HaltWakeup);
             self.activity = Activity::Running;
             self.stuck = false;
         }

@@ -54,6 +54,7 @@ use crate::machine_check::MachineCheck;
 use crate::msr::Stored;
 use crate::regs::State;
 use crate::setup::Setup;
+use crate::statistics::{VcpuStatistic, VcpuStatistics};
 
 use accesses::Accesses;
 use clock::Clock;
@@ -90,6 +91,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     // Derived, or for the next entry only.
     view: View,
     accesses: Accesses,
+    statistics: Arc<VcpuStatistics>,
     ioeventfds: ioeventfd::View<H::Event>,
     fresh: bool,
     stuck: bool,
@@ -173,6 +175,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             debugger: Debugger::default(),
             view: machine.memory.view(),
             accesses: published.accesses.clone(),
+            statistics: Arc::clone(&published.statistics),
             ioeventfds: machine.ioeventfds.view(),
             fresh: true,
             stuck: false,
@@ -190,6 +193,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.engine.load();
         let exit = self.run_loop(published);
         self.engine.put();
+        self.statistics.came_out_to_vmm(&exit);
         exit
     }
 
@@ -252,7 +256,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let intercept = self.engine.enter(&entry, request);
         if let Some(event) = self.engine.take_undelivered() {
             self.put_back(event);
+        } else {
+            self.statistics.injected(entry.inject);
         }
+        self.statistics.came_out(&intercept);
         self.handle(intercept)
     }
 
@@ -264,7 +271,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             self.stuck = true;
             return Some(Exit::Halted);
         }
+        self.statistics.set(VcpuStatistic::Blocking, 1);
         published.wait();
+        self.statistics.set(VcpuStatistic::Blocking, 0);
         None
     }
 

@@ -47,6 +47,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let number = self.engine.gpr(gpr::RCX) as u32;
         let reason = if !self.machine.msr_policy.allows(number, false) {
             MsrReason::Filtered
+        } else if self.machine.msr_policy.hides(number) {
+            MsrReason::Invalid
         } else {
             match self.read_msr(number) {
                 Ok(value) => {
@@ -141,7 +143,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 Ok(())
             }
             index::APIC_BASE => self.restore_apic_base(value).map_err(Refused::from),
-            index::ARCH_CAPABILITIES => self.msrs.restore(number, value),
+            index::ARCH_CAPABILITIES | index::PLATFORM_INFO => self.msrs.restore(number, value),
             _ if MachineCheck::has_msr(number) => self.machine_check.write(number, value, true),
             _ => self.write_msr(number, value),
         };

@@ -4,6 +4,8 @@
 //! What others have posted counts as state, too: it is taken out of the mailbox before it is looked at
 //! ([`Vcpu::settle`]). Neighbours: `events` delivers, [`crate::ioctl`] shows this to VMMs that speak ioctl.
 
+use alloc::sync::Arc;
+
 use virt::Errno;
 use virt::host::Host;
 
@@ -17,6 +19,7 @@ use crate::irqchip::lapic::GeneralProtection;
 use crate::irqchip::lapic_registers::REGISTERS;
 use crate::regs::Regs;
 use crate::setup::Setup;
+use crate::statistics::VcpuStatistics;
 
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// The host's services.
@@ -27,6 +30,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// What was chosen for the machine.
     pub fn setup(&self) -> &Setup {
         &self.machine.setup
+    }
+
+    /// What is counted of it.
+    pub fn statistics(&self) -> Arc<VcpuStatistics> {
+        Arc::clone(&self.statistics)
     }
 
     /// The debugger's DR7; 0 if it has no breakpoints.
