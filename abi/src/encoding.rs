@@ -129,6 +129,8 @@ structures! {
     crate::memory::DirtyLog { slot, padding1, dirty_bitmap }
     crate::memory::ClearDirtyLog { slot, num_pages, first_page, dirty_bitmap }
     crate::memory::CoalescedMmioZone { addr, size, pio }
+    crate::memory::CoalescedMmio { phys_addr, len, pio, data }
+    crate::memory::CoalescedMmioRing { first, last }
     crate::msr::MsrsHeader { nmsrs, pad }
     crate::msr::MsrListHeader { nmsrs }
     crate::msr::MsrFilterRange { flags, nmsrs, base, bitmap }
@@ -195,6 +197,8 @@ mod tests {
         there_and_back::<crate::memory::DirtyLog, 16>();
         there_and_back::<crate::memory::ClearDirtyLog, 24>();
         there_and_back::<crate::memory::CoalescedMmioZone, 16>();
+        there_and_back::<crate::memory::CoalescedMmio, 24>();
+        there_and_back::<crate::memory::CoalescedMmioRing, 8>();
         there_and_back::<crate::irq::IrqLevel, 8>();
         there_and_back::<crate::irq::IrqRoutingHeader, 8>();
         there_and_back::<crate::irq::IrqRoutingEntry, 48>();

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use crate::coalesced::Coalesced;
 use crate::host::Host;
 use crate::ioeventfd::IoEventFds;
 use crate::routing::{Pin, Routes};
@@ -25,6 +26,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     fn ioeventfds(
         &self,
     ) -> &IoEventFds<<Self::Host as Host>::RawMutex, <Self::Host as Host>::Event>;
+
+    /// Which writes of the guest's may wait.
+    fn coalesced(&self) -> &Coalesced<<Self::Host as Host>::RawMutex>;
 
     /// What is counted of the machine.
     fn statistics(&self) -> Arc<dyn Statistics>;

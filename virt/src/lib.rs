@@ -5,6 +5,7 @@
 //! - [`arch`]: what an architecture gives the core;
 //! - [`memory`]: memory slots, from guest-physical to host-virtual addresses;
 //! - [`dirty_log`]: which pages of a slot were written to;
+//! - [`coalesced`]: writes of the guest's that may wait;
 //! - [`ioeventfd`]: writes of the guest's that signal an event;
 //! - [`irqfd`]: events that raise an interrupt;
 //! - [`ioctl`]: the neutral part of KVM's interface, decoded;
@@ -20,6 +21,7 @@
 extern crate alloc;
 
 pub mod arch;
+pub mod coalesced;
 pub mod dirty_log;
 pub mod host;
 pub mod ioctl;

@@ -99,6 +99,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     cpuid::kernel_test::CASES,
     cpuid::policy_test::CASES,
     exception_test::CASES,
+    ioctl::coalesced_test::CASES,
     ioctl::cpuid_test::CASES,
     ioctl::debug_test::CASES,
     ioctl::events_test::CASES,

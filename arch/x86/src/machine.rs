@@ -8,6 +8,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use virt::coalesced::Coalesced;
 use virt::host::{Expire, Host, Parker};
 use virt::ioeventfd::IoEventFds;
 use virt::routing::{Pin, Route, Routes};
@@ -118,6 +119,8 @@ pub struct Machine<E, H: Host> {
     pub memory: Arc<Memory<H::RawMutex>>,
     /// Which of the guest's writes signal an event.
     pub ioeventfds: IoEventFds<H::RawMutex, H::Event>,
+    /// Which of them may wait.
+    pub coalesced: Coalesced<H::RawMutex>,
     /// The host's processor, for the CPUID policy.
     pub hardware: fn(u32, u32) -> crate::cpuid::Leaf,
     /// What was chosen before the first vCPU was made.
@@ -166,6 +169,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
             engine,
             memory,
             ioeventfds: IoEventFds::default(),
+            coalesced: Coalesced::default(),
             hardware,
             vcpus: vcpus.into_boxed_slice(),
         });
@@ -354,6 +358,10 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
 
     fn ioeventfds(&self) -> &IoEventFds<H::RawMutex, H::Event> {
         &self.0.ioeventfds
+    }
+
+    fn coalesced(&self) -> &Coalesced<H::RawMutex> {
+        &self.0.coalesced
     }
 
     fn statistics(&self) -> Arc<dyn Statistics> {

@@ -118,7 +118,7 @@ impl VcpuStatistics {
 
     /// The vCPU came out to the VMM.
     #[inline]
-    pub(crate) fn came_out_to_vmm(&self, exit: &Exit) {
+    pub fn came_out_to_vmm(&self, exit: &Exit) {
         match exit {
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => self.count(VcpuStatistic::MmioExits),
             Exit::Interrupted => self.count(VcpuStatistic::SignalExits),

@@ -9,12 +9,14 @@
 mod argument;
 mod events;
 mod interrupts;
+mod mapping;
 mod slots;
 mod statistics;
 mod system;
 mod vm;
 
 pub use argument::{Argument, zeroed};
+pub use mapping::{Mapping, VCPU_MMAP_SIZE, put_into_ring};
 pub use statistics::StatisticsFile;
-pub use system::{VCPU_MMAP_SIZE, system};
+pub use system::system;
 pub use vm::{enable, is_exclusive, vm};

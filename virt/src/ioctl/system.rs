@@ -5,16 +5,11 @@
 
 use abi::ioctl;
 
-use super::Argument;
+use super::{Argument, VCPU_MMAP_SIZE};
 use crate::host::{Errno, Host};
-use crate::memory::PAGE;
 
 /// The one type of VM.
 const DEFAULT_VM: u64 = 0;
-
-/// Bytes of the mapping that a vCPU shares: the page of `struct kvm_run`, that of data of port accesses, that of the ring
-/// of coalesced writes.
-pub const VCPU_MMAP_SIZE: u32 = 3 * PAGE as u32;
 
 /// Answers an ioctl of the device that is not the architecture's. `create_vm` makes a VM and gives its descriptor. Process
 /// context.

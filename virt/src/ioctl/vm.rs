@@ -1,7 +1,6 @@
 //! A VM's ioctls that are the same on every architecture.
 //!
-//! Neighbours: `slots`, `interrupts`, `events`, `statistics`. Not implemented: the ring of coalesced writes. A range of them is taken, and each
-//! write in it is an exit, as it is when the ring is full. Devices and dirty rings are not there.
+//! Neighbours: `slots`, `interrupts`, `events`, `statistics`. Devices and dirty rings are not there.
 //!
 //! See: Linux, virt/kvm/kvm_main.c, `kvm_vm_ioctl`; api.rst 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 7 (`KVM_ENABLE_CAP`).
 
@@ -12,6 +11,7 @@ use abi::memory::{CoalescedMmioZone, DIRTY_LOG_INITIALLY_SET, DIRTY_LOG_MANUAL_P
 
 use super::{Argument, StatisticsFile, events, interrupts, slots};
 use crate::arch::Arch;
+use crate::coalesced::Zone;
 use crate::host::{Errno, Host};
 use crate::vm::Vm;
 
@@ -52,16 +52,26 @@ pub fn vm<A: Arch>(
         ioctl::SET_GSI_ROUTING => interrupts::set_routes(vm, argument),
         ioctl::IRQFD => events::irqfd(vm, argument),
         ioctl::IOEVENTFD => events::ioeventfd(vm, argument),
-        ioctl::REGISTER_COALESCED_MMIO | ioctl::UNREGISTER_COALESCED_MMIO => zone(argument),
+        ioctl::REGISTER_COALESCED_MMIO => {
+            vm.arch().coalesced().add(zone(argument)?)?;
+            Ok(0)
+        }
+        ioctl::UNREGISTER_COALESCED_MMIO => {
+            vm.arch().coalesced().remove(&zone(argument)?);
+            Ok(0)
+        }
         ioctl::GET_STATS_FD => create_statistics(StatisticsFile::of_vm(vm.arch().statistics())),
         _ => Err(Errno::ENOTTY),
     }
 }
 
 /// A range of coalesced writes, to be or not to be any more.
-fn zone<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
-    let zone: CoalescedMmioZone = argument.read()?;
-    if zone.pio > 1 { Err(Errno::EINVAL) } else { Ok(0) }
+fn zone<H: Host>(argument: &Argument<H>) -> Result<Zone, Errno> {
+    let from: CoalescedMmioZone = argument.read()?;
+    if from.pio > 1 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Zone { ports: from.pio != 0, first: from.addr, size: from.size.into() })
 }
 
 /// Switches a capability on that is not the architecture's.

@@ -37,6 +37,8 @@ mod xstate;
 #[cfg(feature = "selftest")]
 mod caller;
 #[cfg(feature = "selftest")]
+pub mod coalesced_test;
+#[cfg(feature = "selftest")]
 pub mod cpuid_test;
 #[cfg(feature = "selftest")]
 pub mod debug_test;
@@ -77,8 +79,9 @@ use crate::engine::Engine;
 use crate::vcpu::Vcpu;
 use virt::ioctl::{Argument, StatisticsFile};
 
-pub use run::{Mapping, run};
+pub use run::run;
 pub use system::{System, system};
+pub use virt::ioctl::Mapping;
 pub use vm::{create_vcpu, vm};
 
 /// Answers the ioctl `number` on a vCPU, with `argument` a value or an address of the caller's; `create_statistics` gives a descriptor that
@@ -132,7 +135,7 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::TPR_ACCESS_REPORTING => absent::tpr_access_reporting(argument),
         ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(argument),
         ioctl::GET_STATS_FD => {
-            create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics()))
+            create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }
         _ => Err(Errno::ENOTTY),
     }

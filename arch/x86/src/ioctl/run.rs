@@ -4,11 +4,13 @@
 //! writes it at any time, so what counts is read once, and what is asked of it is known here: nothing of what it says of the last exit is
 //! believed but the answer. It needs be the thread that made the vCPU's other calls.
 //!
+//! A write that may wait is put into the ring behind that, and the vCPU goes on ([`virt::coalesced`]).
+//!
 //! What ends a run from outside is [`request::EXIT`](crate::vcpu::inbox::request::EXIT), which who has the descriptor posts, for a
 //! signal: EINTR.
 //!
 //! Deviations: of several accesses of a string to a port one exit has what fits into eight bytes; after a triple fault the vCPU
-//! stays shut down. Not implemented: the ring of coalesced writes, the exits of capabilities that are not offered.
+//! stays shut down. Not implemented: the exits of capabilities that are not offered.
 //!
 //! See: api.rst 4.10 (`KVM_RUN`), 5; Linux, arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl_run`, `post_kvm_run_save`.
 
@@ -19,7 +21,9 @@ use abi::encoding::Encoded;
 use abi::exit;
 use abi::run::{Details, InternalError, Io, Mmio, Msr, Run};
 use virt::Errno;
+use virt::coalesced::Zone;
 use virt::host::Host;
+use virt::ioctl::{Mapping, put_into_ring};
 use virt::memory::PAGE;
 
 use super::sync_regs;
@@ -30,17 +34,6 @@ use crate::guest_debug::DebugCause;
 use crate::msr_policy::MsrReason;
 use crate::regs::{Regs, rflags};
 use crate::vcpu::{Answer, Awaited, Data, Exit, Vcpu};
-
-/// The memory that a vCPU shares with its caller, of [`virt::ioctl::VCPU_MMAP_SIZE`] bytes.
-///
-/// The caller writes to it meanwhile: there is no reference to it, and a value is read once. What is beyond it reads as 0, and is not
-/// written.
-pub trait Mapping {
-    /// Reads from an offset on.
-    fn load(&self, offset: usize, bytes: &mut [u8]);
-    /// Writes from an offset on.
-    fn store(&self, offset: usize, bytes: &[u8]);
-}
 
 /// Where the bytes of port accesses are.
 const PORT_DATA: usize = PAGE as usize;
@@ -94,14 +87,8 @@ pub fn run<E: Engine, H: Host>(
     vcpu.ask_for_window(window != 0 && !vcpu.setup().has_shared_chips());
     let immediate: u8 = load(mapping, offset_of!(Run, immediate_exit));
     let answer = answer(vcpu.awaits(), mapping);
-    let done = if immediate != 0 {
-        match vcpu.finish(answer) {
-            None => Err(Errno::EINTR),
-            Some(exit) => tell(vcpu, exit, mapping),
-        }
-    } else {
-        go_on(vcpu, answer, mapping)
-    };
+    let done =
+        if immediate != 0 { finish(vcpu, answer, mapping) } else { go_on(vcpu, answer, mapping) };
     if shared != 0 {
         sync_regs::give(vcpu, shared, mapping)?;
     }
@@ -115,11 +102,54 @@ fn go_on<E: Engine, H: Host>(
     mapping: &impl Mapping,
 ) -> Result<(), Errno> {
     let mut exit = vcpu.run(answer);
-    // One that only an NMI or INIT can wake is no exit where they come from here.
-    while exit == Exit::Halted && vcpu.setup().has_local_apics() {
+    loop {
+        match wait_in_ring(vcpu, exit, mapping) {
+            None => {}
+            // One that only an NMI or INIT can wake is no exit where they come from here.
+            Some(Exit::Halted) if vcpu.setup().has_local_apics() => {}
+            Some(exit) => return tell(vcpu, exit, mapping),
+        }
         exit = vcpu.run(Answer::None);
     }
-    tell(vcpu, exit, mapping)
+}
+
+/// Completes the last exit, and runs nothing else.
+fn finish<E: Engine, H: Host>(
+    vcpu: &mut Vcpu<E, H>,
+    answer: Answer,
+    mapping: &impl Mapping,
+) -> Result<(), Errno> {
+    let mut next = vcpu.finish(answer);
+    while let Some(exit) = next {
+        if let Some(exit) = wait_in_ring(vcpu, exit, mapping) {
+            return tell(vcpu, exit, mapping);
+        }
+        next = vcpu.finish(Answer::None);
+    }
+    Err(Errno::EINTR)
+}
+
+/// Has writes that may wait do so. Gives an exit that is left for the caller: another one, or what there was no room for.
+fn wait_in_ring<E: Engine, H: Host>(
+    vcpu: &Vcpu<E, H>,
+    exit: Exit,
+    mapping: &impl Mapping,
+) -> Option<Exit> {
+    let waits = |first, ports, bytes: &[u8]| {
+        let write = Zone { ports, first, size: bytes.len() as u64 };
+        vcpu.coalesced().keep(&write, || put_into_ring(mapping, first, ports, bytes))
+    };
+    match exit {
+        Exit::MmioWrite { gpa, data } if waits(gpa, false, data.as_slice()) => None,
+        Exit::Out { port, size, data } => {
+            let elements = data.as_slice().chunks(usize::from(size.max(1)));
+            let waiting = elements.take_while(|element| waits(port.into(), true, element));
+            let done: usize = waiting.map(<[u8]>::len).sum();
+            let left = data.as_slice().get(done..).filter(|left| !left.is_empty())?;
+            Some(Exit::Out { port, size, data: Data::new(left) })
+        }
+        other => Some(other),
+    }
 }
 
 /// The caller's answer to the last exit.
@@ -158,6 +188,7 @@ fn tell<E: Engine, H: Host>(
     exit: Exit,
     mapping: &impl Mapping,
 ) -> Result<(), Errno> {
+    vcpu.statistics().came_out_to_vmm(&exit);
     let mut details = Details::new();
     let reason = match exit {
         Exit::Interrupted => {

@@ -19,9 +19,10 @@ use virt::ioctl::VCPU_MMAP_SIZE;
 use virt::memory::Slot;
 use virt::{Errno, Host};
 
+use super::Mapping;
 use super::caller::Caller;
 use super::interface_test::Random;
-use super::run::{Mapping, load, run, store};
+use super::run::{load, run, store};
 use crate::engine::{Event, Intercept};
 use crate::exception::Exception;
 use crate::machine::Machine;
@@ -31,7 +32,7 @@ use crate::vcpu::run_test::{CODE, TestVcpu, engine, host_error, long_mode, out, 
 use crate::vcpu::scripted::{Scripted, TestHost};
 
 /// What a vCPU shares with the test.
-struct Shared(spin::Mutex<Vec<u8>>);
+pub(super) struct Shared(pub spin::Mutex<Vec<u8>>);
 
 impl Mapping for Shared {
     fn load(&self, offset: usize, bytes: &mut [u8]) {
@@ -52,15 +53,15 @@ impl Mapping for Shared {
 }
 
 impl Shared {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(spin::Mutex::new(vec![0; VCPU_MMAP_SIZE as usize]))
     }
 
-    fn reason(&self) -> u32 {
+    pub fn reason(&self) -> u32 {
         load(self, offset_of!(Run, exit_reason))
     }
 
-    fn details(&self) -> Details {
+    pub fn details(&self) -> Details {
         let mut details = Details::new();
         self.load(offset_of!(Run, exit), &mut details.0);
         details

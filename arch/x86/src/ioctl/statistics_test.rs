@@ -14,6 +14,8 @@ use virt::statistics::Statistics;
 use virt::{Errno, Host};
 
 use super::caller::Caller;
+use super::run::run;
+use super::run_test::Shared;
 use crate::engine::Intercept;
 use crate::machine::Machine;
 use crate::statistics::{VcpuStatistic, VcpuStatistics};
@@ -123,6 +125,7 @@ cases! {
         for offset in [whole.len() as u64, u64::MAX, u64::MAX - 8, 1 << 63] {
             check_eq!(file.read(offset, &mut [0; 8]), 0, "{offset:x}");
         }
+        check_eq!(file.read(0, &mut vec![0; whole.len() + 1]), whole.len());
         check_eq!(file.read(0, &mut []), 0);
         let mut last = [0xaa; 9];
         check_eq!(file.read(whole.len() as u64 - 8, &mut last), 8);
@@ -134,7 +137,7 @@ cases! {
         let none = |_| Err(Errno::ENOMEM);
         check_eq!(super::vcpu(&mut vcpu, GET_STATS_FD, 0, none), Err(Errno::ENOMEM));
         check_eq!(super::vm(&caller.fixture.vm, GET_STATS_FD, 0, Ok, none), Err(Errno::ENOMEM));
-        let file = StatisticsFile::of_vcpu(u32::MAX, vcpu.statistics());
+        let file = StatisticsFile::of_vcpu(u32::MAX, vcpu.statistics().clone());
         engine(&mut vcpu).then(out);
         check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
         drop(vcpu);
@@ -157,11 +160,12 @@ cases! {
         engine(&mut vcpu).then(|_, _| Intercept::InterruptWindow);
         engine(&mut vcpu).then(|_, _| Intercept::NmiWindow);
         engine(&mut vcpu).then(|_, _| Intercept::NestedFault { gpa: 0xd000_0010, write: true });
-        check!(matches!(vcpu.run(Answer::None), Exit::MmioWrite { .. }));
+        let shared = Shared::new();
+        check_eq!(run(&mut vcpu, 0, &shared), Ok(0));
         engine(&mut vcpu).then(out);
-        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(run(&mut vcpu, 0, &shared), Ok(0));
         caller.fixture.vm.arch().machine().post(0, request::EXIT);
-        check_eq!(vcpu.run(Answer::None), Exit::Interrupted);
+        check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::EINTR));
         for (what, times) in [
             (Exits, 5), (Hypercalls, 1), (InsnEmulation, 1), (IoExits, 1), (IrqWindowExits, 1), (NmiWindowExits, 1),
             (MmioExits, 1), (SignalExits, 1),
@@ -201,7 +205,7 @@ cases! {
     fn one_that_waits_is_blocking() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         let machine = Arc::clone(caller.fixture.vm.arch().machine());
-        let look = Arc::new(Look { statistics: vcpu.statistics(), machine, seen: spin::Mutex::new(None) });
+        let look = Arc::new(Look { statistics: Arc::clone(vcpu.statistics()), machine, seen: spin::Mutex::new(None) });
         let timer = host_error(caller.fixture.host.timer(Arc::clone(&look) as _))?;
         timer.arm(TestHost::START + 1);
         engine(&mut vcpu).then(|state, _| {

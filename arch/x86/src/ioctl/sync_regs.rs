@@ -15,7 +15,8 @@ use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::zeroed;
 
-use super::run::{Mapping, load, store};
+use super::Mapping;
+use super::run::{load, store};
 use super::{events, regs, sregs};
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;

@@ -2,6 +2,7 @@
 
 use selftest::{Outcome, cases, check, check_eq};
 use virt::Host;
+use virt::statistics::Statistics;
 
 use super::run_test::{CODE, TestVcpu, engine, long_mode, machine, out};
 use super::scripted::Fixture;
@@ -10,6 +11,7 @@ use crate::engine::{Event, Intercept};
 use crate::exception::{self, Exception};
 use crate::guest_debug::{Breakpoint, DebugCause, GuestDebug, Length, Watch};
 use crate::regs::{DEBUG_REGISTERS, Regs, Seg, Segment, Table, gpr, rflags};
+use crate::statistics::VcpuStatistic;
 
 /// Where handlers lie, a byte apart.
 const HANDLERS: u64 = 0x8000;
@@ -85,6 +87,20 @@ cases! {
         engine(&mut vcpu).then(out);
         check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
         check_eq!(vcpu.engine().injected(), []);
+    }
+
+    fn events_and_exits_of_steps_are_counted_as_others() {
+        let (_fixture, mut vcpu) = with_code(&[0x90])?;
+        vcpu.set_debug(&step());
+        vcpu.nmi();
+        nop(&mut vcpu, BS);
+        let handler = HANDLERS + u64::from(exception::NMI);
+        check_eq!(vcpu.run(Answer::None), stepped_to(handler));
+        check_eq!(vcpu.run(Answer::None), stepped_to(handler + 1));
+        let statistics = vcpu.statistics();
+        for what in [VcpuStatistic::NmiInjections, VcpuStatistic::Exits] {
+            check_eq!(statistics.value(what as usize), 1, "{what:?}");
+        }
     }
 
     fn a_step_ends_when_its_instruction_is_completed() {

@@ -193,7 +193,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.engine.load();
         let exit = self.run_loop(published);
         self.engine.put();
-        self.statistics.came_out_to_vmm(&exit);
         exit
     }
 

@@ -7,6 +7,7 @@
 use alloc::sync::Arc;
 
 use virt::Errno;
+use virt::coalesced::Coalesced;
 use virt::host::Host;
 
 use super::events::{Activity, Pending};
@@ -33,8 +34,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     }
 
     /// What is counted of it.
-    pub fn statistics(&self) -> Arc<VcpuStatistics> {
-        Arc::clone(&self.statistics)
+    pub fn statistics(&self) -> &Arc<VcpuStatistics> {
+        &self.statistics
+    }
+
+    /// Which of the machine's writes may wait.
+    pub fn coalesced(&self) -> &Coalesced<H::RawMutex> {
+        &self.machine.coalesced
     }
 
     /// The debugger's DR7; 0 if it has no breakpoints.
