@@ -212,8 +212,7 @@ impl Vm for InProcessVm {
     }
 
     fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
-        self.0.core.remove_irqfd(gsi, event);
-        Ok(())
+        self.0.core.remove_irqfd(gsi, event).map_err(refused("remove an irqfd"))
     }
 
     fn pause(&self) {

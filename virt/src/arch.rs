@@ -1,11 +1,12 @@
 //! What an architecture gives the core.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 
 use crate::coalesced::Coalesced;
 use crate::host::Host;
 use crate::ioeventfd::IoEventFds;
-use crate::routing::{Pin, Routes};
+use crate::irqfd::Ended;
+use crate::routing::{Pin, Routes, Source};
 use crate::statistics::Statistics;
 
 /// An architecture's part of one virtual machine.
@@ -39,8 +40,15 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// The input `pin` of a chip, by the number that KVM has for it. None if there is no such one here.
     fn irqchip_pin(&self, irqchip: u32, pin: u32) -> Option<Pin>;
 
-    /// Sets the level of a chip's input. Atomic context.
-    fn set_pin(&self, pin: Pin, level: bool);
+    /// Sets the level that one who moves a chip's input has it at. Atomic context.
+    fn set_pin(&self, pin: Pin, source: Source, level: bool);
+
+    /// Whether chips with inputs are here, so that it is seen when the guest ends their interrupts.
+    fn has_pins(&self) -> bool;
+
+    /// Has `target` told of interrupts of chips' inputs that the guest has ended; when it is, the input is not active by
+    /// [`Source::Irqfd`] any more. Process context.
+    fn tell_ended(&self, target: Weak<dyn Ended>);
 
     /// Delivers a message-signalled interrupt. Atomic context.
     fn send_msi(&self, address: u64, data: u32);

@@ -13,6 +13,15 @@ pub struct Pin {
     pub number: u32,
 }
 
+/// Who moves an input of a chip. It is active as long as any of them has it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A line: what moves it up moves it down.
+    Line,
+    /// An irqfd of a level: it is up until the guest has ended the interrupt.
+    Irqfd,
+}
+
 /// What a GSI leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -47,6 +56,12 @@ impl Routes {
         let at = self.0.partition_point(|(other, _)| *other <= gsi);
         self.0.insert(at, (gsi, route));
         Ok(())
+    }
+
+    /// The GSIs that lead to a chip's input.
+    pub fn to(&self, pin: Pin) -> impl Iterator<Item = u32> + '_ {
+        let there = self.0.iter().filter(move |(_, route)| *route == Route::Pin(pin));
+        there.map(|(gsi, _)| *gsi)
     }
 
     /// The routes of one GSI.

@@ -9,9 +9,9 @@ use lock_api::Mutex;
 use crate::arch::Arch;
 use crate::host::{Errno, Host, Notify};
 use crate::ioeventfd::IoEventFd;
-use crate::irqfd::Irqfds;
+use crate::irqfd::{Ended, Irqfds, Resampled};
 use crate::memory::{Memory, PAGE, Slot};
-use crate::routing::{Route, Routes};
+use crate::routing::{Pin, Route, Routes, Source};
 
 /// The lock of a host.
 pub type Lock<A> = <<A as Arch>::Host as Host>::RawMutex;
@@ -35,15 +35,20 @@ pub struct Vm<A: Arch> {
 /// The global system interrupts, and what they lead to.
 struct Lines<A: Arch> {
     routes: Mutex<Lock<A>, Arc<Routes>>,
+    resampled: Resampled<A::Host>,
     arch: A,
 }
 
 impl<A: Arch> Lines<A> {
-    fn set(&self, gsi: u32, level: bool) {
-        let routes = Arc::clone(&self.routes.lock());
+    fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes.lock())
+    }
+
+    fn set(&self, gsi: u32, source: Source, level: bool) {
+        let routes = self.routes();
         for route in routes.of(gsi) {
             match route {
-                Route::Pin(pin) => self.arch.set_pin(pin, level),
+                Route::Pin(pin) => self.arch.set_pin(pin, source, level),
                 Route::Msi { address, data } if level => self.arch.send_msi(address, data),
                 Route::Msi { .. } => {}
             }
@@ -60,8 +65,35 @@ struct Edge<A: Arch> {
 impl<A: Arch> Notify for Edge<A> {
     fn signalled(&self) {
         if let Some(lines) = self.lines.upgrade() {
-            lines.set(self.gsi, true);
-            lines.set(self.gsi, false);
+            lines.set(self.gsi, Source::Line, true);
+            lines.set(self.gsi, Source::Line, false);
+        }
+    }
+}
+
+/// An irqfd's level.
+struct Level<A: Arch> {
+    lines: Weak<Lines<A>>,
+    gsi: u32,
+}
+
+impl<A: Arch> Notify for Level<A> {
+    fn signalled(&self) {
+        let Some(lines) = self.lines.upgrade() else { return };
+        lines.set(self.gsi, Source::Irqfd, true);
+        // It may have been removed meanwhile: who did, or this one, sees that.
+        if !lines.resampled.has(self.gsi) {
+            lines.set(self.gsi, Source::Irqfd, false);
+        }
+    }
+}
+
+impl<A: Arch> Ended for Lines<A> {
+    fn ended(&self, pin: Pin) {
+        for gsi in self.routes().to(pin).filter(|gsi| self.resampled.has(*gsi)) {
+            // Elsewhere, too.
+            self.set(gsi, Source::Irqfd, false);
+            self.resampled.signal(gsi);
         }
     }
 }
@@ -75,7 +107,7 @@ impl<A: Arch> Vm<A> {
     /// When memory is short.
     pub fn new(memory: Arc<Memory<Lock<A>>>, arch: A) -> Result<Self, Errno> {
         let routes = Mutex::new(Arc::new(A::default_routes()?));
-        let lines = Arc::new(Lines { routes, arch });
+        let lines = Arc::new(Lines { routes, resampled: Resampled::default(), arch });
         Ok(Self {
             memory,
             logs_begin_marked: AtomicBool::new(false),
@@ -258,7 +290,7 @@ impl<A: Arch> Vm<A> {
     /// Sets the level of a global system interrupt. A GSI without a route is
     /// connected to nothing. Atomic context.
     pub fn set_irq(&self, gsi: u32, level: bool) {
-        self.lines.set(gsi, level);
+        self.lines.set(gsi, Source::Line, level);
     }
 
     /// Has each signal of `event` raise an edge on a GSI: its level goes up and down. Process context.
@@ -268,12 +300,50 @@ impl<A: Arch> Vm<A> {
     pub fn add_irqfd(&self, gsi: u32, event: &HostEvent<A>) -> Result<(), Errno> {
         let edge = Edge { lines: Arc::downgrade(&self.lines), gsi };
         let watch = || self.arch().host().watch(event, Arc::new(edge));
-        self.irqfds.add(gsi, event, watch)
+        self.irqfds.add(gsi, event, None, watch)
+    }
+
+    /// Has each signal of `event` move a GSI's level up until the guest has ended the interrupt. Then it is down, and `resample` is
+    /// signalled, each time that an interrupt of that GSI has ended. Process context.
+    ///
+    /// # Errors
+    /// As [`Irqfds::add`].
+    pub fn add_level_irqfd(
+        &self,
+        gsi: u32,
+        event: &HostEvent<A>,
+        resample: &HostEvent<A>,
+    ) -> Result<(), Errno> {
+        let lines = Arc::downgrade(&self.lines);
+        self.arch().tell_ended(Weak::clone(&lines) as _);
+        self.lines.resampled.add(gsi, resample)?;
+        let level = Level { lines, gsi };
+        let watch = || self.arch().host().watch(event, Arc::new(level));
+        let added = self.irqfds.add(gsi, event, Some(resample), watch);
+        if added.is_err() {
+            self.end_level(gsi, resample)?;
+        }
+        added
+    }
+
+    /// A GSI's level stays up no longer, if it was for this event's irqfd only.
+    fn end_level(&self, gsi: u32, resample: &HostEvent<A>) -> Result<(), Errno> {
+        self.lines.resampled.remove(gsi, resample)?;
+        if !self.lines.resampled.has(gsi) {
+            self.lines.set(gsi, Source::Irqfd, false);
+        }
+        Ok(())
     }
 
     /// Ends that, if it is so: what is signalled after this returned raises nothing. Process context.
-    pub fn remove_irqfd(&self, gsi: u32, event: &HostEvent<A>) {
-        self.irqfds.remove(gsi, event);
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn remove_irqfd(&self, gsi: u32, event: &HostEvent<A>) -> Result<(), Errno> {
+        match self.irqfds.remove(gsi, event) {
+            Some(resample) => self.end_level(gsi, &resample),
+            None => Ok(()),
+        }
     }
 
     /// Has writes of the guest's signal an event. Process context.

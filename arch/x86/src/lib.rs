@@ -108,6 +108,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::msr_test::CASES,
     ioctl::registers_test::CASES,
     ioctl::msr_filter_test::CASES,
+    ioctl::resample_test::CASES,
     ioctl::routes_test::CASES,
     ioctl::run_test::CASES,
     ioctl::setup_test::CASES,

@@ -8,10 +8,12 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lock_api::Mutex;
 use virt::coalesced::Coalesced;
 use virt::host::{Expire, Host, Parker};
 use virt::ioeventfd::IoEventFds;
-use virt::routing::{Pin, Route, Routes};
+use virt::irqfd::Ended;
+use virt::routing::{Pin, Route, Routes, Source};
 use virt::statistics::Statistics;
 use virt::{Arch, Errno, Memory};
 
@@ -135,6 +137,8 @@ pub struct Machine<E, H: Host> {
     pub statistics: Arc<VmStatistics>,
     vcpus: Box<[Published<H>]>,
     chips: LockedChips<H>,
+    /// What is told of interrupts that have ended, if it was asked for.
+    ended: Mutex<H::RawMutex, Option<Weak<dyn Ended>>>,
 }
 
 impl<E: Engine, H: Host> Machine<E, H> {
@@ -165,6 +169,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
             tsc: TscOffset::starting_at(host.tsc()),
             statistics: Arc::default(),
             chips: LockedChips::default(),
+            ended: Mutex::new(None),
             host,
             engine,
             memory,
@@ -270,6 +275,21 @@ impl<E: Engine, H: Host> Machine<E, H> {
         if effects.intr == Some(true) {
             // Wired to every LINT0; the local APICs decide whether it is let through.
             self.post_all(request::EXTINT);
+        }
+        if effects.ended_pins != 0 || effects.ended_lines != 0 {
+            self.tell_ended(effects.ended_lines.into(), effects.ended_pins);
+        }
+    }
+
+    /// Tells of interrupts of the 8259s' lines and of the I/O APIC's pins, a bit each, that the guest has ended.
+    #[inline(never)]
+    fn tell_ended(&self, lines: u32, pins: u32) {
+        let target = self.ended.lock().as_ref().and_then(Weak::upgrade);
+        let Some(target) = target else { return };
+        for (chip, inputs) in [(chip::PIC, lines), (chip::IOAPIC, pins)] {
+            for number in (0..u32::BITS).filter(|number| inputs >> number & 1 != 0) {
+                target.ended(Pin { chip, number });
+            }
         }
     }
 
@@ -384,21 +404,29 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
     }
 
     #[inline(never)]
-    fn set_pin(&self, pin: Pin, level: bool) {
+    fn set_pin(&self, pin: Pin, source: Source, level: bool) {
         if !self.0.setup.has_shared_chips() {
             return;
         }
         self.0.with_chips(|chips, _| {
             let effects = match pin.chip {
                 chip::PIC => match u8::try_from(pin.number) {
-                    Ok(line) => chips.set_pic_line(line, level),
+                    Ok(line) => chips.set_pic_line(line, source, level),
                     Err(_) => Effects::default(),
                 },
-                chip::IOAPIC => chips.set_ioapic_pin(pin.number as usize, level),
+                chip::IOAPIC => chips.set_ioapic_pin(pin.number as usize, source, level),
                 _ => Effects::default(),
             };
             ((), effects)
         });
+    }
+
+    fn has_pins(&self) -> bool {
+        self.0.setup.has_shared_chips()
+    }
+
+    fn tell_ended(&self, target: Weak<dyn Ended>) {
+        *self.0.ended.lock() = Some(target);
     }
 
     fn send_msi(&self, address: u64, data: u32) {

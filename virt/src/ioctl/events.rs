@@ -1,12 +1,12 @@
 //! KVM_IRQFD, KVM_IOEVENTFD: eventfds that interrupt, and that writes of the guest's signal.
 //!
-//! Not implemented: an irqfd of a level (KVM_IRQFD_FLAG_RESAMPLE). Deviation: a port above 65,535, which no guest has, is EINVAL.
+//! Deviation: a port above 65,535, which no guest has, is EINVAL.
 //!
 //! See: api.rst 4.75 (`KVM_IRQFD`), 4.59 (`KVM_IOEVENTFD`); Linux, virt/kvm/eventfd.c.
 
 use abi::irq::{
     IOEVENTFD_FLAG_DATAMATCH, IOEVENTFD_FLAG_DEASSIGN, IOEVENTFD_FLAG_PIO, IRQFD_FLAG_DEASSIGN,
-    Ioeventfd, Irqfd,
+    IRQFD_FLAG_RESAMPLE, Ioeventfd, Irqfd,
 };
 
 use super::Argument;
@@ -17,18 +17,27 @@ use crate::vm::Vm;
 
 pub(super) fn irqfd<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
     let from: Irqfd = argument.read()?;
-    if from.flags & !IRQFD_FLAG_DEASSIGN != 0 {
+    let known = IRQFD_FLAG_DEASSIGN | IRQFD_FLAG_RESAMPLE;
+    if from.flags & !known != 0 {
         return Err(Errno::EINVAL);
     }
     let event = || vm.arch().host().event(from.fd as i32);
     if from.flags & IRQFD_FLAG_DEASSIGN != 0 {
-        vm.remove_irqfd(from.gsi, &event()?);
+        vm.remove_irqfd(from.gsi, &event()?)?;
         return Ok(0);
     }
-    if !vm.arch().has_irqchip() {
+    let is_level = from.flags & IRQFD_FLAG_RESAMPLE != 0;
+    // Of what the VMM's chips do nothing is known here.
+    if !vm.arch().has_irqchip() || is_level && !vm.arch().has_pins() {
         return Err(Errno::EINVAL);
     }
-    vm.add_irqfd(from.gsi, &event()?)?;
+    let event = event()?;
+    if is_level {
+        let resample = vm.arch().host().event(from.resamplefd as i32)?;
+        vm.add_level_irqfd(from.gsi, &event, &resample)?;
+    } else {
+        vm.add_irqfd(from.gsi, &event)?;
+    }
     Ok(0)
 }
 

@@ -55,6 +55,8 @@ pub mod msr_test;
 #[cfg(feature = "selftest")]
 pub mod registers_test;
 #[cfg(feature = "selftest")]
+pub mod resample_test;
+#[cfg(feature = "selftest")]
 pub mod routes_test;
 #[cfg(feature = "selftest")]
 pub mod run_test;

@@ -14,13 +14,19 @@
 //! [`Chips::set_pic_line`] and
 //! [`Chips::set_ioapic_pin`] are for other routes. Channel 0 of the 8254 is GSI 0.
 //!
-//! Not implemented: the 8259s' output reaches the local APICs' LINT0 only, not the I/O APIC's pin 0;
+//! An input may be active by several ([`Source`]). What an irqfd of a level has active it has until the interrupt ends, and not any more
+//! when the chip looks whether the input still is.
+//!
+//! Not implemented: an end of interrupts that end as they are acknowledged (the 8259s' automatic EOI), or are
+//! edge-triggered at the I/O APIC; the 8259s' output reaches the local APICs' LINT0 only, not the I/O APIC's pin 0;
 //! and ticks of the 8254 that were not taken in time are not made up for.
 
-use super::Messages;
+use virt::routing::Source;
+
 use super::i8254::Pit;
 use super::i8259::{self, Pic};
 use super::ioapic::{self, IoApic};
+use super::{Message, Messages};
 
 /// The I/O APIC's pin that GSI 0 is.
 const TIMER_PIN: usize = 2;
@@ -55,12 +61,23 @@ pub struct Effects {
     pub ended_lines: i8259::Ended,
 }
 
+/// Inputs that are active, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Inputs {
+    /// The 8259s'.
+    lines: u16,
+    /// The I/O APIC's.
+    pins: u32,
+}
+
 /// The 8259s, the 8254 if there is one, and the I/O APIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chips {
     pic: Pic,
     pit: Option<Pit>,
     ioapic: IoApic,
+    /// What each [`Source`] has active.
+    inputs: [Inputs; 2],
     // What the caller was told last.
     intr: bool,
     deadline: Option<u64>,
@@ -74,6 +91,7 @@ impl Chips {
             pic: Pic::new(),
             pit: pit.then(Pit::new),
             ioapic: IoApic::new(ioapic),
+            inputs: [Inputs::default(); 2],
             intr: false,
             deadline: None,
         }
@@ -113,7 +131,8 @@ impl Chips {
         self.effects(Effects::default())
     }
 
-    /// Restores or changes the chips as `change` does.
+    /// Restores or changes the chips as `change` does. Who has inputs active is not restored: they are as they were saved until one moves
+    /// them.
     pub fn restore(
         &mut self,
         change: impl FnOnce(&mut Pic, Option<&mut Pit>, &mut IoApic),
@@ -138,22 +157,51 @@ impl Chips {
     pub fn set_gsi(&mut self, gsi: u32, level: bool) -> Effects {
         let (line, pin) = wiring(gsi);
         if let Some(line) = line {
-            self.pic.set_line(line, level);
+            self.move_line(line, Source::Line, level);
         }
-        let message = pin.and_then(|pin| self.ioapic.set_line(pin, level));
+        let message = pin.and_then(|pin| self.move_pin(pin, Source::Line, level));
         self.effects(Effects { messages: message.into(), ..Effects::default() })
     }
 
-    /// Sets the level of one of the 8259s' lines.
-    pub fn set_pic_line(&mut self, line: u8, level: bool) -> Effects {
-        self.pic.set_line(line, level);
+    /// Sets the level that `source` has one of the 8259s' lines at.
+    pub fn set_pic_line(&mut self, line: u8, source: Source, level: bool) -> Effects {
+        self.move_line(line, source, level);
         self.effects(Effects::default())
     }
 
-    /// Sets one of the I/O APIC's pins active or inactive.
-    pub fn set_ioapic_pin(&mut self, pin: usize, active: bool) -> Effects {
-        let message = self.ioapic.set_line(pin, active);
+    /// Sets whether `source` has one of the I/O APIC's pins active.
+    pub fn set_ioapic_pin(&mut self, pin: usize, source: Source, active: bool) -> Effects {
+        let message = self.move_pin(pin, source, active);
         self.effects(Effects { messages: message.into(), ..Effects::default() })
+    }
+
+    fn move_line(&mut self, line: u8, source: Source, level: bool) {
+        let Some(bit) = 1_u16.checked_shl(line.into()) else { return };
+        let lines = &mut self.inputs[source as usize].lines;
+        *lines = if level { *lines | bit } else { *lines & !bit };
+        let active = self.inputs.iter().any(|inputs| inputs.lines & bit != 0);
+        self.pic.set_line(line, active);
+    }
+
+    fn move_pin(&mut self, pin: usize, source: Source, active: bool) -> Option<Message> {
+        let bit = 1_u32.checked_shl(pin as u32)?;
+        let pins = &mut self.inputs[source as usize].pins;
+        *pins = if active { *pins | bit } else { *pins & !bit };
+        let active = self.inputs.iter().any(|inputs| inputs.pins & bit != 0);
+        let [lines, irqfds] = self.inputs;
+        self.ioapic.set_falling(irqfds.pins & !lines.pins);
+        self.ioapic.set_line(pin, active)
+    }
+
+    /// What was active until its interrupt had ended is not any more.
+    fn release(&mut self, ended_lines: i8259::Ended, ended_pins: u32) {
+        let held = &mut self.inputs[Source::Irqfd as usize];
+        // The I/O APIC has seen to its own.
+        held.pins &= !ended_pins;
+        let lines = held.lines & ended_lines;
+        for line in (0..i8259::LINES).filter(|line| lines >> line & 1 != 0) {
+            self.move_line(line, Source::Irqfd, false);
+        }
     }
 
     /// The 8259s' output.
@@ -177,6 +225,7 @@ impl Chips {
     /// A local APIC says that the level-triggered interrupt `vector` has ended.
     pub fn eoi(&mut self, vector: u8) -> Effects {
         let ended = self.ioapic.eoi(vector);
+        self.release(0, ended.pins);
         self.effects(Effects {
             messages: ended.messages,
             ended_pins: ended.pins,
@@ -223,7 +272,10 @@ impl Chips {
                 pit.write_port(port, value, now);
                 self.tick(now, &mut effects);
             }
-            _ => effects.ended_lines = self.pic.write_port(port, value),
+            _ => {
+                effects.ended_lines = self.pic.write_port(port, value);
+                self.release(effects.ended_lines, 0);
+            }
         }
         self.effects(effects)
     }
@@ -236,6 +288,7 @@ impl Chips {
     /// Writes to the I/O APIC's address space.
     pub fn write_mmio(&mut self, offset: u64, data: &[u8]) -> Effects {
         let ended = self.ioapic.write(offset, data);
+        self.release(0, ended.pins);
         self.effects(Effects {
             messages: ended.messages,
             ended_pins: ended.pins,

@@ -4,6 +4,7 @@ use super::chips::{Chips, Effects, Rearm, wiring};
 use super::i8254::{self, nanoseconds, ticks};
 use super::i8259;
 use super::ioapic::{PINS, Version};
+use virt::routing::Source;
 
 use selftest::{cases, check, check_eq};
 
@@ -39,6 +40,50 @@ fn program(chips: &mut Chips, mode: u8, count: u16, now: u64) -> Effects {
 }
 
 cases! {
+    fn a_pin_is_active_as_long_as_one_has_it_so() {
+        let mut chips = chips();
+        let sent = |effects: &Effects| effects.messages.as_slice().len();
+        check_eq!(sent(&chips.set_ioapic_pin(20, Source::Irqfd, true)), 1);
+        check_eq!(sent(&chips.set_ioapic_pin(20, Source::Line, true)), 0);
+        // The line has it active still, and it interrupts again.
+        let ended = chips.eoi(0x54);
+        check_eq!((sent(&ended), ended.ended_pins), (1, 1 << 20));
+        check_eq!(chips.ioapic().state().lines, 1 << 20);
+        let _ = chips.set_ioapic_pin(20, Source::Line, false);
+        check_eq!(chips.ioapic().state().lines, 0);
+        // Of the irqfd alone it is not active any more when its interrupt has ended.
+        for end_of_interrupt in [true, false] {
+            let ended = if end_of_interrupt { chips.eoi(0x54) } else { chips.write_mmio(0x40, &[0x54]) };
+            check_eq!((sent(&ended), chips.ioapic().state().lines), (0, 0));
+            check_eq!(sent(&chips.set_ioapic_pin(20, Source::Irqfd, true)), 1);
+        }
+        let _ = chips.set_ioapic_pin(20, Source::Irqfd, false);
+        check_eq!(chips.ioapic().state().lines, 0);
+        for pin in [PINS, 32, usize::MAX] {
+            check_eq!(chips.set_ioapic_pin(pin, Source::Line, true), Effects::default());
+        }
+    }
+
+    fn a_line_is_active_until_its_interrupt_has_ended() {
+        let mut chips = chips();
+        // Line 5 is a level.
+        let _ = chips.write_port(i8259::port::FIRST_ELCR, 1 << 5, 0);
+        check_eq!(chips.set_pic_line(5, Source::Irqfd, true).intr, Some(true));
+        check_eq!(chips.acknowledge().0, 0x25);
+        let ended = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 0);
+        check_eq!((ended.ended_lines, ended.intr, chips.intr()), (1 << 5, None, false));
+        let _ = chips.set_pic_line(5, Source::Irqfd, true);
+        let _ = chips.set_pic_line(5, Source::Line, true);
+        check_eq!(chips.acknowledge().0, 0x25);
+        let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 0);
+        check!(chips.intr(), "of the line");
+        let _ = chips.set_pic_line(5, Source::Line, false);
+        check!(!chips.intr());
+        for line in [16, 40, u8::MAX] {
+            check_eq!(chips.set_pic_line(line, Source::Line, true), Effects::default());
+        }
+    }
+
     fn gsis_are_wired_as_the_madt_says() {
         check_eq!(wiring(0), (Some(0), Some(2)));
         check_eq!(wiring(1), (Some(1), Some(1)));
@@ -65,8 +110,8 @@ cases! {
         let effects = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 0);
         check_eq!(effects.ended_lines, 1 << 4);
         // One of them alone.
-        check_eq!(chips.set_pic_line(5, true).intr, Some(true));
-        check!(chips.set_ioapic_pin(4, true).messages.as_slice().len() == 1);
+        check_eq!(chips.set_pic_line(5, Source::Line, true).intr, Some(true));
+        check!(chips.set_ioapic_pin(4, Source::Line, true).messages.as_slice().len() == 1);
     }
 
     fn a_level_ends_at_its_eoi() {
@@ -167,7 +212,7 @@ cases! {
     fn reset_and_restore() {
         let mut chips = chips();
         let _ = program(&mut chips, 2, 1000, 0);
-        check_eq!(chips.set_pic_line(4, true).intr, Some(true));
+        check_eq!(chips.set_pic_line(4, Source::Line, true).intr, Some(true));
         let mut copy = Chips::new(Version::V20, true);
         let effects = copy.restore(|pic, pit, ioapic| {
             pic.set_chips(chips.pic().chips().clone());
@@ -176,7 +221,11 @@ cases! {
             }
             ioapic.set_state(chips.ioapic().state().clone());
         });
-        check_eq!(copy, chips);
+        check_eq!((copy.pic(), copy.pit(), copy.ioapic()), (chips.pic(), chips.pit(), chips.ioapic()));
+        // Nobody has it active here: the next one that moves it decides.
+        let mut moved = copy.clone();
+        let _ = moved.set_pic_line(4, Source::Irqfd, false);
+        check_eq!(moved.pic().chips()[0].lines, 0);
         check_eq!(effects.intr, Some(true));
         check!(matches!(effects.timer, Rearm::At(_)));
         let effects = chips.reset();

@@ -160,6 +160,8 @@ pub struct IoApic {
     version: Version,
     // Volatile state.
     state: State,
+    // The pins, a bit each, that become inactive when their interrupt has ended.
+    falling: u32,
 }
 
 impl Default for IoApic {
@@ -173,14 +175,14 @@ impl IoApic {
     #[must_use]
     pub const fn new(version: Version) -> Self {
         let state = State { id: 0, index: 0, lines: 0, redirections: [Redirection::RESET; PINS] };
-        Self { version, state }
+        Self { version, state, falling: 0 }
     }
 
     /// Power-on reset.
     pub const fn reset(&mut self) {
-        let lines = self.state.lines;
+        let (lines, falling) = (self.state.lines, self.falling);
         *self = Self::new(self.version);
-        self.state.lines = lines;
+        (self.state.lines, self.falling) = (lines, falling);
     }
 
     /// Its state.
@@ -208,6 +210,11 @@ impl IoApic {
         self.evaluate(pin, active && !was)
     }
 
+    /// Says which pins become inactive, once, when their interrupt has ended, a bit each.
+    pub const fn set_falling(&mut self, pins: u32) {
+        self.falling = pins;
+    }
+
     /// The processors have ended the level-triggered interrupt `vector`.
     pub fn eoi(&mut self, vector: u8) -> Ended {
         let mut ended = Ended::default();
@@ -218,6 +225,8 @@ impl IoApic {
             }
             entry.0 &= !Redirection::REMOTE_IRR;
             ended.pins |= 1 << pin;
+            self.state.lines &= !(self.falling & 1 << pin);
+            self.falling &= !(1 << pin);
             if let Some(message) = self.evaluate(pin, false) {
                 ended.messages.push(message);
             }

@@ -122,7 +122,7 @@ cases! {
         engine(&mut vcpu).set_gpr(gpr::RCX, 0x80b);
         check_eq!(vcpu.run(Answer::None), Exit::Shutdown);
         check_eq!(vcpu.engine().injected(), [Event::Interrupt { vector: VECTOR }; 3]);
-        fixture.vm.remove_irqfd(4, &event);
+        host_error(fixture.vm.remove_irqfd(4, &event))?;
         event.signal();
         check_eq!(event.take(), 1);
     }
