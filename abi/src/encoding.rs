@@ -117,6 +117,7 @@ structures! {
     }
     crate::irqchip::IoapicState { base_address, ioregsel, id, irr, pad, redirtbl }
     crate::irqchip::PitConfig { flags, pad }
+    crate::irqchip::ReinjectControl { pit_reinject, reserved }
     crate::irqchip::PitChannelState {
         count, latched_count, count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode, mode,
         bcd, gate, count_load_time,
@@ -192,6 +193,7 @@ mod tests {
         there_and_back::<crate::irqchip::IoapicState, 216>();
         there_and_back::<crate::irqchip::PitConfig, 64>();
         there_and_back::<crate::irqchip::PitState2, 112>();
+        there_and_back::<crate::irqchip::ReinjectControl, 32>();
         there_and_back::<crate::memory::UserspaceMemoryRegion, 32>();
         there_and_back::<crate::memory::UserspaceMemoryRegion2, 160>();
         there_and_back::<crate::memory::DirtyLog, 16>();

@@ -6,7 +6,7 @@ use crate::coalesced::Coalesced;
 use crate::host::Host;
 use crate::ioeventfd::IoEventFds;
 use crate::irqfd::Ended;
-use crate::routing::{Pin, Routes, Source};
+use crate::routing::{Pin, Reached, Routes, Source};
 use crate::statistics::Statistics;
 
 /// An architecture's part of one virtual machine.
@@ -41,7 +41,7 @@ pub trait Arch: Send + Sync + Sized + 'static {
     fn irqchip_pin(&self, irqchip: u32, pin: u32) -> Option<Pin>;
 
     /// Sets the level that one who moves a chip's input has it at. Atomic context.
-    fn set_pin(&self, pin: Pin, source: Source, level: bool);
+    fn set_pin(&self, pin: Pin, source: Source, level: bool) -> Reached;
 
     /// Whether chips with inputs are here, so that it is seen when the guest ends their interrupts.
     fn has_pins(&self) -> bool;
@@ -51,7 +51,7 @@ pub trait Arch: Send + Sync + Sized + 'static {
     fn tell_ended(&self, target: Weak<dyn Ended>);
 
     /// Delivers a message-signalled interrupt. Atomic context.
-    fn send_msi(&self, address: u64, data: u32);
+    fn send_msi(&self, address: u64, data: u32) -> Reached;
 
     /// The mapping of guest-physical memory from `start` on, `size` bytes, has changed, or which of its pages were written to
     /// was just taken. Returns when no vCPU uses the old one any more, nor an address that it was given to write to

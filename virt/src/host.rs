@@ -11,6 +11,8 @@ use alloc::sync::Arc;
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// Not permitted. It is also what -1 is, as a call's answer.
+    pub const EPERM: Self = Self(1);
     /// Input or output failed: what it works with does not do what it should.
     pub const EIO: Self = Self(5);
     /// No such device or address: what is asked for is not there in this set-up.

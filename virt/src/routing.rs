@@ -22,6 +22,18 @@ pub enum Source {
     Irqfd,
 }
 
+/// How many CPUs an interrupt is for: none if it waits already, and nothing if it is masked or leads to nobody.
+pub type Reached = Option<u32>;
+
+/// What several ways of one interrupt have reached together.
+#[must_use]
+pub fn reached_by_both(one: Reached, other: Reached) -> Reached {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.saturating_add(other)),
+        _ => one.or(other),
+    }
+}
+
 /// What a GSI leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

@@ -11,7 +11,7 @@ use crate::host::{Errno, Host, Notify};
 use crate::ioeventfd::IoEventFd;
 use crate::irqfd::{Ended, Irqfds, Resampled};
 use crate::memory::{Memory, PAGE, Slot};
-use crate::routing::{Pin, Route, Routes, Source};
+use crate::routing::{Pin, Reached, Route, Routes, Source, reached_by_both};
 
 /// The lock of a host.
 pub type Lock<A> = <<A as Arch>::Host as Host>::RawMutex;
@@ -44,15 +44,14 @@ impl<A: Arch> Lines<A> {
         Arc::clone(&self.routes.lock())
     }
 
-    fn set(&self, gsi: u32, source: Source, level: bool) {
+    fn set(&self, gsi: u32, source: Source, level: bool) -> Reached {
         let routes = self.routes();
-        for route in routes.of(gsi) {
-            match route {
-                Route::Pin(pin) => self.arch.set_pin(pin, source, level),
-                Route::Msi { address, data } if level => self.arch.send_msi(address, data),
-                Route::Msi { .. } => {}
-            }
-        }
+        let reached = routes.of(gsi).map(|route| match route {
+            Route::Pin(pin) => self.arch.set_pin(pin, source, level),
+            Route::Msi { address, data } if level => self.arch.send_msi(address, data),
+            Route::Msi { .. } => None,
+        });
+        reached.fold(None, reached_by_both)
     }
 }
 
@@ -288,9 +287,9 @@ impl<A: Arch> Vm<A> {
     }
 
     /// Sets the level of a global system interrupt. A GSI without a route is
-    /// connected to nothing. Atomic context.
-    pub fn set_irq(&self, gsi: u32, level: bool) {
-        self.lines.set(gsi, Source::Line, level);
+    /// connected to nothing. Gives what that has reached. Atomic context.
+    pub fn set_irq(&self, gsi: u32, level: bool) -> Reached {
+        self.lines.set(gsi, Source::Line, level)
     }
 
     /// Has each signal of `event` raise an edge on a GSI: its level goes up and down. Process context.

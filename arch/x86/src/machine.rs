@@ -13,7 +13,7 @@ use virt::coalesced::Coalesced;
 use virt::host::{Expire, Host, Parker};
 use virt::ioeventfd::IoEventFds;
 use virt::irqfd::Ended;
-use virt::routing::{Pin, Route, Routes, Source};
+use virt::routing::{Pin, Reached, Route, Routes, Source, reached_by_both};
 use virt::statistics::Statistics;
 use virt::{Arch, Errno, Memory};
 
@@ -220,26 +220,24 @@ impl<E: Engine, H: Host> Machine<E, H> {
     }
 
     /// Delivers a message to the local APICs that it is for. `sender` is the APIC ID of an
-    /// interprocessor interrupt's. Atomic context.
+    /// interprocessor interrupt's. Gives how many that are. Atomic context.
     #[inline(never)]
-    pub fn deliver(&self, message: &Message, sender: Option<u32>) {
+    pub fn deliver(&self, message: &Message, sender: Option<u32>) -> Reached {
         let targets = || {
             let all = self.made().iter().enumerate();
             all.filter(|(_, vcpu)| destination::matches(message, sender, vcpu.address()))
         };
         if message.delivery == Delivery::LowestPriority {
             let chosen = destination::arbitrate(message.vector, targets().count());
-            if let Some((id, vcpu)) = chosen.and_then(|index| targets().nth(index)) {
-                self.hand_over(id as u32, vcpu, message);
-            }
-            return;
+            let (id, vcpu) = chosen.and_then(|index| targets().nth(index))?;
+            return Some(self.hand_over(id as u32, vcpu, message).into());
         }
-        for (id, vcpu) in targets() {
-            self.hand_over(id as u32, vcpu, message);
-        }
+        let taken = targets().map(|(id, vcpu)| self.hand_over(id as u32, vcpu, message).into());
+        taken.map(Some).fold(None, reached_by_both)
     }
 
-    fn hand_over(&self, id: u32, vcpu: &Published<H>, message: &Message) {
+    /// Gives whether the vCPU takes it.
+    fn hand_over(&self, id: u32, vcpu: &Published<H>, message: &Message) -> bool {
         match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => {
                 vcpu.inbox.post_interrupt(message.vector, message.level);
@@ -247,19 +245,27 @@ impl<E: Engine, H: Host> Machine<E, H> {
             Delivery::Nmi => vcpu.inbox.post(request::NMI),
             Delivery::Init if message.assert => vcpu.inbox.post(request::INIT),
             // The deassertion of INIT synchronised arbitration IDs long ago.
-            Delivery::Init => return,
+            Delivery::Init => return false,
             Delivery::StartUp => vcpu.inbox.post_startup(message.vector),
             Delivery::ExtInt => vcpu.inbox.post(request::EXTINT),
             // There is no system management mode.
-            Delivery::Smi => return,
+            Delivery::Smi => return false,
         }
         self.wake(id, vcpu);
+        true
     }
 
     /// Works on the chips, and carries out what that set off. Atomic context.
     pub fn with_chips<T>(&self, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> T {
-        let now = self.host.now();
-        self.chips.change(|chips| work(chips, now), |effects| self.carry_out(effects))
+        self.move_chips(work).0
+    }
+
+    /// The same; gives as well what the messages have reached that it set off.
+    fn move_chips<T>(&self, work: impl FnOnce(&mut Chips, u64) -> (T, Effects)) -> (T, Reached) {
+        let (now, mut reached) = (self.host.now(), None);
+        let carry_out = |effects: &Effects| reached = self.carry_out(effects);
+        let result = self.chips.change(|chips| work(chips, now), carry_out);
+        (result, reached)
     }
 
     /// Looks at the chips. Atomic context.
@@ -268,10 +274,10 @@ impl<E: Engine, H: Host> Machine<E, H> {
     }
 
     #[inline(never)]
-    fn carry_out(&self, effects: &Effects) {
-        for message in &effects.messages {
-            self.deliver(message, None);
-        }
+    fn carry_out(&self, effects: &Effects) -> Reached {
+        let messages = effects.messages.as_slice().iter();
+        let reached =
+            messages.map(|message| self.deliver(message, None)).fold(None, reached_by_both);
         if effects.intr == Some(true) {
             // Wired to every LINT0; the local APICs decide whether it is let through.
             self.post_all(request::EXTINT);
@@ -279,6 +285,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         if effects.ended_pins != 0 || effects.ended_lines != 0 {
             self.tell_ended(effects.ended_lines.into(), effects.ended_pins);
         }
+        reached
     }
 
     /// Tells of interrupts of the 8259s' lines and of the I/O APIC's pins, a bit each, that the guest has ended.
@@ -404,21 +411,26 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
     }
 
     #[inline(never)]
-    fn set_pin(&self, pin: Pin, source: Source, level: bool) {
+    fn set_pin(&self, pin: Pin, source: Source, level: bool) -> Reached {
         if !self.0.setup.has_shared_chips() {
-            return;
+            return None;
         }
-        self.0.with_chips(|chips, _| {
-            let effects = match pin.chip {
-                chip::PIC => match u8::try_from(pin.number) {
-                    Ok(line) => chips.set_pic_line(line, source, level),
-                    Err(_) => Effects::default(),
-                },
-                chip::IOAPIC => chips.set_ioapic_pin(pin.number as usize, source, level),
-                _ => Effects::default(),
-            };
-            ((), effects)
+        let (known, sent) = self.0.move_chips(|chips, _| match pin.chip {
+            chip::PIC => match u8::try_from(pin.number) {
+                Ok(line) => {
+                    let reached = chips.pic_reaches(line, level);
+                    (Some(reached), chips.set_pic_line(line, source, level))
+                }
+                Err(_) => (Some(None), Effects::default()),
+            },
+            chip::IOAPIC => {
+                let number = pin.number as usize;
+                let reached = chips.ioapic_reaches(number, level);
+                (reached, chips.set_ioapic_pin(number, source, level))
+            }
+            _ => (Some(None), Effects::default()),
         });
+        known.unwrap_or(sent)
     }
 
     fn has_pins(&self) -> bool {
@@ -429,10 +441,9 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         *self.0.ended.lock() = Some(target);
     }
 
-    fn send_msi(&self, address: u64, data: u32) {
-        if let Some(message) = Message::from_msi(address, data) {
-            self.0.deliver(&message, None);
-        }
+    fn send_msi(&self, address: u64, data: u32) -> Reached {
+        let message = Message::from_msi(address, data)?;
+        self.0.deliver(&message, None)
     }
 
     fn memory_changed(&self, start: u64, size: u64) {

@@ -31,6 +31,8 @@ pub struct Setup {
     is_limited: AtomicBool,
     /// One past the highest number that one has.
     made: AtomicU32,
+    tells_payload: AtomicBool,
+    tells_triple_fault: AtomicBool,
 }
 
 impl Setup {
@@ -43,6 +45,8 @@ impl Setup {
             limit: AtomicU32::new(limit),
             is_limited: AtomicBool::new(false),
             made: AtomicU32::new(0),
+            tells_payload: AtomicBool::new(false),
+            tells_triple_fault: AtomicBool::new(false),
         }
     }
 
@@ -151,12 +155,36 @@ impl Setup {
         if self.is_limited.load(Ordering::Relaxed) {
             return if limit == current { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        if limit == 0 || limit > current {
+        if limit > current {
             return Err(Errno::EINVAL);
+        }
+        // As if it had not been asked for.
+        if limit == 0 {
+            return Ok(());
         }
         self.limit.store(limit, Ordering::Relaxed);
         self.is_limited.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether the VMM sees, and sets, what goes with an exception that is pending.
+    pub fn tells_payload(&self) -> bool {
+        self.tells_payload.load(Ordering::Relaxed)
+    }
+
+    /// Has it see that, or not.
+    pub fn tell_payload(&self, on: bool) {
+        self.tells_payload.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether the VMM sees, and sets, that a triple fault is pending.
+    pub fn tells_triple_fault(&self) -> bool {
+        self.tells_triple_fault.load(Ordering::Relaxed)
+    }
+
+    /// Has it see that, or not.
+    pub fn tell_triple_fault(&self, on: bool) {
+        self.tells_triple_fault.store(on, Ordering::Relaxed);
     }
 
     /// One past the highest number of a vCPU that was made.

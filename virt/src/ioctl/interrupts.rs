@@ -1,7 +1,7 @@
 //! KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS, KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING: interrupts on their way to the chips.
 //!
-//! Deviation: that a line was moved, or a message sent, is told as if one CPU had got it: whether one did, or the interrupt was pending
-//! already, is not looked at.
+//! Deviations: a message for local APICs that are all switched off is for nobody (-1), which in Linux none has taken (0); that the
+//! guest has not ended the real-time clock's last interrupt does not count.
 //!
 //! See: api.rst 4.25 (`KVM_IRQ_LINE`), 4.70 (`KVM_SIGNAL_MSI`), 4.52 (`KVM_SET_GSI_ROUTING`); Linux, virt/kvm/irqchip.c,
 //! `kvm_set_irq_routing`.
@@ -15,11 +15,8 @@ use abi::irq::{
 use super::Argument;
 use crate::arch::Arch;
 use crate::host::Errno;
-use crate::routing::{Route, Routes};
+use crate::routing::{Reached, Route, Routes};
 use crate::vm::Vm;
-
-/// How many CPUs got an interrupt, as it is told.
-const DELIVERED: u32 = 1;
 
 /// Moves a line.
 pub(super) fn line<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
@@ -31,17 +28,17 @@ pub(super) fn line<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<
 /// The same, and says how many CPUs got it.
 pub(super) fn line_status<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
     let from: IrqLevel = argument.read()?;
-    move_line(vm, &from)?;
-    argument.write(&IrqLevel { irq: DELIVERED, ..from })?;
+    // It is -1 to a caller who looks at it with a sign.
+    let irq = move_line(vm, &from)?.unwrap_or(u32::MAX);
+    argument.write(&IrqLevel { irq, ..from })?;
     Ok(0)
 }
 
-fn move_line<A: Arch>(vm: &Vm<A>, from: &IrqLevel) -> Result<(), Errno> {
+fn move_line<A: Arch>(vm: &Vm<A>, from: &IrqLevel) -> Result<Reached, Errno> {
     if !vm.arch().has_irqchip() {
         return Err(Errno::ENXIO);
     }
-    vm.set_irq(from.irq, from.level != 0);
-    Ok(())
+    Ok(vm.set_irq(from.irq, from.level != 0))
 }
 
 pub(super) fn signal_msi<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
@@ -49,8 +46,9 @@ pub(super) fn signal_msi<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> R
     if !vm.arch().has_irqchip() || from.flags & !MSI_VALID_DEVID != 0 {
         return Err(Errno::EINVAL);
     }
-    vm.arch().send_msi(address(from.address_lo, from.address_hi), from.data);
-    Ok(DELIVERED)
+    let reached = vm.arch().send_msi(address(from.address_lo, from.address_hi), from.data);
+    // What Linux answers is -1, whatever that is as an error number.
+    reached.ok_or(Errno::EPERM)
 }
 
 fn address(low: u32, high: u32) -> u64 {

@@ -30,7 +30,7 @@ pub(super) const BAD: u64 = Fixture::MEMORY - 1;
 pub(super) const STATISTICS: u32 = 77;
 
 /// Every call with an argument in memory.
-pub(super) const POINTERS: [u32; 33] = [
+pub(super) const POINTERS: [u32; 34] = [
     GET_REGS,
     SET_REGS,
     GET_SREGS,
@@ -64,6 +64,7 @@ pub(super) const POINTERS: [u32; 33] = [
     TPR_ACCESS_REPORTING,
     SET_VAPIC_ADDR,
     X86_SETUP_MCE,
+    ENABLE_CAP,
 ];
 
 /// What gets state, and what sets it.

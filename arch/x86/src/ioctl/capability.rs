@@ -4,8 +4,8 @@
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
 //! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices and their attributes,
-//! a TSC of another frequency than the host's, quirks, dirty rings, asynchronous page faults, stolen time, an exception's
-//! payload in KVM_GET_VCPU_EVENTS, 32-bit APIC identities in KVM's structures.
+//! a TSC of another frequency than the host's, quirks, dirty rings, asynchronous page faults, stolen time, ticks
+//! of the 8254 that come later, 32-bit APIC identities in KVM's structures.
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
 
@@ -76,7 +76,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     INTR_SHADOW = 1,
     DEBUGREGS = 1,
     X86_ROBUST_SINGLESTEP = 1,
-    // On a vCPU.
+    // On a vCPU: this is not told on x86.
     ENABLE_CAP = 0,
     XSAVE = 1,
     XCRS = 1,
@@ -112,7 +112,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     NESTED_STATE = 0,
     MSR_PLATFORM_INFO = 1,
     COALESCED_PIO = 1,
-    EXCEPTION_PAYLOAD = 0,
+    EXCEPTION_PAYLOAD = 1,
     HYPERV_CPUID = 0,
     MANUAL_DIRTY_LOG_PROTECT2 =
         memory::DIRTY_LOG_MANUAL_PROTECT_ENABLE | memory::DIRTY_LOG_INITIALLY_SET,
@@ -123,7 +123,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     STEAL_TIME = 0,
     X86_USER_SPACE_MSR = 1,
     X86_MSR_FILTER = 1,
-    ENFORCE_PV_FEATURE_CPUID = 0,
+    ENFORCE_PV_FEATURE_CPUID = 1,
     SYS_HYPERV_CPUID = 0,
     DIRTY_LOG_RING = 0,
     X86_BUS_LOCK_EXIT = 0,
@@ -140,7 +140,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     DISABLE_QUIRKS2 = 0,
     VM_TSC_CONTROL = 0,
     SYSTEM_EVENT_DATA = 0,
-    X86_TRIPLE_FAULT_EVENT = 0,
+    X86_TRIPLE_FAULT_EVENT = 1,
     X86_NOTIFY_VMEXIT = 0,
     VM_DISABLE_NX_HUGE_PAGES = 0,
     DIRTY_LOG_RING_ACQ_REL = 0,

@@ -1,9 +1,10 @@
 //! Test bodies of `events`.
 
+use abi::cap;
 use abi::events::{
     Events, Exception as AbiException, Interrupt, MP_STATE_HALTED, MP_STATE_INIT_RECEIVED,
     MP_STATE_RUNNABLE, MP_STATE_SIPI_RECEIVED, MP_STATE_UNINITIALIZED, MpState, Nmi, Smi,
-    VALID_NMI_PENDING, VALID_PAYLOAD, VALID_SHADOW, VALID_SIPI_VECTOR, VALID_SMM,
+    TripleFault, VALID_NMI_PENDING, VALID_PAYLOAD, VALID_SHADOW, VALID_SIPI_VECTOR, VALID_SMM,
     VALID_TRIPLE_FAULT,
 };
 use abi::ioctl::{GET_MP_STATE, GET_VCPU_EVENTS, INTERRUPT, NMI, SET_MP_STATE, SET_VCPU_EVENTS};
@@ -287,5 +288,60 @@ cases! {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         caller.refused(&mut vcpu, INTERRUPT, &32_u32, Errno::ENXIO)?;
         caller.refused(&mut vcpu, INTERRUPT, &256_u32, Errno::EINVAL)?;
+    }
+
+    fn what_goes_with_a_pending_exception_can_be_set() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        check_eq!(caller.enable(cap::EXCEPTION_PAYLOAD, 1), Ok(0));
+        let flags = VALID_NMI_PENDING | VALID_SHADOW | VALID_SMM | VALID_PAYLOAD;
+        let got: Events = caller.get(&mut vcpu, GET_VCPU_EVENTS)?;
+        check_eq!(got, Events { flags, ..Events::default() });
+        let pf = AbiException { injected: 0, nr: 14, has_error_code: 1, pending: 1, error_code: 2 };
+        let pending = |payload| Events {
+            exception: pf, exception_has_payload: u8::from(payload != 0), exception_payload: payload, flags: VALID_PAYLOAD,
+            ..Events::default()
+        };
+        engine(&mut vcpu).set_cr2(0x1000);
+        check_eq!(set(&caller, &mut vcpu, &pending(0x5000)), Ok(0));
+        check_eq!(vcpu.engine().cr2(), 0x1000);
+        // Who looks finds it injected, and what goes with it where it goes.
+        let got: Events = caller.get(&mut vcpu, GET_VCPU_EVENTS)?;
+        check_eq!(got.exception, AbiException { injected: 1, pending: 0, ..pf });
+        check_eq!((got.exception_has_payload, vcpu.engine().cr2()), (0, 0x5000));
+        check_eq!(injected_elsewhere(&caller, &mut vcpu)?, [Event::Exception(Exception::pf(0x5000, 2))]);
+        // Without one it is in the register already.
+        engine(&mut vcpu).set_cr2(0x7000);
+        check_eq!(set(&caller, &mut vcpu, &pending(0)), Ok(0));
+        check_eq!(injected_elsewhere(&caller, &mut vcpu)?, [Event::Exception(Exception::pf(0x7000, 2))]);
+        let db = Events { exception: AbiException { nr: 1, pending: 1, ..AbiException::default() }, ..pending(dr6::BS | 1 << 40) };
+        check_eq!(set(&caller, &mut vcpu, &db), Ok(0));
+        check_eq!(injected_elsewhere(&caller, &mut vcpu)?, [Event::Exception(Exception::db(dr6::BS))]);
+        // Pending alone does not count unless it is said to, and an NMI is none.
+        check_eq!(set(&caller, &mut vcpu, &Events { flags: 0, ..pending(1) }), Ok(0));
+        check_eq!(injected_elsewhere(&caller, &mut vcpu)?, []);
+        let nmi = Events { exception: AbiException { nr: 2, ..pf }, ..pending(1) };
+        caller.refused(&mut vcpu, SET_VCPU_EVENTS, &nmi, Errno::EINVAL)?;
+        check_eq!(caller.enable(cap::EXCEPTION_PAYLOAD, 0), Ok(0));
+        caller.refused(&mut vcpu, SET_VCPU_EVENTS, &pending(1), Errno::EINVAL)?;
+    }
+
+    fn a_triple_fault_that_is_set_ends_the_next_run() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        check_eq!(caller.enable(cap::X86_TRIPLE_FAULT_EVENT, 1), Ok(0));
+        let got: Events = caller.get(&mut vcpu, GET_VCPU_EVENTS)?;
+        check_eq!((got.flags & VALID_TRIPLE_FAULT, got.triple_fault.pending), (VALID_TRIPLE_FAULT, 0));
+        let waits = |pending| Events { triple_fault: TripleFault { pending }, flags: VALID_TRIPLE_FAULT, ..Events::default() };
+        for (set_to, told) in [(waits(1), 1), (Events::default(), 1), (waits(0), 0), (waits(9), 1)] {
+            check_eq!(set(&caller, &mut vcpu, &set_to), Ok(0));
+            check_eq!(caller.get::<Events>(&mut vcpu, GET_VCPU_EVENTS)?.triple_fault.pending, told);
+        }
+        engine(&mut vcpu).then(out);
+        check_eq!(vcpu.finish(Answer::None), None);
+        check_eq!(vcpu.run(Answer::None), Exit::Shutdown);
+        check_eq!(vcpu.engine().entries.len(), 0);
+        check_eq!(caller.get::<Events>(&mut vcpu, GET_VCPU_EVENTS)?.triple_fault.pending, 0);
+        check_eq!(caller.enable(cap::X86_TRIPLE_FAULT_EVENT, 0), Ok(0));
+        caller.refused(&mut vcpu, SET_VCPU_EVENTS, &waits(0), Errno::EINVAL)?;
+        check_eq!(caller.get::<Events>(&mut vcpu, GET_VCPU_EVENTS)?.flags & VALID_TRIPLE_FAULT, 0);
     }
 }

@@ -1,5 +1,7 @@
 //! Test bodies of the ioctls as a whole, and of `clock` and `absent`.
 
+use abi::cap;
+use abi::device::EnableCap;
 use abi::encoding::Encoded;
 use abi::ioctl::{
     ENABLE_CAP, GET_CPUID2, GET_MSRS, GET_NESTED_STATE, GET_REGS, GET_TSC_KHZ, KVMCLOCK_CTRL, NMI,
@@ -13,6 +15,7 @@ use selftest::{Outcome, cases, check, check_eq};
 use virt::{Errno, Host};
 
 use super::caller::{ARGUMENT, BAD, Caller, PAIRS, POINTERS, snapshot};
+use crate::cpuid::Table;
 use crate::msr::index;
 use crate::vcpu::Answer;
 use crate::vcpu::run_test::{TestVcpu, engine, out};
@@ -151,12 +154,12 @@ cases! {
         }
     }
 
-    fn numbers_that_are_not_known_are_enotty() {
+    fn numbers_that_are_not_known_are_einval() {
         let (_caller, mut vcpu) = Caller::with_vcpu()?;
         // Not here, of another size, another letter, and none at all.
-        let unknown = [RUN, ENABLE_CAP, SMI, GET_REGS ^ 1 << 16, GET_REGS ^ 1 << 8, io(0xff), 0, !0];
+        let unknown = [RUN, SMI, GET_REGS ^ 1 << 16, GET_REGS ^ 1 << 8, io(0xff), 0, !0];
         for number in unknown {
-            check_eq!(Caller::call_with(&mut vcpu, number, ARGUMENT), Err(Errno::ENOTTY), "{number:x}");
+            check_eq!(Caller::call_with(&mut vcpu, number, ARGUMENT), Err(Errno::EINVAL), "{number:x}");
         }
         check_eq!(Caller::call_with(&mut vcpu, NMI, BAD), Ok(0));
     }
@@ -220,5 +223,37 @@ cases! {
         }
         check_eq!(caller.set(&mut vcpu, SET_VAPIC_ADDR, &0_u64), Ok(0));
         caller.refused(&mut vcpu, SET_VAPIC_ADDR, &0x1000_u64, Errno::EINVAL)?;
+    }
+
+    fn kvms_registers_are_there_as_cpuid_says_if_that_is_asked() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let enforce = |value| EnableCap { cap: cap::ENFORCE_PV_FEATURE_CPUID, flags: 0, args: [value, 0, 0, 0], pad: [0; 64] };
+        let first = [index::KVM_WALL_CLOCK, index::KVM_SYSTEM_TIME];
+        let second = [index::KVM_WALL_CLOCK_NEW, index::KVM_SYSTEM_TIME_NEW];
+        let there = |vcpu: &mut TestVcpu, numbers: &[u32], answer: bool| -> Outcome {
+            for number in numbers {
+                check_eq!((vcpu.read_msr(*number).is_ok(), vcpu.write_msr(*number, 0).is_ok()), (answer, answer), "{number:x}");
+            }
+            Ok(())
+        };
+        vcpu.set_cpuid(Table::default());
+        there(&mut vcpu, &first, true)?;
+        check_eq!(caller.set(&mut vcpu, ENABLE_CAP, &enforce(1)), Ok(0));
+        there(&mut vcpu, &first, false)?;
+        there(&mut vcpu, &second, false)?;
+        check!(vcpu.read_msr(index::PAT).is_ok());
+        for (features, of_first, of_second) in [(1, true, false), (8, false, true), (9, true, true)] {
+            let mut table = Table::default();
+            check_eq!(table.set(0x4000_0001, None, [features, 0, 0, 0]), Ok(()));
+            vcpu.set_cpuid(table);
+            there(&mut vcpu, &first, of_first)?;
+            there(&mut vcpu, &second, of_second)?;
+        }
+        vcpu.set_cpuid(Table::default());
+        check_eq!(caller.set(&mut vcpu, ENABLE_CAP, &enforce(0)), Ok(0));
+        there(&mut vcpu, &second, true)?;
+        for wrong in [EnableCap { flags: 1, ..enforce(1) }, EnableCap { cap: cap::IRQCHIP, ..enforce(1) }] {
+            caller.refused(&mut vcpu, ENABLE_CAP, &wrong, Errno::EINVAL)?;
+        }
     }
 }

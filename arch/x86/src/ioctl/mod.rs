@@ -9,7 +9,7 @@
 //! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`.
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
 //!
-//! Not here, and ENOTTY so far: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; a vCPU's KVM_ENABLE_CAP; device attributes;
+//! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; device attributes;
 //! KVM_SMI, as there is no system management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
@@ -73,7 +73,8 @@ pub mod vm_test;
 #[cfg(feature = "selftest")]
 pub mod xstate_test;
 
-use abi::ioctl;
+use abi::device::EnableCap;
+use abi::{cap, ioctl};
 use virt::Errno;
 use virt::host::Host;
 
@@ -90,7 +91,7 @@ pub use vm::{create_vcpu, vm};
 /// reads as that file. Gives what `ioctl` returns. Process context, on the vCPU's thread while it does not run.
 ///
 /// # Errors
-/// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `E2BIG` for more entries than there
+/// As Linux: `EINVAL` for an unknown number, `EFAULT` for an address that cannot be reached, `E2BIG` for more entries than there
 /// may be or than there is room for, `EINVAL` for what cannot be set, `ENOMEM`; and what `create_statistics` says.
 pub fn vcpu<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
@@ -139,6 +140,19 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::GET_STATS_FD => {
             create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }
-        _ => Err(Errno::ENOTTY),
+        ioctl::ENABLE_CAP => enable(vcpu, argument),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Switches a capability of a vCPU on.
+fn enable<E: Engine, H: Host>(vcpu: &mut Vcpu<E, H>, argument: &Argument<H>) -> Result<u32, Errno> {
+    let from: EnableCap = argument.read()?;
+    match from.cap {
+        cap::ENFORCE_PV_FEATURE_CPUID if from.flags == 0 => {
+            vcpu.enforce_pv_features(from.args[0] != 0);
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
     }
 }

@@ -1,12 +1,14 @@
-//! KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2: the 8254.
+//! KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2, KVM_REINJECT_CONTROL: the 8254.
 //!
 //! A counter begins anew from its count when it is set, as in Linux. Deviation: that the HPET has taken the timer's line
-//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so.
+//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so. Ticks that the guest missed do not come later: that they do not is all that KVM_REINJECT_CONTROL takes,
+//! and the capability is not offered.
 //!
 //! See: api.rst 4.71 (`KVM_CREATE_PIT2`), 4.72, 4.73; Linux, arch/x86/kvm/x86.c, `kvm_vm_ioctl_set_pit2`.
 
 use abi::irqchip::{
     PIT_FLAGS_SPEAKER_DATA_ON, PIT_SPEAKER_DUMMY, PitChannelState, PitConfig, PitState2,
+    ReinjectControl,
 };
 use virt::host::Host;
 use virt::ioctl::Argument;
@@ -39,6 +41,18 @@ pub(super) fn create<E: Engine, H: Host>(
     let PitConfig { flags, .. } = argument.read()?;
     vm.arch().create_pit(flags & PIT_SPEAKER_DUMMY != 0)?;
     Ok(0)
+}
+
+/// Ticks that the guest missed are not to come later.
+pub(super) fn reinject<E: Engine, H: Host>(
+    vm: &Vm<X86<E, H>>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    let from: ReinjectControl = argument.read()?;
+    if !vm.arch().machine().setup.has_pit() {
+        return Err(Errno::ENXIO);
+    }
+    if from.pit_reinject != 0 { Err(Errno::EINVAL) } else { Ok(0) }
 }
 
 #[inline(never)]

@@ -13,7 +13,7 @@ use virt::{Errno, Host};
 
 use super::caller::Caller;
 use crate::irqchip::ioapic::Redirection;
-use crate::vcpu::run_test::{TestVcpu, enable_apic};
+use crate::vcpu::run_test::{TestVcpu, enable_apic, host_error};
 use crate::vcpu::scripted::{TestEvent, TestHost};
 
 const HEADER: u64 = IrqRoutingHeader::SIZE as u64;
@@ -72,11 +72,66 @@ cases! {
         check_eq!(caller.set_vm(IRQ_LINE, &IrqLevel { irq: 9, level: 1 }), Ok(0));
         check_eq!(waiting(&mut vcpu), Some(0x69));
         check_eq!(caller.set_vm(IRQ_LINE_STATUS, &IrqLevel { irq: 10, level: 7 }), Ok(0));
-        check_eq!(caller.at::<IrqLevel>(0), IrqLevel { irq: 1, level: 7 });
+        // By both chips.
+        check_eq!(caller.at::<IrqLevel>(0), IrqLevel { irq: 2, level: 7 });
         check_eq!(waiting(&mut vcpu), Some(0x6a));
         for irq in [24, 5000, u32::MAX] {
             check_eq!(caller.set_vm(IRQ_LINE, &IrqLevel { irq, level: 1 }), Ok(0), "it leads nowhere");
         }
+    }
+
+    fn it_is_told_what_a_line_has_reached() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        enable_apic(&mut vcpu)?;
+        program_ioapic(&caller);
+        const NOBODY: u32 = u32::MAX;
+        let told = |irq, level| {
+            let answer = caller.set_vm(IRQ_LINE_STATUS, &IrqLevel { irq, level });
+            answer.map(|_| caller.at::<IrqLevel>(0).irq)
+        };
+        let redirect = |pin: u32, entry: u64| {
+            for (offset, value) in [(0, 0x10 + 2 * pin), (0x10, entry as u32)] {
+                caller.fixture.vm.arch().machine().with_chips(|chips, _| ((), chips.write_mmio(offset, &value.to_le_bytes())));
+            }
+        };
+        let pic = |port, value| {
+            caller.fixture.vm.arch().machine().with_chips(|chips, now| ((), chips.write_port(port, value, now)));
+        };
+        // At the I/O APIC alone: an edge, one that is there, and its end.
+        check_eq!([told(20, 1), told(20, 1), told(20, 0), told(20, 1)], [Ok(1), Ok(0), Ok(1), Ok(1)]);
+        // A level: as long as its interrupt has not ended, it is for nobody.
+        redirect(21, Redirection::LEVEL | 0x75);
+        check_eq!([told(21, 1), told(21, 1)], [Ok(1), Ok(NOBODY)]);
+        redirect(22, Redirection::MASKED | 0x76);
+        check_eq!([told(22, 1), told(22, 0), told(24, 1)], [Ok(NOBODY), Ok(1), Ok(NOBODY)]);
+        // For a processor that there is none of, and for all.
+        redirect(23, Redirection::LOGICAL | 0x77);
+        check_eq!(told(23, 1), Ok(NOBODY));
+        // At the 8259s as well: one counts.
+        redirect(5, Redirection::MASKED);
+        check_eq!([told(5, 1), told(5, 1), told(5, 0), told(5, 1)], [Ok(1), Ok(1), Ok(2), Ok(0)]);
+        pic(0x21, 1 << 5);
+        check_eq!(told(5, 0), Ok(1));
+        pic(0x4d0, 1 << 6);
+        redirect(6, Redirection::MASKED);
+        check_eq!([told(6, 1), told(6, 1), told(6, 0)], [Ok(1), Ok(0), Ok(2)]);
+        check_eq!(routes(&caller, &[IrqRoutingEntry::to_msi(30, MESSAGE)]), Ok(0));
+        check_eq!([told(30, 1), told(30, 0)], [Ok(1), Ok(NOBODY)]);
+    }
+
+    fn it_is_told_what_a_message_has_reached() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        enable_apic(&mut vcpu)?;
+        let send = |address_lo, data| caller.set_vm(SIGNAL_MSI, &Msi { address_lo, data, ..Msi::default() });
+        check_eq!(send(0xfee0_0000, 0x45), Ok(1));
+        for (address, data) in [(0xfee0_1000, 0x45), (0xfee0_9000, 0x145), (0x1234_0000, 0x45), (0xfee0_0000, 0x345)] {
+            check_eq!(send(address, data), Err(Errno::EPERM), "{address:x} {data:x}");
+        }
+        // What is taken by nobody whom it is for: SMI, and the end of INIT.
+        check_eq!((send(0xfee0_0000, 0x200), send(0xfee0_0000, 0x8500)), (Ok(0), Ok(0)));
+        let _other = host_error(caller.fixture.vcpu(1))?;
+        // To all: an NMI, to one of them, and to those that are switched on.
+        check_eq!((send(0xfeef_f000, 0x400), send(0xfeef_f000, 0x145), send(0xfeef_f000, 0x45)), (Ok(2), Ok(1), Ok(1)));
     }
 
     fn a_message_is_sent() {

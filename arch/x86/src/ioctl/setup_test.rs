@@ -67,7 +67,7 @@ cases! {
         let caller = Caller::without_chips()?;
         let _vcpu = vcpu(&caller, 0)?;
         check_eq!(caller.vm(CREATE_IRQCHIP, 0), Err(Errno::EINVAL));
-        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 24), Err(Errno::EINVAL));
+        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 24), Err(Errno::EEXIST));
         check_eq!(caller.vm(SET_BOOT_CPU_ID, 1), Err(Errno::EBUSY));
         check_eq!(caller.set_vm(SET_IDENTITY_MAP_ADDR, &0x1000_u64), Err(Errno::EINVAL));
     }
@@ -210,6 +210,7 @@ cases! {
     fn numbers_of_vcpus_have_a_limit() {
         let caller = Caller::without_chips()?;
         check_eq!(caller.enable(cap::MAX_VCPU_ID, 5), Err(Errno::EINVAL));
+        check_eq!(caller.enable(cap::MAX_VCPU_ID, 0), Ok(0));
         check_eq!(caller.enable(cap::MAX_VCPU_ID, 1 << 32 | 2), Err(Errno::EINVAL));
         check_eq!(caller.enable(cap::MAX_VCPU_ID, 2), Ok(0));
         check_eq!(caller.enable(cap::MAX_VCPU_ID, 2), Ok(0));

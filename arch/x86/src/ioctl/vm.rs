@@ -3,7 +3,7 @@
 //! Neighbours: `irqchip`, `pit`, `clock`, `msr_filter`. Where Intel's real mode may keep pages (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR) is taken
 //! and not used: no engine here needs any.
 //!
-//! Not implemented: KVM_REINJECT_CONTROL, KVM_CREATE_PIT and its state, a TSC's frequency for a whole VM, device attributes.
+//! Not implemented: KVM_CREATE_PIT and its state, a TSC's frequency for a whole VM, device attributes.
 //!
 //! See: Linux, arch/x86/kvm/x86.c, `kvm_arch_vm_ioctl`, `kvm_vm_ioctl_enable_cap`; api.rst 4.8 to 4.13, 7.
 
@@ -49,6 +49,7 @@ pub fn vm<E: Engine, H: Host>(
         ioctl::CREATE_PIT2 => pit::create(vm, argument),
         ioctl::GET_PIT2 => pit::get(vm, argument),
         ioctl::SET_PIT2 => pit::set(vm, argument),
+        ioctl::REINJECT_CONTROL => pit::reinject(vm, argument),
         ioctl::SET_TSS_ADDR if argument.value() <= LAST_TSS_ADDR => Ok(0),
         ioctl::SET_TSS_ADDR => Err(Errno::EINVAL),
         ioctl::SET_IDENTITY_MAP_ADDR => set_identity_map(vm, argument),
@@ -96,9 +97,18 @@ fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Res
         _ if from.flags != 0 => Err(Errno::EINVAL),
         cap::SPLIT_IRQCHIP if value > MAX_RESERVED_PINS => Err(Errno::EINVAL),
         cap::SPLIT_IRQCHIP => {
-            setup.split_irqchip()?;
+            // Linux says so in either case.
+            setup.split_irqchip().map_err(|_| Errno::EEXIST)?;
             // No GSI leads anywhere until the VMM says so.
             vm.set_routes(Routes::default());
+            Ok(0)
+        }
+        cap::EXCEPTION_PAYLOAD => {
+            setup.tell_payload(value != 0);
+            Ok(0)
+        }
+        cap::X86_TRIPLE_FAULT_EVENT => {
+            setup.tell_triple_fault(value != 0);
             Ok(0)
         }
         cap::MSR_PLATFORM_INFO => {

@@ -6,12 +6,14 @@ use abi::device::EnableCap;
 use abi::ioctl::{
     CHECK_EXTENSION, CLEAR_DIRTY_LOG, CREATE_IRQCHIP, CREATE_PIT2, CREATE_VCPU, ENABLE_CAP,
     GET_CLOCK, GET_DIRTY_LOG, GET_IRQCHIP, GET_PIT2, GET_REGS, IOEVENTFD, IRQ_LINE,
-    IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, RUN, SET_BOOT_CPU_ID, SET_CLOCK,
-    SET_GSI_ROUTING, SET_IDENTITY_MAP_ADDR, SET_IRQCHIP, SET_PIT2, SET_TSS_ADDR,
+    IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, REINJECT_CONTROL, RUN, SET_BOOT_CPU_ID,
+    SET_CLOCK, SET_GSI_ROUTING, SET_IDENTITY_MAP_ADDR, SET_IRQCHIP, SET_PIT2, SET_TSS_ADDR,
     SET_USER_MEMORY_REGION, SET_USER_MEMORY_REGION2, SIGNAL_MSI, UNREGISTER_COALESCED_MMIO,
     argument_size, io,
 };
-use abi::irqchip::{Irqchip, PIT_FLAGS_SPEAKER_DATA_ON, PitChannelState, PitState2};
+use abi::irqchip::{
+    Irqchip, PIT_FLAGS_SPEAKER_DATA_ON, PitChannelState, PitState2, ReinjectControl,
+};
 use alloc::vec;
 use selftest::{Outcome, cases, check, check_eq};
 use virt::ioctl::is_exclusive;
@@ -123,6 +125,7 @@ fn call_noise(caller: &Caller, random: &mut Random) -> Outcome {
         Errno::EBADF,
         Errno::ENOTTY,
         Errno::ENOSPC,
+        Errno::EPERM,
     ];
     let answer = caller.vm(number, argument);
     check!(
@@ -175,7 +178,7 @@ cases! {
         }
         check_eq!(caller.vm(CHECK_EXTENSION, cap::IRQCHIP.into()), Ok(1));
         check_eq!(caller.vm(CHECK_EXTENSION, cap::NESTED_STATE.into()), Ok(0));
-        for cap in [cap::IRQCHIP, cap::NESTED_STATE, cap::EXCEPTION_PAYLOAD, 9999] {
+        for cap in [cap::IRQCHIP, cap::NESTED_STATE, cap::ENFORCE_PV_FEATURE_CPUID, 9999] {
             check_eq!(caller.enable(cap, 1), Err(Errno::EINVAL), "{cap}");
         }
         for cap in [cap::MANUAL_DIRTY_LOG_PROTECT2, cap::SPLIT_IRQCHIP] {
@@ -268,5 +271,16 @@ cases! {
             check_eq!(set(1, flags, 0), Err(Errno::EINVAL));
         }
         check_eq!(set(u64::MAX, 4, 0), Ok(0));
+    }
+
+    fn ticks_that_were_missed_do_not_come_later() {
+        let caller = Caller::new()?;
+        let control = |pit_reinject| ReinjectControl { pit_reinject, ..ReinjectControl::default() };
+        check_eq!(caller.set_vm(REINJECT_CONTROL, &control(0)), Ok(0));
+        check_eq!(caller.set_vm(REINJECT_CONTROL, &control(1)), Err(Errno::EINVAL));
+        check_eq!(caller.vm(REINJECT_CONTROL, BAD), Err(Errno::EFAULT));
+        check_eq!(caller.vm(CHECK_EXTENSION, cap::REINJECT_CONTROL.into()), Ok(0));
+        let caller = Caller::without_chips()?;
+        check_eq!(caller.set_vm(REINJECT_CONTROL, &control(0)), Err(Errno::ENXIO));
     }
 }

@@ -21,11 +21,11 @@
 //! edge-triggered at the I/O APIC; the 8259s' output reaches the local APICs' LINT0 only, not the I/O APIC's pin 0;
 //! and ticks of the 8254 that were not taken in time are not made up for.
 
-use virt::routing::Source;
+use virt::routing::{Reached, Source};
 
 use super::i8254::Pit;
 use super::i8259::{self, Pic};
-use super::ioapic::{self, IoApic};
+use super::ioapic::{self, IoApic, Redirection};
 use super::{Message, Messages};
 
 /// The I/O APIC's pin that GSI 0 is.
@@ -173,6 +173,35 @@ impl Chips {
     pub fn set_ioapic_pin(&mut self, pin: usize, source: Source, active: bool) -> Effects {
         let message = self.move_pin(pin, source, active);
         self.effects(Effects { messages: message.into(), ..Effects::default() })
+    }
+
+    /// What it comes to that one of the 8259s' lines is moved, before it is.
+    #[must_use]
+    pub fn pic_reaches(&self, line: u8, level: bool) -> Reached {
+        let chip = self.pic.chips().get(usize::from(line / 8))?;
+        let bit = 1 << (line % 8);
+        if chip.imr & bit != 0 {
+            return None;
+        }
+        let is_new = chip.elcr & bit != 0 || chip.lines & bit == 0;
+        let waits = level && is_new && chip.irr() & bit != 0;
+        Some(u32::from(!waits))
+    }
+
+    /// What it comes to that one of the I/O APIC's pins is moved, before it is, if not a message is sent.
+    #[must_use]
+    pub fn ioapic_reaches(&self, pin: usize, active: bool) -> Option<Reached> {
+        let state = self.ioapic.state();
+        let Some(entry) = state.redirections.get(pin) else { return Some(None) };
+        if !active {
+            return Some(Some(1));
+        }
+        if !entry.is_level() && state.lines >> pin & 1 != 0 {
+            return Some(Some(0));
+        }
+        let is_held_up =
+            entry.is_masked() || entry.is_level() && entry.0 & Redirection::REMOTE_IRR != 0;
+        is_held_up.then_some(None)
     }
 
     fn move_line(&mut self, line: u8, source: Source, level: bool) {

@@ -46,6 +46,8 @@ pub struct Pending {
     pub interrupt: Option<u8>,
     /// An NMI waits.
     pub nmi: bool,
+    /// A triple fault, which the VMM is to be told.
+    pub triple_fault: bool,
 }
 
 impl<E: Engine, H: Host> Vcpu<E, H> {

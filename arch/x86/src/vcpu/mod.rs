@@ -97,6 +97,8 @@ pub struct Vcpu<E: Engine, H: Host> {
     stuck: bool,
     /// The VMM wants to be told when it can inject an interrupt.
     window: bool,
+    /// KVM's registers and hypercalls are there only if CPUID says so.
+    enforces_pv: bool,
 }
 
 /// The local APIC of vCPU `id` as the machine has it, and CPUID offers it.
@@ -180,6 +182,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             fresh: true,
             stuck: false,
             window: false,
+            enforces_pv: false,
         })
     }
 
@@ -223,6 +226,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             }
             if published.inbox.is_full() && self.drain(&published.inbox) {
                 return Exit::Interrupted;
+            }
+            if core::mem::take(&mut self.pending.triple_fault) {
+                self.activity = Activity::Shutdown;
+                return Exit::Shutdown;
             }
             if !self.is_running() {
                 if let Some(exit) = self.idle(published) {
@@ -313,7 +320,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}
-            Effect::Send(message) => self.machine.deliver(&message, Some(self.lapic.config().id)),
+            Effect::Send(message) => {
+                self.machine.deliver(&message, Some(self.lapic.config().id));
+            }
             Effect::EndOfInterrupt(vector) => {
                 if self.machine.setup.has_shared_chips() {
                     self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));

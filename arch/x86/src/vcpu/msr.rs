@@ -19,6 +19,16 @@ impl From<GeneralProtection> for Refused {
     }
 }
 
+/// What CPUID says of KVM's own interface. See: Linux, Documentation/virt/kvm/x86/cpuid.rst.
+mod pv {
+    /// The leaf; its EAX has the features.
+    pub const FEATURES: u32 = 0x4000_0001;
+    /// The clock's first registers.
+    pub const CLOCKSOURCE: u32 = 1 << 0;
+    /// Those that came later.
+    pub const CLOCKSOURCE2: u32 = 1 << 3;
+}
+
 /// Which of the engine's registers an MSR is.
 fn sysreg(number: u32) -> Option<SysReg> {
     Some(match number {
@@ -102,11 +112,25 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.not_accessed(reason, Completion::WriteMsr { len }, exit)
     }
 
+    /// Whether a register of KVM's is there by what CPUID says, if that counts.
+    fn has_pv_register(&self, number: u32) -> bool {
+        let feature = match number {
+            index::KVM_WALL_CLOCK | index::KVM_SYSTEM_TIME => pv::CLOCKSOURCE,
+            index::KVM_WALL_CLOCK_NEW | index::KVM_SYSTEM_TIME_NEW => pv::CLOCKSOURCE2,
+            _ => return true,
+        };
+        let offered = self.cpuid.get(pv::FEATURES, 0).unwrap_or_default()[0];
+        !self.enforces_pv || offered & feature != 0
+    }
+
     /// Reads a model-specific register.
     ///
     /// # Errors
     /// When there is none of that number.
     pub fn read_msr(&mut self, number: u32) -> Result<u64, Refused> {
+        if !self.has_pv_register(number) {
+            return Err(Refused);
+        }
         if let Some(reg) = sysreg(number) {
             return Ok(self.engine.sysreg(reg));
         }
@@ -155,6 +179,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// # Errors
     /// When there is none of that number, or it does not take the value.
     pub fn write_msr(&mut self, number: u32, value: u64) -> Result<(), Refused> {
+        if !self.has_pv_register(number) {
+            return Err(Refused);
+        }
         if let Some(reg) = sysreg(number) {
             return self.write_sysreg(reg, value);
         }

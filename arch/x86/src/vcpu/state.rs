@@ -13,7 +13,7 @@ use virt::host::Host;
 use super::events::{Activity, Pending};
 use super::inbox::request;
 use super::{Effect, Vcpu};
-use crate::emulate::debug;
+use crate::emulate::debug::{self, dr6};
 use crate::engine::{Engine, EngineVcpu, Event};
 use crate::exception;
 use crate::irqchip::lapic::GeneralProtection;
@@ -88,6 +88,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.pending.nmi
     }
 
+    /// Whether a triple fault waits to be told.
+    pub fn triple_fault_waits(&self) -> bool {
+        self.pending.triple_fault
+    }
+
     /// What is on its way to it. What goes with an exception is then in CR2 and DR6 already.
     pub fn pending(&mut self) -> Pending {
         self.settle();
@@ -108,6 +113,21 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             other => other,
         });
         self.pending = Pending { event, ..pending };
+    }
+
+    /// Sets what goes with the exception that is on its way, and is not in CR2 or DR6 yet.
+    pub fn set_pending_payload(&mut self, payload: u64) {
+        if let Some(Event::Exception(exception)) = &mut self.pending.event {
+            exception.payload = match exception.vector {
+                exception::DB => payload & dr6::WRITABLE,
+                _ => payload,
+            };
+        }
+    }
+
+    /// Has KVM's registers be there only if CPUID says so, or in any case.
+    pub fn enforce_pv_features(&mut self, on: bool) {
+        self.enforces_pv = on;
     }
 
     /// Sets the external interrupt that is still to be injected.
