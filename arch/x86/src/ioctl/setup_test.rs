@@ -195,6 +195,33 @@ cases! {
         check_eq!(caller.set(&mut vcpu, INTERRUPT, &Interrupt { irq: 0x22 }), Err(Errno::EEXIST));
     }
 
+    fn split_no_window_is_waited_for_behind_which_nothing_is_let_through() {
+        const LINT0: u32 = 0x835;
+        let caller = Caller::without_chips()?;
+        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 24), Ok(0));
+        let mut vcpu = host_error(caller.fixture.vcpu(0))?;
+        long_mode(&caller.fixture, &mut vcpu)?;
+        enable_apic(&mut vcpu)?;
+        vcpu.ask_for_window(true);
+        check!(vcpu.set_msr(LINT0, 0x1_0000).is_ok());
+        for masked in [true, false] {
+            engine(&mut vcpu).then(move |state, entry| {
+                set_if(state, masked);
+                if entry.interrupt_window == masked {
+                    Intercept::Shutdown
+                } else {
+                    Intercept::Out { port: 0x80, size: 1, len: 2 }
+                }
+            });
+            check!(matches!(vcpu.run(Answer::None), Exit::Out { port: 0x80, .. }));
+            check!(!vcpu.is_open());
+            check!(vcpu.set_msr(LINT0, 0x700).is_ok());
+            check_eq!(vcpu.is_open(), masked);
+            let flags = vcpu.engine().rflags() & !rflags::IF;
+            engine(&mut vcpu).set_rflags(flags);
+        }
+    }
+
     fn another_vcpu_may_boot() {
         let caller = Caller::without_chips()?;
         check_eq!(caller.vm(CREATE_IRQCHIP, 0), Ok(0));

@@ -174,7 +174,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 entry.nmi_window = true;
             }
         }
-        entry.interrupt_window = self.window;
+        // One behind which the local APIC lets nothing through is none: it would be waited for again and again.
+        entry.interrupt_window = self.window && self.lapic.accepts_extint();
         if self.interrupt_waits() {
             if entry.inject.is_none() && !shadow && self.interrupts_enabled() {
                 entry.inject = self.acknowledge();
