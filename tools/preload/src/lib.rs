@@ -5,7 +5,7 @@
 //! as `arch_x86::ioctl` has it; like `hv`, this puts together a machine on the software CPU.
 //!
 //! What is behind the descriptors:
-//! - [`device`], [`vm`], [`vcpu`]: the three kinds, each with its ioctls; [`object`]: any of them;
+//! - [`device`], [`vm`], [`vcpu`]: the three kinds, each with its ioctls; [`statistics`], which are read; [`object`]: any of them;
 //! - [`pages`]: a descriptor of the kernel's, and the memory that a vCPU shares;
 //! - [`descriptors`]: which number is of which object;
 //! - [`running`]: that this thread is in KVM_RUN, and what a signal does to that;
@@ -36,6 +36,7 @@ pub mod object;
 pub mod options;
 pub mod pages;
 pub mod running;
+pub mod statistics;
 pub mod vcpu;
 pub mod vm;
 

@@ -28,6 +28,18 @@ impl<F: Copy> Next<F> {
         Self { name, address: AtomicPtr::new(null_mut()), function: PhantomData }
     }
 
+    /// The same, with a name that ends with its only 0.
+    ///
+    /// # Safety
+    /// Likewise.
+    pub(crate) const unsafe fn of(name: &'static str) -> Self {
+        match CStr::from_bytes_with_nul(name.as_bytes()) {
+            // SAFETY: the caller's promise.
+            Ok(name) => unsafe { Self::new(name) },
+            Err(_) => panic!("a name"),
+        }
+    }
+
     /// The function, if it was looked up.
     #[inline]
     pub(crate) fn get(&self) -> Option<F> {

@@ -9,10 +9,11 @@ use virt::Errno;
 use crate::device::Device;
 use crate::forks::Owner;
 use crate::running;
+use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 
-/// The device, a VM or a vCPU, of the process that has made it.
+/// The device, a VM, a vCPU or statistics, of the process that has made it.
 pub struct Object {
     owner: Owner,
     kind: ManuallyDrop<Kind>,
@@ -22,6 +23,7 @@ enum Kind {
     Device(Device),
     Vm(Arc<Vm>),
     Vcpu(Vcpu),
+    Statistics(Statistics),
 }
 
 /// An object that an ioctl has made, and the descriptor which it is to have.
@@ -55,6 +57,12 @@ impl Object {
         Self::new(Kind::Vcpu(vcpu))
     }
 
+    /// Statistics.
+    #[must_use]
+    pub fn statistics(statistics: Statistics) -> Self {
+        Self::new(Kind::Statistics(statistics))
+    }
+
     /// Answers an ioctl. What it makes is given to `install`, which gives its number.
     ///
     /// # Errors
@@ -75,7 +83,39 @@ impl Object {
         match &*self.kind {
             Kind::Device(device) => device.ioctl(number, argument, install),
             Kind::Vm(vm) => vm.ioctl(number, argument, install),
-            Kind::Vcpu(vcpu) => vcpu.ioctl(number, argument),
+            Kind::Vcpu(vcpu) => vcpu.ioctl(number, argument, install),
+            Kind::Statistics(_) => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// The descriptor is about to be read.
+    pub(crate) fn read(&self) {
+        if let Kind::Statistics(statistics) = &*self.kind
+            && self.owner.is_this_process()
+        {
+            statistics.renew();
+        }
+    }
+
+    /// The descriptor's `size` bytes from `offset` on were mapped at `start`.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    ///
+    /// # Safety
+    /// The mapping is the caller's to change.
+    pub(crate) unsafe fn mapped(
+        &self,
+        start: usize,
+        offset: usize,
+        size: usize,
+    ) -> Result<(), Errno> {
+        match &*self.kind {
+            // SAFETY: the caller's promise.
+            Kind::Vcpu(vcpu) if self.owner.is_this_process() => unsafe {
+                vcpu.ring().put_over(start, offset, size)
+            },
+            _ => Ok(()),
         }
     }
 }

@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use virt::Errno;
 use virt::ioctl::{Argument, VCPU_MMAP_SIZE};
 
-use crate::pages::{SharedPages, descriptor};
+use crate::object::Made;
+use crate::pages::{Ring, SharedPages, descriptor};
 use crate::running::{Running, SignalSet};
+use crate::statistics::Statistics;
 use crate::vm::Vm;
 use crate::{CoreVcpu, Machine};
 
@@ -35,23 +37,34 @@ impl Vcpu {
     /// As [`create_vcpu`], and what the host lacks.
     pub fn new(vm: &Arc<Vm>, id: u32) -> Result<(Self, OwnedFd), Errno> {
         let descriptor = descriptor(c"kvm-vcpu", VCPU_MMAP_SIZE)?;
-        let pages = SharedPages::new(&descriptor)?;
+        let pages = SharedPages::of_vcpu(&descriptor, VCPU_MMAP_SIZE as usize, vm.ring())?;
         let core = boxed_core(vm, id)?;
         let kicker = core.engine().kicker();
         let (core, mask) = (Mutex::new(core), Mutex::default());
         Ok((Self { id, vm: Arc::clone(vm), kicker, pages, core, mask }, descriptor))
     }
 
-    /// Answers an ioctl.
+    /// Answers an ioctl. Statistics that it makes are given to `install`, which gives their number.
     ///
     /// # Errors
     /// As [`vcpu`] and [`run`].
-    pub fn ioctl(&self, number: u32, argument: u64) -> Result<u32, Errno> {
+    pub fn ioctl(
+        &self,
+        number: u32,
+        argument: u64,
+        install: impl FnOnce(Made) -> Result<u32, Errno>,
+    ) -> Result<u32, Errno> {
         match number {
             ioctl::RUN => self.run(argument),
             ioctl::SET_SIGNAL_MASK => self.set_signal_mask(argument),
-            _ => vcpu(&mut self.core.lock(), number, argument),
+            _ => vcpu(&mut self.core.lock(), number, argument, |file| {
+                install(Statistics::made(file)?)
+            }),
         }
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        self.vm.ring()
     }
 
     fn run(&self, argument: u64) -> Result<u32, Errno> {

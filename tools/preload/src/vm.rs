@@ -1,5 +1,6 @@
 //! A VM: [`Vm`]. It lives as long as its descriptor, or one of its vCPUs.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use arch_x86::ioctl::vm;
@@ -13,6 +14,8 @@ use virt::{Errno, Memory};
 use crate::device::host_cpuid;
 use crate::object::{Made, Object};
 use crate::options::Options;
+use crate::pages::Ring;
+use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
 use crate::{CoreVm, Machine};
 
@@ -21,6 +24,7 @@ pub struct Vm {
     core: CoreVm,
     /// Held during calls that are made one after the other. Nothing else is locked outside of it.
     exclusive: Mutex<()>,
+    ring: Ring,
 }
 
 impl Vm {
@@ -39,10 +43,10 @@ impl Vm {
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
         let arch = X86::new(Process::new(), engine, Arc::clone(&memory), host_cpuid, MAX_CPUS)?;
         let core = CoreVm::new(memory, arch)?;
-        Ok(Arc::new(Self { core, exclusive: Mutex::default() }))
+        Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring: Ring::new()? }))
     }
 
-    /// Answers an ioctl. A vCPU that it makes is given to `install`, which gives its number.
+    /// Answers an ioctl. A vCPU or statistics that it makes are given to `install`, which gives their number.
     ///
     /// # Errors
     /// As [`vm`].
@@ -53,10 +57,18 @@ impl Vm {
         install: impl FnOnce(Made) -> Result<u32, Errno>,
     ) -> Result<u32, Errno> {
         let _alone = is_exclusive(number).then(|| self.exclusive.lock());
-        vm(&self.core, number, argument, |id| {
+        // One of the two is called, and once.
+        let install = Cell::new(Some(install));
+        let install = |made| install.take().map_or(Err(Errno::EINVAL), |install| install(made));
+        let create_vcpu = |id| {
             let (vcpu, descriptor) = Vcpu::new(self, id)?;
             install(Made { object: Object::vcpu(vcpu), descriptor })
-        })
+        };
+        vm(&self.core, number, argument, create_vcpu, |file| install(Statistics::made(file)?))
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     pub(crate) fn core(&self) -> &CoreVm {

@@ -39,12 +39,7 @@ macro_rules! functions {
     )*) => {
         $(
             // SAFETY: as the C library declares it.
-            static $next: Next<$type> = unsafe {
-                Next::new(match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => panic!("a name"),
-                })
-            };
+            static $next: Next<$type> = unsafe { Next::of(concat!(stringify!($name), "\0")) };
 
             /// # Safety
             /// As the C library's.

@@ -2,6 +2,7 @@
 //!
 //! - `device`: opening `/dev/kvm`, and looking whether it is there;
 //! - `calls`: `ioctl`;
+//! - `contents`: reading and mapping descriptors;
 //! - `lives`: closing and copying descriptors;
 //! - [`signals`]: setting handlers;
 //! - `start`: what is done when the library is loaded.
@@ -15,12 +16,14 @@
 //! See: System V ABI, AMD64 supplement, 3.5.7; ld.so(8), `LD_PRELOAD`.
 
 mod calls;
+mod contents;
 mod device;
 mod lives;
 pub mod signals;
 mod start;
 
 pub use calls::*;
+pub use contents::*;
 pub use device::*;
 pub use lives::*;
 

@@ -1,6 +1,6 @@
 //! What is done when the library is loaded: the C library's functions are looked up.
 
-use super::{calls, device, lives, signals};
+use super::{calls, contents, device, lives, signals};
 
 /// Called by the dynamic loader, with the feature `interpose`.
 #[used]
@@ -10,6 +10,7 @@ static START: extern "C" fn() = start;
 extern "C" fn start() {
     device::look_up();
     calls::IOCTL.look_up();
+    contents::look_up();
     for one in [&lives::CLOSE, &lives::DUP] {
         one.look_up();
     }
