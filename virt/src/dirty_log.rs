@@ -16,19 +16,37 @@ const BITS: u64 = u64::BITS as u64;
 #[derive(Debug)]
 pub struct DirtyLog {
     words: Box<[AtomicU64]>,
+    /// The pages that were read so far; none if that does not count.
+    read: Box<[AtomicU64]>,
 }
 
 impl DirtyLog {
-    /// A log of so many pages, none of which is dirty. Process context.
+    /// A log of so many pages, none of which is dirty. If `reads_count`, a page is marked when it is read for the first time.
+    /// Process context.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new(pages: u64) -> Result<Self, Errno> {
-        let words = pages.div_ceil(BITS) as usize;
-        let mut all = Vec::new();
-        all.try_reserve_exact(words).map_err(|_| Errno::ENOMEM)?;
-        all.resize_with(words, AtomicU64::default);
-        Ok(Self { words: all.into_boxed_slice() })
+    pub fn new(pages: u64, reads_count: bool) -> Result<Self, Errno> {
+        let bitmap = |pages: u64| {
+            let words = pages.div_ceil(BITS) as usize;
+            let mut all = Vec::new();
+            all.try_reserve_exact(words).map_err(|_| Errno::ENOMEM)?;
+            all.resize_with(words, AtomicU64::default);
+            Ok(all.into_boxed_slice())
+        };
+        Ok(Self { words: bitmap(pages)?, read: bitmap(if reads_count { pages } else { 0 })? })
+    }
+
+    /// A page is about to be read.
+    #[inline]
+    pub fn note_read(&self, page: u64) {
+        let Some(word) = self.read.get((page / BITS) as usize) else { return };
+        let bit = 1 << (page % BITS);
+        let is_new = |word: u64| word & bit == 0;
+        // Most were read before.
+        if is_new(word.load(Ordering::Relaxed)) && is_new(word.fetch_or(bit, Ordering::Relaxed)) {
+            self.mark(page, page);
+        }
     }
 
     /// Marks pages, from `first` to `last`. What is beyond the slot is ignored.

@@ -10,7 +10,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lock_api::{Mutex, RawMutex};
 
@@ -69,16 +69,16 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(slot: Slot) -> Result<Self, Errno> {
+    fn new(slot: Slot, reads_count: bool) -> Result<Self, Errno> {
         let mut entry = Self { slot, log: None };
-        entry.set_log(slot.log_dirty)?;
+        entry.set_log(slot.log_dirty, reads_count)?;
         Ok(entry)
     }
 
-    /// Has the slot be logged, or not. A new log is empty.
-    fn set_log(&mut self, on: bool) -> Result<(), Errno> {
-        let pages = self.slot.size / PAGE;
-        self.log = if on { Some(Arc::new(DirtyLog::new(pages)?)) } else { None };
+    /// Has the slot be logged, or not. A new log is empty. Of memory that the guest may not write it stays so.
+    fn set_log(&mut self, on: bool, reads_count: bool) -> Result<(), Errno> {
+        let (pages, reads_count) = (self.slot.size / PAGE, reads_count && !self.slot.read_only);
+        self.log = if on { Some(Arc::new(DirtyLog::new(pages, reads_count)?)) } else { None };
         self.slot.log_dirty = on;
         Ok(())
     }
@@ -143,11 +143,16 @@ impl Slots {
 pub struct Memory<R> {
     current: Mutex<R, Arc<Slots>>,
     generation: AtomicU64,
+    first_reads_count: AtomicBool,
 }
 
 impl<R: RawMutex> Default for Memory<R> {
     fn default() -> Self {
-        Self { current: Mutex::new(Arc::default()), generation: AtomicU64::new(0) }
+        Self {
+            current: Mutex::new(Arc::default()),
+            generation: AtomicU64::new(0),
+            first_reads_count: AtomicBool::new(false),
+        }
     }
 }
 
@@ -160,7 +165,17 @@ impl<R: RawMutex> Memory<R> {
     pub fn insert(&self, slot: Slot) -> Result<(), Errno> {
         // Before a log is made, whose size it is.
         slot.check()?;
-        self.change(|slots| slots.insert(Entry::new(slot)?))
+        self.change(|slots| slots.insert(Entry::new(slot, self.first_reads_count())?))
+    }
+
+    /// Has new logs have a page as written when it is read for the first time, too: so it is with Linux's KVM, which maps a page for
+    /// writing then if it can, and programs count on it.
+    pub fn count_first_reads(&self) {
+        self.first_reads_count.store(true, Ordering::Relaxed);
+    }
+
+    fn first_reads_count(&self) -> bool {
+        self.first_reads_count.load(Ordering::Relaxed)
     }
 
     /// Removes a slot and gives it. The caller tells the architecture of the change.
@@ -199,7 +214,7 @@ impl<R: RawMutex> Memory<R> {
             let at = slots.position(id)?;
             let entry = &mut slots.0[at];
             if entry.slot.log_dirty != on {
-                entry.set_log(on)?;
+                entry.set_log(on, self.first_reads_count())?;
             }
             Ok(entry.slot)
         })
@@ -308,11 +323,17 @@ impl View {
     pub fn host_address(&self, gpa: u64, write: bool) -> Result<(u64, u64), Unreached> {
         let (entry, offset) = self.find(gpa, write)?;
         let (hva, room) = (entry.slot.hva + offset, entry.slot.size - offset);
-        if write && entry.log.is_some() {
-            entry.mark(offset, 1);
-            return Ok((hva, PAGE - offset % PAGE));
+        match &entry.log {
+            Some(_) if write => {
+                entry.mark(offset, 1);
+                Ok((hva, PAGE - offset % PAGE))
+            }
+            Some(log) => {
+                log.note_read(offset / PAGE);
+                Ok((hva, room))
+            }
+            None => Ok((hva, room)),
         }
-        Ok((hva, room))
     }
 
     /// Whether nobody need know of a write to `gpa`: then an address to read at may be kept as one to write at, too.

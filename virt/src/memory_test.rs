@@ -122,6 +122,30 @@ cases! {
         check_eq!(memory.log(2).map(|_| ()), Err(Errno::ENOENT));
     }
 
+    /// As with Linux's KVM, if that is wanted.
+    fn the_first_read_of_a_page_may_mark_it() {
+        let memory = TestMemory::default();
+        let logged = |id, gpa| Slot { log_dirty: true, ..slot(id, gpa, 0x4_2000) };
+        check_eq!(memory.insert(logged(0, 0)), Ok(()));
+        memory.count_first_reads();
+        check_eq!(memory.insert(logged(1, 0x10_0000)), Ok(()));
+        check_eq!(memory.insert(Slot { read_only: true, ..logged(2, 0x20_0000) }), Ok(()));
+        let read = |offset: u64| {
+            let view = memory.view();
+            let reads = [0, 0x10_0000, 0x20_0000].map(|gpa| view.host_address(gpa + offset, false).is_ok());
+            reads == [true; 3]
+        };
+        let taken = |id| memory.log(id).and_then(|(_, log)| log.take());
+        check!(read(0x1008) && read(0x1010) && read(0x4_1fff));
+        check_eq!(taken(0), Ok(vec![0, 0]), "it was there before");
+        check_eq!(taken(1), Ok(vec![0b10, 0b10]));
+        check_eq!(taken(2), Ok(vec![0, 0]), "nobody writes there");
+        check!(read(0x1008) && read(0x2000));
+        check_eq!(taken(1), Ok(vec![0b100, 0]), "once");
+        check!(memory.set_log(0, false).is_ok() && memory.set_log(0, true).is_ok() && read(0x1000));
+        check_eq!(taken(0), Ok(vec![0b10, 0]), "a new one");
+    }
+
     fn a_log_is_the_same_until_it_is_switched_off() {
         let memory = TestMemory::default();
         check_eq!(memory.insert(slot(0, 0x4000, 0x2000)), Ok(()));
@@ -146,11 +170,11 @@ cases! {
     }
 
     fn a_log_marks_what_is_in_it() {
-        let Ok(log) = DirtyLog::new(65) else { check!(false, "a log"); return Ok(()) };
+        let Ok(log) = DirtyLog::new(65, false) else { check!(false, "a log"); return Ok(()) };
         log.mark(62, 64);
         log.mark(200, 300);
         check_eq!(log.take(), Ok(vec![0b11 << 62, 1]));
-        check_eq!(DirtyLog::new(u64::MAX).map(|_| ()), Err(Errno::ENOMEM));
+        check_eq!(DirtyLog::new(u64::MAX, false).map(|_| ()), Err(Errno::ENOMEM));
     }
 
     fn a_gsi_leads_to_all_of_its_routes() {

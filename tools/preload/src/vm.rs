@@ -34,6 +34,7 @@ impl Vm {
     /// When memory is short, or the host has no thread left.
     pub fn new(options: Options) -> Result<Arc<Self>, Errno> {
         let memory = Arc::new(Memory::default());
+        memory.count_first_reads();
         let usual = engine_soft::Options::default();
         let translated = options.jit_cache.unwrap_or(usual.translated);
         let options = engine_soft::Options { translated, ..usual };

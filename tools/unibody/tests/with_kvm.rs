@@ -65,6 +65,7 @@ fn a_vmm_on_kvm_ioctls_runs_its_guest() {
     fs::remove_file(program).expect("it is ours");
     assert_eq!(status, Some(0), "{stdout}{stderr}");
     let seen: Vec<&str> = stdout.lines().collect();
+    // The example counts on it that the page which the guest executes is in the log.
     let expected =
         ["out 0x3f8 0x35", "in 0x3f8 0x35", "write 0x8000 1", "dirty 1", "read 0x8000 1", "halted"];
     assert!(seen.windows(expected.len()).any(|lines| lines == expected), "{stdout}");
