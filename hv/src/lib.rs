@@ -48,6 +48,12 @@ pub mod x86 {
     pub use arch_x86::vcpu::{Answer, Data, Exit};
 }
 
+/// What KVM's interface has here that programs get from `unibody with-kvm`, as lists.
+pub mod interface {
+    pub use arch_x86::ioctl::capability::{CAPABILITIES, Capability};
+    pub use arch_x86::ioctl::offered::{Descriptor, OFFERED, Offered};
+}
+
 /// What can go wrong on the host's side. A guest's mistakes are not errors.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -91,3 +91,18 @@ fn who_uses_an_object_and_who_removes_it_do_not_meet() {
 fn count_of(reference: &Reference<'_>) -> u64 {
     reference.counted().count.load(Ordering::SeqCst)
 }
+
+#[test]
+fn a_range_is_taken_out() {
+    let descriptors = Descriptors::new();
+    let objects = [1, 600, 601, 5000].map(|number| {
+        let object = device();
+        descriptors.insert(number, object.clone()).unwrap();
+        object
+    });
+    let held = || objects.each_ref().map(|object| count(object) != 1);
+    descriptors.remove_range(2, 600);
+    assert_eq!(held(), [true, false, true, true]);
+    descriptors.remove_range(0, u32::MAX);
+    assert_eq!(held(), [false; 4]);
+}

@@ -129,3 +129,7 @@ impl Drop for Object {
         // Else it stays: its threads, and what they had locked, are another process's.
     }
 }
+
+#[cfg(test)]
+#[path = "object_test.rs"]
+mod object_test;

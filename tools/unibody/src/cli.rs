@@ -36,6 +36,11 @@ The JSON is one object, sizes in bytes, null for what is not known:
   cores         how many may be used
   distribution  name, has_apt
   cache         folder, kernel (the release that was pulled), size
+With --kvm it is
+  format        1
+  version       Unibody's
+  capabilities  of each: name, number, value (what KVM_CHECK_EXTENSION answers; 0: it is not there)
+  ioctls        of each: name, number, of (device, vm, vcpu)
 
 Exit status: 0 if a guest can be run here, 125 if not.";
 
@@ -199,6 +204,10 @@ pub(crate) struct Doctor {
     /// Print it as JSON, for scripts
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Show what of KVM's interface `unibody with-kvm` gives to programs
+    #[arg(long)]
+    pub(crate) kvm: bool,
 }
 
 /// What runs the guest.

@@ -106,3 +106,24 @@ fn a_kvm_that_is_not_permitted_is_told_with_the_fix() {
     let page = doctor_with_kvm("666", 0);
     assert!(page.contains("kvm          something else is in its place"), "{page}");
 }
+
+#[test]
+fn what_programs_find_at_dev_kvm_is_listed() {
+    let (status, page, stderr) = doctor(&["--kvm"]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    for line in ["  KVM_CAP_USER_MEMORY", "  KVM_CREATE_VM", "  KVM_RUN", "  KVM_CAP_X86_SMM"] {
+        assert!(page.lines().any(|found| found.starts_with(line)), "{line}: {page}");
+    }
+    let (status, json, _) = doctor(&["--kvm", "--json"]);
+    assert_eq!(status, Some(0));
+    let interface: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(interface["format"], 1);
+    let find = |list: &str, name: &str| {
+        let all = interface[list].as_array().expect("a list").iter();
+        all.clone().find(|one| one["name"] == name).cloned().expect("it is there")
+    };
+    assert_eq!(find("capabilities", "KVM_CAP_USER_MEMORY")["value"], 1);
+    assert_eq!(find("capabilities", "KVM_CAP_X86_SMM")["value"], 0);
+    assert_eq!(find("ioctls", "KVM_RUN")["number"], 0xae80);
+    assert_eq!(find("ioctls", "KVM_RUN")["of"], "vcpu");
+}

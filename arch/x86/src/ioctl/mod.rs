@@ -8,6 +8,7 @@
 //! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, `msr_filter`, and the neutral ones of
 //! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`.
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
+//! [`offered`] lists all of them.
 //!
 //! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; device attributes;
 //! KVM_SMI, as there is no system management mode.
@@ -25,6 +26,7 @@ mod lapic;
 mod msr;
 mod msr_filter;
 mod msr_index;
+pub mod offered;
 mod pit;
 mod regs;
 mod run;

@@ -5,10 +5,12 @@
 //! | [`report`] | what is found: the structure that `--json` prints |
 //! | [`system`] | memory, processors and distribution, as Linux tells them |
 //! | [`page`] | the same for people |
+//! | [`interface`] | `--kvm`: what of KVM's interface programs get |
 //!
 //! It tries the engines with a guest of a few instructions, downloads nothing, and changes nothing but what is
 //! remembered of such a try.
 
+mod interface;
 mod page;
 mod report;
 mod system;
@@ -21,6 +23,9 @@ use crate::error::{Error, FAILURE};
 
 /// Carries the verb out and returns the exit status: a failure if nothing can run a guest.
 pub(crate) fn execute(options: &cli::Doctor) -> Result<u8, Error> {
+    if options.kvm {
+        return interface::tell(options.json).map(|()| 0);
+    }
     let report = Report::of_this_machine();
     let text = if options.json {
         let json = serde_json::to_string_pretty(&report);

@@ -1,0 +1,94 @@
+use std::cell::RefCell;
+
+use abi::ioctl;
+use arch_x86::ioctl::offered::{Descriptor, OFFERED};
+
+use super::*;
+use crate::options::Options;
+
+/// An argument that nothing is at.
+const NOWHERE: u64 = 8;
+
+/// The device, a VM and a vCPU.
+struct Objects {
+    device: Object,
+    vm: Object,
+    vcpu: Object,
+}
+
+impl Objects {
+    fn new() -> Self {
+        let device = Object::device(Device::new(Options::default()));
+        let (_, vm) = made(&device, ioctl::CREATE_VM, 0);
+        let (_, vcpu) = made(&vm, ioctl::CREATE_VCPU, 0);
+        Self { device, vm, vcpu }
+    }
+
+    fn ask(&self, of: Descriptor, number: u32, argument: u64) -> Result<u32, Errno> {
+        let object = match of {
+            Descriptor::Device => &self.device,
+            Descriptor::Vm => &self.vm,
+            Descriptor::Vcpu => &self.vcpu,
+        };
+        object.ioctl(number, argument, |_| Ok(77))
+    }
+
+    /// Whether there is such a call. The device says of one that there is not what it says of a bad argument.
+    fn has(&self, of: Descriptor, number: u32) -> bool {
+        let valued =
+            matches!(number, ioctl::GET_API_VERSION | ioctl::CREATE_VM | ioctl::GET_VCPU_MMAP_SIZE);
+        let unknown = if of == Descriptor::Device { Errno::EINVAL } else { Errno::ENOTTY };
+        self.ask(of, number, if valued { 0 } else { NOWHERE }) != Err(unknown)
+    }
+}
+
+/// What a call makes, and what it answers.
+fn made(by: &Object, number: u32, argument: u64) -> (u32, Object) {
+    let slot = RefCell::new(None);
+    let answer = by.ioctl(number, argument, |made| {
+        slot.replace(Some(made.object));
+        Ok(5)
+    });
+    (answer.unwrap(), slot.into_inner().unwrap())
+}
+
+#[test]
+fn what_is_offered_is_there_and_nothing_else() {
+    let objects = Objects::new();
+    let not_offered = [
+        ioctl::SMI,
+        ioctl::SET_NR_MMU_PAGES,
+        ioctl::GET_NR_MMU_PAGES,
+        ioctl::REINJECT_CONTROL,
+        ioctl::RESET_DIRTY_RINGS,
+        ioctl::CREATE_DEVICE,
+        ioctl::GET_STATS_FD,
+        ioctl::SET_DEVICE_ATTR,
+        ioctl::GET_DEVICE_ATTR,
+        ioctl::HAS_DEVICE_ATTR,
+        ioctl::GET_SUPPORTED_HV_CPUID,
+    ];
+    let all = OFFERED.iter().map(|offered| offered.number).chain(not_offered);
+    for number in all {
+        for of in [Descriptor::Device, Descriptor::Vm, Descriptor::Vcpu] {
+            let listed = OFFERED.iter().any(|offered| (offered.of, offered.number) == (of, number));
+            assert_eq!(objects.has(of, number), listed, "{number:#x} of {of:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_made_gets_the_number_that_it_is_given() {
+    let device = Object::device(Device::new(Options::default()));
+    let (number, vm) = made(&device, ioctl::CREATE_VM, 0);
+    assert_eq!(number, 5);
+    let refuse = |_| Err(Errno(libc::EMFILE));
+    assert_eq!(vm.ioctl(ioctl::CREATE_VCPU, 3, refuse), Err(Errno(libc::EMFILE)));
+    let (_, vcpu) = made(&vm, ioctl::CREATE_VCPU, 4);
+    drop((device, vm));
+    // It lives on.
+    assert_eq!(vcpu.ioctl(ioctl::GET_REGS, NOWHERE, |_| Ok(0)), Err(Errno::EFAULT));
+    let mut state = [0_u32; 1];
+    let at = state.as_mut_ptr() as u64;
+    assert_eq!(vcpu.ioctl(ioctl::GET_MP_STATE, at, |_| Ok(0)), Ok(0));
+}
