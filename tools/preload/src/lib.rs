@@ -12,7 +12,7 @@
 //! - [`forks`]: whose process an object is of; [`options`]: what the program is run with.
 //!
 //! What stands before the C library:
-//! - [`interpose`]: its functions; [`next`]: the C library's own.
+//! - [`interpose`]: its functions; `next`: the C library's own.
 //!
 //! # What a program sees otherwise than with Linux's KVM
 //!

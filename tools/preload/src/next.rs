@@ -1,6 +1,6 @@
 //! The C library's own functions, behind those that stand before them: [`Next`].
 //!
-//! They are looked up by the library's constructor ([`look_up_all`]), not at their first call: that may be in a signal's handler, or within
+//! They are looked up by the library's constructor (`interpose::start`), not at their first call: that may be in a signal's handler, or within
 //! the allocator that `dlsym` itself calls. Other libraries' constructors may have run before that: until then a function is
 //! its system call, if it is one. That sets `errno` likewise, but is no point at which a thread can be cancelled. Otherwise the
 //! C library's is called, or that of the next library which stands before it, since it is such a point, and has what programs expect

@@ -62,7 +62,6 @@ fn what_is_offered_is_there_and_nothing_else() {
         ioctl::REINJECT_CONTROL,
         ioctl::RESET_DIRTY_RINGS,
         ioctl::CREATE_DEVICE,
-        ioctl::GET_STATS_FD,
         ioctl::SET_DEVICE_ATTR,
         ioctl::GET_DEVICE_ATTR,
         ioctl::HAS_DEVICE_ATTR,

@@ -3,7 +3,7 @@
 //! With Linux's KVM a signal that reaches a thread in KVM_RUN brings it out, and its handler runs on the way. Here the run loop is the
 //! program's own thread, so the kernel runs the handler by itself; what is left to do is to bring the vCPU out after that.
 //! [`interpose::signals`](crate::interpose::signals) puts a handler of this library's around each of the program's,
-//! which asks here: [`current`].
+//! which asks here: `current`.
 //!
 //! KVM_SET_SIGNAL_MASK says which signals are blocked during KVM_RUN. One that is blocked before and after it, but not
 //! during, ends it and stays pending: its handler does not run. So it is kept, and sent again when it is blocked.

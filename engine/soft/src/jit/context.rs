@@ -34,7 +34,7 @@ impl SignalRoom {
     pub const EMPTY: Self = Self([0; _]);
 }
 
-/// Where the [`SignalRoom`] of a vCPU is, and where it keeps the thread's own RSP meanwhile: for who has handlers of a stranger's
+/// Where the room for signals of a vCPU is, and where it keeps the thread's own RSP meanwhile: for who has handlers of a stranger's
 /// run, which may want more room than there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalPlace {
