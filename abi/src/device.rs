@@ -28,6 +28,11 @@ pub struct CreateDevice {
     pub flags: u32,
 }
 
+/// A group of a vCPU's attributes: its time stamp counter.
+pub const VCPU_TSC_CTRL: u32 = 0;
+/// Of that: what is added to the host's.
+pub const VCPU_TSC_OFFSET: u64 = 0;
+
 /// An attribute of a device, a VM or a vCPU: `struct kvm_device_attr`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -110,6 +110,7 @@ structures! {
     crate::cpuid::CpuidEntry { function, index, flags, eax, ebx, ecx, edx, padding }
     crate::clock::ClockData { clock, flags, pad0, realtime, host_tsc, pad }
     crate::device::EnableCap { cap, flags, args, pad }
+    crate::device::DeviceAttr { flags, group, attr, addr }
     crate::irqchip::Irqchip { chip_id, pad, chip }
     crate::irqchip::PicState {
         last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state, auto_eoi,
@@ -188,6 +189,7 @@ mod tests {
         there_and_back::<crate::nested::NestedState, 128>();
         there_and_back::<crate::clock::ClockData, 48>();
         there_and_back::<crate::device::EnableCap, 104>();
+        there_and_back::<crate::device::DeviceAttr, 24>();
         there_and_back::<crate::irqchip::Irqchip, 520>();
         there_and_back::<crate::irqchip::PicState, 16>();
         there_and_back::<crate::irqchip::IoapicState, 216>();

@@ -14,6 +14,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// The host that it runs on.
     type Host: Host;
 
+    /// How many bits a guest-physical address has at most.
+    const ADDRESS_BITS: u32;
+
     /// The routes of a machine that asked for no others.
     ///
     /// # Errors

@@ -142,10 +142,14 @@ impl<A: Arch> Vm<A> {
     /// or none, for a size of 0. Process context.
     ///
     /// # Errors
-    /// `EINVAL` for what is not of whole pages, another size, place or kind than the slot has, and a size of 0 when there is none;
+    /// `EINVAL` for what is not of whole pages or above all addresses, another size, place or kind than the slot has, and a size of 0 when there is none;
     /// and as [`add_slot`](Self::add_slot).
     pub fn set_slot(&self, new: Slot) -> Result<(), Errno> {
         if [new.gpa, new.size, new.hva].iter().any(|value| !value.is_multiple_of(PAGE)) {
+            return Err(Errno::EINVAL);
+        }
+        let end = new.gpa.checked_add(new.size).ok_or(Errno::EINVAL)?;
+        if end > 1 << A::ADDRESS_BITS {
             return Err(Errno::EINVAL);
         }
         match self.memory.slot(new.id) {

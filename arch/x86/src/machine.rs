@@ -362,6 +362,8 @@ impl<E: Engine, H: Host> X86<E, H> {
 impl<E: Engine, H: Host> Arch for X86<E, H> {
     type Host = H;
 
+    const ADDRESS_BITS: u32 = 52;
+
     fn default_routes() -> Result<Routes, Errno> {
         let mut routes = Routes::default();
         let pin = |chip, number| Route::Pin(Pin { chip, number });

@@ -4,7 +4,7 @@
 //! Who chooses, and makes vCPUs, does so one after the other; vCPUs only look. Of the chips that are not the hypervisor's the
 //! ports and pages are the VMM's, and without local APICs so are interrupts: it injects them, and HLT is an exit.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use virt::Errno;
 
@@ -33,6 +33,7 @@ pub struct Setup {
     made: AtomicU32,
     tells_payload: AtomicBool,
     tells_triple_fault: AtomicBool,
+    shadow_pages: AtomicU64,
 }
 
 impl Setup {
@@ -47,6 +48,7 @@ impl Setup {
             made: AtomicU32::new(0),
             tells_payload: AtomicBool::new(false),
             tells_triple_fault: AtomicBool::new(false),
+            shadow_pages: AtomicU64::new(0),
         }
     }
 
@@ -165,6 +167,16 @@ impl Setup {
         self.limit.store(limit, Ordering::Relaxed);
         self.is_limited.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How many shadow pages the VMM wants there to be at most. There are none.
+    pub fn shadow_pages(&self) -> u64 {
+        self.shadow_pages.load(Ordering::Relaxed)
+    }
+
+    /// Sets that.
+    pub fn set_shadow_pages(&self, pages: u64) {
+        self.shadow_pages.store(pages, Ordering::Relaxed);
     }
 
     /// Whether the VMM sees, and sets, what goes with an exception that is pending.

@@ -3,7 +3,7 @@
 //! A value tells the truth about this hypervisor, which may be less than Linux's: what is not in the table, or 0 there, is not
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
-//! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices and their attributes,
+//! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices, attributes of devices and VMs,
 //! a TSC of another frequency than the host's, quirks, dirty rings, asynchronous page faults, stolen time, ticks
 //! of the 8254 that come later, 32-bit APIC identities in KVM's structures.
 //!
@@ -103,7 +103,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     MULTI_ADDRESS_SPACE = 1,
     SPLIT_IRQCHIP = 1,
     IOEVENTFD_ANY_LENGTH = 1,
-    VCPU_ATTRIBUTES = 0,
+    VCPU_ATTRIBUTES = 1,
     MAX_VCPU_ID = MAX_CPUS,
     X2APIC_API = 0,
     IMMEDIATE_EXIT = 1,

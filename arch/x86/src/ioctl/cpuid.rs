@@ -4,7 +4,7 @@
 //! What is offered is the VMM's to choose; that it chooses of what KVM_GET_SUPPORTED_CPUID tells is not checked, as in Linux.
 //! Of several answers to one question the last counts.
 //!
-//! Deviations: the table may be changed after the vCPU has run; flags other than of a significant index, and an index without
+//! Deviations: flags other than of a significant index, and an index without
 //! that flag, are not kept.
 //!
 //! What can be had is the policy's table for one vCPU, but for the local APIC's timer by the TSC, of which KVM_CAP_TSC_DEADLINE_TIMER
@@ -86,6 +86,10 @@ pub(super) fn set<E: Engine, H: Host>(
         let index = (entry.flags & FLAG_SIGNIFICANT_INDEX != 0).then_some(entry.index);
         let leaf = [entry.eax, entry.ebx, entry.ecx, entry.edx];
         table.set(entry.function, index, leaf)?;
+    }
+    // What has run stays what it is: the same is no change.
+    if vcpu.has_run() {
+        return if table == *vcpu.cpuid() { Ok(0) } else { Err(Errno::EINVAL) };
     }
     check(&table)?;
     vcpu.set_cpuid(table);

@@ -9,7 +9,8 @@ use virt::Errno;
 use super::caller::Caller;
 use crate::cpuid::Table;
 use crate::emulate::Feature;
-use crate::vcpu::run_test::TestVcpu;
+use crate::vcpu::run_test::{TestVcpu, engine, out};
+use crate::vcpu::{Answer, Exit};
 
 const HEADER: u64 = CpuidHeader::SIZE as u64;
 const ENTRY: u64 = CpuidEntry::SIZE as u64;
@@ -98,5 +99,22 @@ cases! {
         let config = vcpu.lapic().config();
         check_eq!((config.x2apic, config.tsc_deadline, config.physical_bits), (true, false, 36));
         check_eq!((config.id, config.bootstrap), (0, true));
+    }
+
+    fn what_has_run_stays_what_it_is() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let entries = [leaf(7, [1, 2, 3, 4]), leaf(0x8000_0008, [48 << 8 | 40, 0, 0, 0])];
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        // To complete an exit is not to run.
+        check_eq!(vcpu.finish(Answer::None), None);
+        check_eq!(set(&caller, &mut vcpu, &entries[..1]), Ok(0));
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        engine(&mut vcpu).then(out);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        for changed in [&[leaf(7, [1, 1, 3, 4]), entries[1]][..], &entries[..1], &[]] {
+            check_eq!(set(&caller, &mut vcpu, changed), Err(Errno::EINVAL));
+        }
+        check_eq!(vcpu.cpuid().get(7, 0), Some([1, 2, 3, 4]));
     }
 }

@@ -1,12 +1,12 @@
 //! Test bodies of the ioctls as a whole, and of `clock` and `absent`.
 
 use abi::cap;
-use abi::device::EnableCap;
+use abi::device::{DeviceAttr, EnableCap};
 use abi::encoding::Encoded;
 use abi::ioctl::{
-    ENABLE_CAP, GET_CPUID2, GET_MSRS, GET_NESTED_STATE, GET_REGS, GET_TSC_KHZ, KVMCLOCK_CTRL, NMI,
-    RUN, SET_CPUID2, SET_MSRS, SET_NESTED_STATE, SET_TSC_KHZ, SET_VAPIC_ADDR, SMI,
-    TPR_ACCESS_REPORTING, argument_size, io,
+    ENABLE_CAP, GET_CPUID2, GET_DEVICE_ATTR, GET_MSRS, GET_NESTED_STATE, GET_REGS, GET_TSC_KHZ,
+    HAS_DEVICE_ATTR, KVMCLOCK_CTRL, NMI, RUN, SET_CPUID2, SET_DEVICE_ATTR, SET_MSRS,
+    SET_NESTED_STATE, SET_TSC_KHZ, SET_VAPIC_ADDR, SMI, TPR_ACCESS_REPORTING, argument_size, io,
 };
 use abi::irq::TprAccessCtl;
 use abi::nested::{NestedState, STATE_NESTED_FORMAT_SVM, STATE_NESTED_GIF_SET};
@@ -254,6 +254,28 @@ cases! {
         there(&mut vcpu, &second, true)?;
         for wrong in [EnableCap { flags: 1, ..enforce(1) }, EnableCap { cap: cap::IRQCHIP, ..enforce(1) }] {
             caller.refused(&mut vcpu, ENABLE_CAP, &wrong, Errno::EINVAL)?;
+        }
+    }
+
+    fn the_counters_offset_is_an_attribute() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        const PLACE: u64 = ARGUMENT + 0x100;
+        let offset = DeviceAttr { flags: 0, group: 0, attr: 0, addr: PLACE };
+        check_eq!(caller.set(&mut vcpu, HAS_DEVICE_ATTR, &offset), Ok(0));
+        caller.put(0x100, &0x5555_u64);
+        check_eq!(caller.set(&mut vcpu, SET_DEVICE_ATTR, &offset), Ok(0));
+        check_eq!(vcpu.read_msr(index::TSC), Ok(caller.fixture.host.tsc() + 0x5555));
+        check_eq!(vcpu.read_msr(index::TSC_ADJUST), Ok(0));
+        caller.put(0x100, &0_u64);
+        check_eq!(caller.set(&mut vcpu, GET_DEVICE_ATTR, &offset), Ok(0));
+        check_eq!(caller.at::<u64>(0x100), 0x5555);
+        for number in [HAS_DEVICE_ATTR, GET_DEVICE_ATTR, SET_DEVICE_ATTR] {
+            for wrong in [DeviceAttr { group: 1, ..offset }, DeviceAttr { attr: 1, ..offset }] {
+                caller.refused(&mut vcpu, number, &wrong, Errno::ENXIO)?;
+            }
+        }
+        for number in [GET_DEVICE_ATTR, SET_DEVICE_ATTR] {
+            caller.refused(&mut vcpu, number, &DeviceAttr { addr: BAD, ..offset }, Errno::EFAULT)?;
         }
     }
 }

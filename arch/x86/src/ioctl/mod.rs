@@ -6,16 +6,17 @@
 //! is. Error numbers are Linux's. Addresses are a stranger's: [`Host::copy_from_caller`] fails where nothing is mapped.
 //!
 //! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, `msr_filter`, and the neutral ones of
-//! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, and `absent`.
+//! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, `attributes`,
+//! and `absent`.
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
 //! [`offered`] lists all of them.
 //!
-//! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; device attributes;
-//! KVM_SMI, as there is no system management mode.
+//! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; KVM_SMI, as there is no system management mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 
 mod absent;
+mod attributes;
 pub mod capability;
 mod clock;
 mod cpuid;
@@ -142,6 +143,9 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::GET_STATS_FD => {
             create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }
+        ioctl::HAS_DEVICE_ATTR => attributes::has(argument),
+        ioctl::GET_DEVICE_ATTR => attributes::get(vcpu, argument),
+        ioctl::SET_DEVICE_ATTR => attributes::set(vcpu, argument),
         ioctl::ENABLE_CAP => enable(vcpu, argument),
         _ => Err(Errno::EINVAL),
     }

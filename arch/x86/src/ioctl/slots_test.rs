@@ -86,6 +86,9 @@ cases! {
             (UserspaceMemoryRegion { guest_phys_addr: 0x400_0800, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { guest_phys_addr: !0xfff, memory_size: 0x2000, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { userspace_addr: 0x4008, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { guest_phys_addr: 1 << 52, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { guest_phys_addr: (1 << 52) - 0x1000, memory_size: 0x2000, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { guest_phys_addr: 1 << 52, ..LOGGED }, Errno::EINVAL),
             (UserspaceMemoryRegion { memory_size: 1 << 43, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { guest_phys_addr: 0x100_1000, ..other }, Errno::EEXIST),
             (UserspaceMemoryRegion { guest_phys_addr: 0, ..LOGGED }, Errno::EEXIST),
@@ -98,6 +101,8 @@ cases! {
         }
         check_eq!(caller.fixture.vm.memory().view().slots().iter().count(), 2);
         check_eq!(region(&caller, &UserspaceMemoryRegion { slot: 511, ..other }), Ok(0));
+        let last = UserspaceMemoryRegion { slot: 5, guest_phys_addr: (1 << 52) - 0x1000, memory_size: 0x1000, ..other };
+        check_eq!(region(&caller, &last), Ok(0));
     }
 
     fn a_log_is_taken_by_who_asks_for_it() {

@@ -1,7 +1,7 @@
 //! A VM's ioctls: [`vm()`]. Those that are the same on every architecture are [`virt::ioctl::vm`]'s.
 //!
 //! Neighbours: `irqchip`, `pit`, `clock`, `msr_filter`. Where Intel's real mode may keep pages (KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR) is taken
-//! and not used: no engine here needs any.
+//! and not used: no engine here needs any. So is how many shadow pages there may be.
 //!
 //! Not implemented: KVM_CREATE_PIT and its state, a TSC's frequency for a whole VM, device attributes.
 //!
@@ -24,6 +24,9 @@ use crate::vcpu::Vcpu;
 const LAST_TSS_ADDR: u64 = 0xffff_d000;
 /// Pins that an I/O APIC of the VMM's may have reserved.
 const MAX_RESERVED_PINS: u64 = 24;
+
+/// Fewer shadow pages a machine cannot do with that has any.
+const MIN_SHADOW_PAGES: u64 = 64;
 
 /// Answers the ioctl `number` on a VM, with `argument` a value or an address of the caller's. `create_vcpu` makes the vCPU of that
 /// number, by [`create_vcpu`], and gives its descriptor; `create_statistics` gives one that reads as that file. Gives what `ioctl`
@@ -52,6 +55,12 @@ pub fn vm<E: Engine, H: Host>(
         ioctl::REINJECT_CONTROL => pit::reinject(vm, argument),
         ioctl::SET_TSS_ADDR if argument.value() <= LAST_TSS_ADDR => Ok(0),
         ioctl::SET_TSS_ADDR => Err(Errno::EINVAL),
+        ioctl::SET_NR_MMU_PAGES if argument.value() < MIN_SHADOW_PAGES => Err(Errno::EINVAL),
+        ioctl::SET_NR_MMU_PAGES => {
+            vm.arch().machine().setup.set_shadow_pages(argument.value());
+            Ok(0)
+        }
+        ioctl::GET_NR_MMU_PAGES => Ok(vm.arch().machine().setup.shadow_pages() as u32),
         ioctl::SET_IDENTITY_MAP_ADDR => set_identity_map(vm, argument),
         ioctl::SET_BOOT_CPU_ID => {
             done(vm.arch().machine().setup.set_boot_cpu(argument.value() as u32))
@@ -85,8 +94,11 @@ fn set_identity_map<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
+    if vm.arch().machine().setup.made() != 0 {
+        return Err(Errno::EINVAL);
+    }
     let _address: u64 = argument.read()?;
-    if vm.arch().machine().setup.made() != 0 { Err(Errno::EINVAL) } else { Ok(0) }
+    Ok(0)
 }
 
 /// Switches a capability on.

@@ -5,11 +5,11 @@ use abi::clock::ClockData;
 use abi::device::EnableCap;
 use abi::ioctl::{
     CHECK_EXTENSION, CLEAR_DIRTY_LOG, CREATE_IRQCHIP, CREATE_PIT2, CREATE_VCPU, ENABLE_CAP,
-    GET_CLOCK, GET_DIRTY_LOG, GET_IRQCHIP, GET_PIT2, GET_REGS, IOEVENTFD, IRQ_LINE,
-    IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, REINJECT_CONTROL, RUN, SET_BOOT_CPU_ID,
-    SET_CLOCK, SET_GSI_ROUTING, SET_IDENTITY_MAP_ADDR, SET_IRQCHIP, SET_PIT2, SET_TSS_ADDR,
-    SET_USER_MEMORY_REGION, SET_USER_MEMORY_REGION2, SIGNAL_MSI, UNREGISTER_COALESCED_MMIO,
-    argument_size, io,
+    GET_CLOCK, GET_DIRTY_LOG, GET_IRQCHIP, GET_NR_MMU_PAGES, GET_PIT2, GET_REGS, IOEVENTFD,
+    IRQ_LINE, IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, REINJECT_CONTROL, RUN,
+    SET_BOOT_CPU_ID, SET_CLOCK, SET_GSI_ROUTING, SET_IDENTITY_MAP_ADDR, SET_IRQCHIP,
+    SET_NR_MMU_PAGES, SET_PIT2, SET_TSS_ADDR, SET_USER_MEMORY_REGION, SET_USER_MEMORY_REGION2,
+    SIGNAL_MSI, UNREGISTER_COALESCED_MMIO, argument_size, io,
 };
 use abi::irqchip::{
     Irqchip, PIT_FLAGS_SPEAKER_DATA_ON, PitChannelState, PitState2, ReinjectControl,
@@ -151,7 +151,7 @@ cases! {
     }
 
     fn addresses_that_a_vm_cannot_reach_are_efault() {
-        let (caller, _vcpu) = Caller::with_vcpu()?;
+        let caller = Caller::new()?;
         for number in POINTERS {
             for address in [BAD, Fixture::MEMORY, u64::MAX, u64::MAX - 7, 1 << 63] {
                 check_eq!(caller.vm(number, address), Err(Errno::EFAULT), "{number:x}, {address:x}");
@@ -282,5 +282,11 @@ cases! {
         check_eq!(caller.vm(CHECK_EXTENSION, cap::REINJECT_CONTROL.into()), Ok(0));
         let caller = Caller::without_chips()?;
         check_eq!(caller.set_vm(REINJECT_CONTROL, &control(0)), Err(Errno::ENXIO));
+    }
+
+    fn how_many_shadow_pages_there_may_be_is_kept() {
+        let caller = Caller::new()?;
+        check_eq!((caller.vm(SET_NR_MMU_PAGES, 63), caller.vm(GET_NR_MMU_PAGES, 0)), (Err(Errno::EINVAL), Ok(0)));
+        check_eq!((caller.vm(SET_NR_MMU_PAGES, 64), caller.vm(GET_NR_MMU_PAGES, 0)), (Ok(0), Ok(64)));
     }
 }

@@ -97,6 +97,8 @@ pub struct Vcpu<E: Engine, H: Host> {
     stuck: bool,
     /// The VMM wants to be told when it can inject an interrupt.
     window: bool,
+    /// It has been in the guest.
+    has_run: bool,
     /// KVM's registers and hypercalls are there only if CPUID says so.
     enforces_pv: bool,
 }
@@ -182,6 +184,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             fresh: true,
             stuck: false,
             window: false,
+            has_run: false,
             enforces_pv: false,
         })
     }
@@ -240,6 +243,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             if self.window && self.is_open() {
                 return Exit::InterruptWindow;
             }
+            self.has_run = true;
             if let Err(errno) = self.engine.prepare() {
                 return Exit::Failed(errno);
             }

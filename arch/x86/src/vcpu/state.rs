@@ -33,6 +33,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         &self.machine.setup
     }
 
+    /// Whether it has been in the guest.
+    pub fn has_run(&self) -> bool {
+        self.has_run
+    }
+
     /// What is counted of it.
     pub fn statistics(&self) -> &Arc<VcpuStatistics> {
         &self.statistics

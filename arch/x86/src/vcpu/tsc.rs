@@ -35,6 +35,17 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.renew_time();
     }
 
+    /// What the counter is ahead of the host's.
+    pub fn tsc_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
+    /// The VMM sets that.
+    pub fn restore_tsc_offset(&mut self, offset: u64) {
+        self.set_tsc_offset(offset);
+        self.renew_time();
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
         self.engine.set_tsc_offset(offset);
