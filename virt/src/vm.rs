@@ -142,8 +142,8 @@ impl<A: Arch> Vm<A> {
     /// or none, for a size of 0. Process context.
     ///
     /// # Errors
-    /// `EINVAL` for what is not of whole pages or above all addresses, another size, place or kind than the slot has, and a size of 0 when there is none;
-    /// and as [`add_slot`](Self::add_slot).
+    /// `EINVAL` for what is not of whole pages or above all addresses, another size, place or kind than the slot has, and a size of 0
+    /// when there is none; and as [`add_slot`](Self::add_slot).
     pub fn set_slot(&self, new: Slot) -> Result<(), Errno> {
         if [new.gpa, new.size, new.hva].iter().any(|value| !value.is_multiple_of(PAGE)) {
             return Err(Errno::EINVAL);

@@ -11,7 +11,8 @@
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
 //! [`offered`] lists all of them.
 //!
-//! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; KVM_SMI, as there is no system management mode.
+//! Not here, and refused as unknown: KVM_SET_SIGNAL_MASK, which is the descriptor's owner's; KVM_SMI, as there is no system management
+//! mode.
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; arch/x86/kvm/x86.c, `kvm_arch_vcpu_ioctl`.
 

@@ -217,9 +217,13 @@ impl Chips {
         let pins = &mut self.inputs[source as usize].pins;
         *pins = if active { *pins | bit } else { *pins & !bit };
         let active = self.inputs.iter().any(|inputs| inputs.pins & bit != 0);
-        let [lines, irqfds] = self.inputs;
-        self.ioapic.set_falling(irqfds.pins & !lines.pins);
         self.ioapic.set_line(pin, active)
+    }
+
+    /// The I/O APIC's pins that are not active any more when their interrupt has ended, a bit each.
+    const fn falling(&self) -> u32 {
+        let [lines, irqfds] = self.inputs;
+        irqfds.pins & !lines.pins
     }
 
     /// What was active until its interrupt had ended is not any more.
@@ -253,7 +257,7 @@ impl Chips {
 
     /// A local APIC says that the level-triggered interrupt `vector` has ended.
     pub fn eoi(&mut self, vector: u8) -> Effects {
-        let ended = self.ioapic.eoi(vector);
+        let ended = self.ioapic.eoi(vector, self.falling());
         self.release(0, ended.pins);
         self.effects(Effects {
             messages: ended.messages,
@@ -316,7 +320,7 @@ impl Chips {
 
     /// Writes to the I/O APIC's address space.
     pub fn write_mmio(&mut self, offset: u64, data: &[u8]) -> Effects {
-        let ended = self.ioapic.write(offset, data);
+        let ended = self.ioapic.write(offset, data, self.falling());
         self.release(0, ended.pins);
         self.effects(Effects {
             messages: ended.messages,

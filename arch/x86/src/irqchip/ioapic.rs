@@ -160,8 +160,6 @@ pub struct IoApic {
     version: Version,
     // Volatile state.
     state: State,
-    // The pins, a bit each, that become inactive when their interrupt has ended.
-    falling: u32,
 }
 
 impl Default for IoApic {
@@ -175,14 +173,14 @@ impl IoApic {
     #[must_use]
     pub const fn new(version: Version) -> Self {
         let state = State { id: 0, index: 0, lines: 0, redirections: [Redirection::RESET; PINS] };
-        Self { version, state, falling: 0 }
+        Self { version, state }
     }
 
     /// Power-on reset.
     pub const fn reset(&mut self) {
-        let (lines, falling) = (self.state.lines, self.falling);
+        let lines = self.state.lines;
         *self = Self::new(self.version);
-        (self.state.lines, self.falling) = (lines, falling);
+        self.state.lines = lines;
     }
 
     /// Its state.
@@ -210,13 +208,9 @@ impl IoApic {
         self.evaluate(pin, active && !was)
     }
 
-    /// Says which pins become inactive, once, when their interrupt has ended, a bit each.
-    pub const fn set_falling(&mut self, pins: u32) {
-        self.falling = pins;
-    }
-
-    /// The processors have ended the level-triggered interrupt `vector`.
-    pub fn eoi(&mut self, vector: u8) -> Ended {
+    /// The processors have ended the level-triggered interrupt `vector`. Of the pins in `falling`, a bit each, one whose interrupt has
+    /// ended is inactive from then on.
+    pub fn eoi(&mut self, vector: u8, falling: u32) -> Ended {
         let mut ended = Ended::default();
         for pin in 0..PINS {
             let entry = &mut self.state.redirections[pin];
@@ -225,8 +219,7 @@ impl IoApic {
             }
             entry.0 &= !Redirection::REMOTE_IRR;
             ended.pins |= 1 << pin;
-            self.state.lines &= !(self.falling & 1 << pin);
-            self.falling &= !(1 << pin);
+            self.state.lines &= !(falling & 1 << pin);
             if let Some(message) = self.evaluate(pin, false) {
                 ended.messages.push(message);
             }
@@ -248,8 +241,8 @@ impl IoApic {
     }
 
     /// Writes to `offset`, modulo [`SIZE`]. A write of fewer than four bytes is filled up with
-    /// zeros.
-    pub fn write(&mut self, offset: u64, data: &[u8]) -> Ended {
+    /// zeros. It may end interrupts, as [`eoi`](Self::eoi).
+    pub fn write(&mut self, offset: u64, data: &[u8], falling: u32) -> Ended {
         let mut bytes = [0; 4];
         for (byte, value) in bytes.iter_mut().zip(data) {
             *byte = *value;
@@ -261,7 +254,9 @@ impl IoApic {
                 let messages = self.write_register(value).into();
                 return Ended { pins: 0, messages };
             }
-            offset::EOI if self.version == Version::V20 => return self.eoi(value as u8),
+            offset::EOI if self.version == Version::V20 => {
+                return self.eoi(value as u8, falling);
+            }
             _ => {}
         }
         Ended::default()

@@ -14,12 +14,12 @@ const LOGICAL: u64 = Redirection::LOGICAL;
 const MASKED: u64 = Redirection::MASKED;
 
 fn write(ioapic: &mut IoApic, index: u8, value: u32) -> Messages {
-    let _ = ioapic.write(INDEX, &[index]);
-    ioapic.write(DATA, &value.to_le_bytes()).messages
+    let _ = ioapic.write(INDEX, &[index], 0);
+    ioapic.write(DATA, &value.to_le_bytes(), 0).messages
 }
 
 fn read(ioapic: &mut IoApic, index: u8) -> u32 {
-    let _ = ioapic.write(INDEX, &u32::from(index).to_le_bytes());
+    let _ = ioapic.write(INDEX, &u32::from(index).to_le_bytes(), 0);
     let mut data = [0; 4];
     ioapic.read(DATA, &mut data);
     u32::from_le_bytes(data)
@@ -76,7 +76,7 @@ cases! {
         check_eq!(ioapic.set_line(4, false), None);
         check_eq!(ioapic.set_line(4, true), Some(message(0x41, 3)));
         // No EOI is awaited.
-        check_eq!(ioapic.eoi(0x41).pins, 0);
+        check_eq!(ioapic.eoi(0x41, 0).pins, 0);
     }
 
     fn a_masked_edge_is_lost() {
@@ -98,12 +98,12 @@ cases! {
         // Not again before the EOI, however the line moves.
         check_eq!(ioapic.set_line(10, false), None);
         check_eq!(ioapic.set_line(10, true), None);
-        check_eq!(ioapic.eoi(0x52).pins, 0);
-        let ended = ioapic.eoi(0x51);
+        check_eq!(ioapic.eoi(0x52, 0).pins, 0);
+        let ended = ioapic.eoi(0x51, 0);
         check_eq!(ended.pins, 1 << 10);
         check_eq!(ended.messages.as_slice(), [expected]);
         check_eq!(ioapic.set_line(10, false), None);
-        let ended = ioapic.eoi(0x51);
+        let ended = ioapic.eoi(0x51, 0);
         check_eq!(ended.pins, 1 << 10);
         check!(ended.messages.is_empty());
         check_eq!(u64::from(read(&mut ioapic, 0x24)), LEVEL | 0x51);
@@ -117,7 +117,7 @@ cases! {
         check_eq!(messages.as_slice(), [Message { level: true, ..message(0x51, 0) }]);
         // Masked with the EOI outstanding: sent again only when both are gone.
         redirect(&mut ioapic, 10, LEVEL | MASKED | 0x51);
-        let ended = ioapic.eoi(0x51);
+        let ended = ioapic.eoi(0x51, 0);
         check!(ended.messages.is_empty() && ended.pins == 1 << 10);
         check!(!redirect(&mut ioapic, 10, LEVEL | 0x51).is_empty());
     }
@@ -136,7 +136,7 @@ cases! {
             redirect(&mut ioapic, pin, LEVEL | u64::from(pin) << 56 | 0x60);
             check!(ioapic.set_line(pin.into(), true).is_some());
         }
-        let ended = ioapic.eoi(0x60);
+        let ended = ioapic.eoi(0x60, 0);
         check_eq!(ended.pins, (1 << PINS) - 1);
         check_eq!(ended.messages.as_slice().len(), PINS);
         check_eq!(ended.messages.as_slice()[23].destination, 23);
@@ -147,7 +147,7 @@ cases! {
             let mut ioapic = IoApic::new(version);
             redirect(&mut ioapic, 10, LEVEL | 0x51);
             check!(ioapic.set_line(10, true).is_some());
-            check_eq!(ioapic.write(EOI, &[0x51, 0, 0, 0]).pins, ends);
+            check_eq!(ioapic.write(EOI, &[0x51, 0, 0, 0], 0).pins, ends);
         }
     }
 
@@ -180,12 +180,12 @@ cases! {
         let mut ioapic = ioapic();
         check_eq!(ioapic.set_line(PINS, true), None);
         check_eq!(ioapic.set_line(usize::MAX, true), None);
-        check_eq!(ioapic.write(0x20, &[1, 2, 3, 4]).pins, 0);
-        check_eq!(ioapic.write(DATA, &[]).pins, 0);
+        check_eq!(ioapic.write(0x20, &[1, 2, 3, 4], 0).pins, 0);
+        check_eq!(ioapic.write(DATA, &[], 0).pins, 0);
         let mut data = [0xaa; 8];
         ioapic.read(0x44, &mut data);
         check_eq!(data, [0; 8]);
-        let _ = ioapic.write(INDEX, &[1]);
+        let _ = ioapic.write(INDEX, &[1], 0);
         ioapic.read(DATA, &mut data);
         check_eq!(data, [0x20, 0, 0x17, 0, 0, 0, 0, 0]);
     }
@@ -197,7 +197,7 @@ cases! {
         let mut copy = IoApic::new(Version::V20);
         copy.set_state(ioapic.state().clone());
         check_eq!(copy, ioapic);
-        check!(!copy.eoi(0x51).messages.is_empty());
+        check!(!copy.eoi(0x51, 0).messages.is_empty());
         ioapic.reset();
         check_eq!(ioapic.state().lines, 1 << 10);
         check_eq!(ioapic.set_line(10, false), None);
