@@ -1,28 +1,20 @@
 //! The memory of who makes an ioctl, at addresses that nobody vouches for.
 //!
-//! The caller is this process, and may pass any address: nothing may be mapped there, or not for writing, or not all of it. To
-//! touch it would be a fault of this process's. So the kernel does: it copies from one place of the process to another, and
-//! says when it cannot. [`crate::memory`] is for guest memory, whose slots are held mapped, and needs no system call.
-//!
-//! Deviation: where a filter denies the process these system calls (`process_vm_readv` and `process_vm_writev`; that of Docker did so
-//! on kernels before 4.8) every address is a bad one.
-//!
-//! See: `process_vm_readv(2)`.
+//! The caller is this process, and may pass any address: nothing may be mapped there, or not for writing, or not all of it. So
+//! it is reached by accesses that may fail: [`crate::fixup`]. [`crate::memory`] is for guest memory.
 
-use std::ffi::{c_long, c_void};
-
-use libc::iovec;
 use virt::host::BadAddress;
 
-use crate::own_process;
+use crate::fixup;
 
 /// Reads memory.
 ///
 /// # Errors
 /// When any byte of it cannot be read; `buffer` may be partly written.
 pub fn read(address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-    let (base, len) = (buffer.as_mut_ptr(), buffer.len());
-    copy(libc::SYS_process_vm_readv, base, len, address)
+    // SAFETY: what is at `address` is not this program's to speak for: it is read there as the ioctl's caller has asked for, as with
+    // any system call that it hands an address to. The buffer is the caller's of this function.
+    unsafe { fixup::copy(buffer.as_mut_ptr(), address as *const u8, buffer.len()) }
 }
 
 /// Writes memory.
@@ -30,33 +22,8 @@ pub fn read(address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
 /// # Errors
 /// When any byte of it cannot be written; some may be.
 pub fn write(address: u64, bytes: &[u8]) -> Result<(), BadAddress> {
-    // The call reads from there only.
-    copy(libc::SYS_process_vm_writev, bytes.as_ptr().cast_mut(), bytes.len(), address)
-}
-
-/// Has the kernel copy between a buffer of `len` bytes at `base` and `address`, in the direction that `call` has.
-fn copy(call: c_long, base: *mut u8, len: usize, address: u64) -> Result<(), BadAddress> {
-    if len == 0 {
-        return Ok(());
-    }
-    let buffer = iovec { iov_base: base.cast(), iov_len: len };
-    let there = iovec { iov_base: address as *mut c_void, iov_len: len };
-    let (one, no_flags): (u64, u64) = (1, 0);
-    // SAFETY: both calls take these arguments, and look at them only while they last. `readv` writes to `base`, which is the
-    // caller's of this function alone, and `writev` reads from there. What is at `address` is not this program's to speak for: it
-    // is read and written there as the ioctl's caller has asked for, as with any system call that it hands an address to.
-    let copied = unsafe {
-        libc::syscall(
-            call,
-            own_process::number(),
-            &raw const buffer,
-            one,
-            &raw const there,
-            one,
-            no_flags,
-        )
-    };
-    if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(BadAddress) }
+    // SAFETY: as in `read`.
+    unsafe { fixup::copy(address as *mut u8, bytes.as_ptr(), bytes.len()) }
 }
 
 #[cfg(test)]
@@ -72,6 +39,7 @@ mod tests {
 
     /// Three pages: one that can be written, one that can only be read, and one that is not there for anybody.
     fn pages() -> u64 {
+        fixup::install();
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a mapping of its own, which nothing else has; the later changes are to pages of it that nobody uses otherwise.
         unsafe {

@@ -3,6 +3,7 @@
 //! - [`Process`]: the handle, with the clocks;
 //! - [`memory`]: guest memory at host virtual addresses;
 //! - [`caller`]: memory at addresses that an ioctl is called with;
+//! - [`fixup`]: accesses to memory that may not be there, under both;
 //! - [`own_process`]: which process this is;
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
@@ -12,6 +13,9 @@
 
 pub mod caller;
 pub mod event;
+pub mod fixup;
+#[cfg(test)]
+mod fixup_test;
 pub mod memory;
 pub mod own_process;
 pub mod parker;

@@ -3,13 +3,12 @@
 //! The guest, and other threads, read and write this memory at any time, so no Rust
 //! reference to it is ever made: accesses are volatile or atomic, through raw pointers.
 //!
-//! Not implemented: a host virtual address that goes bad under a running machine (a
-//! truncated file behind it) ends the process with SIGBUS. The regions that `hv`'s safe interface
-//! hands in are held alive by it.
-
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+//! That a slot's memory stays mapped is for whose slot it is to see to. Where it does not (a program takes its memory away, or cuts the
+//! file off that is mapped there), an access fails, if the process has the handlers of [`crate::fixup`].
 
 use virt::host::BadAddress;
+
+use crate::fixup;
 
 /// Lowest address that Linux ever maps for a process by default.
 const LOWEST: u64 = 0x1_0000;
@@ -24,109 +23,59 @@ fn check(hva: u64, size: usize) -> Result<*mut u8, BadAddress> {
 /// Reads memory. Naturally aligned words of up to 8 bytes are read in one access.
 ///
 /// # Errors
-/// When the address can't be one of guest memory.
+/// When the address can't be one of guest memory, or nothing is there that can be read.
 pub fn read(hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
-    let from = check(hva, buffer.len())?;
-    let aligned = hva.is_multiple_of(buffer.len().max(1) as u64);
-    // SAFETY: `Host`'s contract: the range lies in a memory slot, whose mapping the slot's owner holds
-    // alive; it is only accessed with atomics or byte-wise volatile-like copies, never by reference.
+    let size = buffer.len();
+    let from = check(hva, size)?;
+    // SAFETY: `Host`'s contract: the range lies in a memory slot. No reference is made to it: it is accessed with atomic moves, or
+    // byte by byte in any order. The buffer is the caller's.
     unsafe {
-        match buffer {
-            [a] => *a = (*from.cast::<AtomicU8>()).load(Ordering::Relaxed),
-            [_, _] if aligned => buffer.copy_from_slice(
-                &(*from.cast::<AtomicU16>()).load(Ordering::Relaxed).to_le_bytes(),
-            ),
-            [_, _, _, _] if aligned => buffer.copy_from_slice(
-                &(*from.cast::<AtomicU32>()).load(Ordering::Relaxed).to_le_bytes(),
-            ),
-            [_, _, _, _, _, _, _, _] if aligned => buffer.copy_from_slice(
-                &(*from.cast::<AtomicU64>()).load(Ordering::Relaxed).to_le_bytes(),
-            ),
-            _ => std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()),
+        if is_word(hva, size) {
+            let value = fixup::load(from, size)?;
+            buffer.copy_from_slice(&value.to_le_bytes()[..size]);
+            return Ok(());
         }
+        fixup::copy(buffer.as_mut_ptr(), from, size)
     }
-    Ok(())
 }
 
 /// Writes memory. Naturally aligned words of up to 8 bytes are written in one access.
 ///
 /// # Errors
-/// When the address can't be one of guest memory.
+/// When the address can't be one of guest memory, or nothing is there that can be written.
 pub fn write(hva: u64, bytes: &[u8]) -> Result<(), BadAddress> {
-    let to = check(hva, bytes.len())?;
-    let aligned = hva.is_multiple_of(bytes.len().max(1) as u64);
+    let size = bytes.len();
+    let to = check(hva, size)?;
     // SAFETY: as in `read`; that the slot may be written is the caller's check.
     unsafe {
-        match *bytes {
-            [a] => (*to.cast::<AtomicU8>()).store(a, Ordering::Relaxed),
-            [a, b] if aligned => {
-                (*to.cast::<AtomicU16>()).store(u16::from_le_bytes([a, b]), Ordering::Relaxed);
-            }
-            [a, b, c, d] if aligned => {
-                let word = u32::from_le_bytes([a, b, c, d]);
-                (*to.cast::<AtomicU32>()).store(word, Ordering::Relaxed);
-            }
-            [a, b, c, d, e, f, g, h] if aligned => {
-                let word = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-                (*to.cast::<AtomicU64>()).store(word, Ordering::Relaxed);
-            }
-            _ => std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()),
+        if is_word(hva, size) {
+            let mut value = [0; 8];
+            value[..size].copy_from_slice(bytes);
+            return fixup::store(to, size, u64::from_le_bytes(value));
         }
+        fixup::copy(to, bytes.as_ptr(), size)
     }
-    Ok(())
+}
+
+/// Whether it is what a processor accesses at once.
+const fn is_word(hva: u64, size: usize) -> bool {
+    matches!(size, 1 | 2 | 4 | 8) && hva.is_multiple_of(size as u64)
 }
 
 /// Compares and exchanges `size` bytes; gives what was there.
 ///
 /// # Errors
-/// When the address can't be one of guest memory, or is not aligned to `size`.
+/// When the address can't be one of guest memory, or is not aligned to `size`, or nothing is there that can be written.
 pub fn compare_exchange(hva: u64, size: u8, expected: u128, new: u128) -> Result<u128, BadAddress> {
     let at = check(hva, usize::from(size))?;
     if size == 0 || !hva.is_multiple_of(u64::from(size)) {
         return Err(BadAddress);
     }
-    macro_rules! exchange {
-        ($atomic:ty, $int:ty) => {{
-            // SAFETY: as in `read`; the address is aligned to the size.
-            let cell = unsafe { &*at.cast::<$atomic>() };
-            let order = Ordering::SeqCst;
-            match cell.compare_exchange(expected as $int, new as $int, order, order) {
-                Ok(old) | Err(old) => u128::from(old),
-            }
-        }};
+    if size == 16 && !std::is_x86_feature_detected!("cmpxchg16b") {
+        return Err(BadAddress);
     }
-    Ok(match size {
-        1 => exchange!(AtomicU8, u8),
-        2 => exchange!(AtomicU16, u16),
-        4 => exchange!(AtomicU32, u32),
-        8 => exchange!(AtomicU64, u64),
-        16 if std::is_x86_feature_detected!("cmpxchg16b") => {
-            // SAFETY: as in `read`; aligned to 16, and the processor has the instruction.
-            unsafe { compare_exchange_16(at.cast(), expected, new) }
-        }
-        _ => return Err(BadAddress),
-    })
-}
-
-/// # Safety
-/// `at` is valid for atomic accesses and aligned to 16; the processor has CMPXCHG16B.
-unsafe fn compare_exchange_16(at: *mut u128, expected: u128, new: u128) -> u128 {
-    let (mut low, mut high) = (expected as u64, (expected >> 64) as u64);
-    // SAFETY: the caller's promise. RBX is the compiler's own, so it is exchanged in and out.
-    unsafe {
-        core::arch::asm!(
-            "xchg {new_low}, rbx",
-            "lock cmpxchg16b [{at}]",
-            "mov rbx, {new_low}",
-            at = in(reg) at,
-            new_low = inout(reg) new as u64 => _,
-            in("rcx") (new >> 64) as u64,
-            inout("rax") low,
-            inout("rdx") high,
-            options(nostack),
-        );
-    }
-    u128::from(low) | u128::from(high) << 64
+    // SAFETY: as in `write`; the address is aligned to the size, and the processor has the instruction.
+    unsafe { fixup::compare_exchange(at, size.into(), expected, new) }
 }
 
 #[cfg(test)]

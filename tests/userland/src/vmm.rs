@@ -1,4 +1,4 @@
-//! A small VMM of the project's own, in C (`tests/userland/programs/vmm.c`), for the host: [`build`].
+//! A small VMM of the project's own, in C (`tests/userland/programs/vmm`), for the host: [`build`].
 //!
 //! It uses `/dev/kvm` as Linux's headers have it, and knows nothing of what is behind it.
 
@@ -12,7 +12,25 @@ use anyhow::Result;
 
 use crate::{Shelf, command};
 
-const SOURCE: &str = include_str!("../programs/vmm.c");
+macro_rules! source {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../programs/vmm/", $name)))
+    };
+}
+
+/// Its files, by name.
+const SOURCES: [(&str, &str); 10] = [
+    source!("vmm.h"),
+    source!("machine.c"),
+    source!("main.c"),
+    source!("guests.c"),
+    source!("signals.c"),
+    source!("handlers.c"),
+    source!("descriptors.c"),
+    source!("shared.c"),
+    source!("many.c"),
+    source!("cost.c"),
+];
 
 const OPTIONS: [&str; 5] = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"];
 
@@ -28,13 +46,16 @@ pub struct Vmm {
 /// Builds it.
 pub fn build(shelf: &Shelf) -> Result<Vmm> {
     let mut hasher = DefaultHasher::new();
-    (SOURCE, OPTIONS).hash(&mut hasher);
+    (SOURCES, OPTIONS).hash(&mut hasher);
     let kept = shelf.get(&format!("vmm-{:016x}", hasher.finish()), |folder| {
-        let file = folder.join("vmm.c");
-        fs::write(&file, SOURCE)?;
+        for (name, text) in SOURCES {
+            fs::write(folder.join(name), text)?;
+        }
+        let units = SOURCES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".c"));
         for (name, option) in [("vmm", "-no-pie"), ("static", "-static")] {
             let mut gcc = Command::new("gcc");
-            gcc.args(OPTIONS).arg(option).arg("-o").arg(folder.join(name)).arg(&file);
+            gcc.args(OPTIONS).arg(option).arg("-o").arg(folder.join(name));
+            gcc.args(units.clone().map(|unit| folder.join(unit)));
             command::run(&mut gcc)?;
         }
         Ok(())

@@ -2,6 +2,7 @@ use std::cell::RefCell;
 
 use abi::ioctl;
 use arch_x86::ioctl::offered::{Descriptor, OFFERED};
+use host_user::fixup;
 
 use super::*;
 use crate::options::Options;
@@ -18,6 +19,7 @@ struct Objects {
 
 impl Objects {
     fn new() -> Self {
+        fixup::install();
         let device = Object::device(Device::new(Options::default()));
         let (_, vm) = made(&device, ioctl::CREATE_VM, 0);
         // Without it some of a vCPU's are refused.
@@ -78,6 +80,7 @@ fn what_is_offered_is_there_and_nothing_else() {
 
 #[test]
 fn what_is_made_gets_the_number_that_it_is_given() {
+    fixup::install();
     let device = Object::device(Device::new(Options::default()));
     let (number, vm) = made(&device, ioctl::CREATE_VM, 0);
     assert_eq!(number, 5);

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use libc::{c_int, c_uint, mode_t, stat as Status, stat64 as Status64, statx as StatX};
 
-use super::{answer, fail, install};
+use super::{answer, fail, install, signals};
 use crate::device::Device;
 use crate::next::Next;
 use crate::object::{Made, Object};
@@ -151,6 +151,7 @@ fn opened(flags: c_int) -> c_int {
     }
     static OPTIONS: OnceLock<Options> = OnceLock::new();
     let options = *OPTIONS.get_or_init(Options::of_environment);
+    signals::guard();
     answer(pages::descriptor(c"kvm", 0).and_then(|descriptor| {
         install(Made { object: Object::device(Device::new(options)), descriptor })
     }))

@@ -5,14 +5,23 @@
 //! it was set. Around the handler the stack is changed if it interrupts translated code, whose stack pointer is elsewhere: a
 //! handler of a stranger's finds a thread's stack.
 //!
+//! SIGSEGV and SIGBUS are handled from the time on that the device is open, whether the program does or not ([`guard`]): an argument of
+//! an ioctl may be where nothing is mapped. The program finds them as it set them.
+//!
+//! Deviations: a handler of those two that is to be called once (SA_RESETHAND) is the last, and a thread that blocks them is ended by an
+//! argument that is not there.
+//!
 //! Not seen: `sigset`, `sigignore`, and the C library's own handlers (for `pthread_cancel` and `setuid`). Such run by themselves, and
 //! KVM_RUN goes on.
 //!
 //! See: sigaction(2); Linux, arch/x86/kernel/signal.c.
 
 use std::arch::naked_asm;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::mem::zeroed;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use host_user::fixup;
 use libc::{c_int, c_void, sigaction as Action, sighandler_t, siginfo_t};
 
 use super::fail;
@@ -34,6 +43,34 @@ static HANDLERS: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(0) }; SIGNAL
 /// Those of them that were set with SA_SIGINFO.
 static WANT_INFO: AtomicU64 = AtomicU64::new(0);
 
+/// Whether the faults' signals are handled in any case.
+static GUARDED: AtomicBool = AtomicBool::new(false);
+
+/// What an access is answered with that cannot be made.
+const FAULTS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Handles [`FAULTS`] from now on.
+pub(super) fn guard() {
+    if GUARDED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    for signal in FAULTS {
+        // SAFETY: all of it may be zero: no signals are blocked.
+        let mut now: Action = unsafe { zeroed() };
+        // SAFETY: the first call writes what is set, which the second sets again, wrapped.
+        unsafe {
+            if sigaction(signal, null_mut(), &raw mut now) == 0 {
+                sigaction(signal, &raw const now, null_mut());
+            }
+        }
+    }
+}
+
+/// Whether a signal is handled with this handler of the program's, or word.
+fn is_wrapped(signal: c_int, handler: sighandler_t) -> bool {
+    is_handler(handler) || FAULTS.contains(&signal) && GUARDED.load(Ordering::Acquire)
+}
+
 /// # Safety
 /// As the C library's.
 #[cfg_attr(feature = "interpose", unsafe(no_mangle))]
@@ -47,12 +84,18 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut 
     };
     let before = Program::of(number);
     // SAFETY: if there is one it can be read.
-    let wrapped = unsafe { new.as_ref() }.filter(|new| is_handler(new.sa_sigaction)).map(|new| {
-        let given = Program { handler: new.sa_sigaction, info: new.sa_flags & libc::SA_SIGINFO };
-        given.keep(number);
-        let flags = new.sa_flags | libc::SA_SIGINFO;
-        Action { sa_sigaction: trampoline as *const () as sighandler_t, sa_flags: flags, ..*new }
-    });
+    let wrapped =
+        unsafe { new.as_ref() }.filter(|new| is_wrapped(signal, new.sa_sigaction)).map(|new| {
+            let given =
+                Program { handler: new.sa_sigaction, info: new.sa_flags & libc::SA_SIGINFO };
+            given.keep(number);
+            let flags = new.sa_flags | libc::SA_SIGINFO;
+            Action {
+                sa_sigaction: trampoline as *const () as sighandler_t,
+                sa_flags: flags,
+                ..*new
+            }
+        });
     let to_set = wrapped.as_ref().map_or(new, std::ptr::from_ref);
     // SAFETY: an action of the program's, but for the handler, which is one that can be called so.
     let done = unsafe { next(signal, to_set, old) };
@@ -109,7 +152,7 @@ const fn is_handler(handler: sighandler_t) -> bool {
 /// Sets a handler as the older functions do, with these flags and this signal blocked, or none; gives the one that was set.
 unsafe fn set(signal: c_int, handler: sighandler_t, flags: c_int, blocked: bool) -> sighandler_t {
     // SAFETY: all of it may be zero: no signals are blocked.
-    let (mut new, mut old): (Action, Action) = unsafe { std::mem::zeroed() };
+    let (mut new, mut old): (Action, Action) = unsafe { zeroed() };
     (new.sa_sigaction, new.sa_flags) = (handler, flags);
     if blocked {
         // SAFETY: it is a set.
@@ -206,6 +249,10 @@ extern "C" fn stack(pointer: u64) -> u64 {
 
 /// Runs the program's handler, and brings out the vCPU that this thread runs.
 unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    // SAFETY: this is the handler.
+    if FAULTS.contains(&signal) && unsafe { fixup::resume(context) } {
+        return;
+    }
     let running = current();
     if !running.is_some_and(|running| running.keeps(signal, info)) {
         let handler = HANDLERS.get(signal as usize).map_or(0, |at| at.load(Ordering::Acquire));
@@ -215,6 +262,9 @@ unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c
                 let handler: Handler = std::mem::transmute(handler);
                 handler(signal, info, context);
             }
+        } else if FAULTS.contains(&signal) {
+            // SAFETY: the kernel gives it.
+            unsafe { without_handler(signal, info, handler) };
         }
     }
     if let Some(running) = running {
@@ -223,5 +273,25 @@ unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c
         running.end();
         // SAFETY: likewise.
         unsafe { *libc::__errno_location() = errno };
+    }
+}
+
+/// Does what the kernel does with a fault's signal that the program does not handle: its action is the default, or to ignore it.
+unsafe fn without_handler(signal: c_int, info: *const siginfo_t, action: sighandler_t) {
+    // SAFETY: the caller's promise.
+    let is_sent = unsafe { (*info).si_code <= 0 };
+    if is_sent && action == libc::SIG_IGN {
+        return;
+    }
+    // SAFETY: all of it may be zero, which is the default.
+    let default: Action = unsafe { zeroed() };
+    if let Some(next) = SIGACTION.get() {
+        // SAFETY: it is one.
+        unsafe { next(signal, &raw const default, null_mut()) };
+    }
+    // A fault comes again when the handler returns; what somebody has sent does not.
+    if is_sent {
+        // SAFETY: a signal to this thread, which it has had already.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
     }
 }
