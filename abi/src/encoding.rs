@@ -133,6 +133,7 @@ structures! {
     crate::memory::CoalescedMmioZone { addr, size, pio }
     crate::memory::CoalescedMmio { phys_addr, len, pio, data }
     crate::memory::CoalescedMmioRing { first, last }
+    crate::memory::DirtyGfn { flags, slot, offset }
     crate::msr::MsrsHeader { nmsrs, pad }
     crate::msr::MsrListHeader { nmsrs }
     crate::msr::MsrFilterRange { flags, nmsrs, base, bitmap }

@@ -212,6 +212,7 @@ fn guest_memory() {
         memory::CoalescedMmio, kvm_coalesced_mmio, phys_addr, len, pio: __bindgen_anon_1, data
     );
     same!(memory::CoalescedMmioRing, kvm_coalesced_mmio_ring, first, last);
+    same!(memory::DirtyGfn, kvm_dirty_gfn, flags, slot, offset);
 }
 
 #[test]

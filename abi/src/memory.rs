@@ -1,7 +1,7 @@
 //! Guest memory. Neighbours: [`crate::ioctl`].
 //!
 //! See: api.rst 4.35 (`KVM_SET_USER_MEMORY_REGION`), 4.140 (`KVM_SET_USER_MEMORY_REGION2`), 4.8 (`KVM_GET_DIRTY_LOG`),
-//! 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 4.117 (`KVM_CLEAR_DIRTY_LOG`).
+//! 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 4.117 (`KVM_CLEAR_DIRTY_LOG`), 8.29 (`KVM_CAP_DIRTY_LOG_RING`).
 
 /// In [`UserspaceMemoryRegion::flags`]: note which pages are written.
 pub const MEM_LOG_DIRTY_PAGES: u32 = 1 << 0;
@@ -109,6 +109,26 @@ pub struct CoalescedMmioRing {
     /// One past the newest, moved by the hypervisor.
     pub last: u32,
 }
+
+/// A page that a vCPU has written to, in its ring: `struct kvm_dirty_gfn`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirtyGfn {
+    /// `DIRTY_GFN_…`: whose the entry is.
+    pub flags: u32,
+    /// The slot; the upper half is the address space.
+    pub slot: u32,
+    /// The page's number in the slot.
+    pub offset: u64,
+}
+
+/// In [`DirtyGfn::flags`]: the entry is there, for the caller to collect.
+pub const DIRTY_GFN_DIRTY: u32 = 1 << 0;
+/// In [`DirtyGfn::flags`]: the caller has collected it.
+pub const DIRTY_GFN_RESET: u32 = 1 << 1;
+
+/// The page of a vCPU's mapping at which its ring of dirty pages begins.
+pub const DIRTY_LOG_PAGE_OFFSET: u32 = 64;
 
 /// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`: asking for the log takes no marks, `KVM_CLEAR_DIRTY_LOG` does.
 pub const DIRTY_LOG_MANUAL_PROTECT_ENABLE: u32 = 1 << 0;

@@ -37,6 +37,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// What is counted of the machine.
     fn statistics(&self) -> Arc<dyn Statistics>;
 
+    /// Whether a vCPU has been made.
+    fn has_vcpus(&self) -> bool;
+
     /// Whether there are interrupt chips here, or local APICs at least: else nothing is routed to any.
     fn has_irqchip(&self) -> bool;
 

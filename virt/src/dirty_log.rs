@@ -37,26 +37,29 @@ impl DirtyLog {
         Ok(Self { words: bitmap(pages)?, read: bitmap(if reads_count { pages } else { 0 })? })
     }
 
-    /// A page is about to be read.
+    /// A page is about to be read. Gives whether it is to be marked for that.
     #[inline]
-    pub fn note_read(&self, page: u64) {
-        let Some(word) = self.read.get((page / BITS) as usize) else { return };
+    pub fn note_read(&self, page: u64) -> bool {
+        let Some(word) = self.read.get((page / BITS) as usize) else { return false };
         let bit = 1 << (page % BITS);
         let is_new = |word: u64| word & bit == 0;
         // Most were read before.
-        if is_new(word.load(Ordering::Relaxed)) && is_new(word.fetch_or(bit, Ordering::Relaxed)) {
-            self.mark(page, page);
-        }
+        is_new(word.load(Ordering::Relaxed)) && is_new(word.fetch_or(bit, Ordering::Relaxed))
     }
 
-    /// Marks pages, from `first` to `last`. What is beyond the slot is ignored.
-    pub fn mark(&self, first: u64, last: u64) {
+    /// Marks pages, from `first` to `last`, and tells each that was not. What is beyond the slot is ignored.
+    pub fn mark(&self, first: u64, last: u64, mut marked: impl FnMut(u64)) {
         for at in first / BITS..=last / BITS {
             let Some(word) = self.words.get(at as usize) else { return };
             let from = first.saturating_sub(at * BITS);
             let above = (at * BITS + BITS - 1).saturating_sub(last);
             // Always a locked access, also if the bits are set: what was written before is seen by who takes them.
-            word.fetch_or(u64::MAX << from & u64::MAX >> above, Ordering::SeqCst);
+            let bits = u64::MAX << from & u64::MAX >> above;
+            let mut new = bits & !word.fetch_or(bits, Ordering::SeqCst);
+            while new != 0 {
+                marked(at * BITS + u64::from(new.trailing_zeros()));
+                new &= new - 1;
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! - [`host`]: the services that the core asks of the place it runs in;
 //! - [`arch`]: what an architecture gives the core;
 //! - [`memory`]: memory slots, from guest-physical to host-virtual addresses;
-//! - [`dirty_log`]: which pages of a slot were written to;
+//! - [`dirty_log`]: which pages of a slot were written to; [`dirty_ring`]: those that a vCPU has;
 //! - [`coalesced`]: writes of the guest's that may wait;
 //! - [`ioeventfd`]: writes of the guest's that signal an event;
 //! - [`irqfd`]: events that raise an interrupt;
@@ -23,6 +23,7 @@ extern crate alloc;
 pub mod arch;
 pub mod coalesced;
 pub mod dirty_log;
+pub mod dirty_ring;
 pub mod host;
 pub mod ioctl;
 pub mod ioeventfd;
@@ -32,6 +33,8 @@ pub mod routing;
 pub mod statistics;
 pub mod vm;
 
+#[cfg(feature = "selftest")]
+pub mod dirty_ring_test;
 #[cfg(feature = "selftest")]
 pub mod ioeventfd_test;
 #[cfg(feature = "selftest")]
@@ -44,4 +47,5 @@ pub use vm::Vm;
 
 /// The test bodies of this crate, a list a file.
 #[cfg(feature = "selftest")]
-pub const SELFTESTS: &[&[selftest::Case]] = &[ioeventfd_test::CASES, memory_test::CASES];
+pub const SELFTESTS: &[&[selftest::Case]] =
+    &[dirty_ring_test::CASES, ioeventfd_test::CASES, memory_test::CASES];

@@ -6,7 +6,8 @@
 //! [`Host`], and may fail.
 //!
 //! A slot whose writes are logged has a [`DirtyLog`], which each write through a view marks. Who gets a host virtual
-//! address to write to by itself ([`View::host_address`]) has the page marked then.
+//! address to write to by itself ([`View::host_address`]) has the page marked then. A view that is a vCPU's may have a
+//! [`DirtyRing`], where each page is told that is marked.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -15,6 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use lock_api::{Mutex, RawMutex};
 
 use crate::dirty_log::DirtyLog;
+use crate::dirty_ring::DirtyRing;
 use crate::host::{Errno, Host};
 
 /// Size of the page that slots are made of.
@@ -83,10 +85,13 @@ impl Entry {
         Ok(())
     }
 
-    /// `size` bytes (not 0) at `offset` are marked, if that is logged.
-    fn mark(&self, offset: u64, size: u64) {
-        if let Some(log) = &self.log {
-            log.mark(offset / PAGE, (offset + size - 1) / PAGE);
+    /// `size` bytes (not 0) at `offset` are marked, if that is logged, and put into the ring, if there is one.
+    fn mark(&self, offset: u64, size: u64, ring: Option<&DirtyRing>) {
+        let Some(log) = &self.log else { return };
+        let (first, last) = (offset / PAGE, (offset + size - 1) / PAGE);
+        match ring {
+            None => log.mark(first, last, |_| {}),
+            Some(ring) => log.mark(first, last, |page| ring.put(self.slot.id, page)),
         }
     }
 }
@@ -241,7 +246,8 @@ impl<R: RawMutex> Memory<R> {
     #[must_use]
     pub fn view(&self) -> View {
         let slots = self.current.lock();
-        View { slots: Arc::clone(&slots), generation: self.generation.load(Ordering::SeqCst) }
+        let generation = self.generation.load(Ordering::SeqCst);
+        View { slots: Arc::clone(&slots), generation, ring: None }
     }
 
     /// Replaces the table by an edited copy. It is made, and the old one freed, while the lock is not held.
@@ -270,6 +276,8 @@ impl<R: RawMutex> Memory<R> {
 pub struct View {
     slots: Arc<Slots>,
     generation: u64,
+    /// Where what is marked is put, too.
+    ring: Option<Arc<DirtyRing>>,
 }
 
 /// Guest-physical memory that an access could not reach.
@@ -294,8 +302,25 @@ impl View {
         if memory.generation.load(Ordering::SeqCst) == self.generation {
             return false;
         }
-        *self = memory.view();
+        self.renew(memory.view());
         true
+    }
+
+    /// Takes the table of another one.
+    pub fn renew(&mut self, newer: Self) {
+        *self = Self { ring: self.ring.take(), ..newer };
+    }
+
+    /// Has pages that are marked for the first time put into a vCPU's ring: by this one's writes, on that vCPU's thread.
+    pub fn set_ring(&mut self, ring: Arc<DirtyRing>) {
+        self.ring = Some(ring);
+    }
+
+    /// The ring, if there is one.
+    #[must_use]
+    #[inline]
+    pub fn ring(&self) -> Option<&DirtyRing> {
+        self.ring.as_deref()
     }
 
     /// The table.
@@ -325,11 +350,13 @@ impl View {
         let (hva, room) = (entry.slot.hva + offset, entry.slot.size - offset);
         match &entry.log {
             Some(_) if write => {
-                entry.mark(offset, 1);
+                entry.mark(offset, 1, self.ring());
                 Ok((hva, PAGE - offset % PAGE))
             }
             Some(log) => {
-                log.note_read(offset / PAGE);
+                if log.note_read(offset / PAGE) {
+                    entry.mark(offset, 1, self.ring());
+                }
                 Ok((hva, room))
             }
             None => Ok((hva, room)),
@@ -373,7 +400,7 @@ impl View {
             let end = bytes.len().min(done.saturating_add(room as usize));
             let written = host.write(entry.slot.hva + offset, &bytes[done..end]);
             // Not before: who takes the mark has to find what was written. Even if not all was.
-            entry.mark(offset, (end - done) as u64);
+            entry.mark(offset, (end - done) as u64, self.ring());
             written.map_err(|_| Unreached::BadAddress { gpa: at })?;
             done = end;
         }
@@ -397,7 +424,7 @@ impl View {
             .compare_exchange(entry.slot.hva + offset, size, expected, new)
             .map_err(|_| Unreached::BadAddress { gpa })?;
         if found == expected {
-            entry.mark(offset, size.max(1).into());
+            entry.mark(offset, size.max(1).into(), self.ring());
         }
         Ok(found)
     }

@@ -171,8 +171,8 @@ cases! {
 
     fn a_log_marks_what_is_in_it() {
         let Ok(log) = DirtyLog::new(65, false) else { check!(false, "a log"); return Ok(()) };
-        log.mark(62, 64);
-        log.mark(200, 300);
+        log.mark(62, 64, |_| {});
+        log.mark(200, 300, |_| {});
         check_eq!(log.take(), Ok(vec![0b11 << 62, 1]));
         check_eq!(DirtyLog::new(u64::MAX, false).map(|_| ()), Err(Errno::ENOMEM));
     }

@@ -1,12 +1,15 @@
 //! One virtual machine: its memory, its interrupt routes, its events and its architecture's part.
 
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use lock_api::Mutex;
+use lock_api::{Mutex, RawMutex};
 
 use crate::arch::Arch;
+use crate::dirty_log::DirtyLog;
+use crate::dirty_ring::{DirtyRing, Entries, check_entries};
 use crate::host::{Errno, Host, Notify};
 use crate::ioeventfd::IoEventFd;
 use crate::irqfd::{Ended, Irqfds, Resampled};
@@ -28,8 +31,33 @@ pub struct Vm<A: Arch> {
     logs_begin_marked: AtomicBool,
     /// Who asks for a dirty log takes no marks.
     logs_are_kept: AtomicBool,
+    /// Entries of a vCPU's dirty ring; 0: there are none.
+    ring_entries: AtomicU32,
+    rings: Mutex<Lock<A>, Vec<Arc<DirtyRing>>>,
     irqfds: Irqfds<A::Host>,
     lines: Arc<Lines<A>>,
+}
+
+/// Takes marks away, page by page, of few slots in turn.
+struct Marks<'a, R> {
+    memory: &'a Memory<R>,
+    last: Option<(Slot, Arc<DirtyLog>)>,
+    /// From the lowest to the highest address of slots that had one.
+    changed: Option<[u64; 2]>,
+}
+
+impl<R: RawMutex> Marks<'_, R> {
+    /// Takes the mark of a page away, if there is such a page.
+    fn clear(&mut self, id: u32, page: u64) {
+        if self.last.as_ref().is_none_or(|(slot, _)| slot.id != id) {
+            self.last = self.memory.log(id).ok();
+        }
+        let Some((slot, log)) = &self.last else { return };
+        if page < slot.size / PAGE && log.clear(page & !63, &[1 << (page % 64)]) {
+            let [start, end] = self.changed.unwrap_or([slot.gpa, slot.gpa]);
+            self.changed = Some([start.min(slot.gpa), end.max(slot.gpa + slot.size)]);
+        }
+    }
 }
 
 /// The global system interrupts, and what they lead to.
@@ -111,6 +139,8 @@ impl<A: Arch> Vm<A> {
             memory,
             logs_begin_marked: AtomicBool::new(false),
             logs_are_kept: AtomicBool::new(false),
+            ring_entries: AtomicU32::new(0),
+            rings: Mutex::new(Vec::new()),
             irqfds: Irqfds::default(),
             lines,
         })
@@ -274,13 +304,82 @@ impl<A: Arch> Vm<A> {
         self.logs_are_kept.load(Ordering::Relaxed)
     }
 
-    /// Marks all pages of a slot whose log is new, if that is wanted.
+    /// Marks all pages of a slot whose log is new, if that is wanted. Where pages come in rings they come when they are written to.
     fn begin_log(&self, slot: &Slot) {
         if self.logs_begin_marked.load(Ordering::Relaxed)
+            && self.ring_entries().is_none()
             && let Ok((_, log)) = self.memory.log(slot.id)
         {
-            log.mark(0, slot.size / PAGE - 1);
+            log.mark(0, slot.size / PAGE - 1, |_| {});
         }
+    }
+
+    /// Has each vCPU have a ring of so many entries, in which are the pages that it has written to, in place of bitmaps that are asked
+    /// for. Before the first vCPU, and once. Process context.
+    ///
+    /// # Errors
+    /// As [`check_entries`]; `EINVAL` when there is a vCPU, and the second time.
+    pub fn use_dirty_rings(&self, entries: u64) -> Result<(), Errno> {
+        let entries = check_entries(entries)?;
+        if self.ring_entries().is_some() || self.arch().has_vcpus() {
+            return Err(Errno::EINVAL);
+        }
+        self.ring_entries.store(entries, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many entries a vCPU's ring has, if it has one.
+    pub fn ring_entries(&self) -> Option<u32> {
+        Some(self.ring_entries.load(Ordering::Relaxed)).filter(|entries| *entries != 0)
+    }
+
+    /// Makes the ring of a vCPU that is being made, of so many entries. The caller hands it to the vCPU. Process context.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn add_dirty_ring(
+        &self,
+        entries: Box<dyn Entries>,
+        size: u32,
+    ) -> Result<Arc<DirtyRing>, Errno> {
+        let ring = Arc::new(DirtyRing::new(entries, size));
+        loop {
+            let mut more = Vec::new();
+            let count = self.rings.lock().len();
+            more.try_reserve_exact(count + 1).map_err(|_| Errno::ENOMEM)?;
+            let mut rings = self.rings.lock();
+            if rings.len() == count {
+                more.extend(rings.drain(..));
+                more.push(Arc::clone(&ring));
+                let old = core::mem::replace(&mut *rings, more);
+                drop(rings);
+                drop(old);
+                return Ok(ring);
+            }
+        }
+    }
+
+    /// Takes the pages that the VMM gives back in the rings, all that it has collected: they are told again when they are written to again.
+    /// Gives how many. Who copies these pages after this returns misses no write, as with [`take_dirty`](Self::take_dirty).
+    /// Process context, one after the other.
+    ///
+    /// # Errors
+    /// `EINVAL` when there are no rings; `ENOMEM`.
+    pub fn reset_dirty_rings(&self) -> Result<u32, Errno> {
+        self.ring_entries().ok_or(Errno::EINVAL)?;
+        let mut rings = Vec::new();
+        // None comes in between: who makes a vCPU comes after the other, too.
+        rings.try_reserve_exact(self.rings.lock().len()).map_err(|_| Errno::ENOMEM)?;
+        rings.extend(self.rings.lock().iter().take(rings.capacity()).cloned());
+        let mut marks = Marks { memory: &self.memory, last: None, changed: None };
+        let mut count = 0_u32;
+        for ring in &rings {
+            count = count.saturating_add(ring.reset(|slot, page| marks.clear(slot, page)));
+        }
+        if let Some([start, end]) = marks.changed {
+            self.arch().memory_changed(start, end - start);
+        }
+        Ok(count)
     }
 
     /// Replaces the interrupt routes. Process context.

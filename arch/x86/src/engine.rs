@@ -5,9 +5,11 @@
 //! comes out as an [`Intercept`]. While a vCPU exists its engine owns its live
 //! state and shows it as [`Regs`].
 
+use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
 
 use virt::Errno;
+use virt::dirty_ring::DirtyRing;
 
 use crate::cpuid::Instructions;
 use crate::emulate::Feature;
@@ -71,6 +73,9 @@ pub trait EngineVcpu: Regs + Send {
     fn set_features(&mut self, features: Features);
     /// Sets what is added to the host's time stamp counter to make the guest's.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// Has pages that the guest writes to put into a ring. Where it is nearly full, `enter` comes out with [`Intercept::Interrupted`], no
+    /// later than it would for `request`.
+    fn set_dirty_ring(&mut self, ring: Arc<DirtyRing>);
     /// The guest's time stamp counter.
     fn tsc(&self) -> u64;
     /// All translations of the guest's own tables are dropped.

@@ -397,6 +397,10 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         Arc::clone(&self.0.statistics) as _
     }
 
+    fn has_vcpus(&self) -> bool {
+        self.machine().setup.made() != 0
+    }
+
     fn has_irqchip(&self) -> bool {
         self.0.setup.has_local_apics()
     }

@@ -116,6 +116,11 @@ impl Sync {
         self.waiting() & waiting::INVALIDATION != 0
     }
 
+    /// Has the vCPU come to its run loop, by its own thread.
+    pub fn look(&self) {
+        self.polled.set(waiting::KICK);
+    }
+
     /// The vCPU looks at the request word from now on.
     pub fn take_kick(&self) {
         self.polled.clear(waiting::KICK);

@@ -14,6 +14,8 @@ use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::regs::{Seg, rflags};
 
+use virt::dirty_ring::DirtyRing;
+
 use crate::blocks::{Blocks, Found, MAX_BLOCK};
 use crate::ram;
 use crate::ranges::{NO_LOAD, Seen};
@@ -237,7 +239,7 @@ impl SoftVcpu {
         if self.sync.wants_invalidation() {
             let sync = std::sync::Arc::clone(&self.sync);
             sync.acknowledge(|| {
-                self.view = self.shared.memory.view();
+                self.view.renew(self.shared.memory.view());
                 self.flush_translations();
             });
         }
@@ -258,7 +260,8 @@ impl SoftVcpu {
             // Before anything else at this boundary.
             self.deliver(exception)?;
         }
-        if request.load(Ordering::SeqCst) != 0 {
+        let ring_is_full = self.view.ring().is_some_and(DirtyRing::is_nearly_full);
+        if request.load(Ordering::SeqCst) != 0 || ring_is_full {
             return Err(Intercept::Interrupted);
         }
         if self.attention & attention::WINDOW != 0 && !self.shadow {

@@ -6,6 +6,7 @@ use arch_x86::engine::Intercept;
 use arch_x86::exception::{self, Exception};
 use arch_x86::mmu::{self, NoMemory, PhysMemory, Query, Translation, WalkError};
 use arch_x86::regs::{Regs, rflags};
+use virt::dirty_ring::DirtyRing;
 use virt::memory::{Unreached, View};
 
 use crate::code_pages::{self, CodePages};
@@ -114,7 +115,12 @@ impl SoftVcpu {
 
     /// The page of `linear` in the slots.
     pub(crate) fn page_of(&mut self, gpa: u64, write: bool) -> Result<Page, Stop> {
-        Page::of(&self.view, gpa, write).map_err(|unreached| {
+        let page = Page::of(&self.view, gpa, write);
+        if write && self.view.ring().is_some_and(DirtyRing::is_nearly_full) {
+            // `attend` comes out.
+            self.sync.look();
+        }
+        page.map_err(|unreached| {
             self.come_out(match unreached {
                 Unreached::NoSlot { .. } => Intercept::NestedFault { gpa, write },
                 Unreached::BadAddress { .. } => Intercept::BadMemory { gpa },

@@ -10,6 +10,7 @@ use arch_x86::mmu::{Limits, Paging};
 use arch_x86::regs::{Segment, State, SysReg, Table, YmmHigh, rflags};
 use core::sync::atomic::{AtomicU32, Ordering};
 use virt::Errno;
+use virt::dirty_ring::DirtyRing;
 use virt::memory::View;
 
 use crate::address_spaces::AddressSpaces;
@@ -349,6 +350,10 @@ impl EngineVcpu for SoftVcpu {
 
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
+    }
+
+    fn set_dirty_ring(&mut self, ring: Arc<DirtyRing>) {
+        self.view.set_ring(ring);
     }
 
     fn tsc(&self) -> u64 {

@@ -206,9 +206,10 @@ fn stray(exit: &Exit) -> Stray {
         Exit::EndOfInterrupt { vector } => {
             Stray::Dead(format!("it ended interrupt {vector:#x} unasked"))
         }
-        Exit::InterruptWindow | Exit::ReadMsr { .. } | Exit::WriteMsr { .. } => {
-            Stray::Dead(format!("it came out unasked: {exit:?}"))
-        }
+        Exit::InterruptWindow
+        | Exit::DirtyRingFull
+        | Exit::ReadMsr { .. }
+        | Exit::WriteMsr { .. } => Stray::Dead(format!("it came out unasked: {exit:?}")),
         Exit::Debug { .. } => Stray::Dead("it came out for a debugger".into()),
         Exit::Interrupted => Stray::Dead("it was interrupted".into()),
     }

@@ -19,7 +19,7 @@ macro_rules! source {
 }
 
 /// Its files, by name.
-const SOURCES: [(&str, &str); 10] = [
+const SOURCES: [(&str, &str); 11] = [
     source!("vmm.h"),
     source!("machine.c"),
     source!("main.c"),
@@ -28,6 +28,7 @@ const SOURCES: [(&str, &str); 10] = [
     source!("handlers.c"),
     source!("descriptors.c"),
     source!("shared.c"),
+    source!("dirty.c"),
     source!("many.c"),
     source!("cost.c"),
 ];

@@ -97,6 +97,11 @@ impl Object {
         }
     }
 
+    /// Whether the descriptor's `size` bytes from `offset` on may be mapped, not shared (`private`) or to be executed.
+    pub(crate) fn may_be_mapped(&self, offset: usize, size: usize, private: bool) -> bool {
+        !private || !matches!(&*self.kind, Kind::Vcpu(vcpu) if vcpu.has_dirty_ring(offset, size))
+    }
+
     /// The descriptor's `size` bytes from `offset` on were mapped at `start`.
     ///
     /// # Errors

@@ -79,8 +79,17 @@ impl SharedPages {
     /// # Errors
     /// When the host refuses.
     pub fn new(descriptor: impl AsFd, size: usize) -> Result<Self, Errno> {
+        Self::from(descriptor, 0, size)
+    }
+
+    /// Maps `size` bytes of it that begin at a page.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn from(descriptor: impl AsFd, offset: u32, size: usize) -> Result<Self, Errno> {
+        let offset = offset.into();
         // SAFETY: a new mapping, at a place that the kernel chooses.
-        let start = unsafe { mmap(null_mut(), size, ACCESS, MapFlags::SHARED, descriptor, 0) };
+        let start = unsafe { mmap(null_mut(), size, ACCESS, MapFlags::SHARED, descriptor, offset) };
         let start = NonNull::new(start.map_err(errno)?.cast()).ok_or(Errno::ENOMEM)?;
         Ok(Self { start, size })
     }
@@ -120,7 +129,7 @@ impl Mapping for SharedPages {
 
 impl Drop for SharedPages {
     fn drop(&mut self) {
-        // SAFETY: it was mapped by `new`, with this size, and is used by nobody without a borrow of this. The caller's mapping is
+        // SAFETY: it was mapped by `from`, with this size, and is used by nobody without a borrow of this. The caller's mapping is
         // another one, and so is the ring's.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.size) };
     }

@@ -9,7 +9,7 @@ use arch_x86::vcpu::inbox::request;
 use engine_soft::Kicker;
 use parking_lot::Mutex;
 use virt::Errno;
-use virt::ioctl::{Argument, VCPU_MMAP_SIZE};
+use virt::ioctl::{Argument, DirtyGfns, RING_OFFSET, VCPU_MMAP_SIZE, ring_size};
 
 use crate::object::Made;
 use crate::pages::{Ring, SharedPages, descriptor};
@@ -36,9 +36,17 @@ impl Vcpu {
     /// # Errors
     /// As [`create_vcpu`], and what the host lacks.
     pub fn new(vm: &Arc<Vm>, id: u32) -> Result<(Self, OwnedFd), Errno> {
-        let descriptor = descriptor(c"kvm-vcpu", VCPU_MMAP_SIZE)?;
+        let entries = vm.core().ring_entries();
+        let size = entries.map_or(VCPU_MMAP_SIZE, |entries| RING_OFFSET + ring_size(entries));
+        let descriptor = descriptor(c"kvm-vcpu", size)?;
         let pages = SharedPages::of_vcpu(&descriptor, VCPU_MMAP_SIZE as usize, vm.ring())?;
-        let core = boxed_core(vm, id)?;
+        let mut core = boxed_core(vm, id)?;
+        if let Some(entries) = entries {
+            let size = ring_size(entries) as usize;
+            let pages = SharedPages::from(&descriptor, RING_OFFSET, size)?;
+            let ring = vm.core().add_dirty_ring(Box::new(DirtyGfns(pages)), entries)?;
+            core.set_dirty_ring(ring);
+        }
         let kicker = core.engine().kicker();
         let (core, mask) = (Mutex::new(core), Mutex::default());
         Ok((Self { id, vm: Arc::clone(vm), kicker, pages, core, mask }, descriptor))
@@ -65,6 +73,14 @@ impl Vcpu {
 
     pub(crate) fn ring(&self) -> &Ring {
         self.vm.ring()
+    }
+
+    /// Whether a mapping of `size` bytes from `offset` on begins or ends in the ring of dirty pages.
+    pub(crate) fn has_dirty_ring(&self, offset: usize, size: usize) -> bool {
+        let entries = self.vm.core().ring_entries();
+        let [start, len] = [RING_OFFSET, entries.map_or(0, ring_size)].map(|bytes| bytes as usize);
+        let is_in = |at: usize| at.wrapping_sub(start) < len;
+        is_in(offset) || is_in(offset.wrapping_add(size).wrapping_sub(1))
     }
 
     fn run(&self, argument: u64) -> Result<u32, Errno> {

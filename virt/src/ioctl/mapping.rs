@@ -7,6 +7,7 @@
 //!
 //! See: api.rst 4.5 (`KVM_GET_VCPU_MMAP_SIZE`), 4.116 (`KVM_REGISTER_COALESCED_MMIO`); Linux, virt/kvm/coalesced_mmio.c.
 
+use alloc::sync::Arc;
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 
@@ -27,6 +28,16 @@ pub trait Mapping {
     fn load(&self, offset: usize, bytes: &mut [u8]);
     /// Writes from an offset on.
     fn store(&self, offset: usize, bytes: &[u8]);
+}
+
+impl<M: Mapping> Mapping for Arc<M> {
+    fn load(&self, offset: usize, bytes: &mut [u8]) {
+        (**self).load(offset, bytes);
+    }
+
+    fn store(&self, offset: usize, bytes: &[u8]) {
+        (**self).store(offset, bytes);
+    }
 }
 
 /// Where the ring is.

@@ -7,6 +7,7 @@
 //! See: Linux, Documentation/virt/kvm/api.rst; virt/kvm/kvm_main.c.
 
 mod argument;
+mod dirty_gfns;
 mod events;
 mod interrupts;
 mod mapping;
@@ -16,6 +17,7 @@ mod system;
 mod vm;
 
 pub use argument::{Argument, zeroed};
+pub use dirty_gfns::{DirtyGfns, MAX_RING_SIZE, RING_OFFSET, ring_size};
 pub use mapping::{Mapping, VCPU_MMAP_SIZE, put_into_ring};
 pub use statistics::StatisticsFile;
 pub use system::system;

@@ -60,11 +60,17 @@ fn slot_id(number: u32) -> Result<u32, Errno> {
     if number < Slots::MAX as u32 { Ok(number) } else { Err(Errno::EINVAL) }
 }
 
+/// Bitmaps are not asked for where pages come in rings.
+fn has_bitmaps<A: Arch>(vm: &Vm<A>) -> Result<(), Errno> {
+    if vm.ring_entries().is_some() { Err(Errno::ENXIO) } else { Ok(()) }
+}
+
 pub(super) fn get_dirty_log<A: Arch>(
     vm: &Vm<A>,
     argument: &Argument<A::Host>,
 ) -> Result<u32, Errno> {
     let from: DirtyLog = argument.read()?;
+    has_bitmaps(vm)?;
     let id = slot_id(from.slot)?;
     let marks = if vm.keeps_logs() { vm.look_dirty(id)? } else { vm.take_dirty(id)? };
     let mut bytes = zeroed(marks.len() * u64::SIZE)?;
@@ -80,6 +86,7 @@ pub(super) fn clear_dirty_log<A: Arch>(
     argument: &Argument<A::Host>,
 ) -> Result<u32, Errno> {
     let from: ClearDirtyLog = argument.read()?;
+    has_bitmaps(vm)?;
     let (first, count) = (from.first_page, u64::from(from.num_pages));
     let id = slot_id(from.slot)?;
     if !first.is_multiple_of(BITS) {

@@ -1,6 +1,6 @@
 //! A VM's ioctls that are the same on every architecture.
 //!
-//! Neighbours: `slots`, `interrupts`, `events`, `statistics`. Devices and dirty rings are not there.
+//! Neighbours: `slots`, `dirty_gfns`, `interrupts`, `events`, `statistics`. Devices are not there.
 //!
 //! See: Linux, virt/kvm/kvm_main.c, `kvm_vm_ioctl`; api.rst 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 7 (`KVM_ENABLE_CAP`).
 
@@ -9,7 +9,7 @@ use abi::device::EnableCap;
 use abi::ioctl;
 use abi::memory::{CoalescedMmioZone, DIRTY_LOG_INITIALLY_SET, DIRTY_LOG_MANUAL_PROTECT_ENABLE};
 
-use super::{Argument, StatisticsFile, events, interrupts, slots};
+use super::{Argument, StatisticsFile, dirty_gfns, events, interrupts, slots};
 use crate::arch::Arch;
 use crate::coalesced::Zone;
 use crate::host::{Errno, Host};
@@ -46,6 +46,7 @@ pub fn vm<A: Arch>(
         ioctl::SET_USER_MEMORY_REGION2 => slots::set2(vm, argument),
         ioctl::GET_DIRTY_LOG => slots::get_dirty_log(vm, argument),
         ioctl::CLEAR_DIRTY_LOG => slots::clear_dirty_log(vm, argument),
+        ioctl::RESET_DIRTY_RINGS => vm.reset_dirty_rings(),
         ioctl::IRQ_LINE => interrupts::line(vm, argument),
         ioctl::IRQ_LINE_STATUS => interrupts::line_status(vm, argument),
         ioctl::SIGNAL_MSI => interrupts::signal_msi(vm, argument),
@@ -90,6 +91,7 @@ pub fn enable<A: Arch>(vm: &Vm<A>, from: &EnableCap) -> Result<u32, Errno> {
             vm.begin_logs_marked(how == all);
             Ok(0)
         }
+        cap::DIRTY_LOG_RING | cap::DIRTY_LOG_RING_ACQ_REL => dirty_gfns::enable(vm, how),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -4,13 +4,14 @@
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
 //! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices, attributes of devices and VMs,
-//! a TSC of another frequency than the host's, quirks, dirty rings, asynchronous page faults, stolen time, ticks
+//! a TSC of another frequency than the host's, quirks, asynchronous page faults, stolen time, ticks
 //! of the 8254 that come later, 32-bit APIC identities in KVM's structures.
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
 
 use abi::run::SYNC_VALID;
 use abi::{cap, memory};
+use virt::ioctl::MAX_RING_SIZE;
 use virt::memory::Slots;
 use virt::routing::Routes;
 
@@ -125,7 +126,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     X86_MSR_FILTER = 1,
     ENFORCE_PV_FEATURE_CPUID = 1,
     SYS_HYPERV_CPUID = 0,
-    DIRTY_LOG_RING = 0,
+    DIRTY_LOG_RING = MAX_RING_SIZE,
     X86_BUS_LOCK_EXIT = 0,
     SET_GUEST_DEBUG2 = debug::CONTROL,
     SREGS2 = 1,
@@ -143,7 +144,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     X86_TRIPLE_FAULT_EVENT = 1,
     X86_NOTIFY_VMEXIT = 0,
     VM_DISABLE_NX_HUGE_PAGES = 0,
-    DIRTY_LOG_RING_ACQ_REL = 0,
+    DIRTY_LOG_RING_ACQ_REL = MAX_RING_SIZE,
     USER_MEMORY2 = 1,
 };
 

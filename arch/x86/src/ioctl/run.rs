@@ -225,6 +225,7 @@ fn tell<E: Engine, H: Host>(
             exit::X86_WRMSR
         }
         Exit::Shutdown => exit::SHUTDOWN,
+        Exit::DirtyRingFull => exit::DIRTY_RING_FULL,
         Exit::Debug { cause, address } => {
             details.set_debug(&debugged(cause, address, vcpu.debug_control()));
             exit::DEBUG

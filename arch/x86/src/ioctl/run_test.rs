@@ -10,10 +10,12 @@ use abi::exit;
 use abi::ioctl::{GET_REGS, SET_GUEST_DEBUG};
 use abi::regs::{Regs as AbiRegs, Sregs};
 use abi::run::{Details, Io, Mmio, Msr, Run, SYNC_EVENTS, SYNC_REGS, SYNC_SREGS};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use selftest::{Failure, cases, check, check_eq};
+use virt::dirty_ring::{DirtyRing, Entries, RESERVED};
 use virt::host::{Expire, Timer};
 use virt::ioctl::VCPU_MMAP_SIZE;
 use virt::memory::Slot;
@@ -141,7 +143,40 @@ const WRITE: [u8; 7] = [0x89, 0x04, 0x25, 0x10, 0x00, 0x60, 0x00];
 /// add [0x600010], eax
 const BOTH: [u8; 7] = [0x01, 0x04, 0x25, 0x10, 0x00, 0x60, 0x00];
 
+/// Entries of a dirty ring that are collected as soon as they are filled.
+struct Collected;
+
+impl Entries for Collected {
+    fn fill(&self, _at: u32, _slot: u32, _page: u64) {}
+
+    fn free(&self, _at: u32) -> Option<(u32, u64)> {
+        Some((0, 0))
+    }
+}
+
 cases! {
+    fn a_vcpu_stays_out_while_its_dirty_ring_is_nearly_full() {
+        let (_caller, mut vcpu) = Caller::with_vcpu()?;
+        let ring = Arc::new(DirtyRing::new(Box::new(Collected), 1024));
+        vcpu.set_dirty_ring(Arc::clone(&ring));
+        let shared = Shared::new();
+        for page in 0..1024 - u64::from(RESERVED) {
+            ring.put(0, page);
+        }
+        for _ in 0..2 {
+            shared.set(offset_of!(Run, exit_reason), 0_u32);
+            check_eq!((run(&mut vcpu, 0, &shared), shared.reason()), (Ok(0), exit::DIRTY_RING_FULL));
+        }
+        check!(vcpu.engine().entries.is_empty());
+        check_eq!(ring.reset(|_, _| {}), 1024 - RESERVED);
+        // Its script is at the end.
+        check_eq!((run(&mut vcpu, 0, &shared), shared.reason()), (Ok(0), exit::SHUTDOWN));
+        for page in 0..1025 {
+            ring.put(0, page);
+        }
+        check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::ENOSPC));
+    }
+
     fn accesses_to_ports_have_their_bytes_in_the_second_page() {
         let (_caller, mut vcpu, shared) = with_vcpu()?;
         engine(&mut vcpu).then(|state, _| {

@@ -1,15 +1,24 @@
 //! Test bodies of memory slots and their logs, as a VMM asks for them: the neutral `slots`, on this architecture.
 
 use abi::cap;
-use abi::ioctl::{CLEAR_DIRTY_LOG, GET_DIRTY_LOG, SET_USER_MEMORY_REGION, SET_USER_MEMORY_REGION2};
+use abi::encoding::Encoded;
+use abi::ioctl::{
+    CLEAR_DIRTY_LOG, GET_DIRTY_LOG, RESET_DIRTY_RINGS, SET_USER_MEMORY_REGION,
+    SET_USER_MEMORY_REGION2,
+};
 use abi::memory::{
-    ClearDirtyLog, DirtyLog, MEM_LOG_DIRTY_PAGES, MEM_READONLY, UserspaceMemoryRegion,
+    ClearDirtyLog, DirtyGfn, DirtyLog, MEM_LOG_DIRTY_PAGES, MEM_READONLY, UserspaceMemoryRegion,
     UserspaceMemoryRegion2,
 };
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
 use selftest::{Failure, cases, check, check_eq};
 use virt::Errno;
+use virt::ioctl::DirtyGfns;
 
 use super::caller::Caller;
+use super::run_test::Shared;
 use crate::vcpu::run_test::host_error;
 use crate::vcpu::scripted::Fixture;
 
@@ -157,6 +166,54 @@ cases! {
         check_eq!(caller.enable(cap::MANUAL_DIRTY_LOG_PROTECT2, 0), Ok(0));
         dirty(&caller, 1)?;
         check_eq!((log(&caller), log(&caller)), (Ok([2, 0]), Ok([0, 0])));
+    }
+
+    fn pages_come_in_rings_or_in_bitmaps() {
+        let caller = Caller::new()?;
+        check_eq!(caller.vm(RESET_DIRTY_RINGS, 0), Err(Errno::EINVAL));
+        for (bytes, errno) in [(0, Errno::EINVAL), (4096, Errno::EINVAL), (0x5000, Errno::EINVAL), (1 << 21, Errno::E2BIG)] {
+            check_eq!(caller.enable(cap::DIRTY_LOG_RING, bytes), Err(errno), "{bytes}");
+        }
+        check_eq!(caller.enable(cap::DIRTY_LOG_RING, 1 << 14), Ok(0));
+        for cap in [cap::DIRTY_LOG_RING, cap::DIRTY_LOG_RING_ACQ_REL] {
+            check_eq!(caller.enable(cap, 1 << 14), Err(Errno::EINVAL), "once");
+        }
+        check_eq!(caller.enable(cap::MANUAL_DIRTY_LOG_PROTECT2, 3), Ok(0));
+        check_eq!(region(&caller, &LOGGED), Ok(0));
+        check_eq!(log(&caller), Err(Errno::ENXIO));
+        check_eq!(clear(&caller, 0, 64, [0; 2]), Err(Errno::ENXIO));
+
+        let vm = &caller.fixture.vm;
+        check_eq!(vm.ring_entries(), Some(1024));
+        let shared = Arc::new(Shared(spin::Mutex::new(vec![0; 1 << 14])));
+        let ring = host_error(vm.add_dirty_ring(Box::new(DirtyGfns(Arc::clone(&shared))), 1024))?;
+        let mut view = vm.memory().view();
+        view.set_ring(ring);
+        let write = |page: u64| view.host_address(LOGGED.guest_phys_addr + page * 0x1000, true).is_ok();
+        let entry = |n: usize| DirtyGfn::decode(&shared.0.lock()[n * 16..]);
+        let gfn = |flags, offset| DirtyGfn { flags, slot: 3, offset };
+        let collect = |n: usize, gfn: DirtyGfn| gfn.encode(&mut shared.0.lock()[n * 16..]);
+        check!(write(5) && write(69) && write(5));
+        check_eq!([entry(0), entry(1), entry(2)], [gfn(1, 5), gfn(1, 69), DirtyGfn::default()]);
+        let invalidated = || caller.fixture.invalidations();
+        let before = invalidated();
+        check_eq!((caller.vm(RESET_DIRTY_RINGS, 0), invalidated()), (Ok(0), before), "none is collected");
+        // Another page, and one that is not there, have no mark; the others are told again.
+        collect(0, gfn(2, 6));
+        collect(1, gfn(3, 1 << 60));
+        check_eq!((caller.vm(RESET_DIRTY_RINGS, 0), invalidated()), (Ok(2), before));
+        check!(write(5) && write(6));
+        check_eq!([entry(2), entry(3)], [gfn(1, 6), DirtyGfn::default()]);
+        collect(2, gfn(2, 5));
+        check_eq!((caller.vm(RESET_DIRTY_RINGS, 0), invalidated()), (Ok(1), before + 1));
+        check!(write(5));
+        check_eq!(entry(3), gfn(1, 5));
+        collect(3, DirtyGfn { slot: 77, ..gfn(2, 5) });
+        check_eq!(caller.vm(RESET_DIRTY_RINGS, 0), Ok(1));
+
+        let with_vcpu = Caller::new()?;
+        drop(with_vcpu.vcpu()?);
+        check_eq!(with_vcpu.enable(cap::DIRTY_LOG_RING, 1 << 14), Err(Errno::EINVAL));
     }
 
     fn a_log_may_begin_with_all_pages() {

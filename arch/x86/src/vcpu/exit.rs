@@ -128,6 +128,8 @@ pub enum Exit {
     },
     /// A triple fault.
     Shutdown,
+    /// There is little room left for pages that the guest writes to: the VMM is to collect some.
+    DirtyRingFull,
     /// What a debugger asked for.
     Debug {
         /// What has happened.

@@ -40,6 +40,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::AtomicU32;
 
 use virt::Errno;
+use virt::dirty_ring::DirtyRing;
 use virt::host::{Expire, Host, Timer};
 use virt::ioeventfd::{self, IoAddress};
 use virt::memory::{Unreached, View};
@@ -230,6 +231,13 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             if published.inbox.is_full() && self.drain(&published.inbox) {
                 return Exit::Interrupted;
             }
+            if let Some(ring) = self.view.ring()
+                && ring.is_nearly_full()
+            {
+                // A page that had no room would be lost without a word.
+                let lost = ring.has_overflowed();
+                return if lost { Exit::Failed(Errno::ENOSPC) } else { Exit::DirtyRingFull };
+            }
             if core::mem::take(&mut self.pending.triple_fault) {
                 self.activity = Activity::Shutdown;
                 return Exit::Shutdown;
@@ -312,6 +320,12 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         *self.lapic.config_mut() = lapic_config(self.id, &self.machine.setup, &table);
         self.cpuid = table;
         self.engine.set_features(self.cpuid.features());
+    }
+
+    /// Has pages that the guest writes to put into a ring. Before it has run.
+    pub fn set_dirty_ring(&mut self, ring: Arc<DirtyRing>) {
+        self.view.set_ring(Arc::clone(&ring));
+        self.engine.set_dirty_ring(ring);
     }
 
     /// The local APIC.

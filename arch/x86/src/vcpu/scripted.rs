@@ -8,6 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use virt::dirty_ring::DirtyRing;
 use virt::host::{BadAddress, Event as HostEvent, Expire, Host, Notify, Parker, Timer};
 use virt::memory::Slot;
 use virt::{Errno, Memory, Vm};
@@ -126,6 +127,9 @@ impl EngineVcpu for ScriptedVcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.offset = offset;
     }
+
+    // It writes no memory by itself.
+    fn set_dirty_ring(&mut self, _ring: Arc<DirtyRing>) {}
 
     fn tsc(&self) -> u64 {
         self.host.as_ref().map_or(0, Host::tsc).wrapping_add(self.offset)

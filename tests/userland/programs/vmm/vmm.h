@@ -108,6 +108,7 @@ void each_kind_has_its_own_calls(void);
 void a_child_has_none_of_it(void);
 void statistics_are_those_of_now(void);
 void writes_that_wait_are_in_each_vcpus_ring(void);
+void dirty_pages_come_in_rings(void);
 void descriptors_come_and_go_under_calls(void);
 void nothing_is_left_of_many_machines(void);
 void cost(void);

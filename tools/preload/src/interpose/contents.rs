@@ -5,7 +5,7 @@
 
 use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
-use super::answer;
+use super::{answer, fail};
 use crate::descriptors::DESCRIPTORS;
 use crate::next::Next;
 
@@ -110,6 +110,13 @@ unsafe fn map(
     descriptor: c_int,
     offset: off_t,
 ) -> *mut c_void {
+    let object = Some(descriptor).filter(|_| flags & libc::MAP_ANONYMOUS == 0);
+    let object = object.and_then(|descriptor| DESCRIPTORS.get(descriptor));
+    let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE || access & libc::PROT_EXEC != 0;
+    if object.as_ref().is_some_and(|object| !object.may_be_mapped(offset as usize, size, private)) {
+        fail(libc::EINVAL);
+        return libc::MAP_FAILED;
+    }
     // SAFETY: the caller's promise.
     let mapped = unsafe {
         match next.get() {
@@ -125,10 +132,7 @@ unsafe fn map(
             ) as usize),
         }
     };
-    if mapped == libc::MAP_FAILED || flags & libc::MAP_ANONYMOUS != 0 {
-        return mapped;
-    }
-    let Some(object) = DESCRIPTORS.get(descriptor) else { return mapped };
+    let Some(object) = object.filter(|_| mapped != libc::MAP_FAILED) else { return mapped };
     // SAFETY: it was mapped just now, for the caller, who has not heard of it yet.
     let done = unsafe { object.mapped(mapped.expose_provenance(), offset as usize, size) };
     if done.is_err() {
