@@ -113,7 +113,7 @@ impl Hypervisor for InProcess {
 }
 
 /// The processor's own CPUID.
-fn host_cpuid(function: u32, index: u32) -> Leaf {
+pub(crate) fn host_cpuid(function: u32, index: u32) -> Leaf {
     let answer = core::arch::x86_64::__cpuid_count(function, index);
     [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }

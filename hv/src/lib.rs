@@ -50,8 +50,23 @@ pub mod x86 {
 
 /// What KVM's interface has here that programs get from `unibody with-kvm`, as lists.
 pub mod interface {
+    pub use arch_x86::cpuid::{Model, default_table};
     pub use arch_x86::ioctl::capability::{CAPABILITIES, Capability};
     pub use arch_x86::ioctl::offered::{Descriptor, OFFERED, Offered};
+
+    use crate::in_process::host_cpuid;
+
+    /// The processor that a program's guests are offered if nothing else is asked.
+    #[must_use]
+    pub fn best_model() -> Model {
+        Model::best(&host_cpuid, engine_soft::instructions())
+    }
+
+    /// Whether this host can offer it.
+    #[must_use]
+    pub fn can_offer(model: &Model) -> bool {
+        model.runs(&host_cpuid, engine_soft::instructions())
+    }
 }
 
 /// What can go wrong on the host's side. A guest's mistakes are not errors.

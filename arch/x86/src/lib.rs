@@ -97,6 +97,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     irqchip::vectors_test::CASES,
     mmu::walk_test::CASES,
     cpuid::kernel_test::CASES,
+    cpuid::model_test::CASES,
     cpuid::policy_test::CASES,
     exception_test::CASES,
     ioctl::coalesced_test::CASES,

@@ -230,23 +230,7 @@ impl Engine for SoftEngine {
     }
 
     fn instructions(&self) -> Instructions {
-        vector::offered().fold(INTEGER, |all, extension| match extension {
-            // FPU, MMX, FXSR, SSE, SSE2.
-            Extension::Base => Instructions { leaf1_edx: all.leaf1_edx | 0x0780_0001, ..all },
-            Extension::Sse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1, ..all },
-            Extension::Pclmulqdq => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 1, ..all },
-            Extension::Ssse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 9, ..all },
-            Extension::Sse41 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 19, ..all },
-            Extension::Sse42 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 20, ..all },
-            Extension::Aes => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 25, ..all },
-            Extension::Sha => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 29, ..all },
-            Extension::Avx => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 28, ..all },
-            Extension::Fma => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 12, ..all },
-            Extension::F16c => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 29, ..all },
-            Extension::Avx2 => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 5, ..all },
-            Extension::Vaes => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 9, ..all },
-            Extension::Vpclmulqdq => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 10, ..all },
-        })
+        instructions()
     }
 
     fn invalidate(&self, _start: u64, _size: u64) {
@@ -264,4 +248,26 @@ impl Engine for SoftEngine {
             sync.polled.set(waiting::KICK);
         }
     }
+}
+
+/// The instructions that the software CPU runs on this host, beside those that every host's does.
+#[must_use]
+pub fn instructions() -> Instructions {
+    vector::offered().fold(INTEGER, |all, extension| match extension {
+        // FPU, MMX, FXSR, SSE, SSE2.
+        Extension::Base => Instructions { leaf1_edx: all.leaf1_edx | 0x0780_0001, ..all },
+        Extension::Sse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1, ..all },
+        Extension::Pclmulqdq => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 1, ..all },
+        Extension::Ssse3 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 9, ..all },
+        Extension::Sse41 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 19, ..all },
+        Extension::Sse42 => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 20, ..all },
+        Extension::Aes => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 25, ..all },
+        Extension::Sha => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 29, ..all },
+        Extension::Avx => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 28, ..all },
+        Extension::Fma => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 12, ..all },
+        Extension::F16c => Instructions { leaf1_ecx: all.leaf1_ecx | 1 << 29, ..all },
+        Extension::Avx2 => Instructions { leaf7_ebx: all.leaf7_ebx | 1 << 5, ..all },
+        Extension::Vaes => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 9, ..all },
+        Extension::Vpclmulqdq => Instructions { leaf7_ecx: all.leaf7_ecx | 1 << 10, ..all },
+    })
 }

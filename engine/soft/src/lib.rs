@@ -131,7 +131,7 @@ mod x87_state_test;
 #[cfg(test)]
 mod x87_test;
 
-pub use engine::{Kicker, Options, SoftEngine};
+pub use engine::{Kicker, Options, SoftEngine, instructions};
 pub use jit::context::SignalPlace;
 pub use lockstep::{Difference, Divergence};
 pub use modes::Modes;

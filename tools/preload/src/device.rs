@@ -1,13 +1,8 @@
 //! What `/dev/kvm` is: [`Device`].
 
-use std::sync::Arc;
-
-use arch_x86::cpuid::Leaf;
-use arch_x86::engine::Engine;
 use arch_x86::ioctl::{System, system};
-use engine_soft::SoftEngine;
 use host_user::Process;
-use virt::{Errno, Memory};
+use virt::Errno;
 
 use crate::object::{Made, Object};
 use crate::options::Options;
@@ -24,11 +19,8 @@ impl Device {
     /// The device as a program finds it that opens it.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let memory = Arc::new(Memory::<parking_lot::RawMutex>::default());
-        // SAFETY: there is never a slot in `memory`.
-        let engine = unsafe { SoftEngine::new(memory, engine_soft::Options::default()) };
-        let instructions = engine.instructions();
-        let system = System { host: Process::new(), hardware: host_cpuid, instructions };
+        let (hardware, instructions) = (options.processor.hardware(), engine_soft::instructions());
+        let system = System { host: Process::new(), hardware, instructions };
         Self { system, options }
     }
 
@@ -48,10 +40,4 @@ impl Device {
             install(Made { object, descriptor })
         })
     }
-}
-
-/// The processor's own CPUID.
-pub(crate) fn host_cpuid(function: u32, index: u32) -> Leaf {
-    let answer = core::arch::x86_64::__cpuid_count(function, index);
-    [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }

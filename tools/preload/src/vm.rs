@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use virt::ioctl::is_exclusive;
 use virt::{Errno, Memory};
 
-use crate::device::host_cpuid;
 use crate::object::{Made, Object};
 use crate::options::Options;
 use crate::pages::Ring;
@@ -35,6 +34,7 @@ impl Vm {
     pub fn new(options: Options) -> Result<Arc<Self>, Errno> {
         let memory = Arc::new(Memory::default());
         memory.count_first_reads();
+        let hardware = options.processor.hardware();
         let usual = engine_soft::Options::default();
         let translated = options.jit_cache.unwrap_or(usual.translated);
         let options = engine_soft::Options { translated, ..usual };
@@ -42,7 +42,7 @@ impl Vm {
         // program in whose process this is, of memory of its own, as for any system call which it hands addresses to that
         // others use until it says so. This library makes no references to it.
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
-        let arch = X86::new(Process::new(), engine, Arc::clone(&memory), host_cpuid, MAX_CPUS)?;
+        let arch = X86::new(Process::new(), engine, Arc::clone(&memory), hardware, MAX_CPUS)?;
         let core = CoreVm::new(memory, arch)?;
         Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring: Ring::new()? }))
     }

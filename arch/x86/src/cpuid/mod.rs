@@ -6,6 +6,9 @@
 mod kernel;
 #[cfg(feature = "selftest")]
 pub mod kernel_test;
+mod model;
+#[cfg(feature = "selftest")]
+pub mod model_test;
 mod policy;
 #[cfg(feature = "selftest")]
 pub mod policy_test;
@@ -18,6 +21,7 @@ use crate::emulate::Feature;
 use crate::engine::Features;
 
 pub use kernel::kernel_table;
+pub use model::Model;
 pub use policy::{Hardware, Instructions, default_table};
 
 /// EAX, EBX, ECX and EDX.

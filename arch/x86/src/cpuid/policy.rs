@@ -45,7 +45,39 @@ pub struct Instructions {
     pub extended1_edx: u32,
 }
 
-const fn bits(list: &[u32]) -> u32 {
+impl Instructions {
+    /// Those that a host's processor has, too.
+    #[must_use]
+    pub fn on(&self, hardware: &impl Hardware) -> Self {
+        let [leaf1, leaf7] = [1, 7].map(|function| hardware.cpuid(function, 0));
+        let extended1 = hardware.cpuid(0x8000_0001, 0);
+        Self {
+            leaf1_ecx: self.leaf1_ecx & leaf1[2],
+            leaf1_edx: self.leaf1_edx & leaf1[3],
+            leaf7_ebx: self.leaf7_ebx & leaf7[1],
+            leaf7_ecx: self.leaf7_ecx & leaf7[2],
+            leaf7_edx: self.leaf7_edx & leaf7[3],
+            extended1_ecx: self.extended1_ecx & extended1[2],
+            extended1_edx: self.extended1_edx & extended1[3],
+        }
+    }
+
+    /// Whether it has all that are in `others`.
+    #[must_use]
+    pub const fn have(&self, others: &Self) -> bool {
+        (others.leaf1_ecx & !self.leaf1_ecx)
+            | (others.leaf1_edx & !self.leaf1_edx)
+            | (others.leaf7_ebx & !self.leaf7_ebx)
+            | (others.leaf7_ecx & !self.leaf7_ecx)
+            | (others.leaf7_edx & !self.leaf7_edx)
+            | (others.extended1_ecx & !self.extended1_ecx)
+            | (others.extended1_edx & !self.extended1_edx)
+            == 0
+    }
+}
+
+/// A word with these bits set.
+pub(super) const fn bits(list: &[u32]) -> u32 {
     let mut word = 0;
     let mut at = 0;
     while at < list.len() {

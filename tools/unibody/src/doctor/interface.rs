@@ -1,8 +1,8 @@
-//! `unibody doctor --kvm`: which capabilities and ioctls of KVM's programs get.
+//! `unibody doctor --kvm`: which processor, capabilities and ioctls of KVM's programs get.
 
 use std::io::Write;
 
-use hv::interface::{CAPABILITIES, Descriptor, OFFERED};
+use hv::interface::{CAPABILITIES, Descriptor, Model, OFFERED, best_model};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -14,8 +14,15 @@ const FORMAT: u32 = 1;
 struct Interface {
     format: u32,
     version: &'static str,
+    processor: Processor,
     capabilities: Vec<Capability>,
     ioctls: Vec<Ioctl>,
+}
+
+#[derive(Serialize)]
+struct Processor {
+    model: &'static str,
+    physical_bits: u32,
 }
 
 #[derive(Serialize)]
@@ -51,6 +58,10 @@ impl Interface {
         Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION"),
+            processor: Processor {
+                model: best_model().name(),
+                physical_bits: Model::PHYSICAL_BITS,
+            },
             capabilities: capabilities.collect(),
             ioctls: ioctls.collect(),
         }
@@ -58,6 +69,10 @@ impl Interface {
 
     fn page(&self) -> String {
         let mut page = format!("unibody {}: what programs find at /dev/kvm\n", self.version);
+        let Processor { model, physical_bits } = self.processor;
+        page.push_str(&format!(
+            "\nProcessor\n  {model:<40}{physical_bits}-bit physical addresses\n"
+        ));
         page.push_str("\nCapabilities\n");
         for one in self.capabilities.iter().filter(|one| one.value != 0) {
             page.push_str(&format!("  {:<40}{}\n", one.name, one.value));

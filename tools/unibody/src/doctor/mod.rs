@@ -11,6 +11,8 @@
 //! remembered of such a try.
 
 mod interface;
+#[cfg(test)]
+mod models_test;
 mod page;
 mod report;
 mod system;

@@ -16,6 +16,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use hv::interface::{Model, best_model, can_offer};
+
 use self::program::{Obstacle, Program};
 use crate::cli;
 use crate::error::{Error, quoted, reason, say};
@@ -31,6 +33,7 @@ pub(crate) fn execute(options: &cli::WithKvm) -> Result<u8, Error> {
     let Some((name, arguments)) = options.command.split_first() else {
         return Err(Error::new("cannot run a program", "none is named"));
     };
+    options.cpu.as_deref().map_or(Ok(()), check_cpu)?;
     let action = format!("cannot run '{}'", name.display());
     let program = match Program::find(name, std::env::var_os("PATH").as_deref()) {
         Ok(program) => program,
@@ -69,10 +72,27 @@ fn preloaded(library: &OsStr, others: Option<OsString>) -> OsString {
 
 /// What the library is told.
 fn words(options: &cli::WithKvm) -> String {
-    match (options.no_jit, options.jit_cache) {
-        (true, _) => "no-jit".into(),
-        (false, Some(size)) => format!("jit-cache={size}"),
-        (false, None) => String::new(),
+    let room = match (options.no_jit, options.jit_cache) {
+        (true, _) => Some("no-jit".to_owned()),
+        (false, size) => size.map(|size| format!("jit-cache={size}")),
+    };
+    let cpu = options.cpu.as_ref().map(|name| format!("cpu={name}"));
+    room.into_iter().chain(cpu).collect::<Vec<_>>().join(",")
+}
+
+/// Refuses a processor that there is not, or that this host cannot be.
+fn check_cpu(name: &str) -> Result<(), Error> {
+    if name == "host" {
+        return Ok(());
+    }
+    let action = format!("cannot offer guests the processor '{name}'");
+    let all = Model::all().map(|model| model.name()).collect::<Vec<_>>().join(", ");
+    match Model::named(name) {
+        Some(model) if can_offer(&model) => Ok(()),
+        Some(_) => Err(Error::new(action, "this host's lacks some of its instructions")
+            .advise(format!("Leave --cpu out, or say '{}'", best_model().name()))),
+        None => Err(Error::new(action, "there is no such model")
+            .advise(format!("Use host or one of {all}"))),
     }
 }
 
