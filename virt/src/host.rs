@@ -78,6 +78,10 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// When any byte of it cannot be read; `buffer` may be partly written.
     fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress>;
 
+    /// Whether `size` bytes from an address on can be memory of who makes a call, mapped or not: not the host's own, nor beyond what an
+    /// address has. Process context.
+    fn can_be_callers(&self, address: u64, size: u64) -> bool;
+
     /// Writes that memory. Process context, on the thread that makes the call.
     ///
     /// # Errors

@@ -174,6 +174,7 @@ impl Stored {
                 if value & !0xcff != 0 {
                     return Err(Refused);
                 }
+                memory_types(value & 0xff, MTRR_TYPES)?;
                 self.mtrr_default_type = value;
             }
             MTRR_FIRST_VARIABLE..=MTRR_LAST_VARIABLE => {

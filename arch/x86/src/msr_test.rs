@@ -22,6 +22,11 @@ cases! {
             check_eq!(msrs.write(index::PAT, reserved), Err(Refused));
             check_eq!(msrs.write(index::MTRR_FIX4K_7, reserved << 56), Err(Refused));
         }
+        for wrong in [2, 0xc07, 0x800 | 3, 0x100, 1 << 12] {
+            check_eq!(msrs.write(index::MTRR_DEFAULT_TYPE, wrong), Err(Refused));
+        }
+        check_eq!(msrs.write(index::MTRR_DEFAULT_TYPE, 0xc06), Ok(()));
+        check_eq!(msrs.read(index::MTRR_DEFAULT_TYPE), Ok(0xc06));
         // UC- exists in the PAT only.
         check_eq!(msrs.write(index::MTRR_FIX64K, 7), Err(Refused));
         check_eq!(msrs.write(index::MTRR_FIX64K, 0x0606_0606_0606_0606), Ok(()));

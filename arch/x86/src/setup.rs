@@ -151,10 +151,10 @@ impl Setup {
     /// Has numbers be below `limit`, which can be chosen once.
     ///
     /// # Errors
-    /// `EINVAL` if another one was chosen, or it is higher than what there is room for.
+    /// `EINVAL` if another one was chosen, there is a vCPU, or it is higher than what there is room for.
     pub fn limit_ids(&self, limit: u32) -> Result<(), Errno> {
         let current = self.limit.load(Ordering::Relaxed);
-        if self.is_limited.load(Ordering::Relaxed) {
+        if self.is_limited.load(Ordering::Relaxed) || self.made() != 0 {
             return if limit == current { Ok(()) } else { Err(Errno::EINVAL) };
         }
         if limit > current {

@@ -7,6 +7,18 @@ use virt::host::BadAddress;
 
 use crate::fixup;
 
+/// One past the last address that a process has: half of what 48 bits reach, without its last page. See: Linux,
+/// arch/x86/include/asm/page_64_types.h, `TASK_SIZE_MAX`.
+///
+/// Deviation: where there are 57 bits a process may ask for memory above that, of which none can be a guest's.
+const END: u64 = (1 << 47) - 4096;
+
+/// Whether a process can have memory there, as `access_ok` of Linux has it.
+#[must_use]
+pub fn can_be(address: u64, size: u64) -> bool {
+    END.checked_sub(size).is_some_and(|last| address <= last)
+}
+
 /// Reads memory.
 ///
 /// # Errors
@@ -76,6 +88,20 @@ mod tests {
         for address in [read_only, read_only - 1] {
             assert_eq!(read(address, &mut [1; 4]), Ok(()), "{address:#x}");
             assert_eq!(write(address, &[0; 4]), Err(BadAddress), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_kernels_are_nobodys() {
+        let end = 0x7fff_ffff_f000;
+        for (address, size) in [(0, 0), (0, end), (end - 4096, 4096), (end, 0)] {
+            assert!(can_be(address, size), "{address:#x}, {size:#x}");
+        }
+        let beyond = [(end, 1), (end - 4096, 4097), (1, end), (0, end + 1), (0, u64::MAX)];
+        for (address, size) in
+            beyond.into_iter().chain([(1 << 63, 1), (u64::MAX, 1), (!0 << 47, 1)])
+        {
+            assert!(!can_be(address, size), "{address:#x}, {size:#x}");
         }
     }
 

@@ -76,6 +76,10 @@ impl Host for Process {
         memory::write(hva, bytes)
     }
 
+    fn can_be_callers(&self, address: u64, size: u64) -> bool {
+        caller::can_be(address, size)
+    }
+
     fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         caller::read(address, buffer)
     }

@@ -1,6 +1,6 @@
 //! KVM_IRQFD, KVM_IOEVENTFD: eventfds that interrupt, and that writes of the guest's signal.
 //!
-//! Deviation: a port above 65,535, which no guest has, is EINVAL.
+//! Deviation: a port above 65,535, which no guest has, is EINVAL where one is to be added.
 //!
 //! See: api.rst 4.75 (`KVM_IRQFD`), 4.59 (`KVM_IOEVENTFD`); Linux, virt/kvm/eventfd.c.
 
@@ -44,23 +44,34 @@ pub(super) fn irqfd<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result
 pub(super) fn ioeventfd<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<u32, Errno> {
     let from: Ioeventfd = argument.read()?;
     let has = |flag| from.flags & flag != 0;
-    let known = IOEVENTFD_FLAG_DATAMATCH | IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN;
-    let size = match u8::try_from(from.len) {
-        Ok(size @ (0 | 1 | 2 | 4 | 8)) if from.flags & !known == 0 => size,
-        _ => return Err(Errno::EINVAL),
-    };
-    let at = if has(IOEVENTFD_FLAG_PIO) {
-        IoAddress::Port(u16::try_from(from.addr).map_err(|_| Errno::EINVAL)?)
-    } else {
-        IoAddress::Mmio(from.addr)
-    };
+    let removes = has(IOEVENTFD_FLAG_DEASSIGN);
+    let place = place(&from).ok_or(Errno::EINVAL);
+    if !removes {
+        place?;
+    }
     let data = has(IOEVENTFD_FLAG_DATAMATCH).then_some(from.datamatch);
     let event = vm.arch().host().event(from.fd)?;
+    // What none can be added with is no mistake when one is removed: there is just no such one.
+    let (at, size) = place.map_err(|_| Errno::ENOENT)?;
     let ioeventfd = IoEventFd { at, size, data, event };
-    if has(IOEVENTFD_FLAG_DEASSIGN) {
+    if removes {
         vm.remove_ioeventfd(&ioeventfd)?;
     } else {
         vm.add_ioeventfd(ioeventfd)?;
     }
     Ok(0)
+}
+
+/// Where writes are to signal, and of what size, if it is said in a way that is known.
+fn place(from: &Ioeventfd) -> Option<(IoAddress, u8)> {
+    let known = IOEVENTFD_FLAG_DATAMATCH | IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN;
+    let size = match u8::try_from(from.len) {
+        Ok(size @ (0 | 1 | 2 | 4 | 8)) if from.flags & !known == 0 => size,
+        _ => return None,
+    };
+    if from.flags & IOEVENTFD_FLAG_PIO != 0 {
+        Some((IoAddress::Port(u16::try_from(from.addr).ok()?), size))
+    } else {
+        Some((IoAddress::Mmio(from.addr), size))
+    }
 }

@@ -1,7 +1,6 @@
 //! KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG: memory slots and their logs.
 //!
-//! There is one address space, and no memory without a mapping of the caller's (`guest_memfd`). Deviation: that an address is
-//! one of the caller's own half is not looked at when a slot is made; the guest's access to such a one fails.
+//! There is one address space, and no memory without a mapping of the caller's (`guest_memfd`).
 //!
 //! See: api.rst 4.35, 4.140 (regions), 4.8 (`KVM_GET_DIRTY_LOG`), 4.117 (`KVM_CLEAR_DIRTY_LOG`).
 
@@ -18,6 +17,8 @@ use crate::host::{Errno, Host};
 use crate::memory::{PAGE, Slot, Slots};
 use crate::vm::Vm;
 
+/// The most pages that a slot may have. See: Linux, include/linux/kvm_host.h, `KVM_MEM_MAX_NR_PAGES`.
+const MAX_PAGES: u64 = (1 << 31) - 1;
 /// Pages of a word of a bitmap.
 const BITS: u64 = u64::BITS as u64;
 
@@ -41,7 +42,12 @@ pub(super) fn set2<A: Arch>(vm: &Vm<A>, argument: &Argument<A::Host>) -> Result<
 }
 
 fn set_region<A: Arch>(vm: &Vm<A>, from: &UserspaceMemoryRegion) -> Result<u32, Errno> {
-    if from.flags & !(MEM_LOG_DIRTY_PAGES | MEM_READONLY) != 0 {
+    let (address, size) = (from.userspace_addr, from.memory_size);
+    // Nothing has to be mapped there, but it must be possible.
+    if from.flags & !(MEM_LOG_DIRTY_PAGES | MEM_READONLY) != 0
+        || size / PAGE > MAX_PAGES
+        || !vm.arch().host().can_be_callers(address, size)
+    {
         return Err(Errno::EINVAL);
     }
     vm.set_slot(Slot {

@@ -16,6 +16,9 @@ use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::Argument;
 
+use crate::engine::Engine;
+use crate::vcpu::Vcpu;
+
 /// The address of what is not there.
 const INVALID: u64 = !0;
 
@@ -60,8 +63,14 @@ pub(super) fn tpr_access_reporting<H: Host>(argument: &Argument<H>) -> Result<u3
     Ok(0)
 }
 
-/// No copy of the task priority is kept.
-pub(super) fn set_vapic_addr<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+/// No copy of the task priority is kept. Of a local APIC of the VMM's there could be none.
+pub(super) fn set_vapic_addr<E: Engine, H: Host>(
+    vcpu: &Vcpu<E, H>,
+    argument: &Argument<H>,
+) -> Result<u32, Errno> {
+    if !vcpu.setup().has_local_apics() {
+        return Err(Errno::EINVAL);
+    }
     let address: u64 = argument.read()?;
     if address == 0 { Ok(0) } else { Err(Errno::EINVAL) }
 }

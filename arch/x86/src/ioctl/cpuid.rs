@@ -45,8 +45,21 @@ pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> 
     write_table(argument, &table)
 }
 
-/// What it could be told to beyond that.
+/// What it could be told to beyond that. As in Linux the padding of each entry that there is room for has to be zero.
 pub(super) fn emulated<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
+    let header: CpuidHeader = argument.read()?;
+    let count = (header.nent as usize).min(Table::MAX);
+    if count == 0 {
+        return Err(Errno::E2BIG);
+    }
+    let bytes = match argument.bytes(CpuidHeader::SIZE, count * CpuidEntry::SIZE) {
+        Err(Errno::EFAULT) => return Err(Errno::EINVAL),
+        other => other?,
+    };
+    let mut entries = bytes.chunks_exact(CpuidEntry::SIZE).map(CpuidEntry::decode);
+    if entries.any(|entry| entry.padding != [0; 3]) {
+        return Err(Errno::EINVAL);
+    }
     write_table(argument, &Table::default())
 }
 

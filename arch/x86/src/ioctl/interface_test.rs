@@ -223,6 +223,10 @@ cases! {
         }
         check_eq!(caller.set(&mut vcpu, SET_VAPIC_ADDR, &0_u64), Ok(0));
         caller.refused(&mut vcpu, SET_VAPIC_ADDR, &0x1000_u64, Errno::EINVAL)?;
+        let caller = Caller::without_chips()?;
+        let mut vcpu = caller.vcpu()?;
+        check_eq!(caller.set(&mut vcpu, SET_VAPIC_ADDR, &0_u64), Err(Errno::EINVAL));
+        check_eq!(Caller::call_with(&mut vcpu, SET_VAPIC_ADDR, BAD), Err(Errno::EINVAL));
     }
 
     fn kvms_registers_are_there_as_cpuid_says_if_that_is_asked() {

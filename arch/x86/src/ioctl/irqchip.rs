@@ -30,8 +30,7 @@ pub(super) fn get<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    there_are_chips(vm)?;
-    let (id, mut bytes) = read(argument)?;
+    let (id, mut bytes) = read(vm, argument)?;
     let state = bytes.get_mut(CHIP..).unwrap_or_default();
     vm.arch().machine().look_at_chips(|chips| match id {
         IRQCHIP_PIC_MASTER => from_pic(&chips.pic().chips()[0], 0).encode(state),
@@ -47,8 +46,7 @@ pub(super) fn set<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    there_are_chips(vm)?;
-    let (id, bytes) = read(argument)?;
+    let (id, bytes) = read(vm, argument)?;
     let state = bytes.get(CHIP..).unwrap_or_default();
     match id {
         IRQCHIP_PIC_MASTER => set_pic(vm, &PicState::decode(state), 0),
@@ -58,9 +56,13 @@ pub(super) fn set<E: Engine, H: Host>(
     Ok(0)
 }
 
-/// The argument, and the number of a chip that there is.
-fn read<H: Host>(argument: &Argument<H>) -> Result<(u32, Vec<u8>), Errno> {
+/// The argument, and the number of a chip that there is. As in Linux it is read before it is looked whether there are any.
+fn read<E: Engine, H: Host>(
+    vm: &Vm<X86<E, H>>,
+    argument: &Argument<H>,
+) -> Result<(u32, Vec<u8>), Errno> {
     let bytes = argument.bytes(0, Irqchip::SIZE)?;
+    there_are_chips(vm)?;
     let id = u32::decode(&bytes);
     if id > IRQCHIP_IOAPIC { Err(Errno::EINVAL) } else { Ok((id, bytes)) }
 }

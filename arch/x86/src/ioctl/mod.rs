@@ -140,7 +140,7 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::GET_NESTED_STATE => absent::get_nested_state(argument),
         ioctl::SET_NESTED_STATE => absent::set_nested_state(argument),
         ioctl::TPR_ACCESS_REPORTING => absent::tpr_access_reporting(argument),
-        ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(argument),
+        ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(vcpu, argument),
         ioctl::GET_STATS_FD => {
             create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }

@@ -78,10 +78,11 @@ pub(super) fn set<E: Engine, H: Host>(
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
     let machine = vm.arch().machine();
+    let from = argument.read()?;
     if !machine.setup.has_pit() {
         return Err(Errno::ENXIO);
     }
-    restore(machine, &argument.read()?);
+    restore(machine, &from);
     Ok(0)
 }
 

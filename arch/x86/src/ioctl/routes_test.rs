@@ -227,6 +227,11 @@ cases! {
             (Ioeventfd { fd: -1, ..port }, Errno::EBADF), (Ioeventfd { fd: 7, ..port }, Errno::EINVAL),
             (Ioeventfd { flags: matched | IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::ENOENT),
             (Ioeventfd { fd: 1, flags: IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::ENOENT),
+            // What cannot be added is not there to be removed.
+            (Ioeventfd { len: 3, flags: IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::ENOENT),
+            (Ioeventfd { addr: 1 << 16, flags: IOEVENTFD_FLAG_PIO | IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::ENOENT),
+            (Ioeventfd { flags: 8 | IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::ENOENT),
+            (Ioeventfd { len: 3, fd: -1, flags: IOEVENTFD_FLAG_DEASSIGN, ..port }, Errno::EBADF),
         ] {
             check_eq!(caller.set_vm(IOEVENTFD, &wrong), Err(errno), "{wrong:x?}");
         }

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use selftest::{Failure, cases, check, check_eq};
 use virt::{Errno, Host};
 
-use super::caller::{ARGUMENT, Caller};
+use super::caller::{ARGUMENT, BAD, Caller};
 use crate::cpuid::Table;
 use crate::engine::{Event, Intercept};
 use crate::msr::index;
@@ -53,6 +53,11 @@ cases! {
             check_eq!(caller.set_vm(number, &PitState2::default()), Err(Errno::ENXIO), "{number:x}");
         }
         check_eq!(caller.set_vm(CREATE_PIT2, &PitConfig::default()), Err(Errno::ENOENT));
+        // What is to be set is read first.
+        for number in [GET_IRQCHIP, SET_IRQCHIP, SET_PIT2] {
+            check_eq!(caller.vm(number, BAD), Err(Errno::EFAULT), "{number:x}");
+        }
+        check_eq!(caller.vm(GET_PIT2, BAD), Err(Errno::ENXIO));
     }
 
     fn chips_are_made_once_and_before_vcpus() {
@@ -159,8 +164,8 @@ cases! {
 
     fn split_the_local_apics_only_are_here() {
         let caller = Caller::without_chips()?;
-        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 25), Err(Errno::EINVAL));
-        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 24), Ok(0));
+        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 4097), Err(Errno::EINVAL));
+        check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 4096), Ok(0));
         check_eq!(caller.enable(cap::SPLIT_IRQCHIP, 24), Err(Errno::EEXIST));
         check_eq!(caller.vm(CREATE_IRQCHIP, 0), Err(Errno::EEXIST));
         check_eq!(caller.set_vm(CREATE_PIT2, &PitConfig::default()), Err(Errno::ENOENT));
@@ -246,8 +251,18 @@ cases! {
         let vcpu = vcpu(&caller, 1)?;
         check_eq!(vcpu.cpuid().entries().len(), 0, "the VMM says what there is");
         check_eq!(super::create_vcpu(&caller.fixture.vm, 1).err(), Some(Errno::EEXIST));
+        check_eq!(caller.enable(cap::MAX_VCPU_ID, 2), Ok(0), "it is so already");
         check_eq!((caller.vm(CREATE_VCPU, 7), caller.vm(CREATE_VCPU, 1 << 32)), (Ok(7), Err(Errno::EINVAL)));
         check_eq!((caller.vm(SET_TSS_ADDR, 0xffff_d000), caller.vm(SET_TSS_ADDR, 0xffff_d001)), (Ok(0), Err(Errno::EINVAL)));
         check!(caller.vm(SET_IDENTITY_MAP_ADDR, ARGUMENT).is_err());
+    }
+
+    fn the_limit_of_numbers_is_what_it_is_when_there_is_a_vcpu() {
+        let caller = Caller::without_chips()?;
+        let _vcpu = vcpu(&caller, 0)?;
+        for (limit, answer) in [(2, Err(Errno::EINVAL)), (0, Err(Errno::EINVAL)), (4, Ok(0)), (2, Err(Errno::EINVAL))] {
+            check_eq!(caller.enable(cap::MAX_VCPU_ID, limit), answer, "{limit}");
+        }
+        check!(super::create_vcpu(&caller.fixture.vm, 3).is_ok());
     }
 }

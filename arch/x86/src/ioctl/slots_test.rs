@@ -98,6 +98,13 @@ cases! {
             (UserspaceMemoryRegion { guest_phys_addr: 1 << 52, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { guest_phys_addr: (1 << 52) - 0x1000, memory_size: 0x2000, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { guest_phys_addr: 1 << 52, ..LOGGED }, Errno::EINVAL),
+            // Not the caller's own, and more than a slot may have.
+            (UserspaceMemoryRegion { userspace_addr: 0xffff_8000_0000_0000, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { userspace_addr: 1 << 47, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { userspace_addr: (1 << 47) - 69 * 0x1000, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { userspace_addr: !0xfff, memory_size: 0x1000, ..other }, Errno::EINVAL),
+            (UserspaceMemoryRegion { memory_size: 0, userspace_addr: 1 << 63, ..LOGGED }, Errno::EINVAL),
+            (UserspaceMemoryRegion { userspace_addr: 0x1000, memory_size: 0x1000 << 31, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { memory_size: 1 << 43, ..other }, Errno::EINVAL),
             (UserspaceMemoryRegion { guest_phys_addr: 0x100_1000, ..other }, Errno::EEXIST),
             (UserspaceMemoryRegion { guest_phys_addr: 0, ..LOGGED }, Errno::EEXIST),
@@ -109,7 +116,12 @@ cases! {
             check_eq!(region(&caller, &wrong), Err(errno), "{wrong:x?}");
         }
         check_eq!(caller.fixture.vm.memory().view().slots().iter().count(), 2);
-        check_eq!(region(&caller, &UserspaceMemoryRegion { slot: 511, ..other }), Ok(0));
+        let top = UserspaceMemoryRegion { slot: 511, userspace_addr: (1 << 47) - 70 * 0x1000, ..other };
+        check_eq!(region(&caller, &top), Ok(0));
+        let large = UserspaceMemoryRegion {
+            slot: 6, userspace_addr: 0x1000, guest_phys_addr: 1 << 44, memory_size: 0x1000 * ((1 << 31) - 1), ..other
+        };
+        check_eq!(region(&caller, &large), Ok(0));
         let last = UserspaceMemoryRegion { slot: 5, guest_phys_addr: (1 << 52) - 0x1000, memory_size: 0x1000, ..other };
         check_eq!(region(&caller, &last), Ok(0));
     }

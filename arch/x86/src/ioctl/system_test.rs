@@ -11,7 +11,7 @@ use abi::ioctl::{
 };
 use abi::msr::{MsrEntry, MsrListHeader, MsrsHeader};
 use selftest::{Outcome, cases, check, check_eq};
-use virt::Errno;
+use virt::{Errno, Host};
 
 use super::caller::{ARGUMENT, BAD, Caller};
 use super::capability::{self, CAPABILITIES};
@@ -135,9 +135,27 @@ cases! {
             room(nent);
             check_eq!(ask(&caller, GET_SUPPORTED_CPUID, ARGUMENT), answer, "{nent}");
         }
-        room(1);
+    }
+
+    fn nothing_is_emulated_for_who_asks_with_room_and_clean_padding() {
+        let caller = Caller::new()?;
+        let room = |nent| caller.put(0, &CpuidHeader { nent, padding: 0 });
+        let last = CpuidHeader::SIZE as u64 + 2 * CpuidEntry::SIZE as u64;
+        caller.put(last, &CpuidEntry { padding: [0, 0, 1], ..CpuidEntry::default() });
+        for (nent, answer) in [(0, Err(Errno::E2BIG)), (1, Ok(0)), (2, Ok(0)), (3, Err(Errno::EINVAL))] {
+            room(nent);
+            check_eq!(ask(&caller, GET_EMULATED_CPUID, ARGUMENT), answer, "{nent}");
+        }
+        // No more than there may be are looked at.
+        caller.put(last, &CpuidEntry::default());
+        caller.put(CpuidHeader::SIZE as u64 + 256 * CpuidEntry::SIZE as u64, &[!0_u32; 4]);
+        room(!0);
         check_eq!(ask(&caller, GET_EMULATED_CPUID, ARGUMENT), Ok(0));
         check_eq!(caller.at::<CpuidHeader>(0).nent, 0);
+        // Padding that is not there is not clean.
+        let cut = Fixture::MEMORY - CpuidHeader::SIZE as u64;
+        check_eq!(caller.fixture.host.write(cut, &[1, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
+        check_eq!(ask(&caller, GET_EMULATED_CPUID, cut), Err(Errno::EINVAL));
     }
 
     fn lists_of_registers_fit_or_say_their_size() {

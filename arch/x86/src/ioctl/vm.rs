@@ -22,8 +22,8 @@ use crate::vcpu::Vcpu;
 
 /// The highest address of three pages below 4 GiB.
 const LAST_TSS_ADDR: u64 = 0xffff_d000;
-/// Pins that an I/O APIC of the VMM's may have reserved.
-const MAX_RESERVED_PINS: u64 = 24;
+/// Pins that I/O APICs of the VMM's may have reserved: routes, in Linux.
+const MAX_RESERVED_PINS: u64 = Routes::MAX as u64;
 
 /// Fewer shadow pages a machine cannot do with that has any.
 const MIN_SHADOW_PAGES: u64 = 64;

@@ -123,7 +123,8 @@ fn load(regs: &mut impl Regs, area: &[u8]) -> Result<(), Errno> {
     let header = part(XSTATE_BV..xstate::AVX_OFFSET);
     let components = u64::decode(header);
     let reserved = header.iter().skip(size_of::<u64>()).any(|byte| *byte != 0);
-    let mxcsr = u32::decode(part(fx::MXCSR));
+    // Of no component there is none.
+    let mxcsr = if components != 0 { u32::decode(part(fx::MXCSR)) } else { 0 };
     if components & !COMPONENTS != 0 || reserved || mxcsr & !MXCSR_BITS != 0 {
         return Err(Errno::EINVAL);
     }
@@ -166,7 +167,7 @@ pub(super) fn get_xcrs<E: Engine, H: Host>(
     Ok(0)
 }
 
-/// XCR0 is the only one; what is beside it is not looked at.
+/// XCR0 is the only one; what is beside it is not looked at. It has the components that CPUID tells, and x87's in any case.
 #[inline(never)]
 pub(super) fn set_xcrs<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
@@ -178,7 +179,10 @@ pub(super) fn set_xcrs<E: Engine, H: Host>(
         return Err(Errno::EINVAL);
     }
     if let Some(first) = from.xcrs.iter().take(count).find(|xcr| xcr.xcr == 0) {
-        if !is_xcr0(first.value, vcpu.cpuid().features().has(Feature::Avx)) {
+        let [told, _, _, told_above] = vcpu.cpuid().get(0xd, 0).unwrap_or_default();
+        let told = u64::from(told_above) << 32 | u64::from(told) | xcr0::X87;
+        let avx = vcpu.cpuid().features().has(Feature::Avx);
+        if first.value & !told != 0 || !is_xcr0(first.value, avx) {
             return Err(Errno::EINVAL);
         }
         vcpu.engine_mut().set_sysreg(SysReg::Xcr0, first.value);

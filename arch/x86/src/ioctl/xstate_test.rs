@@ -40,6 +40,7 @@ fn area(caller: &Caller, vcpu: &mut TestVcpu, number: u32) -> Result<Vec<u8>, Fa
 fn with_avx(vcpu: &mut TestVcpu) -> Result<(), Failure> {
     let mut table = Table::default();
     host_error(table.set(1, None, [0, 0, 1 << 26 | 1 << 28, 0]))?;
+    host_error(table.set(0xd, Some(0), [7, 0, 0, 0]))?;
     vcpu.set_cpuid(table);
     Ok(())
 }
@@ -107,6 +108,12 @@ cases! {
             check_eq!(caller.call(&mut vcpu, SET_XSAVE), Err(Errno::EINVAL));
             check!(snapshot(&mut vcpu) == before);
         }
+        // Of no component MXCSR is none either.
+        caller.fill(0, &bytes);
+        caller.put(MXCSR, &!0_u32);
+        caller.put(XSTATE_BV, &0_u64);
+        check_eq!(caller.call(&mut vcpu, SET_XSAVE), Ok(0));
+        check_eq!(vcpu.engine().fxsave().mxcsr(), 0x1f80);
     }
 
     fn x87_and_sse_go_there_and_back() {
@@ -151,6 +158,13 @@ cases! {
             xcrs.xcrs[0].value = value;
             caller.refused(&mut vcpu, SET_XCRS, &xcrs, Errno::EINVAL)?;
         }
+        // Nor is anything else without the leaf that tells it.
+        vcpu.set_cpuid(Table::default());
+        xcrs.xcrs[0].value = 3;
+        caller.refused(&mut vcpu, SET_XCRS, &xcrs, Errno::EINVAL)?;
+        with_avx(&mut vcpu)?;
+        xcrs.xcrs[0].value = 1 << 63 | 7;
+        caller.refused(&mut vcpu, SET_XCRS, &xcrs, Errno::EINVAL)?;
         xcrs.xcrs[0].value = 3;
         for (nr_xcrs, flags) in [(17, 0), (!0, 0), (1, 1)] {
             let wrong = Xcrs { nr_xcrs, flags, ..xcrs };

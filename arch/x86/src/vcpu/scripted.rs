@@ -160,6 +160,8 @@ struct Armed {
 impl TestHost {
     /// When it was started, on its own clock.
     pub const START: u64 = 1_000_000;
+    /// One past what can be a caller's address.
+    pub const CALLERS_END: u64 = 1 << 47;
     /// Descriptors below this are events.
     pub const EVENTS: usize = 4;
     /// A descriptor of something else.
@@ -208,6 +210,10 @@ impl Host for TestHost {
         let range = self.range(hva, bytes.len())?;
         self.0.memory.lock()[range].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn can_be_callers(&self, address: u64, size: u64) -> bool {
+        Self::CALLERS_END.checked_sub(size).is_some_and(|last| address <= last)
     }
 
     fn copy_from_caller(&self, address: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
