@@ -5,7 +5,7 @@
 //! - [`debian`]: a root file system of Debian's packages;
 //! - [`selftests`]: the kernel's own tests of x86, from its sources;
 //! - [`valgrind`]: Valgrind's tests of instructions, from its sources;
-//! - [`own`]: small programs of the project's own; [`vmm`]: a VMM, for the host;
+//! - [`own`]: small programs of the project's own; for the host [`vmm`]: a VMM, and [`bad_arguments`]: calls of one that are wrong;
 //! - [`image`]: the file system that a list of test programs runs in;
 //! - [`report`]: what the programs said in there;
 //! - [`qemu`]: the same list under QEMU's software CPU;
@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apt;
+pub mod bad_arguments;
 pub mod command;
 pub mod debian;
 pub mod image;

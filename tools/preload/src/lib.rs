@@ -17,6 +17,8 @@
 //! # What a program sees otherwise than with Linux's KVM
 //!
 //! - A descriptor is really one of a memfd: `fstat` and `/proc` say so, `read` gives nothing and no error.
+//! - An `ioctl` whose number has another letter than KVM's is answered by the kernel, for a memfd (ENOTTY, where the device and a vCPU say
+//!   EINVAL).
 //! - What makes system calls by itself, past the C library, is not seen: neither is a descriptor that is opened, copied or closed in that way,
 //!   nor a handler that is set so.
 //! - A descriptor that is sent to another process (SCM_RIGHTS), or given on at `exec`, is no KVM descriptor there.

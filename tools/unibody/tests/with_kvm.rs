@@ -40,6 +40,45 @@ fn it_finds_the_same_where_all_is_interpreted() {
     checks_pass(&["--no-jit"]);
 }
 
+/// Has the program in C make all its calls with bad arguments.
+fn bad_arguments_are_refused(options: &[&str]) {
+    let program = userland::bad_arguments::build(&shelf()).expect("there is a C compiler");
+    let (status, stdout, stderr) = outcome(with_kvm(options, &program));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    let passed = stdout.lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!((passed, stdout.lines().count()), (36, 36), "{stdout}");
+}
+
+#[test]
+fn bad_arguments_have_linuxs_answer_and_harm_nothing() {
+    bad_arguments_are_refused(&[]);
+}
+
+#[test]
+fn they_have_it_where_all_is_interpreted() {
+    bad_arguments_are_refused(&["--no-jit"]);
+}
+
+#[test]
+fn bad_arguments_are_those_of_every_call_that_there_is() {
+    let program = userland::bad_arguments::build(&shelf()).expect("there is a C compiler");
+    let mut list = Command::new(program);
+    list.arg("--list");
+    let (_, tried, _) = outcome(list);
+    let mut doctor = unibody();
+    doctor.args(["doctor", "--kvm", "--json"]);
+    let (_, told, _) = outcome(doctor);
+    let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+    let calls = told["ioctls"].as_array().expect("there are ioctls").iter();
+    let word = |call: &serde_json::Value, key: &str| call[key].as_str().expect("a word").to_owned();
+    let mut told: Vec<String> =
+        calls.map(|call| format!("{} {}", word(call, "of"), word(call, "name"))).collect();
+    let mut tried: Vec<String> = tried.lines().map(str::to_owned).collect();
+    told.sort();
+    tried.sort();
+    assert_eq!(tried, told);
+}
+
 /// This program, where an unprivileged user can reach it.
 fn this_program() -> PathBuf {
     let own = std::env::current_exe().expect("it is known");

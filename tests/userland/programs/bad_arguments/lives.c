@@ -1,0 +1,180 @@
+// Descriptors that are closed, memory that goes, and calls from several threads at once.
+#include "checks.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+
+// out 0x80, al; and again
+static const uint8_t OUT[] = {0xe6, 0x80, 0xeb, 0xfc};
+
+static void what_is_closed_is_ebadf_and_the_rest_lives(void) {
+    struct machine m = machine(ALL_CHIPS);
+    real_mode(&m, OUT, sizeof OUT);
+    close(m.kvm), close(m.vm);
+    for (size_t n = 0; n < CALL_COUNT; n++)
+        if (CALLS[n].of != VCPU)
+            EXPECT(ioctl(CALLS[n].of == VM ? m.vm : m.kvm, CALLS[n].number, 0), EBADF);
+    struct kvm_regs regs;
+    EXPECT(ioctl(m.vcpu, KVM_GET_REGS, &regs), 0);
+    ENSURE(regs.rip == CODE);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
+    int vcpu = m.vcpu;
+    close(vcpu);
+    for (size_t n = 0; n < CALL_COUNT; n++)
+        if (CALLS[n].of == VCPU)
+            EXPECT(ioctl(vcpu, CALLS[n].number, 0), EBADF);
+    // What it shares stays mapped.
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO);
+    munmap(m.memory, MEMORY);
+}
+
+// A slot's memory that is not there any more: it can be asked for, and taken away, all the same.
+static void what_is_unmapped_is_not_the_programs_end(void) {
+    struct machine m = machine(NO_CHIPS);
+    munmap(m.memory, MEMORY);
+    uint64_t bitmap[MEMORY / PAGE / 64];
+    struct kvm_dirty_log log = {.dirty_bitmap = bitmap};
+    EXPECT(ioctl(m.vm, KVM_GET_DIRTY_LOG, &log), 0);
+    // Where it was is not an address for a bitmap either.
+    log.dirty_bitmap = m.memory;
+    EXPECT(ioctl(m.vm, KVM_GET_DIRTY_LOG, &log), EFAULT);
+    EXPECT(ioctl(m.vcpu, KVM_GET_REGS, m.memory), EFAULT);
+    EXPECT(ioctl(m.vcpu, KVM_SET_REGS, m.memory + PAGE), EFAULT);
+    struct kvm_userspace_memory_region none = {.slot = 0};
+    EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &none), 0);
+    m.memory = mmap(NULL, MEMORY, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    end(&m);
+}
+
+struct creation {
+    int vm, id, fd, error;
+    pthread_barrier_t *barrier;
+};
+
+static void *create(void *argument) {
+    struct creation *c = argument;
+    pthread_barrier_wait(c->barrier);
+    c->fd = ioctl(c->vm, KVM_CREATE_VCPU, c->id);
+    c->error = outcome(c->fd);
+    return NULL;
+}
+
+static void one_of_two_makes_a_vcpu(void) {
+    struct machine m = bare_machine(ALL_CHIPS);
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, NULL, 2);
+    for (int id = 0; id < 32; id++) {
+        struct creation two[2];
+        pthread_t threads[2];
+        for (int n = 0; n < 2; n++) {
+            two[n] = (struct creation){.vm = m.vm, .id = id, .barrier = &barrier};
+            pthread_create(&threads[n], NULL, create, &two[n]);
+        }
+        for (int n = 0; n < 2; n++)
+            pthread_join(threads[n], NULL);
+        ENSURE((two[0].error == 0 && two[1].error == EEXIST) ||
+               (two[1].error == 0 && two[0].error == EEXIST));
+        for (int n = 0; n < 2; n++)
+            if (two[n].error == 0)
+                close(two[n].fd);
+    }
+    pthread_barrier_destroy(&barrier);
+    end(&m);
+}
+
+struct shared {
+    struct machine m;
+    atomic_int stop, runs, wrong;
+};
+
+static void *run(void *argument) {
+    struct shared *s = argument;
+    while (!s->stop) {
+        int error = outcome(ioctl(s->m.vcpu, KVM_RUN, 0));
+        if (error && error != EINTR && error != EFAULT)
+            s->wrong = error;
+        s->runs++;
+        // So that others come in between.
+        sched_yield();
+    }
+    return NULL;
+}
+
+// The calls of a vCPU that runs on another thread are made between two of its runs.
+static void a_vcpus_calls_are_made_one_after_the_other(void) {
+    struct shared s = {.m = machine(ALL_CHIPS)};
+    pthread_t thread;
+    real_mode(&s.m, OUT, sizeof OUT);
+    pthread_create(&thread, NULL, run, &s);
+    for (int n = 0; n < 200; n++) {
+        struct kvm_regs regs;
+        static struct kvm_xsave xsave;
+        EXPECT(ioctl(s.m.vcpu, KVM_GET_REGS, &regs), 0);
+        // As an exit leaves it, whose instruction has not been completed.
+        ENSURE(regs.rip >= CODE && regs.rip <= CODE + sizeof OUT);
+        EXPECT(ioctl(s.m.vcpu, KVM_GET_XSAVE, &xsave), 0);
+        EXPECT(ioctl(s.m.vcpu, KVM_SET_XSAVE, &xsave), 0);
+        EXPECT(ioctl(s.m.vcpu, KVM_SET_REGS, 0), EFAULT);
+        EXPECT(ioctl(s.m.vcpu, _IO(KVMIO, 0xff), 0), EINVAL);
+    }
+    while (s.runs < 200)
+        sched_yield();
+    s.stop = 1;
+    pthread_join(thread, NULL);
+    ENSURE(s.wrong == 0);
+    end(&s.m);
+}
+
+// Slots come and go while a guest writes to them. It finds memory, or what is an exit.
+static void slots_change_under_a_guest(void) {
+    struct shared s = {.m = machine(ALL_CHIPS)};
+    // inc byte [bx]; out 0x80, al; and again: DS is at the slot.
+    const uint8_t code[] = {0xfe, 0x07, 0xe6, 0x80, 0xeb, 0xfa};
+    pthread_t thread;
+    real_mode(&s.m, code, sizeof code);
+    struct kvm_sregs sregs;
+    EXPECT(ioctl(s.m.vcpu, KVM_GET_SREGS, &sregs), 0);
+    sregs.ds.base = 2 * MEMORY;
+    EXPECT(ioctl(s.m.vcpu, KVM_SET_SREGS, &sregs), 0);
+    uint8_t *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region slot = {.slot = 1,
+                                               .guest_phys_addr = 2 * MEMORY,
+                                               .memory_size = PAGE,
+                                               .userspace_addr = (uintptr_t)page};
+    EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+    pthread_create(&thread, NULL, run, &s);
+    int before = 0;
+    for (int n = 0; n < 200; n++) {
+        slot.flags = n & 1 ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+        slot.guest_phys_addr ^= 4 * MEMORY;
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+        slot.guest_phys_addr ^= 4 * MEMORY;
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+        slot.memory_size = 0;
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), EINVAL);
+        slot.memory_size = PAGE;
+        EXPECT(ioctl(s.m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+        while (n % 10 == 0 && s.runs == before)
+            sched_yield();
+        before = s.runs;
+    }
+    s.stop = 1;
+    pthread_join(thread, NULL);
+    ENSURE(s.wrong == 0);
+    ENSURE(s.runs > 0);
+    munmap(page, PAGE);
+    end(&s.m);
+}
+
+const struct check LIVES[] = {
+    {"what_is_closed_is_ebadf_and_the_rest_lives", what_is_closed_is_ebadf_and_the_rest_lives},
+    {"what_is_unmapped_is_not_the_programs_end", what_is_unmapped_is_not_the_programs_end},
+    {"one_of_two_makes_a_vcpu", one_of_two_makes_a_vcpu},
+    {"a_vcpus_calls_are_made_one_after_the_other", a_vcpus_calls_are_made_one_after_the_other},
+    {"slots_change_under_a_guest", slots_change_under_a_guest},
+    {0},
+};
