@@ -12,7 +12,7 @@ mod documents;
 mod rust_text;
 mod unsafe_code;
 
-use crate::{Command, layering, module, nest, process, tree};
+use crate::{Command, fuzz, layering, module, nest, process, tree};
 use anyhow::{Result, bail};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
     Step { name: "rustdoc", about: "the documentation builds", run: rustdoc },
     Step { name: "tests", about: "all tests, guests included", run: tests },
     Step { name: "doctests", about: "the examples in the documentation", run: doctests },
+    Step { name: "fuzz", about: "the fuzz targets, each for a minute", run: fuzz::check },
     Step {
         name: "module",
         about: "the kernel module, tested in a stock kernel",
@@ -122,12 +123,15 @@ fn cargo(arguments: &[&str]) -> std::process::Command {
 
 fn format() -> Result<()> {
     process::run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    process::run(&mut cargo(&["fmt", "--check", "--manifest-path", KMOD]))
+    for manifest in [KMOD, fuzz::MANIFEST] {
+        process::run(&mut cargo(&["fmt", "--check", "--manifest-path", manifest]))?;
+    }
+    Ok(())
 }
 
 fn dependencies() -> Result<()> {
     let rules = tree::root().join("deny.toml");
-    for manifest in ["Cargo.toml", KMOD] {
+    for manifest in ["Cargo.toml", KMOD, fuzz::MANIFEST] {
         let mut deny = cargo(&["deny", "--offline", "--locked", "--manifest-path", manifest]);
         deny.arg("--config").arg(&rules);
         deny.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
@@ -157,7 +161,10 @@ fn clippy() -> Result<()> {
                 .args(["--features", features, "--", "-D", "warnings"]),
         )?;
     }
-    Ok(())
+    process::run(
+        cargo(&["clippy", "--locked", "--manifest-path", fuzz::MANIFEST, "--", "-D", "warnings"])
+            .env("CARGO_TARGET_DIR", tree::target().join("fuzz").join("clippy")),
+    )
 }
 
 fn rustdoc() -> Result<()> {

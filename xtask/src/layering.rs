@@ -53,6 +53,8 @@ const LAYERS: &[Layer] = &[
         may_use: &["abi", "arch-x86", "engine-soft", "host-user", "virt"],
         in_kernel: None,
     },
+    // In a workspace of its own.
+    Layer { name: "fuzz", may_use: &["abi", "arch-x86", "preload", "virt"], in_kernel: None },
     // Its build script builds preload, as a library that other programs load.
     Layer { name: "preload-image", may_use: &["embed"], in_kernel: None },
     Layer { name: "userland", may_use: &[], in_kernel: None },
@@ -178,10 +180,10 @@ fn has_other_configuration(line: &str) -> bool {
     ["cfg(", "cfg!(", "cfg_attr("].iter().any(|word| line.contains(word))
 }
 
-/// All crates of the tree, the module's included, as cargo knows them.
+/// All crates of the tree, the module's and the fuzz targets' included, as cargo knows them.
 pub fn packages() -> Result<Vec<Package>> {
     let mut packages = Vec::new();
-    for manifest in ["Cargo.toml", "host/kmod/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "host/kmod/Cargo.toml", "fuzz/Cargo.toml"] {
         let mut cargo = process::cargo();
         cargo.current_dir(tree::root());
         cargo.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]);

@@ -4,6 +4,7 @@
 //! - [`setup`]: installs what the gate needs;
 //! - [`check`]: the gate; [`layering`]: which crate may use which, one of its steps;
 //! - [`module`]: the kernel module, and its test in a stock kernel;
+//! - [`fuzz`]: the fuzz targets;
 //! - [`nest`]: a command on a machine with hardware virtualization;
 //! - [`qemu`], [`initramfs`]: machines that boot a stock kernel, and what they start with;
 //! - [`mod@bench`]: the numbers; [`soak`]: the long forms of tests;
@@ -13,6 +14,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod initramfs;
 mod layering;
 mod module;
@@ -41,6 +43,7 @@ const COMMANDS: &[Command] = &[
     check::COMMAND,
     layering::COMMAND,
     module::COMMAND,
+    fuzz::COMMAND,
     nest::COMMAND,
     bench::COMMAND,
     soak::COMMAND,

@@ -11,8 +11,8 @@ mod apt;
 mod programs;
 mod userland;
 
-use crate::Command;
 use crate::module::packages::{Package, required_packages};
+use crate::{Command, process};
 use anyhow::{Result, bail};
 
 /// The command.
@@ -41,7 +41,15 @@ fn run(arguments: &[String]) -> Result<()> {
     }
 }
 
+/// What libFuzzer is compiled with.
+const FUZZER: &[Package] = &[Package {
+    name: "g++",
+    purpose: "libFuzzer, which the fuzz targets are linked with",
+    test_only: true,
+    present: || process::find("g++").is_some(),
+}];
+
 fn missing() -> Vec<&'static Package> {
-    let all = required_packages().iter().chain(userland::PACKAGES);
+    let all = required_packages().iter().chain(userland::PACKAGES).chain(FUZZER);
     all.filter(|package| !(package.present)()).collect()
 }

@@ -88,6 +88,16 @@ impl Object {
         }
     }
 
+    /// Has a KVM_RUN of this vCPU end with EINTR, as a signal would: the one that is under way, if there is any. Without a lock, from any
+    /// thread.
+    pub fn end_run(&self) {
+        if let Kind::Vcpu(vcpu) = &*self.kind
+            && self.owner.is_this_process()
+        {
+            vcpu.end_run();
+        }
+    }
+
     /// The descriptor is about to be read.
     pub(crate) fn read(&self) {
         if let Kind::Statistics(statistics) = &*self.kind

@@ -1,6 +1,9 @@
 use std::cell::RefCell;
+use std::thread;
 
+use abi::encoding::Encoded;
 use abi::ioctl;
+use abi::memory::UserspaceMemoryRegion;
 use arch_x86::ioctl::offered::{Descriptor, OFFERED};
 use host_user::fixup;
 
@@ -92,4 +95,38 @@ fn what_is_made_gets_the_number_that_it_is_given() {
     let mut state = [0_u32; 1];
     let at = state.as_mut_ptr() as u64;
     assert_eq!(vcpu.ioctl(ioctl::GET_MP_STATE, at, |_| Ok(0)), Ok(0));
+}
+
+#[test]
+fn a_run_ends_when_another_thread_says_so() {
+    const PAGE: usize = 4096;
+    let device = Object::device(Device::new(Options::default()));
+    let (_, vm) = made(&device, ioctl::CREATE_VM, 0);
+    // The page that a processor begins in, where it jumps to where it is.
+    let mut memory = vec![0_u8; 2 * PAGE];
+    let page = memory.as_ptr().align_offset(PAGE);
+    memory[page + 0xff0..][..2].copy_from_slice(&[0xeb, 0xfe]);
+    let region = UserspaceMemoryRegion {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0xffff_f000,
+        memory_size: PAGE as u64,
+        userspace_addr: memory[page..].as_mut_ptr().expose_provenance() as u64,
+    };
+    let mut argument = [0_u8; UserspaceMemoryRegion::SIZE];
+    region.encode(&mut argument);
+    let at = argument.as_mut_ptr().expose_provenance() as u64;
+    assert_eq!(vm.ioctl(ioctl::SET_USER_MEMORY_REGION, at, |_| Ok(0)), Ok(0));
+    let (_, vcpu) = made(&vm, ioctl::CREATE_VCPU, 0);
+    thread::scope(|scope| {
+        let run = scope.spawn(|| vcpu.ioctl(ioctl::RUN, 0, |_| Ok(0)));
+        while !run.is_finished() {
+            // What is said before it has begun is not for this run.
+            vcpu.end_run();
+            vm.end_run();
+            thread::yield_now();
+        }
+        assert_eq!(run.join().unwrap(), Err(Errno::EINTR));
+    });
+    drop((vcpu, vm));
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 const COMPONENTS: &[(&str, &str)] = &[("clippy", "cargo-clippy"), ("rustfmt", "rustfmt")];
 
 /// Programs that cargo installs, by the crate of the same name.
-const EXTENSIONS: &[&str] = &["cargo-nextest", "cargo-deny"];
+const EXTENSIONS: &[&str] = &["cargo-nextest", "cargo-deny", "cargo-fuzz"];
 
 /// The workspaces, whose dependencies are downloaded.
-const WORKSPACES: &[&str] = &["Cargo.toml", "host/kmod/Cargo.toml"];
+const WORKSPACES: &[&str] = &["Cargo.toml", "host/kmod/Cargo.toml", "fuzz/Cargo.toml"];
 
 /// Installs what is missing.
 pub fn install() -> Result<()> {

@@ -1,0 +1,33 @@
+//! What the fuzz targets do with their bytes: [`run`].
+//!
+//! The bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
+//! them. Nothing but an error number of Linux's may come of it: no panic, no signal, no write beside the slots, no run that cannot
+//! be ended.
+//!
+//! - [`case`]: the steps; `calls`: ioctls among them, and what their arguments may name; `guest`: what vCPUs execute;
+//! - [`arena`]: the memory, with guards beside it; [`input`]: the bytes;
+//! - [`worker`]: the thread that it happens on, and who ends its runs.
+//!
+//! Who is called with an address may read and write there, so all addresses are of the arena, or of nothing. Deviation: slots are
+//! over memory that is mapped, as a guest's access to another is the program's own fault (`preload`).
+
+pub mod arena;
+mod calls;
+pub mod case;
+mod guest;
+pub mod input;
+pub mod worker;
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use worker::Worker;
+
+static WORKER: LazyLock<Mutex<Worker>> = LazyLock::new(|| Mutex::new(Worker::start()));
+
+/// Makes the steps that the bytes are.
+///
+/// # Panics
+/// When something comes of it that may not.
+pub fn run(bytes: &[u8]) {
+    WORKER.lock().unwrap_or_else(PoisonError::into_inner).run(bytes);
+}

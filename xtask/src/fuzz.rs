@@ -1,0 +1,145 @@
+//! `cargo xtask fuzz`: the fuzz targets (`fuzz/`), for a minute or as long as it is said.
+//!
+//! They are built and run by cargo-fuzz, which passes flags that a compiler takes from nightly ones only, unless it is told: it is told
+//! here. All that comes of it is in cargo's target folder, under `fuzz`: the build, the inputs that have reached something new
+//! (`corpus`), which later runs begin with, and those that have failed (`artifacts`). `--input` makes one of these again.
+//! The inputs in the tree (`fuzz/corpus`) are a few to begin with, and are only read.
+//!
+//! There is no sanitizer: guests' memory is accessed by instructions of the project's own, which none knows, and what goes
+//! wrong with it shows in the guards beside it. libFuzzer looks at whether code was reached; it is linked statically, and needs a C++
+//! compiler.
+
+use crate::{Command, process, tree};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "fuzz",
+    about: "sequences of ioctls that nobody would write [TARGET] [--seconds N | --input FILE]",
+    run,
+};
+
+/// The targets' own workspace.
+pub const MANIFEST: &str = "fuzz/Cargo.toml";
+/// Its targets.
+const TARGETS: &[&str] = &["ioctls"];
+/// How long each takes, in seconds, unless it is said.
+const SECONDS: u32 = 60;
+
+/// What is typed.
+#[derive(Debug, PartialEq, Eq)]
+struct Options {
+    /// One of [`TARGETS`]; all, if none is named.
+    target: Option<String>,
+    seconds: u32,
+    input: Option<PathBuf>,
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let options = parse(arguments)?;
+    let named = |target: &&&str| options.target.as_deref().is_none_or(|name| name == **target);
+    for target in TARGETS.iter().filter(named) {
+        match &options.input {
+            Some(input) => again(target, input)?,
+            None => fuzz(target, options.seconds)?,
+        }
+    }
+    Ok(())
+}
+
+/// The gate's step: each target for a minute.
+pub fn check() -> Result<()> {
+    TARGETS.iter().try_for_each(|target| fuzz(target, SECONDS))
+}
+
+fn parse(arguments: &[String]) -> Result<Options> {
+    let mut options = Options { target: None, seconds: SECONDS, input: None };
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let mut value =
+            || words.next().with_context(|| format!("'{word}' of what?\n\n{}", usage()));
+        match word.as_str() {
+            "--seconds" => {
+                let text = value()?;
+                options.seconds =
+                    text.parse().with_context(|| format!("'{text}' is no number of seconds"))?;
+            }
+            "--input" => options.input = Some(value()?.into()),
+            name if TARGETS.contains(&name) && options.target.is_none() => {
+                options.target = Some(name.to_owned());
+            }
+            _ => bail!("what is '{word}'?\n\n{}", usage()),
+        }
+    }
+    Ok(options)
+}
+
+fn usage() -> String {
+    let targets = TARGETS.join(", ");
+    format!(
+        "Usage: cargo xtask fuzz [TARGET] [--seconds N | --input FILE]\n\nTargets: {targets}. \
+         {SECONDS} seconds, unless it is said."
+    )
+}
+
+/// Has a target try inputs for some time; those that it has found to be worth it before come first.
+fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    let found = folder("corpus", target)?;
+    let failed = folder("artifacts", target)?;
+    let mut command = cargo_fuzz(target);
+    command.arg(found).arg(tree::root().join("fuzz/corpus").join(target)).arg("--");
+    command.arg(format!("-max_total_time={seconds}"));
+    command.arg(format!("-artifact_prefix={}/", failed.display()));
+    // A case takes milliseconds.
+    command.args(["-timeout=20", "-rss_limit_mb=4096", "-max_len=2048"]);
+    command.args(["-verbosity=0", "-print_final_stats=1"]);
+    process::run(&mut command)
+}
+
+/// Makes a case again.
+fn again(target: &str, input: &Path) -> Result<()> {
+    let input = input.canonicalize().with_context(|| format!("no '{}'", input.display()))?;
+    process::run(cargo_fuzz(target).arg(input))
+}
+
+/// `cargo fuzz run TARGET`.
+fn cargo_fuzz(target: &str) -> std::process::Command {
+    let mut command = process::cargo();
+    command.current_dir(tree::root());
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_NET_OFFLINE", "true");
+    command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+    command.args(["--codegen-units", "16", "--target-dir"]);
+    command.arg(tree::target().join("fuzz")).arg(target);
+    command
+}
+
+/// A folder of a target's, in cargo's target folder.
+fn folder(kind: &str, target: &str) -> Result<PathBuf> {
+    let folder = tree::target().join("fuzz").join(kind).join(target);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make '{}'", folder.display()))?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, parse};
+
+    fn parsed(line: &str) -> Option<Options> {
+        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).ok()
+    }
+
+    #[test]
+    fn what_is_typed_is_understood() {
+        let all = Options { target: None, seconds: 60, input: None };
+        assert_eq!(parsed(""), Some(all));
+        let named = Options { target: Some("ioctls".into()), seconds: 3600, input: None };
+        assert_eq!(parsed("ioctls --seconds 3600"), Some(named));
+        let one = Options { target: None, seconds: 60, input: Some("a/b".into()) };
+        assert_eq!(parsed("--input a/b"), Some(one));
+        for wrong in ["nothing", "ioctls ioctls", "--seconds", "--seconds x", "--input", "--help"] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
+}
