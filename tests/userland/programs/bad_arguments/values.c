@@ -94,7 +94,8 @@ static void memory_slots(void) {
     EXPECT(WITH(r.userspace_addr = -16 * PAGE), EINVAL);
     EXPECT(WITH(r.userspace_addr = 0xffff800000000000), EINVAL);
     EXPECT(WITH(r.userspace_addr = 1ul << 63), EINVAL);
-    EXPECT(WITH(r.userspace_addr = 0x7fffffff0000), EINVAL);
+    // Addresses have 57 bits at most.
+    EXPECT(WITH(r.userspace_addr = (1ul << 56) - 16 * PAGE), EINVAL);
     EXPECT(WITH(r.guest_phys_addr = 0), EEXIST);
     EXPECT(WITH(r.guest_phys_addr = MEMORY - PAGE), EEXIST);
     EXPECT(WITH(r.slot = 1), 0);
@@ -116,9 +117,9 @@ static void memory_slots(void) {
                                                .userspace_addr = (uintptr_t)m.memory};
     // What there is none of here: KVM_MEM_GUEST_MEMFD.
     two.flags = 4;
-    EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION2, &two), EINVAL);
+    EXPECT_EITHER(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION2, &two), EINVAL, ENOTTY);
     two.flags = 0;
-    EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION2, &two), 0);
+    EXPECT_EITHER(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION2, &two), 0, ENOTTY);
     end(&m);
 }
 
