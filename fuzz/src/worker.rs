@@ -13,6 +13,7 @@ use std::time::Duration;
 use preload::object::Object;
 
 use crate::case::{Case, World};
+use crate::faults;
 use crate::input::Input;
 
 /// How long a run lasts that does not end by itself, or twice as long.
@@ -59,6 +60,7 @@ impl Worker {
         let of_it = running.clone();
         thread::spawn(move || {
             block_signals();
+            faults::handle();
             let world = World::new(of_it);
             for bytes in to_make {
                 Case::new(&world, Input::new(&bytes)).make();

@@ -54,7 +54,11 @@ const LAYERS: &[Layer] = &[
         in_kernel: None,
     },
     // In a workspace of its own.
-    Layer { name: "fuzz", may_use: &["abi", "arch-x86", "preload", "virt"], in_kernel: None },
+    Layer {
+        name: "fuzz",
+        may_use: &["abi", "arch-x86", "host-user", "preload", "virt"],
+        in_kernel: None,
+    },
     // Its build script builds preload, as a library that other programs load.
     Layer { name: "preload-image", may_use: &["embed"], in_kernel: None },
     Layer { name: "userland", may_use: &[], in_kernel: None },

@@ -30,10 +30,18 @@ static void what_is_closed_is_ebadf_and_the_rest_lives(void) {
     munmap(m.memory, MEMORY);
 }
 
-// A slot's memory that is not there any more: it can be asked for, and taken away, all the same.
+// A slot's memory that is not there any more: what is asked for that is in there is not to be had, and nothing else comes of it.
 static void what_is_unmapped_is_not_the_programs_end(void) {
     struct machine m = machine(NO_CHIPS);
+    struct kvm_sregs sregs;
+    // With page tables where nothing will be.
+    EXPECT(ioctl(m.vcpu, KVM_GET_SREGS, &sregs), 0);
+    sregs.cr3 = 0x10000, sregs.cr0 |= 0x80000001;
+    EXPECT(ioctl(m.vcpu, KVM_SET_SREGS, &sregs), 0);
     munmap(m.memory, MEMORY);
+    struct kvm_translation translation = {.linear_address = 0x1000};
+    EXPECT(ioctl(m.vcpu, KVM_TRANSLATE, &translation), 0);
+    ENSURE(!translation.valid);
     uint64_t bitmap[MEMORY / PAGE / 64];
     struct kvm_dirty_log log = {.dirty_bitmap = bitmap};
     EXPECT(ioctl(m.vm, KVM_GET_DIRTY_LOG, &log), 0);
