@@ -68,7 +68,7 @@ impl World {
     pub fn new(running: Running) -> Self {
         let event = || eventfd(0, EventfdFlags::NONBLOCK).expect("a descriptor");
         let other = File::open("/dev/null").expect("it is there");
-        let options = Options { jit_cache: Some(JIT_CACHE) };
+        let options = Options { jit_cache: Some(JIT_CACHE), ..Options::default() };
         let device = Object::device(Device::new(options));
         Self { arena: Arena::new(), running, device, events: [event(), event()], other }
     }

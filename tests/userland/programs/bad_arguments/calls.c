@@ -26,6 +26,7 @@ const struct call CALLS[] = {
     CALL(KVM_SET_USER_MEMORY_REGION2, VM, READ, struct kvm_userspace_memory_region2, 0),
     CALL(KVM_GET_DIRTY_LOG, VM, READ, struct kvm_dirty_log, 0),
     CALL(KVM_CLEAR_DIRTY_LOG, VM, READ, struct kvm_clear_dirty_log, 0),
+    PLAIN(KVM_RESET_DIRTY_RINGS, VM, 0),
     CALL(KVM_REGISTER_COALESCED_MMIO, VM, READ, struct kvm_coalesced_mmio_zone, 0),
     CALL(KVM_UNREGISTER_COALESCED_MMIO, VM, READ, struct kvm_coalesced_mmio_zone, 0),
     PLAIN(KVM_CREATE_IRQCHIP, VM, 0),
