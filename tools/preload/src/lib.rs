@@ -21,7 +21,7 @@
 //!   EINVAL).
 //! - What makes system calls by itself, past the C library, is not seen: neither is a descriptor that is opened, copied or closed in that way,
 //!   nor a handler that is set so.
-//! - A descriptor that is sent to another process (SCM_RIGHTS), or given on at `exec`, is no KVM descriptor there.
+//! - A descriptor is not sent to another process (SCM_RIGHTS): EOPNOTSUPP, and a word on stderr. One that is given on at `exec` is closed.
 //! - A signal's handler that interrupts KVM_RUN runs before that has returned. So it may make no ioctl of KVM (EBUSY), and must
 //!   return: a vCPU whose handler jumps elsewhere can't be used any more.
 //! - The path is `/dev/kvm`, as it stands: another one that leads there is the host's own.

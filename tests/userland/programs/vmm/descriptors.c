@@ -86,6 +86,47 @@ void each_kind_has_its_own_calls(void) {
     end(&m);
 }
 
+// Sends a descriptor, with another one before it. Gives what `sendmsg` does, or `sendmmsg`.
+static int sent(int socket, int number, int many) {
+    char byte = 1, control[CMSG_SPACE(2 * sizeof(int))] = {0};
+    struct iovec data = {&byte, 1};
+    struct mmsghdr both[2] = {{.msg_hdr = {.msg_iov = &data, .msg_iovlen = 1}}};
+    both[1].msg_hdr = both[0].msg_hdr;
+    struct msghdr *message = &both[many].msg_hdr;
+    message->msg_control = control, message->msg_controllen = sizeof control;
+    struct cmsghdr *part = CMSG_FIRSTHDR(message);
+    part->cmsg_level = SOL_SOCKET, part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(2 * sizeof(int));
+    const int numbers[] = {STDIN_FILENO, number};
+    memcpy(CMSG_DATA(part), numbers, sizeof numbers);
+    return many ? sendmmsg(socket, both, 2, 0) : sendmsg(socket, message, 0);
+}
+
+void a_descriptor_is_not_sent(void) {
+    struct machine m = machine();
+    struct vcpu v = vcpu(&m, 0);
+    int pair[2], seen = memfd_create("stderr", 0), before = dup(STDERR_FILENO);
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0 && dup2(seen, STDERR_FILENO) >= 0);
+    const int ours[] = {m.kvm, m.vm, v.fd};
+    int wrong = 0;
+    for (size_t n = 0; n < 6; n++)
+        wrong |= sent(pair[0], ours[n % 3], n / 3) != -1 || errno != EOPNOTSUPP;
+    wrong |= sent(pair[0], seen, 0) != 1 || sent(pair[0], seen, 1) != 2;
+    wrong |= sendmsg(pair[0], (void *)8, 0) != -1 || errno != EFAULT;
+    dup2(before, STDERR_FILENO);
+    char told[1024] = {0};
+    CHECK(!wrong && pread(seen, told, sizeof told - 1, 0) > 0);
+    int lines = 0;
+    for (char *line = told; (line = strstr(line, "cannot send a descriptor of /dev/kvm")); line++)
+        lines++;
+    CHECK(lines == 6);
+    struct kvm_regs regs;
+    CHECK(ioctl(v.fd, KVM_GET_REGS, &regs) == 0);
+    close(pair[0]), close(pair[1]), close(seen), close(before);
+    end_vcpu(&m, &v);
+    end(&m);
+}
+
 int child_fails(pid_t child) {
     int status;
     return waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 0;

@@ -20,6 +20,7 @@ static const struct {
     CASE(handlers_are_the_programs_own),
     CASE(an_argument_that_is_not_there_is_no_fault),
     CASE(copies_are_the_same),
+    CASE(a_descriptor_is_not_sent),
     CASE(a_vm_lives_as_long_as_its_vcpu),
     CASE(each_kind_has_its_own_calls),
     CASE(a_child_has_none_of_it),

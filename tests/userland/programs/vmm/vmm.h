@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -103,6 +104,7 @@ void the_signal_mask_of_a_run(void);
 void handlers_are_the_programs_own(void);
 void an_argument_that_is_not_there_is_no_fault(void);
 void copies_are_the_same(void);
+void a_descriptor_is_not_sent(void);
 void a_vm_lives_as_long_as_its_vcpu(void);
 void each_kind_has_its_own_calls(void);
 void a_child_has_none_of_it(void);

@@ -4,6 +4,7 @@
 //! - `calls`: `ioctl`;
 //! - `contents`: reading and mapping descriptors;
 //! - `lives`: closing and copying descriptors;
+//! - `sends`: sending descriptors to other processes;
 //! - [`signals`]: setting handlers;
 //! - `start`: what is done when the library is loaded.
 //!
@@ -19,6 +20,7 @@ mod calls;
 mod contents;
 mod device;
 mod lives;
+mod sends;
 pub mod signals;
 mod start;
 
@@ -26,6 +28,7 @@ pub use calls::*;
 pub use contents::*;
 pub use device::*;
 pub use lives::*;
+pub use sends::*;
 
 use std::os::fd::IntoRawFd;
 

@@ -66,9 +66,14 @@ pub(super) fn guard() {
     }
 }
 
+/// Whether it does: from the first time on that the device was open.
+pub(super) fn is_guarded() -> bool {
+    GUARDED.load(Ordering::Acquire)
+}
+
 /// Whether a signal is handled with this handler of the program's, or word.
 fn is_wrapped(signal: c_int, handler: sighandler_t) -> bool {
-    is_handler(handler) || FAULTS.contains(&signal) && GUARDED.load(Ordering::Acquire)
+    is_handler(handler) || FAULTS.contains(&signal) && is_guarded()
 }
 
 /// # Safety

@@ -1,6 +1,6 @@
 //! What is done when the library is loaded: the C library's functions are looked up.
 
-use super::{calls, contents, device, lives, signals};
+use super::{calls, contents, device, lives, sends, signals};
 
 /// Called by the dynamic loader, with the feature `interpose`.
 #[used]
@@ -20,5 +20,7 @@ extern "C" fn start() {
     lives::FCNTL64.look_up();
     lives::CLOSE_RANGE.look_up();
     lives::CLOSEFROM.look_up();
+    sends::SENDMSG.look_up();
+    sends::SENDMMSG.look_up();
     signals::SIGACTION.look_up();
 }
