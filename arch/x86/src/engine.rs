@@ -14,6 +14,7 @@ use virt::dirty_ring::DirtyRing;
 use crate::cpuid::Instructions;
 use crate::emulate::Feature;
 use crate::exception::Exception;
+use crate::mmu::Limits;
 use crate::regs::Regs;
 
 /// Runs the vCPUs of one VM.
@@ -71,6 +72,8 @@ pub trait EngineVcpu: Regs + Send {
     fn set_exception_intercepts(&mut self, vectors: u32);
     /// What the guest's CPUID offers changed.
     fn set_features(&mut self, features: Features);
+    /// What the guest's CPUID says of addresses and pages changed: which bits of its tables' entries are reserved.
+    fn set_limits(&mut self, limits: Limits);
     /// Sets what is added to the host's time stamp counter to make the guest's.
     fn set_tsc_offset(&mut self, offset: u64);
     /// Has pages that the guest writes to put into a ring. Where it is nearly full, `enter` comes out with [`Intercept::Interrupted`], no

@@ -16,6 +16,10 @@ pub struct GuestDebug {
     /// Come out at these. If there are any, the guest's own breakpoints are not active; it can use its debug registers
     /// all the same.
     pub hardware: [Option<Breakpoint>; 4],
+    /// Come out before each access of the guest's to its debug registers.
+    pub register_accesses: bool,
+    /// Deliver neither interrupts nor NMIs: they wait.
+    pub blocks_interrupts: bool,
 }
 
 /// A breakpoint that the processor looks for.
@@ -60,15 +64,17 @@ pub enum DebugCause {
         /// The [`GuestDebug::hardware`] breakpoints that were met: bit 0 is the first.
         breakpoints: u8,
     },
+    /// The next instruction accesses the guest's debug registers.
+    RegisterAccess,
 }
 
 impl GuestDebug {
-    /// DR0 to DR3, and DR7, for the hardware breakpoints; `None` if there are none.
+    /// DR0 to DR3, and DR7, for the hardware breakpoints and accesses to registers; `None` if there are none.
     ///
     /// See: AMD APM vol. 2, 13.1.1.4. They are enabled as global ones, which a task switch leaves.
     #[must_use]
     pub fn registers(&self) -> Option<([u64; 4], u64)> {
-        let mut control = 0;
+        let mut control = if self.register_accesses { dr7::GD } else { 0 };
         for (n, breakpoint) in self.hardware.iter().enumerate() {
             let Some(breakpoint) = breakpoint else { continue };
             control |= 2 << (2 * n) | breakpoint.watch.control() << (16 + 4 * n);

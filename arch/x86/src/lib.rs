@@ -12,6 +12,7 @@
 //! - [`irqchip`]: 8259 pair, 8254, I/O APIC, local APIC;
 //! - [`emulate`]: decoding and semantics of instructions;
 //! - [`pvclock`]: KVM's paravirtual clock;
+//! - [`quirks`]: where KVM does otherwise than a processor;
 //! - [`tsc`]: the vCPUs' time stamp counters, which count the same;
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
 //! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
@@ -50,6 +51,7 @@ pub mod msr_test;
 pub mod pvclock;
 #[cfg(feature = "selftest")]
 pub mod pvclock_test;
+pub mod quirks;
 pub mod regs;
 pub mod setup;
 pub mod statistics;
@@ -107,6 +109,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::interface_test::CASES,
     ioctl::lapic_test::CASES,
     ioctl::msr_test::CASES,
+    ioctl::quirks_test::CASES,
     ioctl::registers_test::CASES,
     ioctl::msr_filter_test::CASES,
     ioctl::resample_test::CASES,

@@ -27,6 +27,7 @@ use crate::irqchip::{Delivery, Message, ioapic};
 use crate::locked_chips::LockedChips;
 use crate::msr_policy::MsrPolicy;
 use crate::pvclock::MachineClock;
+use crate::quirks::Quirks;
 use crate::setup::Setup;
 use crate::statistics::{VcpuStatistics, VmStatistic, VmStatistics};
 use crate::tsc::TscOffset;
@@ -129,6 +130,8 @@ pub struct Machine<E, H: Host> {
     pub setup: Setup,
     /// Which model-specific registers the guest may use.
     pub msr_policy: MsrPolicy<H::RawMutex>,
+    /// Where it does otherwise than a processor.
+    pub quirks: Quirks,
     /// KVM's clock.
     pub clock: MachineClock,
     /// The guest's TSC is the host's plus this, unless a vCPU's own was changed.
@@ -165,6 +168,7 @@ impl<E: Engine, H: Host> Machine<E, H> {
         let machine = Arc::new(Self {
             setup: Setup::new(cpus),
             msr_policy: MsrPolicy::default(),
+            quirks: Quirks::new(),
             clock: MachineClock::starting_at(host.now()),
             tsc: TscOffset::starting_at(host.tsc()),
             statistics: Arc::default(),

@@ -24,6 +24,8 @@ pub mod index {
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;
     pub const MISC_ENABLE: u32 = 0x1a0;
+    pub const POWER_CTL: u32 = 0x1fc;
+    pub const PERF_CAPABILITIES: u32 = 0x345;
     pub const DEBUG_CTL: u32 = 0x1d9;
     pub const MTRR_FIRST_VARIABLE: u32 = 0x200;
     pub const MTRR_LAST_VARIABLE: u32 = 0x20f;
@@ -99,6 +101,7 @@ pub struct Stored {
     misc_enable: u64,
     spec_ctrl: u64,
     debug_ctl: u64,
+    power_ctl: u64,
     hwcr: u64,
     de_cfg: u64,
     arch_capabilities: u64,
@@ -116,6 +119,7 @@ impl Default for Stored {
             misc_enable: 1,
             spec_ctrl: 0,
             debug_ctl: 0,
+            power_ctl: 0,
             // TscFreqSel: the TSC counts at the rate of P0.
             hwcr: 1 << 24,
             // LFENCE serialises dispatch.
@@ -149,6 +153,9 @@ impl Stored {
             ARCH_CAPABILITIES => self.arch_capabilities,
             PLATFORM_INFO => self.platform_info,
             DEBUG_CTL => self.debug_ctl,
+            POWER_CTL => self.power_ctl,
+            // No performance counters. Deviation: the guest reads it although CPUID does not tell of it.
+            PERF_CAPABILITIES => 0,
             AMD_HWCR => self.hwcr,
             AMD_DE_CFG => self.de_cfg,
             // Locked, with no virtualization of its own.
@@ -186,6 +193,8 @@ impl Stored {
             // IBPB: the engine shares no branch history worth a barrier.
             PRED_CMD if value & !1 == 0 => {}
             DEBUG_CTL if value & !0b11 == 0 => self.debug_ctl = value,
+            // Of a processor's power: there is nothing to be chosen.
+            POWER_CTL => self.power_ctl = value,
             AMD_HWCR => self.hwcr = value,
             AMD_DE_CFG => self.de_cfg = value,
             // A microcode update that changes nothing.
@@ -212,6 +221,18 @@ impl Stored {
             _ => return Err(Refused),
         }
         Ok(())
+    }
+
+    /// Whether IA32_MISC_ENABLE offers MONITOR.
+    #[must_use]
+    pub const fn offers_monitor(&self) -> bool {
+        Self::monitor_in(self.misc_enable)
+    }
+
+    /// Whether this value of it does. See: Intel SDM vol. 4, IA32_MISC_ENABLE.
+    #[must_use]
+    pub const fn monitor_in(misc_enable: u64) -> bool {
+        misc_enable >> 18 & 1 != 0
     }
 
     fn fixed(number: u32) -> Option<usize> {

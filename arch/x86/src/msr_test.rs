@@ -12,6 +12,8 @@ cases! {
         // Read-only ones.
         check_eq!(msrs.write(index::MTRR_CAP, 0), Err(Refused));
         check_eq!(msrs.write(index::ARCH_CAPABILITIES, 0), Err(Refused));
+        check_eq!(msrs.write(index::PERF_CAPABILITIES, 0), Err(Refused));
+        check_eq!(msrs.read(index::PERF_CAPABILITIES), Ok(0));
     }
 
     fn memory_types_are_checked() {
@@ -43,6 +45,12 @@ cases! {
             check_eq!(msrs.read(number), Ok(u64::from(number) << 12));
         }
         check!(msrs != Stored::default());
+    }
+
+    fn what_is_chosen_of_power_is_kept() {
+        let mut msrs = Stored::default();
+        check_eq!(msrs.write(index::POWER_CTL, 0x1234), Ok(()));
+        check_eq!(msrs.read(index::POWER_CTL), Ok(0x1234));
     }
 
     fn a_barrier_command_is_taken_and_speculation_control_is_kept() {

@@ -61,7 +61,7 @@ impl SoftVcpu {
     }
 
     /// Paging or the rights that it grants changed.
-    fn update_paging(&mut self) {
+    pub(crate) fn update_paging(&mut self) {
         self.paging = Paging::new(self.cr0, self.cr3, self.cr4, self.efer, self.limits);
         self.restart_address_spaces();
         self.update_mode();

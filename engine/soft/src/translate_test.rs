@@ -1,6 +1,8 @@
 //! The soft TLB keeps what it may and drops what it must; accesses of all shapes.
 
-use arch_x86::engine::{Engine, Intercept};
+use arch_x86::engine::{Engine, EngineVcpu, Intercept};
+use arch_x86::exception::{self, Exception};
+use arch_x86::mmu::Limits;
 use arch_x86::regs::{Regs, cr4, gpr};
 use iced_x86::code_asm::*;
 use virt::memory::Slot;
@@ -23,6 +25,7 @@ in_every_way! {
     an_invalidated_slot_is_gone_and_a_new_one_is_seen,
     non_canonical_addresses_are_general_protection,
     tables_outside_memory_come_out,
+    addresses_are_as_wide_as_cpuid_says,
 }
 
 const ENTRY: u64 = at::PT + (at::DATA >> 12) * 8;
@@ -242,4 +245,26 @@ fn tables_outside_memory_come_out(options: Options) {
     machine.write_u64(at::PD + (at::LARGE >> 21) * 8, (RAM + 0x5000) | pte::RIGHTS);
     let mut vcpu = machine.vcpu();
     assert_eq!(run(&mut vcpu), Intercept::NestedFault { gpa: RAM + 0x5000, write: false });
+}
+
+fn addresses_are_as_wide_as_cpuid_says(options: Options) {
+    const HIGH: u64 = 1 << 45;
+    let machine = machine(options, |a| {
+        a.mov(rax, qword_ptr(at::DATA))?;
+        a.hlt()
+    });
+    machine.write_u64(ENTRY, HIGH | pte::RIGHTS);
+    let mut vcpu = machine.vcpu();
+    vcpu.set_exception_intercepts(1 << exception::PF);
+    for phys_bits in [46, 45] {
+        vcpu.set_limits(Limits { phys_bits, gib_pages: true });
+        vcpu.set_rip(at::CODE);
+        let expected = if phys_bits == 46 {
+            Intercept::NestedFault { gpa: HIGH, write: false }
+        } else {
+            // Present, a reserved bit.
+            Intercept::Exception(Exception::pf(at::DATA, 1 | 8))
+        };
+        assert_eq!(run(&mut vcpu), expected, "{phys_bits}");
+    }
 }

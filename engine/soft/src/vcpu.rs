@@ -348,6 +348,11 @@ impl EngineVcpu for SoftVcpu {
         self.flush_translations();
     }
 
+    fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.update_paging();
+    }
+
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }

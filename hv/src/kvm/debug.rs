@@ -14,8 +14,8 @@ use arch_x86::guest_debug::{DebugCause, GuestDebug};
 use arch_x86::regs::efer;
 use arch_x86::vcpu::Exit;
 use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
-    kvm_debug_exit_arch, kvm_guest_debug,
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
+    KVM_GUESTDBG_USE_SW_BP, kvm_debug_exit_arch, kvm_guest_debug,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -77,6 +77,8 @@ impl Debugger {
     pub fn exit(&self, debug: &kvm_debug_exit_arch) -> Option<Exit> {
         let cause = if debug.exception == u32::from(exception::BP) {
             DebugCause::SoftwareBreakpoint
+        } else if self.wanted.register_accesses && debug.dr6 & dr6::BD != 0 {
+            DebugCause::RegisterAccess
         } else {
             self.cause(debug.dr6)?
         };
@@ -94,6 +96,7 @@ fn as_kvm(wanted: &GuestDebug) -> kvm_guest_debug {
     set(wanted.single_step, KVM_GUESTDBG_SINGLESTEP);
     set(wanted.software_breakpoints, KVM_GUESTDBG_USE_SW_BP);
     set(registers.is_some(), KVM_GUESTDBG_USE_HW_BP);
+    set(wanted.blocks_interrupts, KVM_GUESTDBG_BLOCKIRQ);
     if let Some((addresses, control)) = registers {
         debug.arch.debugreg[..4].copy_from_slice(&addresses);
         debug.arch.debugreg[7] = control;

@@ -19,6 +19,7 @@ use virt::Errno;
 
 use crate::emulate::Feature;
 use crate::engine::Features;
+use crate::mmu::Limits;
 
 pub use kernel::kernel_table;
 pub use model::Model;
@@ -110,6 +111,13 @@ impl Table {
     #[must_use]
     pub fn physical_bits(&self) -> u32 {
         self.get(0x8000_0008, 0).map_or(36, |leaf| leaf[0] & 0xff).clamp(32, 52)
+    }
+
+    /// What the table says of addresses and pages.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let gib_pages = self.bit(0x8000_0001, 3, 26);
+        Limits { phys_bits: self.physical_bits() as u8, gib_pages }
     }
 
     /// Which of the integer and system instructions the table offers.

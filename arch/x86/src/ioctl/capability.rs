@@ -4,7 +4,7 @@
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
 //! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices, attributes of devices and VMs,
-//! a TSC of another frequency than the host's, quirks, asynchronous page faults, stolen time, ticks
+//! a TSC of another frequency than the host's, asynchronous page faults, stolen time, ticks
 //! of the 8254 that come later, 32-bit APIC identities in KVM's structures.
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
@@ -18,6 +18,7 @@ use virt::routing::Routes;
 use super::{clock, debug};
 use crate::machine::MAX_CPUS;
 use crate::machine_check::MachineCheck;
+use crate::quirks::Quirks;
 
 /// Something that the interface may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     IOEVENTFD_NO_LENGTH = 1,
     VM_ATTRIBUTES = 0,
     CHECK_EXTENSION_VM = 1,
-    DISABLE_QUIRKS = 0,
+    DISABLE_QUIRKS = 1,
     X86_SMM = 0,
     MULTI_ADDRESS_SPACE = 1,
     SPLIT_IRQCHIP = 1,
@@ -138,7 +139,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     XSAVE2 = size_of::<abi::fpu::Xsave>() as u32,
     SYS_ATTRIBUTES = 0,
     PMU_CAPABILITY = 0,
-    DISABLE_QUIRKS2 = 0,
+    DISABLE_QUIRKS2 = Quirks::ALL as u32,
     VM_TSC_CONTROL = 0,
     SYSTEM_EVENT_DATA = 0,
     X86_TRIPLE_FAULT_EVENT = 1,

@@ -19,7 +19,7 @@ use virt::host::Host;
 use virt::ioctl::{Argument, zeroed};
 
 use super::system::System;
-use crate::cpuid::{Table, default_table};
+use crate::cpuid::{Entry, Leaf, Table, default_table};
 use crate::engine::Engine;
 use crate::vcpu::Vcpu;
 
@@ -31,7 +31,9 @@ pub(super) fn get<E: Engine, H: Host>(
     vcpu: &mut Vcpu<E, H>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
-    write_table(argument, vcpu.cpuid())
+    let current =
+        |entry: &Entry| vcpu.current_leaf(entry.function, entry.index.unwrap_or(0), entry.leaf);
+    write_table(argument, vcpu.cpuid(), current)
 }
 
 /// What a vCPU can be told to answer.
@@ -42,7 +44,7 @@ pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> 
     if let Some([eax, ebx, ecx, edx]) = table.get(1, 0) {
         table.set(1, None, [eax, ebx, ecx & !TSC_DEADLINE, edx])?;
     }
-    write_table(argument, &table)
+    write_table(argument, &table, |entry| entry.leaf)
 }
 
 /// What it could be told to beyond that. As in Linux the padding of each entry that there is room for has to be zero.
@@ -60,11 +62,15 @@ pub(super) fn emulated<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
     if entries.any(|entry| entry.padding != [0; 3]) {
         return Err(Errno::EINVAL);
     }
-    write_table(argument, &Table::default())
+    write_table(argument, &Table::default(), |entry| entry.leaf)
 }
 
-/// Gives all answers, if there is room for as many.
-fn write_table<H: Host>(argument: &Argument<H>, table: &Table) -> Result<u32, Errno> {
+/// Gives all answers, which `leaf` says, if there is room for as many.
+fn write_table<H: Host>(
+    argument: &Argument<H>,
+    table: &Table,
+    leaf: impl Fn(&Entry) -> Leaf,
+) -> Result<u32, Errno> {
     let header: CpuidHeader = argument.read()?;
     let entries = table.entries();
     if (header.nent as usize) < entries.len() {
@@ -72,7 +78,7 @@ fn write_table<H: Host>(argument: &Argument<H>, table: &Table) -> Result<u32, Er
     }
     let mut bytes = zeroed(entries.len() * CpuidEntry::SIZE)?;
     for (to, from) in bytes.chunks_exact_mut(CpuidEntry::SIZE).zip(entries) {
-        let [eax, ebx, ecx, edx] = from.leaf;
+        let [eax, ebx, ecx, edx] = leaf(from);
         let index = from.index.unwrap_or(0);
         let flags = if from.index.is_some() { FLAG_SIGNIFICANT_INDEX } else { 0 };
         let function = from.function;
@@ -102,11 +108,21 @@ pub(super) fn set<E: Engine, H: Host>(
     }
     // What has run stays what it is: the same is no change.
     if vcpu.has_run() {
-        return if table == *vcpu.cpuid() { Ok(0) } else { Err(Errno::EINVAL) };
+        return if is_same(vcpu, &table) { Ok(0) } else { Err(Errno::EINVAL) };
     }
     check(&table)?;
     vcpu.set_cpuid(table);
     Ok(0)
+}
+
+/// Whether a table answers as the vCPU's does: what depends on its state may be there as it was told.
+fn is_same<E: Engine, H: Host>(vcpu: &Vcpu<E, H>, table: &Table) -> bool {
+    let (old, new) = (vcpu.cpuid().entries(), table.entries());
+    let current = |entry: &Entry| {
+        let leaf = vcpu.current_leaf(entry.function, entry.index.unwrap_or(0), entry.leaf);
+        (entry.function, entry.index, leaf)
+    };
+    old.len() == new.len() && old.iter().zip(new).all(|(old, new)| current(old) == current(new))
 }
 
 /// A linear address has 48 or 57 bits, if its width is told at all.

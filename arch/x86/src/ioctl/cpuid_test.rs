@@ -3,12 +3,15 @@
 use abi::cpuid::{CpuidEntry, CpuidHeader, FLAG_SIGNIFICANT_INDEX};
 use abi::encoding::Encoded;
 use abi::ioctl::{GET_CPUID2, SET_CPUID2};
-use selftest::{cases, check, check_eq};
+use selftest::{Failure, cases, check, check_eq};
 use virt::Errno;
 
 use super::caller::Caller;
 use crate::cpuid::Table;
 use crate::emulate::Feature;
+use crate::mmu::Limits;
+use crate::msr::index;
+use crate::regs::{Regs, SysReg, cr4};
 use crate::vcpu::run_test::{TestVcpu, engine, out};
 use crate::vcpu::{Answer, Exit};
 
@@ -67,13 +70,13 @@ cases! {
         let indexed = |index, value| CpuidEntry {
             index,
             flags: FLAG_SIGNIFICANT_INDEX,
-            ..leaf(0xd, [value; 4])
+            ..leaf(0x14, [value; 4])
         };
         let entries = [indexed(0, 5), indexed(1, 6), CpuidEntry { index: 9, ..leaf(2, [7; 4]) }];
         check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
         let table = vcpu.cpuid();
-        check_eq!((table.get(0xd, 0), table.get(0xd, 1)), (Some([5; 4]), Some([6; 4])));
-        check_eq!((table.get(0xd, 2), table.get(2, 3)), (None, Some([7; 4])));
+        check_eq!((table.get(0x14, 0), table.get(0x14, 1)), (Some([5; 4]), Some([6; 4])));
+        check_eq!((table.get(0x14, 2), table.get(2, 3)), (None, Some([7; 4])));
         caller.put(0, &CpuidHeader { nent: 3, padding: 0 });
         check_eq!(caller.call(&mut vcpu, GET_CPUID2), Ok(0));
         check_eq!(caller.at::<CpuidEntry>(HEADER + ENTRY), entries[1]);
@@ -99,6 +102,39 @@ cases! {
         let config = vcpu.lapic().config();
         check_eq!((config.x2apic, config.tsc_deadline, config.physical_bits), (true, false, 36));
         check_eq!((config.id, config.bootstrap), (0, true));
+    }
+
+    fn the_engine_knows_which_bits_of_an_address_there_are() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        for (bits, gib_pages) in [(46, true), (36, false)] {
+            let pages = leaf(0x8000_0001, [0, 0, 0, u32::from(gib_pages) << 26]);
+            let entries = [pages, leaf(0x8000_0008, [48 << 8 | bits, 0, 0, 0])];
+            check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+            check_eq!(vcpu.engine().limits, Limits { phys_bits: bits as u8, gib_pages });
+        }
+    }
+
+    fn what_depends_on_the_state_is_told_as_it_is() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let states = CpuidEntry { flags: FLAG_SIGNIFICANT_INDEX, ..leaf(0xd, [7, 832, 832, 0]) };
+        let entries = [leaf(1, [0, 0, 1 << 26, 1 << 9]), states];
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        let told = |vcpu: &mut TestVcpu| {
+            caller.put(0, &CpuidHeader { nent: 2, padding: 0 });
+            check_eq!(caller.call(vcpu, GET_CPUID2), Ok(0));
+            let (first, states): (CpuidEntry, CpuidEntry) = (caller.at(HEADER), caller.at(HEADER + ENTRY));
+            Ok::<_, Failure>((first.ecx, first.edx, states.ebx))
+        };
+        check_eq!(told(&mut vcpu)?, (1 << 26, 1 << 9, 576));
+        engine(&mut vcpu).set_cr4(cr4::PAE | cr4::OSXSAVE);
+        engine(&mut vcpu).set_sysreg(SysReg::Xcr0, 7);
+        check_eq!(vcpu.write_msr(index::APIC_BASE, 0xfee0_0000), Ok(()));
+        check_eq!(told(&mut vcpu)?, (3 << 26, 0, 832));
+        // What it was told is no change.
+        engine(&mut vcpu).then(out);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(told(&mut vcpu)?.0, 3 << 26);
+        check_eq!(caller.call(&mut vcpu, SET_CPUID2), Ok(0));
     }
 
     fn what_has_run_stays_what_it_is() {

@@ -1,13 +1,12 @@
 //! KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE: the guest's debug registers, and its debugger.
 //!
-//! Deviations: a breakpoint of the debugger's on a port is refused, and so is KVM_GUESTDBG_BLOCKIRQ and what is unknown;
-//! breakpoints of which none is enabled leave the guest its own. KVM_TRANSLATE tells the page's rights, which Linux does not.
+//! Deviations: a breakpoint of the debugger's on a port is refused, and so is what is unknown; breakpoints of which none is enabled leave the guest its own. KVM_TRANSLATE tells the page's rights, which Linux does not.
 //!
 //! See: api.rst 4.15 (`KVM_TRANSLATE`), 4.33, 4.34 (debug registers), 4.87 (`KVM_SET_GUEST_DEBUG`).
 
 use abi::debug::{
-    DebugRegs, GUESTDBG_ENABLE, GUESTDBG_INJECT_BP, GUESTDBG_INJECT_DB, GUESTDBG_SINGLESTEP,
-    GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP, GuestDebug as Abi,
+    DebugRegs, GUESTDBG_BLOCKIRQ, GUESTDBG_ENABLE, GUESTDBG_INJECT_BP, GUESTDBG_INJECT_DB,
+    GUESTDBG_SINGLESTEP, GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP, GuestDebug as Abi,
 };
 use abi::regs::Translation;
 use virt::Errno;
@@ -29,7 +28,8 @@ pub(super) const CONTROL: u32 = GUESTDBG_ENABLE
     | GUESTDBG_USE_SW_BP
     | GUESTDBG_USE_HW_BP
     | GUESTDBG_INJECT_DB
-    | GUESTDBG_INJECT_BP;
+    | GUESTDBG_INJECT_BP
+    | GUESTDBG_BLOCKIRQ;
 
 #[inline(never)]
 pub(super) fn get_registers<E: Engine, H: Host>(
@@ -95,8 +95,10 @@ fn wanted(from: &Abi) -> Result<GuestDebug, Errno> {
     }
     wanted.single_step = has(GUESTDBG_SINGLESTEP);
     wanted.software_breakpoints = has(GUESTDBG_USE_SW_BP);
+    wanted.blocks_interrupts = has(GUESTDBG_BLOCKIRQ);
     if has(GUESTDBG_USE_HW_BP) {
         let [addresses @ .., _, _, _, control] = from.debugreg;
+        wanted.register_accesses = control & dr7::GD != 0;
         for (n, (breakpoint, address)) in wanted.hardware.iter_mut().zip(addresses).enumerate() {
             *breakpoint = watch(control, n)?.map(|watch| Breakpoint { address, watch });
         }

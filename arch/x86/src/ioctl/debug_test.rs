@@ -4,7 +4,7 @@ use abi::debug::{
     DebugRegs, GUESTDBG_BLOCKIRQ, GUESTDBG_ENABLE, GUESTDBG_INJECT_BP, GUESTDBG_INJECT_DB,
     GUESTDBG_SINGLESTEP, GUESTDBG_USE_HW_BP, GUESTDBG_USE_SW_BP, GuestDebug,
 };
-use abi::ioctl::{GET_DEBUGREGS, SET_DEBUGREGS, SET_GUEST_DEBUG, TRANSLATE};
+use abi::ioctl::{GET_DEBUGREGS, NMI, SET_DEBUGREGS, SET_GUEST_DEBUG, TRANSLATE};
 use abi::regs::Translation;
 use selftest::{cases, check, check_eq};
 use virt::{Errno, Host};
@@ -14,9 +14,15 @@ use crate::emulate::debug::{dr6, dr7};
 use crate::engine::{Event, Intercept};
 use crate::exception::{self, Exception};
 use crate::guest_debug::DebugCause;
-use crate::regs::{Regs, cr4};
-use crate::vcpu::run_test::{CODE, engine, out};
+use crate::regs::{Regs, cr4, rflags};
+use crate::vcpu::run_test::{CODE, TestVcpu, enable_apic, engine, out};
 use crate::vcpu::{Answer, Exit};
+
+/// Lets interrupts through.
+fn set_if_of(vcpu: &mut TestVcpu) {
+    let flags = vcpu.engine().rflags();
+    vcpu.engine_mut().set_rflags(flags | rflags::IF);
+}
 
 /// A debugger that wants `control`, and these breakpoints.
 fn debugger(control: u32, debugreg: [u64; 8]) -> GuestDebug {
@@ -85,9 +91,45 @@ cases! {
         // Not to be used, they are not looked at.
         let unused = GuestDebug { control: GUESTDBG_ENABLE, ..port };
         check_eq!(caller.set(&mut vcpu, SET_GUEST_DEBUG, &unused), Ok(0));
-        for control in [GUESTDBG_BLOCKIRQ, 1 << 2, 1 << 31] {
+        for control in [1 << 2, 1 << 31] {
             caller.refused(&mut vcpu, SET_GUEST_DEBUG, &debugger(control, [0; 8]), Errno::EINVAL)?;
         }
+    }
+
+    fn accesses_to_debug_registers_come_out_by_themselves() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let wanted = debugger(GUESTDBG_USE_HW_BP, [0, 0, 0, 0, 0, 0, 0, dr7::FIXED | dr7::GD]);
+        check_eq!(caller.set(&mut vcpu, SET_GUEST_DEBUG, &wanted), Ok(0));
+        engine(&mut vcpu).then(|state, _| match state.debug[5] & dr7::GD {
+            0 => Intercept::Shutdown,
+            _ => Intercept::Exception(Exception::db(dr6::BD)),
+        });
+        let access = Exit::Debug { cause: DebugCause::RegisterAccess, address: CODE };
+        check_eq!(vcpu.run(Answer::None), access);
+        check_eq!(vcpu.engine().dr(7) & dr7::GD, 0);
+        // Nothing of it is left behind it.
+        check_eq!(caller.set(&mut vcpu, SET_GUEST_DEBUG, &GuestDebug::default()), Ok(0));
+        check_eq!(vcpu.engine().exception_intercepts, 0);
+    }
+
+    fn a_debugger_keeps_interrupts_away() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        enable_apic(&mut vcpu)?;
+        set_if_of(&mut vcpu);
+        // To itself, vector 0x41.
+        check_eq!(vcpu.write_msr(0x83f, 0x41), Ok(()));
+        check_eq!(Caller::call_with(&mut vcpu, NMI, 0), Ok(0));
+        let wanted = debugger(GUESTDBG_SINGLESTEP | GUESTDBG_BLOCKIRQ, [0; 8]);
+        check_eq!(caller.set(&mut vcpu, SET_GUEST_DEBUG, &wanted), Ok(0));
+        engine(&mut vcpu).then(|_, _| Intercept::Exception(Exception::db(dr6::BS)));
+        let stepped = DebugCause::Exception { stepped: true, breakpoints: 0 };
+        check_eq!(vcpu.run(Answer::None), Exit::Debug { cause: stepped, address: CODE });
+        check_eq!(vcpu.engine().injected(), []);
+        check_eq!(caller.set(&mut vcpu, SET_GUEST_DEBUG, &GuestDebug::default()), Ok(0));
+        engine(&mut vcpu).then(|_, _| Intercept::NmiWindow);
+        engine(&mut vcpu).then(out);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(vcpu.engine().injected(), [Event::Nmi, Event::Interrupt { vector: 0x41 }]);
     }
 
     fn a_debugger_raises_exceptions() {

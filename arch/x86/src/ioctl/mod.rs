@@ -57,6 +57,8 @@ pub mod msr_filter_test;
 #[cfg(feature = "selftest")]
 pub mod msr_test;
 #[cfg(feature = "selftest")]
+pub mod quirks_test;
+#[cfg(feature = "selftest")]
 pub mod registers_test;
 #[cfg(feature = "selftest")]
 pub mod resample_test;

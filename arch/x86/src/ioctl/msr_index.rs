@@ -30,6 +30,7 @@ pub(super) const STATE: &[u32] = &[
     index::TSC_DEADLINE,
     index::PAT,
     index::MISC_ENABLE,
+    index::POWER_CTL,
     index::SPEC_CTRL,
     index::FEATURE_CONTROL,
     index::ARCH_CAPABILITIES,
@@ -71,8 +72,12 @@ pub(super) const STATE: &[u32] = &[
 ];
 
 /// Those that tell features: the same for all vCPUs, until a VMM sets them.
-pub(super) const FEATURES: &[u32] =
-    &[index::MICROCODE_REVISION, index::ARCH_CAPABILITIES, index::AMD_DE_CFG];
+pub(super) const FEATURES: &[u32] = &[
+    index::MICROCODE_REVISION,
+    index::ARCH_CAPABILITIES,
+    index::PERF_CAPABILITIES,
+    index::AMD_DE_CFG,
+];
 
 /// Gives a list, if there is room for it; how many it has in any case.
 #[inline(never)]

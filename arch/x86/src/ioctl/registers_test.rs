@@ -131,7 +131,7 @@ cases! {
         refused(&caller, &mut vcpu, |s| s.cr0 &= !cr0::PE)?;
         refused(&caller, &mut vcpu, |s| s.cr0 |= cr0::NW)?;
         refused(&caller, &mut vcpu, |s| s.cr4 &= !cr4::PAE)?;
-        refused(&caller, &mut vcpu, |s| s.cr4 |= cr4::VME)?;
+        refused(&caller, &mut vcpu, |s| s.cr4 |= 1 << 13)?;
         refused(&caller, &mut vcpu, |s| s.cr4 |= 1 << 63)?;
         refused(&caller, &mut vcpu, |s| s.efer &= !efer::LMA)?;
         refused(&caller, &mut vcpu, |s| s.efer &= !efer::LME)?;
@@ -159,6 +159,8 @@ cases! {
         sregs.apic_base &= !(1 << 10);
         caller.refused(&mut vcpu, SET_SREGS, &sregs, Errno::EINVAL)?;
         sregs.cr4 &= !(cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE);
+        // Linux looks at no CPUID for these.
+        sregs.cr4 |= cr4::VME | cr4::PVI;
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
     }
 

@@ -195,7 +195,12 @@ fn tell<E: Engine, H: Host>(
             store(mapping, offset_of!(Run, exit_reason), exit::INTR);
             return Err(Errno::EINTR);
         }
-        Exit::BadMemory { .. } => return Err(Errno::EFAULT),
+        Exit::BadMemory { gpa } if vcpu.has_slot(gpa) => return Err(Errno::EFAULT),
+        // Page tables, say, where there is no memory at all: nothing can be emulated with that.
+        Exit::BadMemory { .. } => {
+            details.set_internal_error(&not_emulated(&[0; 15], 0));
+            exit::INTERNAL_ERROR
+        }
         Exit::Failed(errno) => return Err(errno),
         Exit::In { port, size, count } => {
             port_access(&mut details, exit::IO_IN, port, size, count.into())
@@ -264,6 +269,7 @@ const fn why(reason: MsrReason) -> u32 {
 fn debugged(cause: DebugCause, pc: u64, control: u64) -> DebugExit {
     let (exception, met) = match cause {
         DebugCause::SoftwareBreakpoint => (exception::BP, 0),
+        DebugCause::RegisterAccess => (exception::DB, dr6::BD),
         DebugCause::Exception { stepped, breakpoints } => {
             (exception::DB, u64::from(breakpoints) | if stepped { dr6::BS } else { 0 })
         }

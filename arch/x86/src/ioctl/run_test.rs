@@ -379,6 +379,10 @@ cases! {
         check_eq!((error.ndata, error.data[0]), (1, 0));
         engine(&mut vcpu).then(|_, _| Intercept::BadMemory { gpa: 0x1000 });
         check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::EFAULT));
+        // Where there is no slot, nothing can be reached that should be.
+        engine(&mut vcpu).then(|_, _| Intercept::BadMemory { gpa: 0xd000_0000 });
+        let error = comes_out(&mut vcpu, &shared, exit::INTERNAL_ERROR)?.internal_error();
+        check_eq!((error.suberror, error.ndata, error.data[0]), (1, 1, 0));
         engine(&mut vcpu).then(|_, _| Intercept::Failed(Errno::ENOMEM));
         check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::ENOMEM));
         // A slot whose memory is nowhere.

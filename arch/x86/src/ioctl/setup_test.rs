@@ -129,7 +129,7 @@ cases! {
         }
         check!(vcpu.write_msr(index::APIC_BASE, 0xfee0_0d00).is_err(), "no CPUID offers x2APIC");
         check_eq!(vcpu.write_msr(index::APIC_BASE, 0xfec1_0800), Ok(()));
-        check_eq!(vcpu.read_msr(index::APIC_BASE), Ok(0xfec1_0900));
+        check_eq!(vcpu.read_msr(index::APIC_BASE), Ok(0xfec1_0800));
         check!(vcpu.read_msr(0x802).is_err());
         check_eq!(caller.set(&mut vcpu, SET_MP_STATE, &MpState { mp_state: 3 }), Err(Errno::EINVAL));
         check_eq!(caller.set(&mut vcpu, SET_MP_STATE, &MpState { mp_state: 0 }), Ok(0));

@@ -4,8 +4,7 @@
 //! registers here, as the entries are read when they are used ([`crate::mmu`]): none are told, and those that are set are
 //! taken for what memory has. KVM keeps the current privilege level in SS.
 //!
-//! Deviations: EFER bits that are not offered are refused, which Linux takes from a VMM. Whether IA32_APIC_BASE names the
-//! bootstrap processor is the vCPU's number's to say.
+//! Deviations: EFER bits that are not offered are refused, which Linux takes from a VMM.
 //!
 //! See: api.rst 4.13, 4.14, 4.131, 4.132; Linux, arch/x86/kvm/x86.c, `kvm_is_valid_sregs`.
 

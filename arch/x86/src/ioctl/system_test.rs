@@ -183,20 +183,23 @@ cases! {
 
     fn registers_that_tell_features_have_values() {
         let caller = Caller::new()?;
-        let features = [index::ARCH_CAPABILITIES, index::MICROCODE_REVISION, index::AMD_DE_CFG];
+        let features = [
+            index::ARCH_CAPABILITIES, index::MICROCODE_REVISION, index::AMD_DE_CFG,
+            index::PERF_CAPABILITIES,
+        ];
         let all = [&features[..], &[index::PAT, index::AMD_DE_CFG]].concat();
-        caller.put(0, &MsrsHeader { nmsrs: 5, pad: 0 });
+        caller.put(0, &MsrsHeader { nmsrs: 6, pad: 0 });
         for (n, index) in (0..).zip(&all) {
             let entry = MsrEntry { index: *index, reserved: 0, data: 0x55 };
             caller.put(8 + 16 * n, &entry);
         }
-        check_eq!(ask(&caller, GET_MSRS, ARGUMENT), Ok(3));
+        check_eq!(ask(&caller, GET_MSRS, ARGUMENT), Ok(4));
         let value = |n: u64| caller.at::<MsrEntry>(8 + 16 * n).data;
         let stored = crate::msr::Stored::default();
         for (n, index) in (0..).zip(features) {
             check_eq!(Ok(value(n)), stored.read(index), "{index:x}");
         }
-        check_eq!((value(3), value(4)), (0x55, 0x55));
+        check_eq!((value(4), value(5)), (0x55, 0x55));
         caller.put(0, &MsrsHeader { nmsrs: 256, pad: 0 });
         check_eq!(ask(&caller, GET_MSRS, ARGUMENT), Err(Errno::E2BIG));
         check_eq!(ask(&caller, X86_GET_MCE_CAP_SUPPORTED, ARGUMENT), Ok(0));

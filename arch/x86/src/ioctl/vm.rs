@@ -18,6 +18,7 @@ use super::{capability, clock, irqchip, msr_filter, pit};
 use crate::cpuid::Table;
 use crate::engine::Engine;
 use crate::machine::X86;
+use crate::quirks::Quirks;
 use crate::vcpu::Vcpu;
 
 /// The highest address of three pages below 4 GiB.
@@ -125,6 +126,11 @@ fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Res
         }
         cap::MSR_PLATFORM_INFO => {
             vm.arch().machine().msr_policy.show_platform_info(value != 0);
+            Ok(0)
+        }
+        cap::DISABLE_QUIRKS2 if value & !Quirks::ALL != 0 => Err(Errno::EINVAL),
+        cap::DISABLE_QUIRKS | cap::DISABLE_QUIRKS2 => {
+            vm.arch().machine().quirks.disable(value);
             Ok(0)
         }
         cap::X86_USER_SPACE_MSR => msr_filter::set_exits(vm, value),

@@ -270,7 +270,7 @@ impl LocalApic {
     pub fn set_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
         self.check_base(value)?;
         if self.config.absent {
-            self.put_base(value);
+            self.state.base = value;
             return Ok(Effect::None);
         }
         // Enabled and extended, from and to.
@@ -288,7 +288,7 @@ impl LocalApic {
         if modes.1 == 0 {
             self.reset();
         }
-        self.put_base(value);
+        self.state.base = value;
         Ok(Effect::Address)
     }
 
@@ -311,14 +311,8 @@ impl LocalApic {
     /// As [`Self::check_base`].
     pub fn restore_base(&mut self, value: u64) -> Result<Effect, GeneralProtection> {
         self.check_base(value)?;
-        self.put_base(value);
+        self.state.base = value;
         Ok(Effect::Address)
-    }
-
-    /// Which processor is the bootstrap one is not the value's to say.
-    const fn put_base(&mut self, value: u64) {
-        let bootstrap = if self.config.bootstrap { base::BSP } else { 0 };
-        self.state.base = value & !base::BSP | bootstrap;
     }
 
     /// CR8: the class of the task priority.

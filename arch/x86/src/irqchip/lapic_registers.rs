@@ -266,13 +266,14 @@ impl LocalApic {
             match register {
                 Register::LogicalDestination => self.state.logical_id = (value >> 24) as u8,
                 Register::DestinationFormat => self.state.model = model_of(*value),
-                Register::InService(n) => self.state.isr.set_word(n, legal(n, *value)),
-                Register::TriggerMode(n) => self.state.tmr.set_word(n, legal(n, *value)),
-                Register::Request(n) => self.state.irr.set_word(n, legal(n, *value)),
+                // Vectors that cannot be accepted, too, as Linux: their class is never above the processor's.
+                Register::InService(n) => self.state.isr.set_word(n, *value),
+                Register::TriggerMode(n) => self.state.tmr.set_word(n, *value),
+                Register::Request(n) => self.state.irr.set_word(n, *value),
                 Register::ErrorStatus => self.state.esr = value & esr::DEFINED,
                 Register::Command => {
                     let high = self.state.icr & !u64::from(u32::MAX);
-                    self.state.icr = high | u64::from(*value) & icr::WRITABLE_LOW;
+                    self.state.icr = high | u64::from(*value) & !icr::DELIVERY_STATUS;
                 }
                 Register::CommandHigh => {
                     let low = self.state.icr & u64::from(u32::MAX);
@@ -399,7 +400,8 @@ impl LocalApic {
     fn command(&mut self, value: u64) -> Effect {
         let x2apic = self.mode() == Mode::X2Apic;
         let destination = if x2apic { icr::WIDE_DESTINATION } else { icr::DESTINATION };
-        self.state.icr = value & (icr::WRITABLE_LOW | destination);
+        // Reserved bits of an xAPIC's stay as they were written, as in Linux; an x2APIC's were refused.
+        self.state.icr = value & (u64::from(u32::MAX) & !icr::DELIVERY_STATUS | destination);
         let low = value as u32;
         let delivery = low >> icr::DELIVERY.trailing_zeros();
         // The reserved mode was remote read: nobody answers.
@@ -439,11 +441,6 @@ impl LocalApic {
 /// The model that a value of the DFR says.
 const fn model_of(dfr: u32) -> Model {
     if dfr & DFR_MODEL == DFR_MODEL { Model::Flat } else { Model::Cluster }
-}
-
-/// Word `n` of a set of vectors without those that cannot be accepted.
-const fn legal(n: usize, word: u32) -> u32 {
-    if n == 0 { word & (u32::MAX << FIRST_LEGAL_VECTOR) } else { word }
 }
 
 const _: () = assert!(Vectors::WORDS == 8, "the page has eight registers to each set");

@@ -315,7 +315,10 @@ cases! {
         check_eq!(lapic.set_base(XAPIC | 1 << 40), Err(GeneralProtection));
         check_eq!(lapic.set_base(1 << 39 | base::EN), Ok(Effect::Address));
         check_eq!(lapic.page(), Some(1 << 39));
-        check_eq!(lapic.base(), 1 << 39 | base::EN | base::BSP);
+        // Whether it says that it is the bootstrap processor's is the writer's.
+        check_eq!(lapic.base(), 1 << 39 | base::EN);
+        check_eq!(lapic.set_base(XAPIC | base::BSP), Ok(Effect::Address));
+        check_eq!(lapic.base(), XAPIC | base::BSP);
         lapic.config_mut().x2apic = false;
         check_eq!(lapic.set_base(X2APIC), Err(GeneralProtection));
     }
@@ -513,10 +516,19 @@ cases! {
         fresh.set_registers(&registers, 0);
         check!(fresh.accepts_extint());
         check!(nmi(&mut fresh, Source::Lint1));
-        // Vectors that cannot be requested are not.
-        registers[0x20] = u32::MAX;
+        // Vectors that cannot be accepted are kept, and interrupt nobody.
+        registers[0x0f] = 0x1ff;
+        registers[0x20] = 0xa5a5;
         fresh.set_registers(&registers, 0);
-        check_eq!(fresh.registers(0)[0x20], 0xffff_0000);
+        check_eq!(fresh.registers(0)[0x20], 0xa5a5);
+        check!(fresh.enabled());
+        check_eq!(fresh.pending(), None);
+        // Bits of the command that mean nothing are kept as well, but for the delivery status.
+        registers[0x30] = u32::MAX;
+        fresh.set_registers(&registers, 0);
+        check_eq!(fresh.registers(0)[0x30], !(1 << 12));
+        let _ = write(&mut fresh, ICR, 0xfff3_38a5);
+        check_eq!(read(&mut fresh, ICR), 0xfff3_28a5);
     }
 
     fn any_access_does_no_harm() {

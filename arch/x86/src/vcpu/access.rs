@@ -178,17 +178,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
         Some(u64::from_le_bytes(bytes))
     }
-
-    /// What the guest's CPUID says of addresses.
-    pub(super) fn limits(&self) -> Limits {
-        let gib_pages = self.cpuid.get(0x8000_0001, 0).is_some_and(|leaf| leaf[3] >> 26 & 1 != 0);
-        Limits { phys_bits: self.cpuid.physical_bits() as u8, gib_pages }
-    }
 }
 
 impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
     pub(super) fn new(vcpu: &'a mut Vcpu<E, H>) -> Self {
-        let features = vcpu.cpuid.features();
+        let features = vcpu.features;
         Self { vcpu, features, cause: None, met: 0 }
     }
 
@@ -288,7 +282,7 @@ impl<'a, E: Engine, H: Host> Emulator<'a, E, H> {
         access: Access,
         fetch: bool,
     ) -> Result<u64, Stop> {
-        let limits = self.vcpu.limits();
+        let limits = self.vcpu.cpuid.limits();
         let paging = Paging::of(&self.vcpu.engine, limits);
         let unused = if paging.mode == mmu::Mode::FiveLevel { 7 } else { 16 };
         if self.long_mode() && (linear as i64) << unused >> unused != linear as i64 {
@@ -504,7 +498,7 @@ impl<E: Engine, H: Host> Cpu for Emulator<'_, E, H> {
     }
 
     fn limits(&self) -> Limits {
-        self.vcpu.limits()
+        self.vcpu.cpuid.limits()
     }
 }
 

@@ -63,6 +63,11 @@ impl Debugger {
         self.wanted.single_step
     }
 
+    /// Whether it keeps interrupts and NMIs from the guest.
+    pub fn blocks_interrupts(&self) -> bool {
+        self.wanted.blocks_interrupts
+    }
+
     /// Whether the guest's own breakpoints are not active.
     pub fn has_breakpoints(&self) -> bool {
         self.registers.is_some()
@@ -331,7 +336,12 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let mine = if self.debugger.has_breakpoints() { dr6::B | dr6::BD } else { 0 };
         if bits & mine & dr6::BD != 0 {
             // MOV DR, which has not been executed.
-            return self.emulate();
+            let wanted = self.debugger.wanted.register_accesses;
+            return if wanted {
+                Some(self.debug(DebugCause::RegisterAccess))
+            } else {
+                self.emulate()
+            };
         }
         let mut guests = bits & !mine;
         let mut due = bits & mine;

@@ -166,6 +166,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let mut entry = Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
         let shadow = self.engine.interrupt_shadow();
         entry.inject = self.take_event();
+        if self.debugger.blocks_interrupts() {
+            return entry;
+        }
         if self.pending.nmi {
             if entry.inject.is_none() && !shadow && !self.engine.nmi_blocked() {
                 self.pending.nmi = false;

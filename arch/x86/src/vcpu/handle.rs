@@ -1,5 +1,4 @@
-//! What an intercept needs: CPUID, CR8, HLT, ports, hypercalls; the rest is in the files
-//! beside.
+//! What an intercept needs: CR8, HLT, ports; the rest is in the files beside.
 
 use virt::host::Host;
 use virt::ioeventfd::IoAddress;
@@ -9,8 +8,7 @@ use super::{Answer, Awaited, Data, Exit, Vcpu};
 use crate::emulate::debug;
 use crate::engine::{Engine, Intercept};
 use crate::exception::Exception;
-use crate::irqchip::lapic::base;
-use crate::regs::{Regs, SysReg, cr4, gpr, rflags};
+use crate::regs::{Regs, cr4, gpr, rflags};
 
 /// What the answer to the last exit completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +50,6 @@ pub(super) enum Completion {
     },
 }
 
-/// The answer to a hypercall that is not offered, as Linux's KVM gives it.
-const KVM_ENOSYS: u64 = (-1000_i64) as u64;
-/// The answer to a hypercall from outside the guest's kernel.
-const KVM_EPERM: u64 = (-1_i64) as u64;
-
 impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Handles an intercept. Gives an exit if the VMM is needed.
     pub(super) fn handle(&mut self, intercept: Intercept) -> Option<Exit> {
@@ -81,7 +74,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Intercept::In { port, size, len } => return self.port_in(port, size, len),
             Intercept::Out { port, size, len } => return self.port_out(port, size, len),
             Intercept::StringIo => return self.string_io(),
-            Intercept::Hypercall { len } => self.hypercall(len),
+            Intercept::Hypercall { len } => return self.hypercall(len),
             Intercept::NestedFault { .. } => return self.emulate(),
             Intercept::BadMemory { gpa } => return Some(Exit::BadMemory { gpa }),
             Intercept::Shutdown => {
@@ -173,44 +166,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             .unwrap_or(0)
     }
 
-    #[inline(never)]
-    fn cpuid_instruction(&mut self, len: u8) {
-        let function = self.engine.gpr(gpr::RAX) as u32;
-        let index = self.engine.gpr(gpr::RCX) as u32;
-        let [mut eax, mut ebx, mut ecx, mut edx] = self.cpuid.answer(function, index);
-        // What depends on the vCPU's state.
-        match function {
-            1 => {
-                let osxsave = self.engine.cr4() & crate::regs::cr4::OSXSAVE != 0;
-                ecx = ecx & !(1 << 27) | u32::from(osxsave) << 27;
-                if self.lapic.base() & base::EN == 0 {
-                    edx &= !(1 << 9);
-                }
-            }
-            0xb | 0x1f => {
-                // ECX's low byte repeats the question; EDX is always the ID.
-                ecx = ecx & !0xff | index & 0xff;
-                edx = self.id;
-                if index > 2 {
-                    (eax, ebx) = (0, 0);
-                }
-            }
-            // Sizes for the components that are on, in either form.
-            0xd if index < 2 && ebx != 0 => {
-                ebx = crate::xstate::size(self.engine.sysreg(SysReg::Xcr0)) as u32;
-            }
-            _ => {}
-        }
-        for (register, value) in
-            [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)]
-        {
-            self.engine.set_gpr(register, value.into());
-        }
-        // It serialises: code that another processor changed is seen. See: Intel SDM vol. 3, 9.1.3.
-        self.fresh = true;
-        self.advance(len);
-    }
-
     fn write_cr8(&mut self, register: u8, len: u8) {
         let value = self.engine.gpr(register);
         if value >> 4 != 0 {
@@ -218,12 +173,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             return;
         }
         self.lapic.set_cr8(value);
-        self.advance(len);
-    }
-
-    fn hypercall(&mut self, len: u8) {
-        let answer = if self.engine.cpl() == 0 { KVM_ENOSYS } else { KVM_EPERM };
-        self.engine.set_gpr(gpr::RAX, answer);
         self.advance(len);
     }
 

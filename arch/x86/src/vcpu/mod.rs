@@ -1,8 +1,8 @@
 //! The run loop of a vCPU: drain the mailbox, inject, enter, handle what comes out.
 //!
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
-//! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `msr`,
-//! RDMSR and WRMSR; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
+//! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `cpuid`; `msr`,
+//! RDMSR and WRMSR; `paravirt`, hypercalls; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
 //! have exchanged; `string_io`; `debug`, what a debugger wants; `state`, what there is to save beside registers; `tsc`; `translate`,
 //! from linear to guest-physical addresses; [`accesses`], when it accesses guest memory by itself.
 //!
@@ -11,12 +11,14 @@
 mod access;
 pub mod accesses;
 mod clock;
+mod cpuid;
 mod debug;
 mod events;
 pub mod exit;
 mod handle;
 pub mod inbox;
 mod msr;
+mod paravirt;
 mod replay;
 mod state;
 mod string_io;
@@ -45,8 +47,8 @@ use virt::host::{Expire, Host, Timer};
 use virt::ioeventfd::{self, IoAddress};
 use virt::memory::{Unreached, View};
 
-use crate::cpuid::{self, Table};
-use crate::engine::{Engine, EngineVcpu};
+use crate::cpuid::{Table, default_table};
+use crate::engine::{Engine, EngineVcpu, Features};
 use crate::irqchip::lapic::{Config, Effect, LocalApic};
 use crate::irqchip::lapic_timer::Deadline;
 use crate::irqchip::vectors::Vectors;
@@ -102,6 +104,10 @@ pub struct Vcpu<E: Engine, H: Host> {
     has_run: bool,
     /// KVM's registers and hypercalls are there only if CPUID says so.
     enforces_pv: bool,
+    /// Those of the machine's quirks that it had when the vCPU was run last.
+    quirks: u64,
+    /// The instructions that the guest has: what the engine was told.
+    features: Features,
 }
 
 /// The local APIC of vCPU `id` as the machine has it, and CPUID offers it.
@@ -150,14 +156,16 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let host = &machine.host;
         let khz = host.tsc_khz();
         let instructions = machine.engine.instructions();
-        let cpuid = cpuid::default_table(&**machine, instructions, id, machine.cpus(), khz)?;
+        let cpuid = default_table(&**machine, instructions, id, machine.cpus(), khz)?;
         let expiry = TimerExpiry { machine: Arc::downgrade(machine), id };
         let lapic = LocalApic::new(lapic_config(id, &machine.setup, &cpuid));
         published.publish(lapic.address());
         machine.setup.note_made(id);
         let mut engine = machine.engine.create_vcpu(id)?;
         State::at_reset().write(&mut engine);
-        engine.set_features(cpuid.features());
+        let features = cpuid.features();
+        engine.set_features(features);
+        engine.set_limits(cpuid.limits());
         let tsc_offset = machine.tsc.get();
         engine.set_tsc_offset(tsc_offset);
         Ok(Self {
@@ -187,6 +195,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             window: false,
             has_run: false,
             enforces_pv: false,
+            // Seen when it is run.
+            quirks: 0,
+            features,
         })
     }
 
@@ -194,6 +205,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// always on the same thread.
     pub fn run(&mut self, answer: Answer) -> Exit {
         self.fresh = true;
+        self.follow_quirks();
         self.complete(answer);
         let machine = Arc::clone(&self.machine);
         let Some(published) = machine.vcpu(self.id) else { return Exit::Shutdown };
@@ -310,18 +322,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         &mut self.engine
     }
 
-    /// The CPUID table.
-    pub fn cpuid(&self) -> &Table {
-        &self.cpuid
-    }
-
-    /// Replaces the CPUID table. The local APIC offers what it says from now on; what it does already, it goes on to.
-    pub fn set_cpuid(&mut self, table: Table) {
-        *self.lapic.config_mut() = lapic_config(self.id, &self.machine.setup, &table);
-        self.cpuid = table;
-        self.engine.set_features(self.cpuid.features());
-    }
-
     /// Has pages that the guest writes to put into a ring. Before it has run.
     pub fn set_dirty_ring(&mut self, ring: Arc<DirtyRing>) {
         self.view.set_ring(Arc::clone(&ring));
@@ -391,6 +391,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Reads guest-physical memory.
     fn read_memory(&mut self, gpa: u64, buffer: &mut [u8]) -> Result<(), Unreached> {
         self.with_memory(|view, host| view.read(host, gpa, buffer))
+    }
+
+    /// Whether there is a slot at an address, whatever is behind it.
+    pub fn has_slot(&mut self, gpa: u64) -> bool {
+        !matches!(self.read_memory(gpa, &mut [0]), Err(Unreached::NoSlot { .. }))
     }
 
     /// Writes guest-physical memory.

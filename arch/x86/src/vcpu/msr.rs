@@ -9,24 +9,15 @@ use crate::engine::{Engine, EngineVcpu};
 use crate::exception::Exception;
 use crate::irqchip::lapic::{GeneralProtection, LocalApic};
 use crate::machine_check::MachineCheck;
-use crate::msr::{Refused, index};
+use crate::msr::{Refused, Stored, index};
 use crate::msr_policy::MsrReason;
+use crate::quirks;
 use crate::regs::{Regs, Seg, SysReg, gpr};
 
 impl From<GeneralProtection> for Refused {
     fn from(_: GeneralProtection) -> Self {
         Self
     }
-}
-
-/// What CPUID says of KVM's own interface. See: Linux, Documentation/virt/kvm/x86/cpuid.rst.
-mod pv {
-    /// The leaf; its EAX has the features.
-    pub const FEATURES: u32 = 0x4000_0001;
-    /// The clock's first registers.
-    pub const CLOCKSOURCE: u32 = 1 << 0;
-    /// Those that came later.
-    pub const CLOCKSOURCE2: u32 = 1 << 3;
 }
 
 /// Which of the engine's registers an MSR is.
@@ -110,17 +101,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         };
         let exit = Exit::WriteMsr { number, value, reason };
         self.not_accessed(reason, Completion::WriteMsr { len }, exit)
-    }
-
-    /// Whether a register of KVM's is there by what CPUID says, if that counts.
-    fn has_pv_register(&self, number: u32) -> bool {
-        let feature = match number {
-            index::KVM_WALL_CLOCK | index::KVM_SYSTEM_TIME => pv::CLOCKSOURCE,
-            index::KVM_WALL_CLOCK_NEW | index::KVM_SYSTEM_TIME_NEW => pv::CLOCKSOURCE2,
-            _ => return true,
-        };
-        let offered = self.cpuid.get(pv::FEATURES, 0).unwrap_or_default()[0];
-        !self.enforces_pv || offered & feature != 0
     }
 
     /// Reads a model-specific register.
@@ -209,8 +189,22 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.carry_out(effect);
             }
             _ if MachineCheck::has_msr(number) => self.machine_check.write(number, value, false)?,
+            index::MISC_ENABLE => self.set_misc_enable(value)?,
             _ => self.msrs.write(number, value)?,
         }
+        Ok(())
+    }
+
+    /// Sets IA32_MISC_ENABLE, by which MONITOR may come and go: a processor that has it has SSE3.
+    fn set_misc_enable(&mut self, value: u64) -> Result<(), Refused> {
+        let sse3 = self.cpuid.get(1, 0).unwrap_or_default()[2] & 1 != 0;
+        let by_msr = self.quirks & quirks::MISC_ENABLE_NO_MWAIT == 0;
+        let changed = Stored::monitor_in(value) != self.msrs.offers_monitor();
+        if by_msr && changed && !sse3 {
+            return Err(Refused);
+        }
+        self.msrs.write(index::MISC_ENABLE, value)?;
+        self.update_features();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use super::Vcpu;
 use crate::cpuid::{Instructions, Leaf};
 use crate::engine::{Engine, EngineVcpu, Entry, Event, Features, Intercept};
 use crate::machine::X86;
+use crate::mmu::Limits;
 use crate::regs::{Regs, State, forward_regs};
 
 /// What the guest "does" at one entry: changes registers, and comes out.
@@ -38,6 +39,10 @@ pub struct ScriptedVcpu {
     pub entries: Vec<Entry>,
     /// The vectors whose exceptions come out.
     pub exception_intercepts: u32,
+    /// The instructions that the guest is offered.
+    pub features: Features,
+    /// What it is told of addresses.
+    pub limits: Limits,
     /// Whether the event of an entry is given back, as one that was not delivered.
     pub gives_back: bool,
     undelivered: Option<Event>,
@@ -67,6 +72,8 @@ impl Engine for Scripted {
             script: VecDeque::new(),
             entries: Vec::new(),
             exception_intercepts: 0,
+            features: Features::default(),
+            limits: Limits::default(),
             gives_back: false,
             undelivered: None,
             host: None,
@@ -122,7 +129,13 @@ impl EngineVcpu for ScriptedVcpu {
         self.exception_intercepts = vectors;
     }
 
-    fn set_features(&mut self, _features: Features) {}
+    fn set_features(&mut self, features: Features) {
+        self.features = features;
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
 
     fn set_tsc_offset(&mut self, offset: u64) {
         self.offset = offset;

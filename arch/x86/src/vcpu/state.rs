@@ -130,11 +130,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
     }
 
-    /// Has KVM's registers be there only if CPUID says so, or in any case.
-    pub fn enforce_pv_features(&mut self, on: bool) {
-        self.enforces_pv = on;
-    }
-
     /// Sets the external interrupt that is still to be injected.
     pub fn set_pending_interrupt(&mut self, vector: u8) {
         self.pending.interrupt = Some(vector);

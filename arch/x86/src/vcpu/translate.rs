@@ -34,7 +34,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         if self.engine.long_mode() && !canonical(&self.engine, linear) {
             return None;
         }
-        let paging = Paging::of(&self.engine, self.limits());
+        let paging = Paging::of(&self.engine, self.cpuid.limits());
         // AC lifts SMAP.
         let query = Query { linear, ac: true, ..Query::default() };
         let walk = |view: &View, host: &H| {

@@ -11,8 +11,13 @@ pub mod steps;
 
 const STEP: GuestDebug = GuestDebug { single_step: true, ..NOTHING };
 const INT3: GuestDebug = GuestDebug { software_breakpoints: true, ..NOTHING };
-const NOTHING: GuestDebug =
-    GuestDebug { single_step: false, software_breakpoints: false, hardware: [None; 4] };
+const NOTHING: GuestDebug = GuestDebug {
+    single_step: false,
+    software_breakpoints: false,
+    hardware: [None; 4],
+    register_accesses: false,
+    blocks_interrupts: false,
+};
 /// A port that nobody answers for but the test.
 const PORT: u16 = port::FREE as u16;
 

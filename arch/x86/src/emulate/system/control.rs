@@ -108,7 +108,7 @@ fn write_cr3<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
 
 /// The bits of CR4 that the guest may set, by what CPUID offers.
 ///
-/// VME and PVI are never offered.
+/// VME and PVI are never offered: see [`CR4_UNUSED`].
 fn cr4_allowed(offers: impl Fn(Feature) -> bool) -> u64 {
     let mut bits = cr4::TSD
         | cr4::DE
@@ -135,12 +135,17 @@ fn cr4_allowed(offers: impl Fn(Feature) -> bool) -> u64 {
     bits
 }
 
+/// Bits of CR4 that a VMM may set, as Linux's KVM lets it whatever CPUID offers, and the guest may then leave on. They have no effect.
+/// See: Linux, arch/x86/include/asm/kvm_host.h, `CR4_RESERVED_BITS`.
+const CR4_UNUSED: u64 = cr4::VME | cr4::PVI;
+
 /// See: AMD APM vol. 2, 3.1.3, 5.5.1.
 fn write_cr4<C: Cpu>(cpu: &mut C, value: u64) -> Result<(), Stop> {
     let changed = cpu.cr4() ^ value;
     let long = cpu.long_mode();
     let pcids_on = changed & value & cr4::PCIDE != 0;
-    let malformed = value & !cr4_allowed(|feature| cpu.offers(feature)) != 0
+    let unused = cpu.cr4() & CR4_UNUSED;
+    let malformed = value & !(cr4_allowed(|feature| cpu.offers(feature)) | unused) != 0
         || long && (value & cr4::PAE == 0 || changed & cr4::LA57 != 0)
         || pcids_on && (!long || cpu.cr3() & PCID != 0);
     if malformed {
@@ -172,7 +177,7 @@ impl ControlRegisters {
         let has = |bit| cr0 & bit != 0;
         let cr0_fine =
             cr0 >> 32 == 0 && (!has(cr0::PG) || has(cr0::PE)) && (!has(cr0::NW) || has(cr0::CD));
-        let cr4_fine = cr4 & !cr4_allowed(|feature| features.has(feature)) == 0;
+        let cr4_fine = cr4 & !(cr4_allowed(|feature| features.has(feature)) | CR4_UNUSED) == 0;
         let long = efer & efer::LME != 0 && has(cr0::PG);
         let mode_fine = if long {
             cr4 & cr4::PAE != 0 && cr3 >> phys_bits.clamp(32, 52) == 0

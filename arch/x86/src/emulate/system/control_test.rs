@@ -132,6 +132,16 @@ selftest::cases! {
         }
     }
 
+    fn bits_of_cr4_that_a_vmm_has_set_may_stay() {
+        let mut cpu = before_long_mode();
+        let bits = cr4::VME | cr4::PVI;
+        cpu.state.cr4 = cr4::PAE | cr4::VME;
+        check!(accepted(&mut cpu, 4, cr4::PAE | cr4::VME | cr4::PGE));
+        check!(refused(&mut cpu, 4, cr4::PAE | bits));
+        check!(accepted(&mut cpu, 4, cr4::PAE));
+        check!(refused(&mut cpu, 4, cr4::PAE | cr4::VME));
+    }
+
     fn extended_control_register() {
         let (get, set) = ([0x0f, 0x01, 0xd0], [0x0f, 0x01, 0xd1]);
         let mut cpu = long();
