@@ -221,6 +221,9 @@ pub enum Intercept {
 pub struct Features(u64);
 
 impl Features {
+    /// Every feature.
+    pub const ALL: Self = Self(u64::MAX);
+
     /// With `feature`, or without it.
     #[must_use]
     pub const fn with(self, feature: Feature, on: bool) -> Self {

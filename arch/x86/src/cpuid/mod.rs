@@ -65,6 +65,11 @@ impl Table {
         Ok(())
     }
 
+    /// Removes the answers of a leaf.
+    pub fn remove(&mut self, function: u32) {
+        self.0.retain(|entry| entry.function != function);
+    }
+
     /// All answers.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

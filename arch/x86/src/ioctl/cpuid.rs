@@ -8,7 +8,7 @@
 //! that flag, are not kept.
 //!
 //! What can be had is the policy's table for one vCPU, but for the local APIC's timer by the TSC, of which KVM_CAP_TSC_DEADLINE_TIMER
-//! tells. Nothing is emulated that is not offered there.
+//! tells, and for the frequencies behind KVM's own leaves, which a VMM adds that wants them. Nothing is emulated that is not offered there.
 //!
 //! See: api.rst 4.20 (`KVM_SET_CPUID`), 4.46 (`KVM_GET_SUPPORTED_CPUID`), 4.88 (`KVM_GET_EMULATED_CPUID`); Linux, arch/x86/kvm/cpuid.c, `kvm_vcpu_ioctl_set_cpuid2`.
 
@@ -25,6 +25,10 @@ use crate::vcpu::Vcpu;
 
 /// In leaf 1's ECX: the local APIC's timer has that mode.
 const TSC_DEADLINE: u32 = 1 << 24;
+/// KVM's leaves: how many there are, what KVM has, and frequencies.
+const KVM_SIGNATURE: u32 = 0x4000_0000;
+const KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_FREQUENCIES: u32 = 0x4000_0010;
 
 #[inline(never)]
 pub(super) fn get<E: Engine, H: Host>(
@@ -43,6 +47,10 @@ pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> 
     let mut table = default_table(&system.hardware, system.instructions, 0, 1, khz)?;
     if let Some([eax, ebx, ecx, edx]) = table.get(1, 0) {
         table.set(1, None, [eax, ebx, ecx & !TSC_DEADLINE, edx])?;
+    }
+    if let Some([_, ebx, ecx, edx]) = table.get(KVM_SIGNATURE, 0) {
+        table.set(KVM_SIGNATURE, None, [KVM_FEATURES, ebx, ecx, edx])?;
+        table.remove(KVM_FREQUENCIES);
     }
     write_table(argument, &table, |entry| entry.leaf)
 }

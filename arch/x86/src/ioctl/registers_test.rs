@@ -6,6 +6,7 @@ use selftest::{Outcome, cases, check, check_eq};
 use virt::Errno;
 
 use super::caller::Caller;
+use crate::cpuid::Table;
 use crate::engine::Event;
 use crate::regs::{Regs, Seg, cr0, cr4, efer, gpr, rflags};
 use crate::vcpu::run_test::{TestVcpu, engine, out};
@@ -142,7 +143,6 @@ cases! {
         // Long mode off, but for one thing.
         let off = |s: &mut Sregs| (s.cr0, s.efer, s.cs.l) = (cr0::PE | cr0::ET, 0, 0);
         refused(&caller, &mut vcpu, |s| { off(s); s.cs.l = 1; })?;
-        refused(&caller, &mut vcpu, |s| { off(s); s.cr4 |= cr4::PCIDE; })?;
         refused(&caller, &mut vcpu, |s| { off(s); s.efer = efer::LMA; })?;
         let mut sregs = odd_sregs();
         off(&mut sregs);
@@ -150,12 +150,27 @@ cases! {
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
     }
 
+    fn until_cpuid_is_set_all_of_cr4_may_be_that_there_is() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        vcpu.set_cpuid(Table::default());
+        let mut sregs: Sregs = caller.get(&mut vcpu, GET_SREGS)?;
+        (sregs.cr0, sregs.efer, sregs.cs.l, sregs.apic_base) = (cr0::ET, 0, 0, 0xfee0_0900);
+        let all = cr4::PCIDE | cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE | cr4::UMIP | cr4::LA57;
+        sregs.cr4 |= all;
+        check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
+        check_eq!(vcpu.engine().cr4() & all, all);
+        sregs.cr4 |= 1 << 13;
+        check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Err(Errno::EINVAL));
+    }
+
     fn bits_of_cr4_are_by_cpuid() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         let mut sregs = odd_sregs();
         sregs.cr4 |= cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE;
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
-        vcpu.set_cpuid(crate::cpuid::Table::default());
+        let mut table = Table::default();
+        check_eq!(table.set(0, None, [0; 4]), Ok(()));
+        vcpu.set_cpuid(table);
         sregs.apic_base &= !(1 << 10);
         caller.refused(&mut vcpu, SET_SREGS, &sregs, Errno::EINVAL)?;
         sregs.cr4 &= !(cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE);

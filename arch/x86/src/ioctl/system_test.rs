@@ -129,6 +129,9 @@ cases! {
         let leaf1 = (0..count).map(entry).find(|entry| entry.function == 1).unwrap_or_default();
         check_eq!(leaf1.ecx & 1 << 24, 0, "the timer's deadline is told elsewhere");
         check_eq!(leaf1.ecx & 1 << 21, 1 << 21, "x2APIC");
+        // KVM's own leaves are those that are KVM's.
+        let known: alloc::vec::Vec<_> = (0..count).map(entry).filter(|e| e.function >> 28 == 4).collect();
+        check_eq!((known.len(), known[0].function, known[0].eax), (2, 0x4000_0000, 0x4000_0001));
         check_eq!(caller.call(&mut vcpu, SET_CPUID2), Ok(0));
         check_eq!(vcpu.cpuid().vendor(), Vendor::Amd);
         for (nent, answer) in [(count, Ok(0)), (count - 1, Err(Errno::E2BIG)), (0, Err(Errno::E2BIG)), (!0, Ok(0))] {

@@ -182,7 +182,8 @@ impl ControlRegisters {
         let mode_fine = if long {
             cr4 & cr4::PAE != 0 && cr3 >> phys_bits.clamp(32, 52) == 0
         } else {
-            !code64 && cr4 & cr4::PCIDE == 0
+            // CR4.PCIDE is taken, as Linux takes it: it matters in long mode only.
+            !code64
         };
         let efer_fine = efer & !(EFER_WRITABLE | efer::LMA) == 0 && (efer & efer::LMA != 0) == long;
         cr0_fine && cr4_fine && mode_fine && efer_fine
