@@ -46,7 +46,18 @@ fn run(arguments: &[String]) -> Result<()> {
     process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))?;
     let mut programs = process::cargo();
     programs.args(["test", "--release", "--package", "unibody"]);
-    programs.args(["--test", "debian", "--test", "soak", "--test", "modes", "--test", "selftests"]);
+    programs.args([
+        "--test",
+        "debian",
+        "--test",
+        "soak",
+        "--test",
+        "modes",
+        "--test",
+        "selftests",
+        "--test",
+        "kvm_selftests",
+    ]);
     programs.args(["--", "--nocapture", "--test-threads", "1"]);
     process::run(programs.env("UNIBODY_LONG", "1").current_dir(tree::root()))?;
     nest::soak()

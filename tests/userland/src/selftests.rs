@@ -4,13 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::image::Image;
+use crate::kernel::Sources;
 use crate::{Shelf, command};
 
-/// Where Debian's packages `linux-source-*` put their archives.
-const SOURCES: &str = "/usr/src";
 /// The parts of the kernel's tree that the tests are built from.
 const PARTS: [&str; 5] = [
     "tools/testing/selftests/x86",
@@ -22,41 +21,13 @@ const PARTS: [&str; 5] = [
 
 /// Builds all of them, for 64 and for 32 bits, without a library that the guest would need.
 pub fn build(shelf: &Shelf, busybox: &Path) -> Result<Image> {
-    let archive = newest_source()?;
-    let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let version = name.split(".tar").next().unwrap_or_default();
-    let size = archive.metadata()?.len();
-    let kept = shelf.get(&format!("selftests-4-{version}-{size}"), |folder| {
-        unpack(&archive, folder)?;
+    let sources = Sources::newest()?;
+    let kept = shelf.get(&format!("selftests-4-{}", sources.version), |folder| {
+        sources.unpack(&PARTS, folder)?;
         compile(folder)?;
         Image::make(folder, busybox, 150)
     })?;
     Ok(Image::in_folder(&kept))
-}
-
-/// The kernel's sources, of the newest version that is there.
-fn newest_source() -> Result<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(SOURCES)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("linux-source-") && name.contains(".tar.") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-        .pop()
-        .context("no sources of a kernel in /usr/src: `cargo xtask setup` installs linux-source")
-}
-
-/// Takes the tests out of the archive.
-fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    let mut tar = Command::new("tar");
-    tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(folder);
-    tar.args(["--strip-components=1", "--wildcards"]);
-    command::run(tar.args(PARTS.map(|part| format!("*/{part}"))))?;
-    Ok(())
 }
 
 /// Runs the tests' own makefile; leaves the programs in `folder/programs`.

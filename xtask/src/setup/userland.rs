@@ -8,7 +8,7 @@ use std::path::Path;
 pub const PACKAGES: &[Package] = &[
     Package {
         name: "linux-source",
-        purpose: "the kernel's own tests of x86",
+        purpose: "the kernel's own tests of x86 and of KVM",
         test_only: true,
         present: || has_file("/usr/src", |name| name.starts_with("linux-source-")),
     },
@@ -25,6 +25,12 @@ pub const PACKAGES: &[Package] = &[
                     })
                 })
         },
+    },
+    Package {
+        name: "rsync",
+        purpose: "installing the kernel's headers, which its tests of KVM are built with",
+        test_only: true,
+        present: || process::find("rsync").is_some(),
     },
     Package {
         name: "libarchive-tools",
