@@ -105,6 +105,20 @@ impl Descriptors {
         }
     }
 
+    /// Calls `look` for each object.
+    pub fn each(&self, look: impl Fn(&Object)) {
+        for (n, chunk) in self.chunks.iter().enumerate() {
+            if chunk.load(Ordering::Acquire).is_null() {
+                continue;
+            }
+            for number in n * CHUNK..(n + 1) * CHUNK {
+                if let Some(object) = self.get(number as i32) {
+                    look(&object);
+                }
+            }
+        }
+    }
+
     #[inline]
     fn entry(&self, descriptor: i32) -> Option<&AtomicU64> {
         let index = usize::try_from(descriptor).ok()?;

@@ -8,7 +8,7 @@
 //! - [`device`], [`vm`], [`vcpu`]: the three kinds, each with its ioctls; [`statistics`], which are read; [`object`]: any of them;
 //! - [`pages`]: a descriptor of the kernel's, and the memory that a vCPU shares;
 //! - [`descriptors`]: which number is of which object;
-//! - [`running`]: that this thread is in KVM_RUN, and what a signal does to that;
+//! - [`running`]: that this thread is in KVM_RUN, and what a signal does to that; `cancels`: and who cancels it;
 //! - [`forks`]: whose process an object is of; [`options`]: what the program is run with.
 //!
 //! What stands before the C library:
@@ -29,6 +29,7 @@
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; ld.so(8).
 
+mod cancels;
 pub mod descriptors;
 pub mod device;
 pub mod forks;

@@ -98,6 +98,15 @@ impl Object {
         }
     }
 
+    /// Brings a vCPU out that this thread runs.
+    pub(crate) fn end_run_of(&self, thread: libc::pthread_t) {
+        if let Kind::Vcpu(vcpu) = &*self.kind
+            && self.owner.is_this_process()
+        {
+            vcpu.end_run_of(thread);
+        }
+    }
+
     /// The descriptor is about to be read.
     pub(crate) fn read(&self) {
         if let Kind::Statistics(statistics) = &*self.kind

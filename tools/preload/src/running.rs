@@ -51,6 +51,12 @@ pub fn is_running() -> bool {
     !CURRENT.get().is_null()
 }
 
+/// This thread, as the C library numbers it.
+pub(crate) fn this_thread() -> libc::pthread_t {
+    // SAFETY: it is of this thread, and cannot fail.
+    unsafe { libc::pthread_self() }
+}
+
 /// This thread's KVM_RUN.
 pub(crate) fn current() -> Option<&'static Running<'static>> {
     // SAFETY: `during` has it there only while it exists, on this thread; and who asks is a handler that interrupts

@@ -2,18 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::ioctl;
 use arch_x86::ioctl::{create_vcpu, run, vcpu};
 use arch_x86::vcpu::inbox::request;
 use engine_soft::Kicker;
+use libc::pthread_t;
 use parking_lot::Mutex;
 use virt::Errno;
 use virt::ioctl::{Argument, DirtyGfns, RING_OFFSET, VCPU_MMAP_SIZE, ring_size};
 
+use crate::cancels;
 use crate::object::Made;
 use crate::pages::{Ring, SharedPages, descriptor};
-use crate::running::{Running, SignalSet};
+use crate::running::{Running, SignalSet, this_thread};
 use crate::statistics::Statistics;
 use crate::vm::Vm;
 use crate::{CoreVcpu, Machine};
@@ -26,6 +29,8 @@ pub struct Vcpu {
     kicker: Kicker,
     pages: SharedPages,
     core: Mutex<Box<CoreVcpu>>,
+    /// The thread that is in KVM_RUN; 0 if none is.
+    thread: AtomicU64,
     /// The signals that are blocked during KVM_RUN, if it was said which.
     mask: Mutex<Option<SignalSet>>,
 }
@@ -49,7 +54,8 @@ impl Vcpu {
         }
         let kicker = core.engine().kicker();
         let (core, mask) = (Mutex::new(core), Mutex::default());
-        Ok((Self { id, vm: Arc::clone(vm), kicker, pages, core, mask }, descriptor))
+        let thread = AtomicU64::new(0);
+        Ok((Self { id, vm: Arc::clone(vm), kicker, pages, core, thread, mask }, descriptor))
     }
 
     /// Answers an ioctl. Statistics that it makes are given to `install`, which gives their number.
@@ -90,8 +96,22 @@ impl Vcpu {
             // A signal that came when the last run was just over was that one's.
             published.inbox.take(!request::EXIT);
         }
+        let thread = this_thread();
+        self.thread.store(thread, Ordering::SeqCst);
+        if cancels::was_asked(thread) {
+            self.end_run();
+        }
         let place = core.engine().signal_room();
-        Running::new(self, place).during(mask, || run(&mut core, argument, &self.pages))
+        let done = Running::new(self, place).during(mask, || run(&mut core, argument, &self.pages));
+        self.thread.store(0, Ordering::Relaxed);
+        done
+    }
+
+    /// Has [`run`] end so if this thread is in it. Without a lock.
+    pub(crate) fn end_run_of(&self, thread: pthread_t) {
+        if self.thread.load(Ordering::SeqCst) == thread {
+            self.end_run();
+        }
     }
 
     /// Has [`run`] end with EINTR. Without a lock: also called from a signal's handler that interrupts it.

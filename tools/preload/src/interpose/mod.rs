@@ -6,6 +6,7 @@
 //! - `lives`: closing and copying descriptors;
 //! - `sends`: sending descriptors to other processes;
 //! - [`signals`]: setting handlers;
+//! - `threads`: cancelling threads;
 //! - `start`: what is done when the library is loaded.
 //!
 //! They are called at any time: before the library's constructor has run, and in signals' handlers. What is not about KVM costs a
@@ -23,12 +24,14 @@ mod lives;
 mod sends;
 pub mod signals;
 mod start;
+mod threads;
 
 pub use calls::*;
 pub use contents::*;
 pub use device::*;
 pub use lives::*;
 pub use sends::*;
+pub use threads::*;
 
 use std::os::fd::IntoRawFd;
 
