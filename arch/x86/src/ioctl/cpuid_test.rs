@@ -117,7 +117,7 @@ cases! {
     fn what_depends_on_the_state_is_told_as_it_is() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
         let states = CpuidEntry { flags: FLAG_SIGNIFICANT_INDEX, ..leaf(0xd, [7, 832, 832, 0]) };
-        let entries = [leaf(1, [0, 0, 1 << 26, 1 << 9]), states];
+        let entries = [leaf(1, [0, 0, 3 << 26, 1 << 9]), states];
         check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
         let told = |vcpu: &mut TestVcpu| {
             caller.put(0, &CpuidHeader { nent: 2, padding: 0 });
