@@ -11,9 +11,8 @@
 //! Deviations: a handler of those two that is to be called once (SA_RESETHAND) is the last, and a thread that blocks them is ended by an
 //! argument that is not there.
 //!
-//! Not seen: `sigset`, `sigignore`, and the C library's own handlers (for `setuid`; of `pthread_cancel` see [`crate::cancels`]). Such run by
-//! themselves, and
-//! KVM_RUN goes on.
+//! Not seen: `sigset`, `sigignore`, and the C library's own handlers (for `setuid`; of `pthread_cancel` see
+//! [`crate::cancels`]). Such run by themselves, and KVM_RUN goes on.
 //!
 //! See: sigaction(2); Linux, arch/x86/kernel/signal.c.
 
