@@ -8,7 +8,7 @@ use virt::Errno;
 
 use crate::device::Device;
 use crate::forks::Owner;
-use crate::running;
+use crate::running::{self, SignalSet};
 use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
@@ -95,6 +95,14 @@ impl Object {
             && self.owner.is_this_process()
         {
             vcpu.end_run();
+        }
+    }
+
+    /// The signals that are blocked during KVM_RUN, if it is a vCPU's and was said which.
+    pub(crate) fn signal_mask(&self) -> Option<SignalSet> {
+        match &*self.kind {
+            Kind::Vcpu(vcpu) if self.owner.is_this_process() => vcpu.signal_mask(),
+            _ => None,
         }
     }
 

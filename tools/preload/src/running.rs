@@ -6,9 +6,7 @@
 //! which asks here: `current`.
 //!
 //! KVM_SET_SIGNAL_MASK says which signals are blocked during KVM_RUN. One that is blocked before and after it, but not
-//! during, ends it and stays pending: its handler does not run. So it is kept, and sent again when it is blocked.
-//!
-//! Deviation: such a signal without a handler has its default effect.
+//! during, ends it and stays pending: its handler does not run, if it has one. So it is kept, and sent again when it is blocked.
 //!
 //! See: api.rst 4.10 (`KVM_RUN`), 4.18 (`KVM_SET_SIGNAL_MASK`), 5 (`immediate_exit`).
 
@@ -162,13 +160,13 @@ impl Drop for Entered<'_, '_> {
     }
 }
 
-const fn bit(signal: c_int) -> SignalSet {
+pub(crate) const fn bit(signal: c_int) -> SignalSet {
     1_u64.wrapping_shl(signal.wrapping_sub(1) as u32)
 }
 
 /// Sets this thread's blocked signals, if it is said to which; gives those that were. As the kernel has them: `pthread_sigmask` leaves
 /// out the C library's own.
-fn change_mask(new: Option<SignalSet>) -> SignalSet {
+pub(crate) fn change_mask(new: Option<SignalSet>) -> SignalSet {
     let mut old: SignalSet = 0;
     let from = new.as_ref().map_or(null(), std::ptr::from_ref);
     let (how, size) = (libc::SIG_SETMASK, size_of::<SignalSet>());

@@ -91,7 +91,7 @@ impl Vcpu {
 
     fn run(&self, argument: u64) -> Result<u32, Errno> {
         let mut core = self.core.lock();
-        let mask = *self.mask.lock();
+        let mask = self.signal_mask();
         if let Some(published) = self.machine().vcpu(self.id) {
             // A signal that came when the last run was just over was that one's.
             published.inbox.take(!request::EXIT);
@@ -120,6 +120,11 @@ impl Vcpu {
             published.post(request::EXIT);
             self.kicker.kick();
         }
+    }
+
+    /// The signals that are blocked during KVM_RUN, if it was said which.
+    pub(crate) fn signal_mask(&self) -> Option<SignalSet> {
+        *self.mask.lock()
     }
 
     /// KVM_SET_SIGNAL_MASK. See: api.rst 4.18.

@@ -17,6 +17,7 @@ static const struct {
     CASE(a_signal_wakes_a_halted_vcpu),
     CASE(a_handler_in_a_run_makes_no_ioctl),
     CASE(the_signal_mask_of_a_run),
+    CASE(a_signal_without_a_handler_ends_a_run),
     CASE(handlers_are_the_programs_own),
     CASE(an_argument_that_is_not_there_is_no_fault),
     CASE(copies_are_the_same),

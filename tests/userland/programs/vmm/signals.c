@@ -159,6 +159,54 @@ void a_handler_in_a_run_makes_no_ioctl(void) {
 }
 
 // As old VMMs do: blocked outside of KVM_RUN, so that it is pending when that ends.
+// The same of one that the program does not handle, whose default is to end the process, or to be ignored.
+static void without_a_handler(struct machine *m, struct vcpu *v, int number, void *action) {
+    struct {
+        struct kvm_signal_mask head;
+        uint64_t set;
+    } __attribute__((packed)) mask = {.head.len = 8};
+    struct timespec none = {0, 0};
+    struct sigaction now;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    CHECK(signal(number, action) == SIG_DFL);
+    real_mode(m, v, SPIN, sizeof SPIN);
+    CHECK(ioctl(v->fd, KVM_SET_SIGNAL_MASK, &mask) == 0);
+    CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
+    for (int n = 0; n < 3; n++) {
+        pthread_kill(pthread_self(), number);
+        REFUSED(ioctl(v->fd, KVM_RUN, 0), EINTR);
+        CHECK(sigtimedwait(&set, NULL, &none) == number);
+        REFUSED(sigtimedwait(&set, NULL, &none), EAGAIN);
+    }
+    CHECK(sigaction(number, NULL, &now) == 0 && now.sa_handler == action);
+    CHECK((now.sa_flags & ~RESTORER) == SA_RESTART || (now.sa_flags & ~RESTORER) == 0);
+    CHECK(pthread_sigmask(SIG_UNBLOCK, &set, NULL) == 0);
+    // It is what it was where nothing runs.
+    int status, ends = number != SIGWINCH && action == SIG_DFL;
+    pid_t child = fork();
+    if (child == 0) {
+        raise(number);
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(ends ? WIFSIGNALED(status) && WTERMSIG(status) == number : status == 0);
+    CHECK(signal(number, SIG_DFL) == action);
+    CHECK(ioctl(v->fd, KVM_SET_SIGNAL_MASK, NULL) == 0);
+}
+
+void a_signal_without_a_handler_ends_a_run(void) {
+    struct machine m = machine();
+    struct vcpu v = vcpu(&m, 0);
+    without_a_handler(&m, &v, SIGUSR2, SIG_DFL);
+    without_a_handler(&m, &v, SIGRTMIN + 3, SIG_DFL);
+    without_a_handler(&m, &v, SIGWINCH, SIG_DFL);
+    without_a_handler(&m, &v, SIGHUP, SIG_IGN);
+    end_vcpu(&m, &v);
+    end(&m);
+}
+
 void the_signal_mask_of_a_run(void) {
     struct machine m = machine();
     struct vcpu v = vcpu(&m, 0);

@@ -101,6 +101,7 @@ void immediate_exit_ends_a_run(void);
 void a_signal_wakes_a_halted_vcpu(void);
 void a_handler_in_a_run_makes_no_ioctl(void);
 void the_signal_mask_of_a_run(void);
+void a_signal_without_a_handler_ends_a_run(void);
 void handlers_are_the_programs_own(void);
 void an_argument_that_is_not_there_is_no_fault(void);
 void copies_are_the_same(void);

@@ -7,7 +7,7 @@ use std::arch::naked_asm;
 use abi::ioctl::{KVMIO, RUN};
 use libc::{c_int, c_ulong};
 
-use super::{answer, install};
+use super::{answer, install, signals};
 use crate::cancels;
 use crate::descriptors::DESCRIPTORS;
 use crate::next::Next;
@@ -73,7 +73,12 @@ unsafe extern "C" fn answer_ioctl(descriptor: c_int, number: c_ulong, argument: 
     if (number >> 8) as u8 == KVMIO
         && let Some(object) = DESCRIPTORS.get(descriptor)
     {
-        let allow = if number as u32 == RUN { cancels::hold() } else { 0 };
+        let allow = if number as u32 == RUN {
+            object.signal_mask().into_iter().for_each(signals::handle_unblocked);
+            cancels::hold()
+        } else {
+            0
+        };
         // The kernel takes 32 bits as well.
         let result = answer(object.ioctl(number as u32, argument as u64, install)).into();
         return Answer { result, allow };

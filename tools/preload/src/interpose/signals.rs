@@ -6,7 +6,8 @@
 //! handler of a stranger's finds a thread's stack.
 //!
 //! SIGSEGV and SIGBUS are handled from the time on that the device is open, whether the program does or not ([`guard`]): an argument of
-//! an ioctl may be where nothing is mapped. The program finds them as it set them.
+//! an ioctl may be where nothing is mapped. So is a signal from the time on that it is blocked before KVM_RUN and not during it
+//! (KVM_SET_SIGNAL_MASK): it ends that, and stays pending. The program finds them as it set them.
 //!
 //! Deviations: a handler of those two that is to be called once (SA_RESETHAND) is the last, and a thread that blocks them is ended by an
 //! argument that is not there.
@@ -19,14 +20,14 @@
 use std::arch::naked_asm;
 use std::mem::zeroed;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use host_user::fixup;
 use libc::{c_int, c_void, sigaction as Action, sighandler_t, siginfo_t};
 
 use super::fail;
 use crate::next::Next;
-use crate::running::current;
+use crate::running::{SignalSet, bit, change_mask, current};
 
 type SetAction = unsafe extern "C" fn(c_int, *const Action, *mut Action) -> c_int;
 type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
@@ -43,37 +44,53 @@ static HANDLERS: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(0) }; SIGNAL
 /// Those of them that were set with SA_SIGINFO.
 static WANT_INFO: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the faults' signals are handled in any case.
-static GUARDED: AtomicBool = AtomicBool::new(false);
+/// The signals that are handled whether the program does or not: bit N - 1 is signal N.
+static IN_ANY_CASE: AtomicU64 = AtomicU64::new(0);
 
 /// What an access is answered with that cannot be made.
 const FAULTS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
 /// Handles [`FAULTS`] from now on.
 pub(super) fn guard() {
-    if GUARDED.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    for signal in FAULTS {
-        // SAFETY: all of it may be zero: no signals are blocked.
-        let mut now: Action = unsafe { zeroed() };
-        // SAFETY: the first call writes what is set, which the second sets again, wrapped.
-        unsafe {
-            if sigaction(signal, null_mut(), &raw mut now) == 0 {
-                sigaction(signal, &raw const now, null_mut());
-            }
-        }
+    if !is_guarded() {
+        FAULTS.into_iter().for_each(handle_in_any_case);
     }
 }
 
 /// Whether it does: from the first time on that the device was open.
 pub(super) fn is_guarded() -> bool {
-    GUARDED.load(Ordering::Acquire)
+    is_in_any_case(FAULTS[1])
+}
+
+/// Handles those signals from now on that this thread blocks, and KVM_RUN with this mask does not: they end it, and stay pending.
+pub(super) fn handle_unblocked(mask: SignalSet) {
+    let mut new = change_mask(None) & !mask & !IN_ANY_CASE.load(Ordering::Acquire);
+    new &= !(bit(libc::SIGKILL) | bit(libc::SIGSTOP));
+    while new != 0 {
+        handle_in_any_case(new.trailing_zeros() as c_int + 1);
+        new &= new - 1;
+    }
+}
+
+fn handle_in_any_case(signal: c_int) {
+    // SAFETY: all of it may be zero: no signals are blocked.
+    let mut now: Action = unsafe { zeroed() };
+    IN_ANY_CASE.fetch_or(bit(signal), Ordering::AcqRel);
+    // SAFETY: the first call writes what is set, which the second sets again, wrapped.
+    unsafe {
+        if sigaction(signal, null_mut(), &raw mut now) == 0 {
+            sigaction(signal, &raw const now, null_mut());
+        }
+    }
+}
+
+fn is_in_any_case(signal: c_int) -> bool {
+    IN_ANY_CASE.load(Ordering::Acquire) & bit(signal) != 0
 }
 
 /// Whether a signal is handled with this handler of the program's, or word.
 fn is_wrapped(signal: c_int, handler: sighandler_t) -> bool {
-    is_handler(handler) || FAULTS.contains(&signal) && is_guarded()
+    is_handler(handler) || is_in_any_case(signal)
 }
 
 /// # Safety
@@ -94,7 +111,9 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut 
             let given =
                 Program { handler: new.sa_sigaction, info: new.sa_flags & libc::SA_SIGINFO };
             given.keep(number);
-            let flags = new.sa_flags | libc::SA_SIGINFO;
+            // What is ignored interrupts no call.
+            let more = if is_handler(new.sa_sigaction) { 0 } else { libc::SA_RESTART };
+            let flags = new.sa_flags | libc::SA_SIGINFO | more;
             Action {
                 sa_sigaction: trampoline as *const () as sighandler_t,
                 sa_flags: flags,
@@ -144,7 +163,8 @@ impl Program {
     fn show(self, action: &mut Action) {
         if action.sa_sigaction == trampoline as *const () as sighandler_t {
             action.sa_sigaction = self.handler;
-            action.sa_flags = action.sa_flags & !libc::SA_SIGINFO | self.info;
+            let ours = if is_handler(self.handler) { 0 } else { libc::SA_RESTART };
+            action.sa_flags = action.sa_flags & !(libc::SA_SIGINFO | ours) | self.info;
         }
     }
 }
@@ -267,7 +287,7 @@ unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c
                 let handler: Handler = std::mem::transmute(handler);
                 handler(signal, info, context);
             }
-        } else if FAULTS.contains(&signal) {
+        } else if is_in_any_case(signal) {
             // SAFETY: the kernel gives it.
             unsafe { without_handler(signal, info, handler) };
         }
@@ -281,11 +301,14 @@ unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c
     }
 }
 
-/// Does what the kernel does with a fault's signal that the program does not handle: its action is the default, or to ignore it.
+/// What is ignored by default.
+const HARMLESS: [c_int; 4] = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+
+/// Does what the kernel does with a signal that the program does not handle: its action is the default, or to ignore it.
 unsafe fn without_handler(signal: c_int, info: *const siginfo_t, action: sighandler_t) {
     // SAFETY: the caller's promise.
-    let is_sent = unsafe { (*info).si_code <= 0 };
-    if is_sent && action == libc::SIG_IGN {
+    let is_sent = unsafe { (*info).si_code <= 0 } || !FAULTS.contains(&signal);
+    if is_sent && (action == libc::SIG_IGN || HARMLESS.contains(&signal)) {
         return;
     }
     // SAFETY: all of it may be zero, which is the default.
