@@ -99,6 +99,10 @@ pub enum Monitor<'a> {
     Qemu,
     /// `qemu-system-x86_64` with Linux's KVM and the machine that it starts fastest.
     Microvm,
+    /// `qemu-system-x86_64` with a machine of this name and TCG.
+    QemuTcg(&'a str),
+    /// The same with `/dev/kvm` of `unibody with-kvm`.
+    QemuWithKvm(&'a Path, &'a str),
 }
 
 impl Monitor<'_> {
@@ -106,7 +110,8 @@ impl Monitor<'_> {
     pub fn name(self) -> &'static str {
         match self {
             Self::Unibody(_) | Self::UnibodyKvm(_) => "unibody",
-            Self::Qemu | Self::Microvm => "qemu",
+            Self::Qemu | Self::Microvm | Self::QemuTcg(_) => "qemu",
+            Self::QemuWithKvm(..) => "qemu with-kvm",
         }
     }
 
@@ -122,7 +127,7 @@ impl Monitor<'_> {
                 command.args(["--cpus", &cpus, "--cmdline", words]);
                 command.arg("--kernel").arg(&guest.unpacked).arg("--initrd").arg(&guest.initrd);
             }
-            Self::Qemu | Self::Microvm => {
+            _ => {
                 command.args(["-smp", &cpus, "-append", &format!("{COMMAND_LINE} {words}")]);
                 command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
             }
@@ -137,7 +142,7 @@ impl Monitor<'_> {
             Self::Unibody(_) | Self::UnibodyKvm(_) => {
                 command.args(["--isa-debug-exit", "--kernel"]).arg(kernel);
             }
-            Self::Qemu | Self::Microvm => {
+            _ => {
                 command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel"]);
                 command.arg(kernel);
             }
@@ -152,29 +157,34 @@ impl Monitor<'_> {
             command.args(["run", "--engine", engine, "--memory", "512M"]);
             command
         };
-        let qemu = |options: &[&str]| {
-            let mut command = Command::new("qemu-system-x86_64");
+        const QEMU: &str = "qemu-system-x86_64";
+        /// Nothing but a serial port, which is the console.
+        const BARE: [&str; 6] =
+            ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"];
+        let qemu_by = |mut command: Command, options: &[&str]| {
             command.args(options).args(["-m", "512", "-no-reboot"]);
             command
         };
+        let qemu = |options: &[&str]| qemu_by(Command::new(QEMU), options);
         match self {
             Self::Unibody(program) => unibody(program, "soft"),
             Self::UnibodyKvm(program) => unibody(program, "kvm"),
             Self::Qemu => qemu(&["-accel", "tcg,thread=multi", "-cpu", "max", "-nographic"]),
-            Self::Microvm => qemu(&[
-                "-machine",
-                "microvm",
-                "-accel",
-                "kvm",
-                "-cpu",
-                "host",
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-serial",
-                "stdio",
-            ]),
+            Self::Microvm => qemu(
+                &[&["-machine", "microvm", "-accel", "kvm", "-cpu", "host"], &BARE[..]].concat(),
+            ),
+            Self::QemuTcg(machine) => qemu(
+                &[&["-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max"], &BARE[..]]
+                    .concat(),
+            ),
+            Self::QemuWithKvm(program, machine) => {
+                let mut command = Command::new(program);
+                command.args(["with-kvm", "--", QEMU]);
+                qemu_by(
+                    command,
+                    &[&["-machine", machine, "-accel", "kvm", "-cpu", "host"], &BARE[..]].concat(),
+                )
+            }
         }
     }
 }

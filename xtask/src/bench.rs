@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: prints the numbers that the project is measured by.
 //!
 //! - `cargo xtask bench engine` is about the software CPU alone: workloads beside QEMU's TCG and the host;
+//! - `cargo xtask bench with-kvm` about QEMU on `unibody with-kvm`, beside its TCG;
 //! - `cargo xtask bench kvm` ([`kvm`]) about Linux's KVM.
 
 mod kvm;
@@ -12,7 +13,7 @@ use std::process::Command as Process;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; kvm",
+    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; with-kvm [ROUNDS]; kvm",
     run,
 };
 
