@@ -51,14 +51,27 @@ pub fn measure(unibody: &Path, guest: &Guest, rounds: usize) -> anyhow::Result<(
 
 /// Seconds from the monitor's start until the guest, with one CPU, has printed the line.
 pub fn first_line(monitor: Monitor<'_>, guest: &Guest) -> anyhow::Result<f64> {
-    until_first_line(&mut monitor.command(guest, 1, ""), |_| ())
+    first_line_within(LIMIT, monitor, guest)
+}
+
+/// The same; a boot that takes longer than `limit` has failed.
+pub fn first_line_within(
+    limit: Duration,
+    monitor: Monitor<'_>,
+    guest: &Guest,
+) -> anyhow::Result<f64> {
+    until_first_line(limit, &mut monitor.command(guest, 1, ""), |_| ())
 }
 
 /// The same of a monitor's command; passes on each line.
-fn until_first_line(command: &mut Command, mut each: impl FnMut(&str)) -> anyhow::Result<f64> {
+fn until_first_line(
+    limit: Duration,
+    command: &mut Command,
+    mut each: impl FnMut(&str),
+) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut seconds = None;
-    let transcript = follow(command, LIMIT, |line| {
+    let transcript = follow(command, limit, |line| {
         each(line);
         if seconds.is_none() && line.contains(LINE) {
             seconds = Some(start.elapsed().as_secs_f64());
@@ -88,7 +101,8 @@ pub fn translation(unibody: &Path, guest: &Guest) -> anyhow::Result<Option<Trans
     let mut told = None;
     let mut command = Monitor::Unibody(unibody).command(guest, 1, "");
     command.arg("--verbose");
-    let boot = until_first_line(&mut command, |line| told = told.or_else(|| translated(line)))?;
+    let boot =
+        until_first_line(LIMIT, &mut command, |line| told = told.or_else(|| translated(line)))?;
     Ok(told.map(|[instructions, seconds, bytes]| Translation {
         instructions,
         seconds,
