@@ -5,7 +5,7 @@
 //! it was set. Around the handler the stack is changed if it interrupts translated code, whose stack pointer is elsewhere: a
 //! handler of a stranger's finds a thread's stack.
 //!
-//! SIGSEGV and SIGBUS are handled from the time on that the device is open, whether the program does or not ([`guard`]): an argument of
+//! SIGSEGV and SIGBUS are handled from the time on that the device is open, whether the program does or not (`guard`): an argument of
 //! an ioctl may be where nothing is mapped. So is a signal from the time on that it is blocked before KVM_RUN and not during it
 //! (KVM_SET_SIGNAL_MASK): it ends that, and stays pending. The program finds them as it set them.
 //!
@@ -13,7 +13,7 @@
 //! argument that is not there.
 //!
 //! Not seen: `sigset`, `sigignore`, and the C library's own handlers (for `setuid`; of `pthread_cancel` see
-//! [`crate::cancels`]). Such run by themselves, and KVM_RUN goes on.
+//! `cancels`). Such run by themselves, and KVM_RUN goes on.
 //!
 //! See: sigaction(2); Linux, arch/x86/kernel/signal.c.
 
