@@ -9,6 +9,7 @@ use arch_x86::cpuid::{Leaf, Table};
 use arch_x86::exception::Exception;
 use arch_x86::guest_debug::GuestDebug;
 use arch_x86::machine::{MAX_CPUS, X86};
+use arch_x86::quirks::MWAIT_NEVER_FAULTS;
 use arch_x86::regs::State;
 use arch_x86::vcpu::inbox::request;
 use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
@@ -102,6 +103,8 @@ impl Hypervisor for InProcess {
             X86::new(host, engine, Arc::clone(&memory), host_cpuid, config.cpus).map_err(start)?;
         arch.create_irqchip().map_err(start)?;
         arch.create_pit(true).map_err(start)?;
+        // A guest finds a processor that has what CPUID says. The hypercalls of either maker it may use.
+        arch.machine().quirks.disable(MWAIT_NEVER_FAULTS);
         let core = CoreVm::new(memory, arch).map_err(start)?;
         Ok(InProcessVm(Arc::new(Shared {
             core,
