@@ -6,7 +6,7 @@
 //!
 //! - [`case`]: the steps; `calls`: ioctls among them, and what their arguments may name; `guest`: what vCPUs execute;
 //! - [`arena`]: the memory, with guards beside it; [`input`]: the bytes;
-//! - [`worker`]: the thread that it happens on, and who ends its runs; [`faults`]: those of the process's own.
+//! - [`worker`]: the thread that it happens on, and who ends its runs.
 //!
 //! Who is called with an address may read and write there, so all addresses are of the arena, or of nothing. Deviation: slots are
 //! over memory that is mapped, as a guest's own access to another is the program's fault (`preload`).
@@ -14,7 +14,6 @@
 pub mod arena;
 mod calls;
 pub mod case;
-pub mod faults;
 mod guest;
 pub mod input;
 pub mod worker;

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use host_user::fixup;
 use preload::object::Object;
 
 use crate::case::{Case, World};
-use crate::faults;
 use crate::input::Input;
 
 /// How long a run lasts that does not end by itself, or twice as long.
@@ -60,7 +60,8 @@ impl Worker {
         let of_it = running.clone();
         thread::spawn(move || {
             block_signals();
-            faults::handle();
+            // After libFuzzer's, which are told of all other faults, and keep the input.
+            fixup::install();
             let world = World::new(of_it);
             for bytes in to_make {
                 Case::new(&world, Input::new(&bytes)).make();

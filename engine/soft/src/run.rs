@@ -13,7 +13,6 @@ use arch_x86::emulate::{Cpu, Op, Stop, debug, event};
 use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::Exception;
 use arch_x86::regs::{Seg, rflags};
-
 use virt::dirty_ring::DirtyRing;
 
 use crate::blocks::{Blocks, Found, MAX_BLOCK};

@@ -14,7 +14,7 @@
 use std::arch::global_asm;
 use std::ffi::{c_int, c_void};
 use std::mem::zeroed;
-use std::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{sighandler_t, siginfo_t, ucontext_t};
 use virt::host::BadAddress;
@@ -288,20 +288,38 @@ pub unsafe fn resume(context: *mut c_void) -> bool {
     true
 }
 
-/// Sets handlers of both signals that do this, in place of what the process has for them: for programs in which nobody else handles
-/// them. Any other fault ends the process, as it would have.
+/// The signals of such faults.
+const FAULTS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// The handlers, or words, that the process had for them.
+static BEFORE: [AtomicUsize; 2] = [const { AtomicUsize::new(libc::SIG_DFL) }; 2];
+
+/// Sets handlers of both signals that do this: for programs in which nobody else does. Any other fault goes to what the process has had
+/// for it.
 pub fn install() {
-    for signal in [libc::SIGSEGV, libc::SIGBUS] {
-        let handler: unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = handle;
-        set(signal, handler as sighandler_t, libc::SA_SIGINFO | libc::SA_ONSTACK);
+    let ours: Handler = handle;
+    for (signal, before) in FAULTS.into_iter().zip(&BEFORE) {
+        let had = set(signal, ours as sighandler_t, libc::SA_SIGINFO | libc::SA_ONSTACK);
+        if had != ours as sighandler_t {
+            before.store(had, Ordering::Relaxed);
+        }
     }
 }
 
+type Handler = unsafe extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
+
 unsafe extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: this is the handler.
-    if !unsafe { resume(context) } {
+    if unsafe { resume(context) } {
+        return;
+    }
+    let before = BEFORE[usize::from(signal == libc::SIGBUS)].load(Ordering::Relaxed);
+    if matches!(before, libc::SIG_DFL | libc::SIG_IGN) {
         // SAFETY: the kernel gives it.
         unsafe { give_up(signal, info) };
+    } else {
+        // SAFETY: it was the process's handler of this signal; one that wants the number alone does not look at the others.
+        unsafe { std::mem::transmute::<usize, Handler>(before)(signal, info, context) };
     }
 }
 
@@ -320,12 +338,13 @@ unsafe fn give_up(signal: c_int, info: *const siginfo_t) {
     }
 }
 
-/// Sets a signal's action.
-fn set(signal: c_int, handler: sighandler_t, flags: c_int) {
-    // SAFETY: all of it may be zero: no signals are blocked.
-    let mut action: libc::sigaction = unsafe { zeroed() };
+/// Sets a signal's handler, or word; gives the one that was set.
+fn set(signal: c_int, handler: sighandler_t, flags: c_int) -> sighandler_t {
+    // SAFETY: all of them may be zero: no signals are blocked.
+    let (mut action, mut before): (libc::sigaction, libc::sigaction) = unsafe { zeroed() };
     (action.sa_sigaction, action.sa_flags) = (handler, flags);
     // SAFETY: the handler is one, or a word for the default.
-    let done = unsafe { libc::sigaction(signal, &raw const action, null_mut()) };
+    let done = unsafe { libc::sigaction(signal, &raw const action, &raw mut before) };
     debug_assert_eq!(done, 0, "both signals can be handled");
+    before.sa_sigaction
 }

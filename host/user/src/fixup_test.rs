@@ -1,4 +1,5 @@
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::ptr::null_mut;
 
@@ -102,15 +103,23 @@ fn a_file_that_was_cut_off_is_not_there() {
     }
 }
 
+extern "C" fn exits(_signal: libc::c_int) {
+    // SAFETY: it ends this process alone.
+    unsafe { libc::_exit(7) };
+}
+
 /// What the next test does in a process of its own, as it is to die of it.
 #[test]
 fn fault_for_another_test() {
     let Ok(kind) = std::env::var("UNIBODY_TEST_FAULT") else { return };
+    let before = if kind == "handled" { exits as *const () as usize } else { libc::SIG_DFL };
+    // SAFETY: a handler, or the default: Rust's own would be there.
+    unsafe { libc::signal(libc::SIGSEGV, before) };
     let none = pages().wrapping_add(PAGE);
     // SAFETY: nothing is there, which is what it is about; signals to this process.
     unsafe {
         match kind.as_str() {
-            "read" => drop(none.read_volatile()),
+            "read" | "handled" => drop(none.read_volatile()),
             "sent" => drop(libc::raise(libc::SIGSEGV)),
             other => panic!("{other}"),
         }
@@ -118,12 +127,15 @@ fn fault_for_another_test() {
 }
 
 #[test]
-fn any_other_fault_and_what_is_sent_end_the_process() {
-    use std::os::unix::process::ExitStatusExt;
-    for kind in ["read", "sent"] {
+fn any_other_fault_and_what_is_sent_are_what_they_were() {
+    let [fault, exit] = [Some(libc::SIGSEGV), Some(7)];
+    for (kind, signal, code) in
+        [("read", fault, None), ("sent", fault, None), ("handled", None, exit)]
+    {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "fixup_test::fault_for_another_test", "--nocapture"]);
         let output = child.env("UNIBODY_TEST_FAULT", kind).output().unwrap();
-        assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{kind}: {output:?}");
+        let ended = (output.status.signal(), output.status.code());
+        assert_eq!(ended, (signal, code), "{kind}: {output:?}");
     }
 }

@@ -185,7 +185,8 @@ pub(crate) struct WithKvm {
     #[arg(long, conflicts_with = "jit_cache")]
     pub(crate) no_jit: bool,
 
-    /// What processor guests are offered: a model of docs/cpu-models.md, such as unibody-intel-v3, or `host`; the best model if nothing is said
+    /// What processor guests are offered: a model of docs/cpu-models.md, such as unibody-intel-v3, or `host`; the best
+    /// model if nothing is said
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
 

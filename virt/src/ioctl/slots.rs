@@ -17,8 +17,6 @@ use crate::host::{Errno, Host};
 use crate::memory::{PAGE, Slot, Slots};
 use crate::vm::Vm;
 
-/// The most pages that a slot may have. See: Linux, include/linux/kvm_host.h, `KVM_MEM_MAX_NR_PAGES`.
-const MAX_PAGES: u64 = (1 << 31) - 1;
 /// Pages of a word of a bitmap.
 const BITS: u64 = u64::BITS as u64;
 
@@ -45,7 +43,6 @@ fn set_region<A: Arch>(vm: &Vm<A>, from: &UserspaceMemoryRegion) -> Result<u32, 
     let (address, size) = (from.userspace_addr, from.memory_size);
     // Nothing has to be mapped there, but it must be possible.
     if from.flags & !(MEM_LOG_DIRTY_PAGES | MEM_READONLY) != 0
-        || size / PAGE > MAX_PAGES
         || !vm.arch().host().can_be_callers(address, size)
     {
         return Err(Errno::EINVAL);

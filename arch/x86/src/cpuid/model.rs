@@ -1,9 +1,9 @@
 //! Processors that a guest can be offered on any host: [`Model`].
 //!
 //! What a host's processor says of itself differs from host to host, and so would a table that is made of it. A model says the same
-//! everywhere: it stands for the host's processor where the policy ([`default_table`](super::default_table)) asks that. It is one of two makers', as
-//! programs compare what they are offered with what the processor itself tells them, and of one of three levels of the System V
-//! ABI, with what was common beside it: a host that can run a level's instructions can run them all.
+//! everywhere: it stands for the host's processor where the policy ([`default_table`](super::default_table)) asks that. It is one of two
+//! makers', as programs compare what they are offered with what the processor itself tells them, and of one of three levels of the
+//! System V ABI, with what was common beside it.
 //!
 //! What is left of the host is how fast its TSC is. All models are in `docs/cpu-models.md`, which is made from here.
 //!

@@ -1,6 +1,7 @@
 //! KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE: the guest's debug registers, and its debugger.
 //!
-//! Deviations: a breakpoint of the debugger's on a port is refused, and so is what is unknown; breakpoints of which none is enabled leave the guest its own. KVM_TRANSLATE tells the page's rights, which Linux does not.
+//! Deviations: a breakpoint of the debugger's on a port is refused, and so is what is unknown; breakpoints of which none is enabled leave
+//! the guest its own. KVM_TRANSLATE tells the page's rights, which Linux does not.
 //!
 //! See: api.rst 4.15 (`KVM_TRANSLATE`), 4.33, 4.34 (debug registers), 4.87 (`KVM_SET_GUEST_DEBUG`).
 

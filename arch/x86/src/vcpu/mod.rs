@@ -1,8 +1,8 @@
 //! The run loop of a vCPU: drain the mailbox, inject, enter, handle what comes out.
 //!
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
-//! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `cpuid`; `msr`,
-//! RDMSR and WRMSR; `paravirt`, hypercalls; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
+//! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `cpuid`, what that
+//! answers; `msr`, RDMSR and WRMSR; `paravirt`, hypercalls; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
 //! have exchanged; `string_io`; `debug`, what a debugger wants; `state`, what there is to save beside registers; `tsc`; `translate`,
 //! from linear to guest-physical addresses; [`accesses`], when it accesses guest memory by itself.
 //!
