@@ -1,6 +1,7 @@
 //! What a VMM sees of a hypervisor: [`Hypervisor`] → [`Vm`] → [`Vcpu`], and one back end
 //! for each way to run a guest.
 //!
+//! - [`huge_pages`]: memory for a machine in large pages;
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
 //! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
@@ -14,6 +15,7 @@
 
 pub mod host;
 pub mod host_error;
+pub mod huge_pages;
 pub mod in_process;
 pub mod kvm;
 pub mod pause;
