@@ -2,6 +2,7 @@
 //!
 //! - [`loops`]: guest instructions a second on small loops;
 //! - [`boot`]: a stock kernel to the first line of a command, beside QEMU's TCG, in turns;
+//! - [`start`]: from the program's start to the guest's;
 //! - [`memory`]: what a running machine costs besides the guest's own memory;
 //! - [`engine`]: workloads on the software CPU, beside QEMU's TCG and the host, in turns;
 //! - [`kvm`]: exits, start and memory on Linux's KVM, beside QEMU's use of it and a bare loop;
@@ -18,6 +19,7 @@ mod guest;
 mod kvm;
 mod loops;
 mod memory;
+mod start;
 mod transcript;
 mod with_kvm;
 
@@ -57,6 +59,7 @@ fn everything_else(unibody: &Path, rounds: usize) -> anyhow::Result<()> {
     loops::measure(rounds)?;
     let guest = boot::guest(&guest::Pulled::find(unibody)?)?;
     boot::measure(unibody, &guest, rounds)?;
+    start::measure(unibody)?;
     memory::measure(unibody)
 }
 

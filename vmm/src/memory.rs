@@ -169,14 +169,18 @@ impl Part {
         }
     }
 
-    /// The part in parts of at most `size` bytes.
+    /// The part in parts that end where addresses are multiples of `size`.
     fn split(self, size: usize) -> impl Iterator<Item = Part> {
-        (0..self.size).step_by(size).map(move |start| self.at(start, size))
+        let skipped = (self.address.0 % size as u64) as usize;
+        let first = size - skipped;
+        let others = (first..self.size).step_by(size).map(move |start| self.at(start, size));
+        std::iter::once(self.at(0, first)).chain(others).filter(|part| part.size > 0)
     }
 }
 
-/// How much of a file one thread copies at a time: little, since at the end all wait for the last.
-const PIECE: usize = 256 << 10;
+/// How much of a file one thread copies at a time: what goes into a huge page. If two threads touch a new one both clear one, and one of
+/// these is thrown away.
+const PIECE: usize = huge_pages::SIZE as usize;
 /// What it copies at once through the mapping: so much stays in a processor's own cache.
 const BUFFER: usize = 128 << 10;
 /// How many threads copy a file.
