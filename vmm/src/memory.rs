@@ -3,24 +3,19 @@
 //! A file without a name rather than anonymous memory: other processes of the project, debuggers and
 //! snapshots can map it. A page of it costs about half as much again at first touch.
 //!
-//! For the kernel that cost is most of a start: 34 MB of Debian's take 8.5 ms in pages of a memfd, which are small ones on nearly all
-//! hosts, and 3 ms in anonymous huge pages. So what is below the kernel's end is such memory ([`allocate`]). A device in another process
+//! For the kernel that cost is most of a start: 34 MB of Debian's take 12 ms in pages of a memfd, which are small ones on nearly all
+//! hosts, and 4 ms in anonymous huge pages. So what is below the kernel's end is such memory ([`allocate`]). A device in another process
 //! sees only what is above that; a machine that is to have one has to do without.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hv::host_error::explain;
 use hv::huge_pages;
 use rustix::fs::MemfdFlags;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::boot::layout::ram_regions;
 
@@ -130,216 +125,11 @@ pub fn join(regions: Vec<Arc<GuestRegionMmap>>) -> Result<GuestMemoryMmap, Error
     GuestMemoryMmap::from_arc_regions(regions).map_err(|error| Error::Layout(error.to_string()))
 }
 
-/// Writes `bytes`, of which there are many, to memory that nobody uses yet.
-///
-/// It is the memfd that is written to, where that is: its pages need not be cleared before, nor mapped one by one. What is mapped
-/// shows it at once.
-///
-/// # Errors
-/// When there is no such memory, or the host has no room for it.
-pub(crate) fn write<M: GuestMemoryBackend>(
-    memory: &M,
-    bytes: &[u8],
-    address: GuestAddress,
-) -> Result<(), GuestMemoryError> {
-    match file_at(memory, address, bytes.len()) {
-        Some((file, offset)) => file.write_all_at(bytes, offset).map_err(GuestMemoryError::IOError),
-        None => memory.write_slice(bytes, address),
-    }
-}
-
-/// A part of a file, and where in guest memory it goes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
-    /// Where it is in the file.
-    pub(crate) offset: u64,
-    /// Its size.
-    pub(crate) size: usize,
-    /// Where it goes.
-    pub(crate) address: GuestAddress,
-}
-
-impl Part {
-    /// What of it is `skipped` bytes behind its start: as much as there is, or `size`.
-    fn at(self, skipped: usize, size: usize) -> Part {
-        Part {
-            offset: self.offset.saturating_add(skipped as u64),
-            size: size.min(self.size.saturating_sub(skipped)),
-            address: GuestAddress(self.address.0.saturating_add(skipped as u64)),
-        }
-    }
-
-    /// The part in parts that end where addresses are multiples of `size`.
-    fn split(self, size: usize) -> impl Iterator<Item = Part> {
-        let skipped = (self.address.0 % size as u64) as usize;
-        let first = size - skipped;
-        let others = (first..self.size).step_by(size).map(move |start| self.at(start, size));
-        std::iter::once(self.at(0, first)).chain(others).filter(|part| part.size > 0)
-    }
-}
-
-/// How much of a file one thread copies at a time: what goes into a huge page. If two threads touch a new one both clear one, and one of
-/// these is thrown away.
-const PIECE: usize = huge_pages::SIZE as usize;
-/// What it copies at once through the mapping: so much stays in a processor's own cache.
-const BUFFER: usize = 128 << 10;
-/// How many threads copy a file.
-const MAX_COPIERS: usize = 4;
-
-/// Writes parts of the file `from`, as [`write()`] does bytes that are here.
-///
-/// The kernel copies them from the one file to the other; but it lets one at a time write to a file, so if there is much, the host's
-/// other processors copy some of it through the mapping. Moves the file's position.
-///
-/// # Errors
-/// As for [`write()`], and when `from` can't be read or has fewer.
-pub(crate) fn write_from<M: GuestMemoryBackend + Sync>(
-    memory: &M,
-    from: &File,
-    parts: impl IntoIterator<Item = Part>,
-) -> Result<(), GuestMemoryError> {
-    let mut pieces = Vec::new();
-    for part in parts {
-        if !memory.check_range(part.address, part.size) {
-            return Err(GuestMemoryError::InvalidGuestAddress(part.address));
-        }
-        pieces.extend(part.split(PIECE));
-    }
-    let next = AtomicUsize::new(0);
-    let copy_by = |copy: fn(&M, &File, Part) -> Result<(), GuestMemoryError>| {
-        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            copy(memory, from, *piece)?;
-        }
-        Ok(())
-    };
-    let copiers = match pieces.len() {
-        0..4 => 1,
-        _ => std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_COPIERS)),
-    };
-    std::thread::scope(|scope| {
-        let other = |_| {
-            let other = std::thread::Builder::new().name("boot".into());
-            // Who can't be started is not missed.
-            other.spawn_scoped(scope, || copy_by(through_mapping)).ok()
-        };
-        let others: Vec<_> = (1..copiers).map_while(other).collect();
-        let own = copy_by(file_to_file);
-        let results = others.into_iter().map(|other| other.join().expect("it panics nowhere"));
-        results.fold(own, Result::and)
-    })
-}
-
-/// Copies a part of a file to the memfd, or to where there is other memory.
-fn file_to_file<M: GuestMemoryBackend>(
-    memory: &M,
-    mut from: &File,
-    part: Part,
-) -> Result<(), GuestMemoryError> {
-    let Some((mut file, start)) = file_at(memory, part.address, part.size) else {
-        return through_mapping(memory, from, part);
-    };
-    let copied = from
-        .seek(SeekFrom::Start(part.offset))
-        .and_then(|_| file.seek(SeekFrom::Start(start)))
-        .and_then(|_| io::copy(&mut from.take(part.size as u64), &mut file));
-    match copied {
-        Ok(count) if count < part.size as u64 => {
-            Err(GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into()))
-        }
-        copied => copied.map(|_| ()).map_err(GuestMemoryError::IOError),
-    }
-}
-
-/// Copies a part of a file to where the memory is mapped.
-fn through_mapping<M: GuestMemoryBackend>(
-    memory: &M,
-    from: &File,
-    part: Part,
-) -> Result<(), GuestMemoryError> {
-    let mut buffer = vec![0; part.size.min(BUFFER)];
-    for part in part.split(BUFFER) {
-        let bytes = &mut buffer[..part.size];
-        from.read_exact_at(bytes, part.offset).map_err(GuestMemoryError::IOError)?;
-        memory.write_slice(bytes, part.address)?;
-    }
-    Ok(())
-}
-
-/// Where in the memfd the `size` bytes at `address` are, if they are all in one region of it.
-fn file_at<M: GuestMemoryBackend>(
-    memory: &M,
-    address: GuestAddress,
-    size: usize,
-) -> Option<(&File, u64)> {
-    let (region, offset) = memory.to_region_addr(address)?;
-    let has_room = region.len() - offset.0 >= size as u64;
-    let file = region.file_offset().filter(|_| has_room)?;
-    Some((file.file(), file.start() + offset.0))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     use super::*;
-
-    #[test]
-    fn what_is_written_is_seen_in_the_guests_memory() {
-        let memory = join(allocate(4 << 30, 0).unwrap()).unwrap();
-        // In the second region the file has an offset.
-        for address in [0x1ffe, (4 << 30) + 5].map(GuestAddress) {
-            write(&memory, b"abc", address).unwrap();
-            assert_eq!(memory.read_obj::<[u8; 3]>(address).unwrap(), *b"abc");
-        }
-        let (end, hole) = ((5 << 30) - 1, 3 << 30);
-        assert!(write(&memory, b"abc", GuestAddress(end)).is_err());
-        assert!(write(&memory, b"abc", GuestAddress(hole)).is_err());
-    }
-
-    /// Some bytes in which nothing repeats, and a file of them.
-    fn file_of(size: u32) -> (Vec<u8>, File) {
-        let mut file = tempfile::tempfile().unwrap();
-        let bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect();
-        file.write_all(&bytes).unwrap();
-        (bytes, file)
-    }
-
-    #[test]
-    fn what_a_file_has_is_seen_in_the_guests_memory() {
-        let (bytes, file) = file_of(10 << 20);
-        // In the second region the file has an offset.
-        for (size, address) in [(150_000, 0x1ffe), (150_000, 4 << 30), ((9 << 20) + 77, 0x1003)] {
-            let memory = join(allocate(4 << 30, 0).unwrap()).unwrap();
-            for skipped in [3, 4096] {
-                let part = Part { offset: skipped, size, address: GuestAddress(address) };
-                write_from(&memory, &file, [part]).unwrap();
-                let mut found = vec![0; size + 1];
-                memory.read_slice(&mut found, GuestAddress(address)).unwrap();
-                let (found, behind) = found.split_at(size);
-                assert!(found == &bytes[skipped as usize..][..size] && *behind == [0]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_is_copied_whole_or_that_is_an_error() {
-        let (_, file) = file_of(10 << 20);
-        let memory = join(allocate(4 << 30, 0).unwrap()).unwrap();
-        let from = |offset, size, address| {
-            let part = Part { offset, size, address: GuestAddress(address) };
-            write_from(&memory, &file, [part])
-        };
-        let (end, hole) = ((5 << 30) - 1, 3 << 30);
-        from((10 << 20) - 10, 10, 0).unwrap();
-        for (offset, size) in [((10 << 20) - 10, 11), (1, 10 << 20), (u64::MAX - 7, 9)] {
-            assert!(from(offset, size, 0).is_err(), "{size} at {offset}");
-        }
-        for (size, address) in
-            [(10, end), (10, hole), (9 << 20, end - (5 << 20)), (9 << 20, u64::MAX - 7)]
-        {
-            assert!(from(0, size, address).is_err(), "{size} to {address:#x}");
-        }
-    }
 
     #[test]
     fn memory_is_zero_and_lies_around_the_hole_for_devices() {
@@ -352,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernels_memory_is_apart_and_takes_what_the_other_does() {
+    fn a_kernels_memory_is_apart() {
         let end = 0x123_4567;
         let regions = allocate(4 << 30, end).unwrap();
         let has_file = |region: &Arc<GuestRegionMmap>| region.file_offset().is_some();
@@ -360,17 +150,10 @@ mod tests {
             regions.iter().map(|region| (region.start_addr().0, has_file(region))).collect();
         assert_eq!(places, [(0, false), (0x140_0000, true), (4 << 30, true)]);
 
-        let (bytes, file) = file_of(9 << 20);
         let memory = join(regions).unwrap();
-        // Within it, and from it to the other.
-        for address in [0x10_0003, 0x13f_fffe, 0x120_0000].map(GuestAddress) {
-            write(&memory, b"abc", address).unwrap();
-            assert_eq!(memory.read_obj::<[u8; 3]>(address).unwrap(), *b"abc");
-            write_from(&memory, &file, [Part { offset: 0, size: 9 << 20, address }]).unwrap();
-            let mut found = vec![0; 9 << 20];
-            memory.read_slice(&mut found, address).unwrap();
-            assert!(found == bytes);
-        }
+        // From the one to the other.
+        memory.write_slice(b"abc", GuestAddress(0x13f_fffe)).unwrap();
+        assert_eq!(memory.read_obj::<[u8; 3]>(GuestAddress(0x13f_fffe)).unwrap(), *b"abc");
     }
 
     #[test]

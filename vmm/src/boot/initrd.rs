@@ -14,7 +14,6 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::input::Input;
 use super::layout;
-use crate::memory::Part;
 
 /// Why an initial file system cannot be placed.
 #[derive(Debug, Error)]
@@ -36,7 +35,7 @@ pub enum Error {
 
 /// Writes `archives`, or parts of them, as high as possible in `room`, page aligned, and gives
 /// their own memory free. Returns where they are, or `None` if there are none.
-pub fn place<M: GuestMemoryBackend + Sync>(
+pub fn place<M: GuestMemoryBackend>(
     memory: &M,
     archives: Vec<Input>,
     room: Range<u64>,
@@ -54,10 +53,8 @@ pub fn place<M: GuestMemoryBackend + Sync>(
         .filter(|start| *start >= lowest)
         .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
     for (archive, offset) in archives.into_iter().zip(offsets) {
-        // What is in the room is no larger than the address space.
-        let size = archive.length() as usize;
-        let part = Part { offset: 0, size, address: GuestAddress(start + offset) };
-        archive.load([part], memory).map_err(Error::Write)?;
+        let address = GuestAddress(start + offset);
+        archive.load(0, archive.length(), memory, address).map_err(Error::Write)?;
     }
     Ok(Some(start..start + size))
 }

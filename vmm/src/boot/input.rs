@@ -5,13 +5,11 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{GuestMemoryBackend, GuestMemoryError};
-
-use crate::memory::{Part, write, write_from};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -93,26 +91,28 @@ impl Input {
         }
     }
 
-    /// Copies parts of the input to guest memory; it has to have so many bytes.
-    pub(crate) fn load<M: GuestMemoryBackend + Sync>(
+    /// Copies the `size` bytes at `offset`, which there have to be, to guest memory. Moves a file's position.
+    pub(crate) fn load<M: GuestMemoryBackend>(
         &self,
-        parts: impl IntoIterator<Item = Part>,
+        offset: u64,
+        size: u64,
         memory: &M,
+        address: GuestAddress,
     ) -> Result<(), GuestMemoryError> {
-        let start = self.range.start;
-        let parts = parts
-            .into_iter()
-            .map(|part| Part { offset: start.saturating_add(part.offset), ..part });
+        let size =
+            usize::try_from(size).map_err(|_| GuestMemoryError::InvalidGuestAddress(address))?;
+        let start = self.range.start.saturating_add(offset);
         match &self.data {
-            Data::File(file) => write_from(memory, file, parts),
+            Data::File(file) => {
+                let mut file: &File = file;
+                file.seek(SeekFrom::Start(start)).map_err(GuestMemoryError::IOError)?;
+                memory.read_exact_volatile_from(address, &mut file, size)
+            }
             Data::Bytes(bytes) => {
-                for Part { offset, size, address } in parts {
-                    let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
-                    let bytes = rest.and_then(|rest| rest.get(..size));
-                    let none = || GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into());
-                    write(memory, bytes.ok_or_else(none)?, address)?;
-                }
-                Ok(())
+                let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
+                let bytes = rest.and_then(|rest| rest.get(..size));
+                let none = || GuestMemoryError::IOError(ErrorKind::UnexpectedEof.into());
+                memory.write_slice(bytes.ok_or_else(none)?, address)
             }
         }
     }

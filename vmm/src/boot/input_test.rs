@@ -36,10 +36,7 @@ fn guest_memory_gets_what_is_asked_for_or_an_error() {
     for input in inputs() {
         let memory = fixture::memory(4 << 20);
         let input = input.part(3..10);
-        let load = |offset, size| {
-            let part = Part { offset, size, address: GuestAddress(0x1000) };
-            input.load([part], &memory)
-        };
+        let load = |offset, size| input.load(offset, size, &memory, GuestAddress(0x1000));
         load(2, 4).unwrap();
         assert_eq!(&memory.read_obj::<[u8; 5]>(GuestAddress(0x1000)).unwrap(), b"5678\0");
         assert!(load(2, 6).is_err());

@@ -288,10 +288,7 @@ impl Kernel {
     /// Copies the segments to their physical addresses in `memory`; that
     /// they have room there is [`Kernel::range`]'s to tell. Returns the
     /// physical address of PVH's entry, if the kernel's notes give one.
-    pub(crate) fn load<M: GuestMemoryBackend + Sync>(
-        self,
-        memory: &M,
-    ) -> Result<Option<u64>, Error> {
+    pub(crate) fn load<M: GuestMemoryBackend>(self, memory: &M) -> Result<Option<u64>, Error> {
         let notes = match self.source {
             Source::Stored(input) => load::stored(&input, &self.elf, memory)?,
             Source::Packed(unpacker) => load::packed(unpacker, &self.elf, memory)?,

@@ -100,7 +100,7 @@ pub struct Placed {
 /// Kernel and archives are used up: they are big, and nothing of them stays
 /// outside of the guest's memory. What cannot go is found before the kernel
 /// is unpacked, except for damage to the packed kernel itself.
-pub fn place<M: GuestMemoryBackend + Sync>(
+pub fn place<M: GuestMemoryBackend>(
     memory: &M,
     kernel: Kernel,
     initrd: Vec<Input>,

@@ -5,27 +5,23 @@
 //! their bytes is not written: it must be zero, as a new guest's memory is. So are pages of zeros in a packed kernel, which are a
 //! third of Debian's. [`unpack`] gives its bytes to whoever wants them ([`super::repack`]).
 
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::elf::{self, Elf};
 use super::input::Input;
 use super::kernel::Error;
 use super::layout::PAGE;
 use super::unpack::Unpacker;
-use crate::memory::{Part, write};
 
 /// Loads an ELF file that is not packed. Returns the bytes of its notes, one after the other.
-pub(super) fn stored<M: GuestMemoryBackend + Sync>(
+pub(super) fn stored<M: GuestMemoryBackend>(
     input: &Input,
     elf: &Elf,
     memory: &M,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let part = |segment: &elf::Segment| Part {
-        offset: segment.offset,
-        size: usize::try_from(segment.file_size).unwrap_or(usize::MAX),
-        address: GuestAddress(segment.address),
-    };
-    input.load(elf.segments.iter().map(part), memory).map_err(Error::Write)?;
+    for &elf::Segment { offset, file_size, address, .. } in &elf.segments {
+        input.load(offset, file_size, memory, GuestAddress(address)).map_err(Error::Write)?;
+    }
     let bytes = |notes: &elf::Notes| input.copy(notes.offset, notes.size as usize);
     elf.notes.iter().map(bytes).collect::<Result<_, _>>().map_err(Error::Read)
 }
@@ -37,7 +33,7 @@ pub(super) fn packed<M: GuestMemoryBackend>(
     memory: &M,
 ) -> Result<Vec<Vec<u8>>, Error> {
     unpack(unpacker, elf, |bytes, address| {
-        write(memory, bytes, GuestAddress(address)).map_err(Error::Write)
+        memory.write_slice(bytes, GuestAddress(address)).map_err(Error::Write)
     })
 }
 

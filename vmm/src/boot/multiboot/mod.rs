@@ -23,7 +23,6 @@ use super::kernel::Kernel;
 use super::layout::{self, PAGE};
 use super::linux::{self, Boot, Placed};
 use super::start::Start;
-use crate::memory::Part;
 use information::Information;
 
 pub use header::Header;
@@ -45,7 +44,7 @@ pub struct Error {
 
 /// Writes a Multiboot kernel, the information for it, and at most one module per entry of `modules` to
 /// `memory`, which is zero where nothing was written yet.
-pub(super) fn place<M: GuestMemoryBackend + Sync>(
+pub(super) fn place<M: GuestMemoryBackend>(
     memory: &M,
     kernel: Kernel,
     modules: Vec<Input>,
@@ -71,9 +70,7 @@ pub(super) fn place<M: GuestMemoryBackend + Sync>(
     for module in modules {
         let size = module.length();
         let start = room.take(size)?;
-        // There was room for it.
-        let part = Part { offset: 0, size: size as usize, address: GuestAddress(start) };
-        module.load([part], memory)?;
+        module.load(0, size, memory, GuestAddress(start))?;
         placed.push(start..start + size);
     }
     let information = Information { command_line, modules: &placed, ram: boot.ram };
