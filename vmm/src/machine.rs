@@ -216,7 +216,7 @@ impl<V: Vm> Machine<V> {
         config: Config<'_>,
     ) -> Result<(Self, boot::Placed), Error> {
         let cpus = config.cpus.get();
-        let regions = memory::allocate(config.memory, config.kernel.elf().range().end)?;
+        let regions = memory::allocate(config.memory, config.kernel.elf().range())?;
         let memory = memory::join(regions.clone())?;
         let boot = boot::Boot {
             ram: config.memory,

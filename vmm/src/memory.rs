@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use hv::host_error::explain;
@@ -55,11 +56,14 @@ pub enum Error {
     Layout(String),
 }
 
-/// Gets memory for a guest: `asked` bytes, rounded down to whole pages. What is below `kernel_end` is in huge pages, if the host has any.
+/// Gets memory for a guest: `asked` bytes, rounded down to whole pages. What is below the end of `kernel` is in huge pages, if the host has
+/// any and the kernel fills some.
 ///
 /// # Errors
 /// When it is too little or too much, or the host refuses.
-pub fn allocate(asked: u64, kernel_end: u64) -> Result<Vec<Arc<GuestRegionMmap>>, Error> {
+pub fn allocate(asked: u64, kernel: Range<u64>) -> Result<Vec<Arc<GuestRegionMmap>>, Error> {
+    let is_large = kernel.end.saturating_sub(kernel.start) > huge_pages::SIZE;
+    let kernel_end = if is_large { kernel.end } else { 0 };
     let size = asked - asked % PAGE;
     if size < MIN {
         return Err(Error::TooLittle { asked });
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn memory_is_zero_and_lies_around_the_hole_for_devices() {
-        let memory = join(allocate(4 << 30, 0).unwrap()).unwrap();
+        let memory = join(allocate(4 << 30, 0..0).unwrap()).unwrap();
         assert_eq!(memory.num_regions(), 2);
         assert_eq!(memory.last_addr(), GuestAddress((5 << 30) - 1));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1234)).unwrap(), 0);
@@ -144,7 +148,7 @@ mod tests {
     #[test]
     fn a_kernels_memory_is_apart() {
         let end = 0x123_4567;
-        let regions = allocate(4 << 30, end).unwrap();
+        let regions = allocate(4 << 30, 0x100_0000..end).unwrap();
         let has_file = |region: &Arc<GuestRegionMmap>| region.file_offset().is_some();
         let places: Vec<_> =
             regions.iter().map(|region| (region.start_addr().0, has_file(region))).collect();
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn all_of_a_small_memory_may_be_the_kernels() {
         for (size, end) in [(MIN, MIN), (MIN, u64::MAX), (MIN + 4096, MIN + 5000)] {
-            let regions = allocate(size, end).unwrap();
+            let regions = allocate(size, 0x10_0000..end).unwrap();
             assert_eq!((regions.len(), regions[0].len()), (1, size));
             assert!(regions[0].file_offset().is_none());
         }
@@ -167,8 +171,8 @@ mod tests {
 
     #[test]
     fn what_no_host_has_and_no_guest_can_use_is_refused() {
-        assert!(matches!(allocate(MIN - 1, 0), Err(Error::TooLittle { .. })));
-        assert!(matches!(allocate(1 << 60, 0), Err(Error::TooMuch { .. })));
-        assert!(matches!(allocate(u64::MAX, 0), Err(Error::TooMuch { .. })));
+        assert!(matches!(allocate(MIN - 1, 0..0), Err(Error::TooLittle { .. })));
+        assert!(matches!(allocate(1 << 60, 0..0), Err(Error::TooMuch { .. })));
+        assert!(matches!(allocate(u64::MAX, 0..0), Err(Error::TooMuch { .. })));
     }
 }

@@ -115,6 +115,11 @@ impl CodePages {
         self.pages[id as usize].blocks.push(Extent { granules, block });
     }
 
+    /// How many granules of a page are decoded.
+    pub fn size(&self, id: PageId) -> u32 {
+        self.pages[id as usize].decoded.count_ones()
+    }
+
     /// The granules whose memory is no longer what was decoded.
     pub fn stale(&self, id: PageId, page: Page) -> u64 {
         let code = &self.pages[id as usize];
@@ -123,13 +128,9 @@ impl CodePages {
         while left != 0 {
             let granule = left.trailing_zeros() as usize;
             left &= left - 1;
-            let at = granule << GRANULE_SHIFT;
-            let differs =
-                code.bytes[at..at + GRANULE].chunks_exact(8).enumerate().any(|(n, kept)| {
-                    let now: Option<u64> = page.load((at + n * 8) as u64);
-                    now.is_none_or(|now| now.to_le_bytes() != *kept)
-                });
-            stale |= u64::from(differs) << granule;
+            let kept = &code.bytes.as_chunks::<GRANULE>().0[granule];
+            let is_it = page.is((granule << GRANULE_SHIFT) as u64, kept) == Some(true);
+            stale |= u64::from(!is_it) << granule;
         }
         stale
     }

@@ -15,6 +15,9 @@ use crate::traces::Tracer;
 use crate::vcpu::{SoftVcpu, attention};
 use crate::vector;
 
+/// How many granules of decoded code are compared at each entry. What is more costs as much as to find them anew.
+const CHECKED: u32 = 256;
+
 impl SoftVcpu {
     /// The linear address of the next instruction, and how many bytes of code CS's limit
     /// leaves from there on.
@@ -88,6 +91,24 @@ impl SoftVcpu {
         let fetched = Fetched { page, id };
         self.itlb.fill(linear, fetched, translation.page_size, translation.global);
         Ok(fetched)
+    }
+
+    /// Somebody outside the machine may have written to memory, as a VMM does between an exit and the next entry. The decoded bytes of
+    /// what is in the instruction TLB are compared with memory, if that is little: most often the guest goes on where it was. What
+    /// is much is dropped, and compared when it is used.
+    pub(crate) fn check_code(&mut self, blocks: &mut Blocks) {
+        let size =
+            |noted: &[Fetched]| noted.iter().map(|page| self.code_pages.size(page.id)).sum::<u32>();
+        let Some(noted) = self.itlb.noted().filter(|noted| size(noted) < CHECKED) else {
+            self.itlb.flush_all();
+            return;
+        };
+        for &Fetched { page, id } in noted {
+            let stale = self.code_pages.stale(id, page);
+            if stale != 0 {
+                blocks.forget(&mut self.code_pages, id, stale);
+            }
+        }
     }
 
     /// Decodes a block; `None` if its first instruction crosses the page's end.

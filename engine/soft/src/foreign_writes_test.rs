@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arch_x86::emulate::Feature;
 use arch_x86::engine::{Engine, EngineVcpu, Entry, Features, Intercept};
-use arch_x86::regs::{Regs, gpr};
+use arch_x86::regs::{Regs, cr4, gpr};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
@@ -18,6 +18,8 @@ use crate::{Options, SoftVcpu};
 
 in_every_way! {
     each_fresh_entry_sees_what_was_written_before_it,
+    code_in_few_pages_and_in_many_is_looked_at,
+    what_another_address_space_executes_is_looked_at,
     a_kick_is_enough_for_a_loop_that_never_comes_out,
 }
 
@@ -163,6 +165,84 @@ fn a_kick_is_enough_for_a_loop_that_never_comes_out(options: Options) {
     });
     assert!(all_seen, "the last one seen is {:#x}", read(&ram, at::DATA));
     assert_eq!(vcpu.gpr(gpr::R8), LAST, "each version is seen once, and whole");
+}
+
+/// A function of one page of many: `mov eax, IMMEDIATE; ret`, the latter at the page's end or in the next one.
+const FUNCTIONS: u64 = at::LARGE;
+/// Where in its page a function is: its immediate is in both pages.
+const IN_PAGE: u64 = 0xffd;
+
+fn code_in_few_pages_and_in_many_is_looked_at(options: Options) {
+    for pages in [1, 2, 12, 60] {
+        let function = |n| FUNCTIONS + n * 0x1000 + IN_PAGE;
+        // What they give, one after the other, at DATA.
+        let (machine, ram) = Machine::with_file(
+            options.clone(),
+            &assemble(at::CODE, |a| {
+                let mut top = a.create_label();
+                a.set_label(&mut top)?;
+                for n in 0..pages {
+                    a.call(function(n))?;
+                    a.mov(dword_ptr(at::DATA + n * 4), eax)?;
+                }
+                a.out(0x80, al)?;
+                a.jmp(top)
+            }),
+        );
+        let mut immediates = vec![0_u32; pages as usize];
+        for n in 0..pages {
+            machine.write(function(n), &[0xb8, 0, 0, 0, 0, 0xc3]);
+        }
+        let mut vcpu = machine.vcpu();
+        for round in 0..40 {
+            // Warm before the first change: translated, where that is done.
+            let changed = (round * 7) % pages;
+            if round > 8 {
+                let value = (round as u32) << 8 | 0x4400_0001;
+                immediates[changed as usize] = value;
+                ram.write_all_at(&value.to_le_bytes(), function(changed) + 1).expect("it is RAM");
+            }
+            call_once(&mut vcpu, true);
+            let given: Vec<_> =
+                (0..pages).map(|n| machine.read_u64(at::DATA + n * 4) as u32).collect();
+            assert_eq!(given, immediates, "round {round} of {pages} pages");
+        }
+    }
+}
+
+fn what_another_address_space_executes_is_looked_at(options: Options) {
+    // Each PCID keeps what it has executed.
+    let (machine, ram) = Machine::with_file(
+        options,
+        &assemble(at::CODE, |a| {
+            let mut top = a.create_label();
+            a.mov(rax, cr4)?;
+            a.or(eax, cr4::PCIDE as i32)?;
+            a.mov(cr4, rax)?;
+            a.mov(r8, cr3)?;
+            a.mov(r9, 1_u64 << 63)?;
+            a.or(r9, r8)?;
+            a.set_label(&mut top)?;
+            for pcid in [1, 2] {
+                a.lea(rax, qword_ptr(r9 + pcid))?;
+                a.mov(cr3, rax)?;
+                if pcid == 1 {
+                    a.call(FUNCTION)?;
+                    a.mov(rbx, rax)?;
+                }
+            }
+            a.out(0x80, al)?;
+            a.jmp(top)
+        }),
+    );
+    machine.write(FUNCTION, &assemble(FUNCTION, |a| a.mov(rax, u64::MAX)));
+    machine.write(IMMEDIATE + 8, &[0xc3]);
+    let mut vcpu = machine.vcpu();
+    for n in 0..60 {
+        write(&ram, IMMEDIATE, version(n / 3));
+        call_once(&mut vcpu, true);
+        assert_eq!(vcpu.gpr(gpr::RBX), version(n / 3), "entry {n}");
+    }
 }
 
 /// How the guest and the stranger tell each other how far they are.

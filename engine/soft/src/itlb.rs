@@ -17,6 +17,9 @@ use crate::ram::{self, Page};
 
 const ENTRIES: usize = 1024;
 
+/// How many pages are noted.
+const NOTED: usize = 32;
+
 /// Bits of a key. The rest, above them, is the generation.
 pub mod key {
     /// The block has a translation. No part of what the key says: [`super::InstructionTlb`]'s keys have it set.
@@ -128,6 +131,10 @@ pub struct InstructionTlb {
     upper_non_global: bool,
     /// How many entries were made.
     pub fills: u64,
+    /// All pages with entries that may hold, if they are few: [`NOTED`] of them at most.
+    noted: Vec<Fetched>,
+    /// They are not few.
+    overflowed: bool,
 }
 
 const fn half(linear: u64) -> usize {
@@ -155,6 +162,8 @@ impl InstructionTlb {
             lower_global: false,
             upper_non_global: false,
             fills: 0,
+            noted: Vec::with_capacity(NOTED),
+            overflowed: false,
         };
         itlb.flush_all();
         itlb
@@ -271,6 +280,7 @@ impl InstructionTlb {
     /// Enters the page of `linear`.
     pub fn fill(&mut self, linear: u64, fetched: Fetched, page_size: u64, global: bool) {
         self.fills += 1;
+        self.note(fetched);
         let half = half(linear);
         self.seen[self.seen_of(linear)].add(linear, page_size);
         self.upper_non_global |= half == 1 && !global;
@@ -279,8 +289,25 @@ impl InstructionTlb {
             Entry { linear: linear & !(ram::SIZE - 1), key: self.key(linear), fetched };
     }
 
+    fn note(&mut self, fetched: Fetched) {
+        if self.overflowed || self.noted.iter().any(|noted| noted.id == fetched.id) {
+            return;
+        }
+        self.overflowed = self.noted.len() == NOTED;
+        if !self.overflowed {
+            self.noted.push(fetched);
+        }
+    }
+
+    /// All pages with entries that may hold, unless they are many.
+    pub fn noted(&self) -> Option<&[Fetched]> {
+        (!self.overflowed).then_some(&self.noted)
+    }
+
     /// Drops all, of all address spaces.
     pub fn flush_all(&mut self) {
+        self.noted.clear();
+        self.overflowed = false;
         self.drop_lower_halves();
         self.drop_upper_half();
         self.update_keys();

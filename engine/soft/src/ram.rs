@@ -100,6 +100,39 @@ impl Page {
         Some(())
     }
 
+    /// Whether the 64 bytes at `offset` are these; `None` if they do not lie in the page. It is as if each eight of them were loaded at a
+    /// time of its own.
+    #[inline(always)]
+    pub fn is(self, offset: u64, bytes: &[u8; 64]) -> Option<bool> {
+        let at = self.at(offset, bytes.len() as u64)?;
+        let equal: u32;
+        // SAFETY: by the invariant, and `at` has checked that the access is within the page; `bytes` is the caller's.
+        unsafe {
+            asm!(
+                "movdqu {a}, [{p}]",
+                "movdqu {b}, [{k}]",
+                "pcmpeqb {a}, {b}",
+                "movdqu {c}, [{p} + 16]",
+                "movdqu {b}, [{k} + 16]",
+                "pcmpeqb {c}, {b}",
+                "pand {a}, {c}",
+                "movdqu {c}, [{p} + 32]",
+                "movdqu {b}, [{k} + 32]",
+                "pcmpeqb {c}, {b}",
+                "pand {a}, {c}",
+                "movdqu {c}, [{p} + 48]",
+                "movdqu {b}, [{k} + 48]",
+                "pcmpeqb {c}, {b}",
+                "pand {a}, {c}",
+                "pmovmskb {equal:e}, {a}",
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _,
+                p = in(reg) at, k = in(reg) bytes.as_ptr(), equal = lateout(reg) equal,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+        Some(equal == 0xffff)
+    }
+
     /// Compares and exchanges atomically, and gives what was there; `None` if it does not lie in
     /// the page.
     ///

@@ -54,7 +54,7 @@ impl SoftVcpu {
         let sync = std::sync::Arc::clone(&self.sync);
         sync.enter();
         if entry.fresh {
-            self.itlb.flush_all();
+            self.check_code(&mut blocks);
         }
         self.wants_interrupt_window = entry.interrupt_window;
         self.wants_nmi_window = entry.nmi_window;
