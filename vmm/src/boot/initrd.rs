@@ -33,30 +33,46 @@ pub enum Error {
     Write(#[source] GuestMemoryError),
 }
 
-/// Writes `archives`, or parts of them, as high as possible in `room`, page aligned, and gives
-/// their own memory free. Returns where they are, or `None` if there are none.
-pub fn place<M: GuestMemoryBackend>(
-    memory: &M,
+/// Archives, or parts of them, and where each of them goes.
+#[derive(Debug)]
+pub struct Initrd {
     archives: Vec<Input>,
-    room: Range<u64>,
-) -> Result<Option<Range<u64>>, Error> {
-    let offsets = offsets(&archives);
-    let size = archives.iter().zip(&offsets).map(|(a, o)| o + a.length()).max().unwrap_or(0);
-    if size == 0 {
-        return Ok(None);
+    offsets: Vec<u64>,
+    range: Range<u64>,
+}
+
+impl Initrd {
+    /// Finds a place for `archives` as high as possible in `room`, page aligned; `None` if they have no bytes.
+    pub fn new(archives: Vec<Input>, room: Range<u64>) -> Result<Option<Initrd>, Error> {
+        let offsets = offsets(&archives);
+        let size = archives.iter().zip(&offsets).map(|(a, o)| o + a.length()).max().unwrap_or(0);
+        if size == 0 {
+            return Ok(None);
+        }
+        let lowest = room.start.next_multiple_of(layout::PAGE);
+        let start = room
+            .end
+            .checked_sub(size)
+            .map(|start| start - start % layout::PAGE)
+            .filter(|start| *start >= lowest)
+            .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
+        Ok(Some(Initrd { archives, offsets, range: start..start + size }))
     }
-    let lowest = room.start.next_multiple_of(layout::PAGE);
-    let start = room
-        .end
-        .checked_sub(size)
-        .map(|start| start - start % layout::PAGE)
-        .filter(|start| *start >= lowest)
-        .ok_or(Error::TooBig { size, room: room.end.saturating_sub(lowest) })?;
-    for (archive, offset) in archives.into_iter().zip(offsets) {
-        let address = GuestAddress(start + offset);
-        archive.load(0, archive.length(), memory, address).map_err(Error::Write)?;
+
+    /// Where they go.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
     }
-    Ok(Some(start..start + size))
+
+    /// Writes them there, and gives their own memory free.
+    pub fn load<M: GuestMemoryBackend>(self, memory: &M) -> Result<(), Error> {
+        for (archive, offset) in self.archives.into_iter().zip(self.offsets) {
+            let address = GuestAddress(self.range.start + offset);
+            archive.load(0, archive.length(), memory, address).map_err(Error::Write)?;
+        }
+        Ok(())
+    }
 }
 
 /// Where each archive begins, from the first one's start.

@@ -12,6 +12,17 @@ fn archives(bytes: &[&[u8]]) -> Vec<Input> {
     bytes.iter().map(|bytes| Input::bytes(bytes.to_vec())).collect()
 }
 
+/// Places and writes them.
+fn place(
+    memory: &GuestMemoryMmap,
+    archives: Vec<Input>,
+    room: Range<u64>,
+) -> Result<Option<Range<u64>>, Error> {
+    let Some(initrd) = Initrd::new(archives, room)? else { return Ok(None) };
+    let range = initrd.range();
+    initrd.load(memory).map(|()| Some(range))
+}
+
 #[test]
 fn archives_follow_each_other_at_multiples_of_four() {
     let memory = memory();

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use hv::host_error::explain;
 use linux_loader::loader::bootparam::{
     KASLR_FLAG, LOADED_HIGH, SETUP_RNG_SEED, boot_e820_entry, boot_params, setup_header,
 };
@@ -15,11 +16,12 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::command_line::{self, CommandLine};
+use super::initrd::{self, Initrd};
 use super::input::Input;
 use super::kernel::{self, Kernel};
 use super::memory_map::{Entry, memory_map};
 use super::start::{self, Start};
-use super::{initrd, layout, multiboot, pvh};
+use super::{layout, multiboot, pvh};
 
 /// Boot sector signature. See: zero-page.rst, offset 0x1fe.
 const BOOT_FLAG: u16 = 0xaa55;
@@ -48,6 +50,9 @@ pub enum Error {
     /// The initial file system cannot be placed.
     #[error(transparent)]
     Initrd(#[from] initrd::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {}", explain(.0))]
+    Thread(std::io::Error),
     /// The command line is longer than the kernel takes.
     #[error(transparent)]
     CommandLine(#[from] command_line::Error),
@@ -100,7 +105,7 @@ pub struct Placed {
 /// Kernel and archives are used up: they are big, and nothing of them stays
 /// outside of the guest's memory. What cannot go is found before the kernel
 /// is unpacked, except for damage to the packed kernel itself.
-pub fn place<M: GuestMemoryBackend>(
+pub fn place<M: GuestMemoryBackend + Sync>(
     memory: &M,
     kernel: Kernel,
     initrd: Vec<Input>,
@@ -115,28 +120,47 @@ pub fn place<M: GuestMemoryBackend>(
     let end = layout::low_ram_end(boot.ram);
     let range = kernel.range(end)?;
     let room = range.end..end.min(kernel.initrd_address_max() + 1);
-    let initrd = initrd::place(memory, initrd, room)?;
+    let initrd = Initrd::new(initrd, room)?;
+    let initrd_range = initrd.as_ref().map(Initrd::range);
     write_command_line(memory, boot.command_line, kernel.command_line_limit())?;
 
     let entry = kernel.elf().entry;
     let header = kernel.setup_header().copied();
-    let pvh_entry = kernel.load(memory)?;
+    let pvh_entry = load(memory, kernel, initrd)?;
     let map = memory_map(boot.ram);
     let start = match boot.protocol {
         Protocol::Linux64 => {
             start::write_page_tables(memory)?;
             let header = header.unwrap_or_else(header_of_vmlinux);
-            write_boot_params(memory, boot, header, initrd.as_ref(), &map)?;
+            write_boot_params(memory, boot, header, initrd_range.as_ref(), &map)?;
             Start::long(entry)
         }
         Protocol::Pvh => {
             let entry = pvh_entry.ok_or(Error::NoPvhEntry)?;
-            pvh::write_start_info(memory, boot, initrd.as_ref(), &map)?;
+            pvh::write_start_info(memory, boot, initrd_range.as_ref(), &map)?;
             Start::protected(entry)
         }
     };
     start.write_gdt(memory)?;
-    Ok(Placed { start, kernel: range, initrd })
+    Ok(Placed { start, kernel: range, initrd: initrd_range })
+}
+
+/// Writes the kernel, and at the same time the initial file system. Gives the kernel's PVH entry.
+fn load<M: GuestMemoryBackend + Sync>(
+    memory: &M,
+    kernel: Kernel,
+    initrd: Option<Initrd>,
+) -> Result<Option<u64>, Error> {
+    let Some(initrd) = initrd else { return Ok(kernel.load(memory)?) };
+    std::thread::scope(|scope| {
+        let loading = std::thread::Builder::new()
+            .name("initrd".into())
+            .spawn_scoped(scope, || initrd.load(memory))
+            .map_err(Error::Thread)?;
+        let entry = kernel.load(memory);
+        loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(entry?)
+    })
 }
 
 fn write_command_line<M: GuestMemoryBackend>(
