@@ -12,6 +12,7 @@ use virt::memory::{Memory, View};
 use crate::jit::Jit;
 use crate::modes::Modes;
 use crate::polled::Polled;
+use crate::ram::Probe;
 use crate::vcpu::SoftVcpu;
 use crate::vector::{self, Extension};
 
@@ -66,6 +67,8 @@ impl<R: RawMutex + Send + std::marker::Sync> Slots for Memory<R> {
 pub(crate) struct Shared {
     pub memory: Arc<dyn Slots>,
     pub options: Options,
+    /// Who is asked whether a page of a slot is there.
+    pub probe: Option<Probe>,
     /// How many vCPUs share the limits of `options`.
     pub vcpus: AtomicUsize,
     /// Held during a locked access that crosses a page: see `SoftVcpu::update_across`.
@@ -188,9 +191,24 @@ impl SoftEngine {
         // The two ways are compared by how far they come, too.
         let counted = options.counted || options.lockstep;
         let options = Options { counted, ..options };
-        let shared =
-            Shared { memory, options, vcpus: AtomicUsize::new(0), split_lock: Mutex::new(()) };
+        let shared = Shared {
+            memory,
+            options,
+            probe: None,
+            vcpus: AtomicUsize::new(0),
+            split_lock: Mutex::new(()),
+        };
         Self { shared: Arc::new(shared), vcpus: Mutex::default() }
+    }
+
+    /// Has `probe` asked whether a page is there when a vCPU finds it in a slot: where it is not, an access comes out
+    /// as [`Intercept::BadMemory`](arch_x86::engine::Intercept), and is no fault of the process. To be said before there are vCPUs.
+    #[must_use]
+    pub fn probing(mut self, probe: Probe) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.probe = Some(probe);
+        }
+        self
     }
 
     /// Whether this host lets code be translated.

@@ -10,7 +10,7 @@ use iced_x86::{CpuidFeature, Instruction};
 use crate::blocks::{Blocks, Found, MAX_BLOCK, Place};
 use crate::itlb::Fetched;
 use crate::modes::undefined_flags;
-use crate::ram;
+use crate::ram::{self, Page};
 use crate::traces::Tracer;
 use crate::vcpu::{SoftVcpu, attention};
 use crate::vector;
@@ -103,6 +103,13 @@ impl SoftVcpu {
             self.itlb.flush_all();
             return;
         };
+        let is_there =
+            |page: Page| self.shared.probe.is_none_or(|probe| page.is_there(probe, false));
+        if !noted.iter().all(|noted| is_there(noted.page)) {
+            // Who goes on there comes out.
+            self.flush_translations();
+            return;
+        }
         for &Fetched { page, id } in noted {
             let stale = self.code_pages.stale(id, page);
             if stale != 0 {

@@ -177,7 +177,7 @@ fn code_in_few_pages_and_in_many_is_looked_at(options: Options) {
         let function = |n| FUNCTIONS + n * 0x1000 + IN_PAGE;
         // What they give, one after the other, at DATA.
         let (machine, ram) = Machine::with_file(
-            options.clone(),
+            options,
             &assemble(at::CODE, |a| {
                 let mut top = a.create_label();
                 a.set_label(&mut top)?;

@@ -135,4 +135,5 @@ pub use engine::{Kicker, Options, SoftEngine, instructions};
 pub use jit::context::SignalPlace;
 pub use lockstep::{Difference, Divergence};
 pub use modes::Modes;
+pub use ram::Probe;
 pub use vcpu::{SoftVcpu, Statistics};

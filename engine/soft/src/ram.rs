@@ -27,6 +27,10 @@ pub const SIZE: u64 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page(u64);
 
+/// Says whether memory at a host virtual address can be read, or with `true` be written to: for slots of which nobody promises that they
+/// are mapped.
+pub type Probe = fn(u64, bool) -> bool;
+
 #[repr(C, align(4096))]
 struct Nowhere(UnsafeCell<[u8; SIZE as usize]>);
 
@@ -45,6 +49,11 @@ impl Page {
         // Slots are whole pages.
         let (hva, _) = view.host_address(gpa & !(SIZE - 1), write)?;
         Ok(Self(hva))
+    }
+
+    /// Whether `probe` finds it.
+    pub fn is_there(self, probe: Probe, write: bool) -> bool {
+        probe(self.0, write)
     }
 
     /// A page that is mapped but nobody's: what an empty entry of a cache holds.

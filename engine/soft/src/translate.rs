@@ -10,7 +10,7 @@ use virt::dirty_ring::DirtyRing;
 use virt::memory::{Unreached, View};
 
 use crate::code_pages::{self, CodePages};
-use crate::ram::{self, Page};
+use crate::ram::{self, Page, Probe};
 use crate::tlb::{Fill, Rights};
 use crate::vcpu::{CodeWrite, SoftVcpu, attention};
 
@@ -25,6 +25,7 @@ pub(crate) struct Located {
 /// The page tables, as the walk sees them.
 struct Tables<'a> {
     view: &'a View,
+    probe: Option<Probe>,
     code_pages: &'a CodePages,
     code_writes: &'a mut Vec<CodeWrite>,
     /// Accessed or dirty bits were set.
@@ -33,7 +34,7 @@ struct Tables<'a> {
 
 impl Tables<'_> {
     fn page(&self, gpa: u64, write: bool) -> Result<Page, NoMemory> {
-        Page::of(self.view, gpa, write).map_err(|_| NoMemory { gpa })
+        reach(self.view, self.probe, gpa, write).map_err(|_| NoMemory { gpa })
     }
 
     /// An accessed or dirty bit was set: in a page with code as well, if the guest is odd.
@@ -62,6 +63,13 @@ impl PhysMemory for Tables<'_> {
         self.written(gpa);
         Ok(found == current)
     }
+}
+
+/// The page that holds `gpa`, if it is in a slot, and there.
+fn reach(view: &View, probe: Option<Probe>, gpa: u64, write: bool) -> Result<Page, Unreached> {
+    let page = Page::of(view, gpa, write)?;
+    let is_there = probe.is_none_or(|probe| page.is_there(probe, write));
+    if is_there { Ok(page) } else { Err(Unreached::BadAddress { gpa }) }
 }
 
 /// Notes a write of `size` bytes at `gpa` if it met decoded code. Gives whether it did.
@@ -97,6 +105,7 @@ impl SoftVcpu {
     pub(crate) fn walk(&mut self, query: Query) -> Result<Translation, Stop> {
         let mut tables = Tables {
             view: &self.view,
+            probe: self.shared.probe,
             code_pages: &self.code_pages,
             code_writes: &mut self.code_writes,
             marked: &mut self.lockstep.marked,
@@ -115,7 +124,7 @@ impl SoftVcpu {
 
     /// The page of `linear` in the slots.
     pub(crate) fn page_of(&mut self, gpa: u64, write: bool) -> Result<Page, Stop> {
-        let page = Page::of(&self.view, gpa, write);
+        let page = reach(&self.view, self.shared.probe, gpa, write);
         if write && self.view.ring().is_some_and(DirtyRing::is_nearly_full) {
             // `attend` comes out.
             self.sync.look();

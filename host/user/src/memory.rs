@@ -39,6 +39,20 @@ pub fn read(hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
     }
 }
 
+/// Whether a byte can be read there, or with `write` be written to; then it is, with what it was.
+#[must_use]
+pub fn is_there(hva: u64, write: bool) -> bool {
+    let Ok(at) = check(hva, 1) else { return false };
+    // SAFETY: as in `read` and `compare_exchange`. An exchange writes in any case. See: Intel SDM vol. 2, CMPXCHG.
+    let reached = unsafe {
+        match write {
+            false => fixup::load(at, 1).map(drop),
+            true => fixup::compare_exchange(at, 1, 0, 0).map(drop),
+        }
+    };
+    reached.is_ok()
+}
+
 /// Writes memory. Naturally aligned words of up to 8 bytes are written in one access.
 ///
 /// # Errors

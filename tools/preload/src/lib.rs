@@ -7,6 +7,7 @@
 //! What is behind the descriptors:
 //! - [`device`], [`vm`], [`vcpu`]: the three kinds, each with its ioctls; [`statistics`], which are read; [`object`]: any of them;
 //! - [`pages`]: a descriptor of the kernel's, and the memory that a vCPU shares;
+//! - `mappings`: that memory of slots is gone;
 //! - [`descriptors`]: which number is of which object;
 //! - [`running`]: that this thread is in KVM_RUN, and what a signal does to that; `cancels`: and who cancels it;
 //! - [`forks`]: whose process an object is of; [`options`]: what the program is run with.
@@ -25,7 +26,9 @@
 //! - A signal's handler that interrupts KVM_RUN runs before that has returned. So it may make no ioctl of KVM (EBUSY), and must
 //!   return: a vCPU whose handler jumps elsewhere can't be used any more.
 //! - The path is `/dev/kvm`, as it stands: another one that leads there is the host's own.
-//! - Memory of a slot that is not mapped is the program's fault when the guest touches it (SIGSEGV), where KVM_RUN would fail (EFAULT).
+//! - Memory of a slot that is not mapped is EFAULT of KVM_RUN's when the guest touches it, as there, if it was so when the run began and is
+//!   the first that the guest touches of it. What goes meanwhile, or is in a large page of which the rest is there, is the program's
+//!   fault (SIGSEGV).
 //!
 //! See: Linux, Documentation/virt/kvm/api.rst; ld.so(8).
 
@@ -34,6 +37,7 @@ pub mod descriptors;
 pub mod device;
 pub mod forks;
 pub mod interpose;
+mod mappings;
 mod next;
 pub mod object;
 pub mod options;

@@ -101,6 +101,7 @@ impl Vcpu {
         if cancels::was_asked(thread) {
             self.end_run();
         }
+        self.vm.forget_what_is_gone();
         let place = core.engine().signal_room();
         let done = Running::new(self, place).during(mask, || run(&mut core, argument, &self.pages));
         self.thread.store(0, Ordering::Relaxed);

@@ -2,15 +2,19 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use abi::ioctl;
 use arch_x86::ioctl::vm;
 use arch_x86::machine::{MAX_CPUS, X86};
 use engine_soft::SoftEngine;
 use host_user::Process;
 use parking_lot::Mutex;
+use virt::arch::Arch;
 use virt::ioctl::is_exclusive;
 use virt::{Errno, Memory};
 
+use crate::mappings;
 use crate::object::{Made, Object};
 use crate::options::Options;
 use crate::pages::Ring;
@@ -24,6 +28,8 @@ pub struct Vm {
     /// Held during calls that are made one after the other. Nothing else is locked outside of it.
     exclusive: Mutex<()>,
     ring: Ring,
+    /// As far as the vCPUs know of what is [`gone`](mappings).
+    gone: AtomicU64,
 }
 
 impl Vm {
@@ -42,9 +48,11 @@ impl Vm {
         // program in whose process this is, of memory of its own, as for any system call which it hands addresses to that
         // others use until it says so. This library makes no references to it.
         let engine = unsafe { SoftEngine::new(Arc::clone(&memory), options) };
+        let engine = engine.probing(host_user::memory::is_there);
         let arch = X86::new(Process::new(), engine, Arc::clone(&memory), hardware, MAX_CPUS)?;
         let core = CoreVm::new(memory, arch)?;
-        Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring: Ring::new()? }))
+        let (ring, gone) = (Ring::new()?, AtomicU64::new(mappings::how_many()));
+        Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring, gone }))
     }
 
     /// Answers an ioctl. A vCPU or statistics that it makes are given to `install`, which gives their number.
@@ -65,7 +73,24 @@ impl Vm {
             let (vcpu, descriptor) = Vcpu::new(self, id)?;
             install(Made { object: Object::vcpu(vcpu), descriptor })
         };
-        vm(&self.core, number, argument, create_vcpu, |file| install(Statistics::made(file)?))
+        let done =
+            vm(&self.core, number, argument, create_vcpu, |file| install(Statistics::made(file)?));
+        if matches!(number, ioctl::SET_USER_MEMORY_REGION | ioctl::SET_USER_MEMORY_REGION2) {
+            for slot in self.core.memory().view().slots().iter() {
+                mappings::used(slot.hva, slot.size);
+            }
+        }
+        done
+    }
+
+    /// Has the vCPUs forget where they have found memory, if any is gone since the last time.
+    pub(crate) fn forget_what_is_gone(&self) {
+        let gone = mappings::how_many();
+        if self.gone.load(Ordering::SeqCst) != gone {
+            self.core.arch().memory_changed(0, u64::MAX);
+            // Not before: another vCPU would enter, and knew still what is gone.
+            self.gone.store(gone, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn ring(&self) -> &Ring {

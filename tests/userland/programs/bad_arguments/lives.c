@@ -56,6 +56,58 @@ static void what_is_unmapped_is_not_the_programs_end(void) {
     end(&m);
 }
 
+// mov ax, 0x2000; mov ds, ax; and behind that mov al, [0], or mov [0], al; out 0x80, al; jmp back to the access
+#define ACCESS 0x1005
+static const uint8_t READS[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xa0, 0, 0, 0xe6, 0x80, 0xeb, 0xf9};
+static const uint8_t WRITES[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xa2, 0, 0, 0xe6, 0x80, 0xeb, 0xf9};
+
+static uint64_t rip(struct machine *m) {
+    struct kvm_regs regs = {0};
+    EXPECT(ioctl(m->vcpu, KVM_GET_REGS, &regs), 0);
+    return regs.rip;
+}
+
+// The guest's accesses to what is not there are errors of KVM_RUN's, before the instruction; it goes on when it is there again.
+static void what_the_guest_needs_and_is_unmapped_is_efault(void) {
+    for (int writes = 0; writes < 2; writes++) {
+        struct machine m = machine(NO_CHIPS);
+        real_mode(&m, writes ? WRITES : READS, sizeof READS);
+        uint8_t *page = m.memory + 0x20000;
+        int fixed = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+        if (writes)
+            mprotect(page, PAGE, PROT_READ);
+        else
+            munmap(page, PAGE);
+        for (int again = 0; again < 2; again++) {
+            EXPECT(ioctl(m.vcpu, KVM_RUN, 0), EFAULT);
+            ENSURE(rip(&m) == ACCESS);
+        }
+        ENSURE(mmap(page, PAGE, PROT_READ | PROT_WRITE, fixed, -1, 0) == page);
+        *page = 0x5a;
+        EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+        ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
+        ENSURE(writes ? *page == 0 : *((uint8_t *)m.run + m.run->io.data_offset) == 0x5a);
+        // What it knows by heart, between two runs.
+        for (int again = 0; again < 200; again++)
+            EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+        munmap(page, PAGE);
+        EXPECT(ioctl(m.vcpu, KVM_RUN, 0), EFAULT);
+        ENSURE(rip(&m) == ACCESS);
+        ENSURE(mmap(page, PAGE, PROT_READ | PROT_WRITE, fixed, -1, 0) == page);
+        EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+        // Its code.
+        uint8_t code[PAGE];
+        memcpy(code, m.memory + CODE, PAGE);
+        munmap(m.memory + CODE, PAGE);
+        EXPECT(ioctl(m.vcpu, KVM_RUN, 0), EFAULT);
+        ENSURE(mmap(m.memory + CODE, PAGE, PROT_READ | PROT_WRITE, fixed, -1, 0) != MAP_FAILED);
+        memcpy(m.memory + CODE, code, PAGE);
+        EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+        ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
+        end(&m);
+    }
+}
+
 struct creation {
     int vm, id, fd, error;
     pthread_barrier_t *barrier;
@@ -181,6 +233,7 @@ static void slots_change_under_a_guest(void) {
 const struct check LIVES[] = {
     {"what_is_closed_is_ebadf_and_the_rest_lives", what_is_closed_is_ebadf_and_the_rest_lives},
     {"what_is_unmapped_is_not_the_programs_end", what_is_unmapped_is_not_the_programs_end},
+    {"what_the_guest_needs_and_is_unmapped_is_efault", what_the_guest_needs_and_is_unmapped_is_efault},
     {"one_of_two_makes_a_vcpu", one_of_two_makes_a_vcpu},
     {"a_vcpus_calls_are_made_one_after_the_other", a_vcpus_calls_are_made_one_after_the_other},
     {"slots_change_under_a_guest", slots_change_under_a_guest},

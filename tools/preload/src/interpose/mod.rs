@@ -3,6 +3,7 @@
 //! - `device`: opening `/dev/kvm`, and looking whether it is there;
 //! - `calls`: `ioctl`;
 //! - `contents`: reading and mapping descriptors;
+//! - `mappings`: unmapping and moving memory;
 //! - `lives`: closing and copying descriptors;
 //! - `sends`: sending descriptors to other processes;
 //! - [`signals`]: setting handlers;
@@ -21,6 +22,7 @@ mod calls;
 mod contents;
 mod device;
 mod lives;
+mod mappings;
 mod sends;
 pub mod signals;
 mod start;
@@ -30,6 +32,7 @@ pub use calls::*;
 pub use contents::*;
 pub use device::*;
 pub use lives::*;
+pub use mappings::*;
 pub use sends::*;
 pub use threads::*;
 

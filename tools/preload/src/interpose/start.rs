@@ -1,6 +1,6 @@
 //! What is done when the library is loaded: the C library's functions are looked up.
 
-use super::{calls, contents, device, lives, sends, signals};
+use super::{calls, contents, device, lives, mappings, sends, signals};
 
 /// Called by the dynamic loader, with the feature `interpose`.
 #[used]
@@ -11,6 +11,7 @@ extern "C" fn start() {
     device::look_up();
     calls::IOCTL.look_up();
     contents::look_up();
+    mappings::look_up();
     for one in [&lives::CLOSE, &lives::DUP] {
         one.look_up();
     }

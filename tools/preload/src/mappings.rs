@@ -1,0 +1,61 @@
+//! That memory of slots is gone: the program has unmapped it, or moved it elsewhere.
+//!
+//! A vCPU has found pages before, and would touch them. With Linux's KVM the kernel takes them from it; here
+//! [`interpose`](crate::interpose) says what the program has the C library do, [`gone`], and the next KVM_RUN has the vCPUs forget what they
+//! have found ([`how_many`]). What goes during a run is still a fault of the program's.
+//!
+//! Nothing is locked: this is called in signals' handlers, too.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// All slots that there ever were lie between these.
+static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+static HIGHEST: AtomicU64 = AtomicU64::new(0);
+
+static GONE: AtomicU64 = AtomicU64::new(0);
+
+/// Slots are at these addresses.
+pub(crate) fn used(start: u64, size: u64) {
+    LOWEST.fetch_min(start, Ordering::SeqCst);
+    HIGHEST.fetch_max(start.saturating_add(size), Ordering::SeqCst);
+}
+
+/// Nothing is mapped there any more.
+pub(crate) fn gone(start: u64, size: u64) {
+    let end = start.saturating_add(size);
+    if start < HIGHEST.load(Ordering::SeqCst) && LOWEST.load(Ordering::SeqCst) < end {
+        GONE.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// How many times it was said that something is gone which may be a slot's.
+pub(crate) fn how_many() -> u64 {
+    GONE.load(Ordering::SeqCst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_all_slots_is_not_counted() {
+        let counts = |start, size| {
+            let before = how_many();
+            gone(start, size);
+            how_many() - before
+        };
+        assert_eq!(counts(0x1000, u64::MAX), 0, "there are no slots");
+        used(0x10_0000, 0x2000);
+        used(0x30_0000, 0x1000);
+        for (start, size, counted) in [
+            (0xf_f000, 0x1000, 0),
+            (0xf_f000, 0x1001, 1),
+            (0x10_1000, 0x1000, 1),
+            (0x20_0000, 0x1000, 1),
+            (0x30_0fff, 1, 1),
+            (0x30_1000, u64::MAX, 0),
+        ] {
+            assert_eq!(counts(start, size), counted, "{size:#x} at {start:#x}");
+        }
+    }
+}
