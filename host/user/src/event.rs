@@ -11,11 +11,13 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use virt::host::Event;
 
+use crate::own_descriptor::OwnDescriptor;
+
 /// A handle of an eventfd: it counts how often it was signalled, and its descriptor is readable while that is not zero.
 /// Reading and writing do not wait.
 #[derive(Clone, Debug)]
 pub struct EventFd {
-    descriptor: Arc<OwnedFd>,
+    descriptor: Arc<OwnDescriptor>,
     /// The kernel's number for it, if it is of somebody else's making.
     foreign: Option<u32>,
 }
@@ -27,7 +29,7 @@ impl EventFd {
     /// When this process, or the host, has too many files open.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { descriptor: Arc::new(fd), foreign: None })
+        Ok(Self { descriptor: Arc::new(fd.into()), foreign: None })
     }
 
     /// The one that a descriptor of this process is of, which stays the caller's.
@@ -41,7 +43,7 @@ impl EventFd {
         let Some(number) = info.lines().find_map(number) else {
             return Err(rustix::io::Errno::INVAL.into());
         };
-        Ok(Self { descriptor: Arc::new(duplicate), foreign: Some(number) })
+        Ok(Self { descriptor: Arc::new(duplicate.into()), foreign: Some(number) })
     }
 
     /// Whether an access would not wait. One of somebody else's making may be such that it waits; that is not changed, and

@@ -4,6 +4,7 @@
 //! - [`memory`]: guest memory at host virtual addresses;
 //! - [`caller`]: memory at addresses that an ioctl is called with;
 //! - [`fixup`]: accesses to memory that may not be there, under both;
+//! - [`own_descriptor`]: descriptors of the hypervisor's own, which a program is not to close;
 //! - [`own_process`]: which process this is;
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
@@ -17,6 +18,7 @@ pub mod fixup;
 #[cfg(test)]
 mod fixup_test;
 pub mod memory;
+pub mod own_descriptor;
 pub mod own_process;
 pub mod parker;
 pub mod scheduling;

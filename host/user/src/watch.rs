@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 use virt::host::{Event, Notify};
 
 use crate::event::EventFd;
+use crate::own_descriptor::OwnDescriptor;
 use crate::thread;
 
 /// The watched events of a machine. The thread is there from the first one on, and ends with this.
@@ -26,7 +26,7 @@ struct Started {
 
 /// What the thread waits for.
 struct Waiting {
-    epoll: OwnedFd,
+    epoll: OwnDescriptor,
     targets: Mutex<Targets>,
 }
 
@@ -57,7 +57,7 @@ impl Watches {
 
 impl Started {
     fn new() -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let epoll = OwnDescriptor::from(epoll::create(CreateFlags::CLOEXEC)?);
         let stop = EventFd::new()?;
         epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
         let waiting = Arc::new(Waiting { epoll, targets: Mutex::default() });

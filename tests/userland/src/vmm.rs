@@ -19,7 +19,7 @@ macro_rules! source {
 }
 
 /// Its files, by name.
-const SOURCES: [(&str, &str); 11] = [
+const SOURCES: [(&str, &str); 12] = [
     source!("vmm.h"),
     source!("machine.c"),
     source!("main.c"),
@@ -27,6 +27,7 @@ const SOURCES: [(&str, &str); 11] = [
     source!("signals.c"),
     source!("handlers.c"),
     source!("descriptors.c"),
+    source!("closing.c"),
     source!("shared.c"),
     source!("dirty.c"),
     source!("many.c"),

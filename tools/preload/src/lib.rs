@@ -22,6 +22,8 @@
 //!   EINVAL).
 //! - What makes system calls by itself, past the C library, is not seen: neither is a descriptor that is opened, copied or closed in that way,
 //!   nor a handler that is set so.
+//! - Some numbers are taken, by the library's own descriptors for events. They can't be closed (EBADF; a range is closed around them), but
+//!   `dup2` replaces one without a word, and its events are lost.
 //! - A descriptor is not sent to another process (SCM_RIGHTS): EOPNOTSUPP, and a word on stderr. One that is given on at `exec` is closed.
 //! - A signal's handler that interrupts KVM_RUN runs before that has returned. So it may make no ioctl of KVM (EBUSY), and must
 //!   return: a vCPU whose handler jumps elsewhere can't be used any more.

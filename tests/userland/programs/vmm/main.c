@@ -25,6 +25,7 @@ static const struct {
     CASE(a_vm_lives_as_long_as_its_vcpu),
     CASE(each_kind_has_its_own_calls),
     CASE(a_child_has_none_of_it),
+    CASE(events_outlive_closing_all),
     CASE(statistics_are_those_of_now),
     CASE(writes_that_wait_are_in_each_vcpus_ring),
     CASE(dirty_pages_come_in_rings),

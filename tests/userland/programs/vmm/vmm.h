@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -109,6 +110,7 @@ void a_descriptor_is_not_sent(void);
 void a_vm_lives_as_long_as_its_vcpu(void);
 void each_kind_has_its_own_calls(void);
 void a_child_has_none_of_it(void);
+void events_outlive_closing_all(void);
 void statistics_are_those_of_now(void);
 void writes_that_wait_are_in_each_vcpus_ring(void);
 void dirty_pages_come_in_rings(void);

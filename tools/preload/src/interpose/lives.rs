@@ -2,7 +2,16 @@
 //!
 //! Copies of KVM's are closed at `exec`, whatever the caller wants: there they would be nothing. An object is taken from its number
 //! before that is closed, as another thread may get the number at once.
+//!
+//! The library has descriptors of its own among the program's, for events (`host_user::own_descriptor`). A program which closes numbers
+//! that it does not know, one by one or in a range, does not close those: to it there is nothing. Not so if it has another
+//! descriptor take such a number's place (`dup2`, `dup3`): what the library had there is gone, and its number can't be closed.
+//!
+//! See: close_range(2), closefrom(3).
 
+use std::iter;
+
+use host_user::own_descriptor::{is_own, next_own};
 use libc::{c_int, c_uint};
 
 use super::fail;
@@ -37,6 +46,10 @@ pub(super) static CLOSEFROM: Next<From> = unsafe { Next::new(c"closefrom") };
 /// As the C library's.
 #[cfg_attr(feature = "interpose", unsafe(no_mangle))]
 pub unsafe extern "C" fn close(descriptor: c_int) -> c_int {
+    // The library's own closing comes here, too, through the standard library. By then the number is its own no more.
+    if is_own(descriptor) {
+        return fail(libc::EBADF);
+    }
     let object = DESCRIPTORS.remove(descriptor);
     let closed = close_number(descriptor);
     // What it may be the end of comes after that, and is nothing that the caller hears of.
@@ -74,7 +87,21 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
     if flags as c_uint & libc::CLOSE_RANGE_CLOEXEC == 0 && first <= last {
         DESCRIPTORS.remove_range(first, last);
     }
-    // SAFETY: the caller's promise.
+    if first > last || next_own(first).is_none_or(|own| own > last) {
+        return next_close_range(first, last, flags);
+    }
+    // What the flags say of the whole is said first, of a range in which there is nothing: whether they are right, and that this thread
+    // gets a table of its own. If it gets none, nothing may be closed. It is not said again: meanwhile a signal's handler may have
+    // started a thread that is to share the table.
+    let nothing = next_close_range(c_uint::MAX, c_uint::MAX, flags);
+    let flags = flags & !(libc::CLOSE_RANGE_UNSHARE as c_int);
+    let fails = |(first, last)| next_close_range(first, last, flags) != 0;
+    if nothing != 0 || others(first, last).any(fails) { -1 } else { 0 }
+}
+
+/// The C library's, or the system call.
+fn next_close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    // SAFETY: whose they are has the caller of the call to say.
     unsafe {
         match CLOSE_RANGE.get() {
             Some(next) => next(first, last, flags),
@@ -83,13 +110,44 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
     }
 }
 
+/// The parts of a range in which no number is the library's own.
+fn others(first: c_uint, last: c_uint) -> impl Iterator<Item = (c_uint, c_uint)> {
+    let mut rest = Some(first);
+    iter::from_fn(move || {
+        loop {
+            let start = rest.filter(|start| *start <= last)?;
+            let own = next_own(start).filter(|own| *own <= last);
+            rest = own.map(|own| own + 1);
+            match own {
+                None => return Some((start, last)),
+                Some(own) if own > start => return Some((start, own - 1)),
+                Some(_) => {}
+            }
+        }
+    })
+}
+
 /// # Safety
 /// As the C library's.
 #[cfg_attr(feature = "interpose", unsafe(no_mangle))]
 pub unsafe extern "C" fn closefrom(first: c_int) {
-    let first = first.max(0);
-    DESCRIPTORS.remove_range(first as c_uint, c_uint::MAX);
-    // SAFETY: the caller's promise.
+    let first = first.max(0) as c_uint;
+    DESCRIPTORS.remove_range(first, c_uint::MAX);
+    for (first, last) in others(first, c_uint::MAX) {
+        if last == c_uint::MAX {
+            next_closefrom(first as c_int);
+        } else if next_close_range(first, last, 0) != 0 {
+            // Linux before 5.9 has none such. The C library's goes another way by itself.
+            for number in first..=last {
+                close_number(number as c_int);
+            }
+        }
+    }
+}
+
+/// The C library's, or the system call.
+fn next_closefrom(first: c_int) {
+    // SAFETY: whose they are has the caller of the call to say.
     unsafe {
         match CLOSEFROM.get() {
             Some(next) => next(first),
@@ -216,3 +274,7 @@ unsafe fn controlled(next: &Next<Fcntl>, descriptor: c_int, command: c_int, arg:
         }
     }
 }
+
+#[cfg(test)]
+#[path = "lives_test.rs"]
+mod lives_test;
