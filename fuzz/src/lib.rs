@@ -9,7 +9,7 @@
 //! - [`worker`]: the thread that it happens on, and who ends its runs.
 //!
 //! Who is called with an address may read and write there, so all addresses are of the arena, or of nothing. Deviation: slots are
-//! over memory that is mapped, as a guest's own access to another is the program's fault (`preload`).
+//! over memory that is mapped, as a guest's own access to what goes meanwhile is the program's fault (`preload`).
 
 pub mod arena;
 mod calls;

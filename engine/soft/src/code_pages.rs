@@ -3,7 +3,7 @@
 //! A page is divided into granules of 64 bytes. A granule with decoded
 //! instructions has its bit set, and its bytes are kept: instructions are decoded from
 //! the kept bytes, and compared with memory again when the page enters the
-//! instruction TLB ([`CodePages::stale`]). The guest's own writes to such a granule are seen at once.
+//! instruction TLB, and at a fresh entry ([`CodePages::stale`]). The guest's own writes to such a granule are seen at once.
 
 use crate::blocks::AddressMap;
 use crate::ram::{self, Page};

@@ -203,11 +203,14 @@ impl SoftEngine {
 
     /// Has `probe` asked whether a page is there when a vCPU finds it in a slot: where it is not, an access comes out
     /// as [`Intercept::BadMemory`](arch_x86::engine::Intercept), and is no fault of the process. To be said before there are vCPUs.
+    ///
+    /// # Panics
+    /// When there are.
     #[must_use]
     pub fn probing(mut self, probe: Probe) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.probe = Some(probe);
-        }
+        let shared =
+            Arc::get_mut(&mut self.shared).expect("nobody shares it before there are vCPUs");
+        shared.probe = Some(probe);
         self
     }
 

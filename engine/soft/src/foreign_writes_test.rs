@@ -173,8 +173,11 @@ const FUNCTIONS: u64 = at::LARGE;
 const IN_PAGE: u64 = 0xffd;
 
 fn code_in_few_pages_and_in_many_is_looked_at(options: Options) {
-    for pages in [1, 2, 12, 60] {
+    // Few; all of what is compared at an entry; too much for that; more pages than are noted.
+    for (pages, filled) in [(1, false), (2, false), (12, false), (12, true), (60, false)] {
         let function = |n| FUNCTIONS + n * 0x1000 + IN_PAGE;
+        // Behind what is the function's before: nothing but NOPs up to its own.
+        let first = |n| if filled { FUNCTIONS + n * 0x1000 + 8 } else { function(n) };
         // What they give, one after the other, at DATA.
         let (machine, ram) = Machine::with_file(
             options,
@@ -182,7 +185,7 @@ fn code_in_few_pages_and_in_many_is_looked_at(options: Options) {
                 let mut top = a.create_label();
                 a.set_label(&mut top)?;
                 for n in 0..pages {
-                    a.call(function(n))?;
+                    a.call(first(n))?;
                     a.mov(dword_ptr(at::DATA + n * 4), eax)?;
                 }
                 a.out(0x80, al)?;
@@ -191,6 +194,7 @@ fn code_in_few_pages_and_in_many_is_looked_at(options: Options) {
         );
         let mut immediates = vec![0_u32; pages as usize];
         for n in 0..pages {
+            machine.write(first(n), &vec![0x90; (function(n) - first(n)) as usize]);
             machine.write(function(n), &[0xb8, 0, 0, 0, 0, 0xc3]);
         }
         let mut vcpu = machine.vcpu();

@@ -53,13 +53,14 @@ impl SoftVcpu {
         };
         let sync = std::sync::Arc::clone(&self.sync);
         sync.enter();
+        // First of all: slots that were taken away must not be looked at any more.
+        self.invalidate_if_asked();
         if entry.fresh {
             self.check_code(&mut blocks);
         }
         self.wants_interrupt_window = entry.interrupt_window;
         self.wants_nmi_window = entry.nmi_window;
         self.update_attention();
-        self.invalidate_if_asked();
         self.prepare_translated(&blocks);
         let intercept = match entry.inject.map_or(Ok(()), |event| event::deliver(self, event)) {
             Ok(()) => self.execute_blocks(&mut blocks, request),

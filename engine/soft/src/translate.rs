@@ -188,8 +188,9 @@ impl SoftVcpu {
         }
         // A page that is to be marked as dirty when it is written to is found once more then.
         let probe = Query { write: true, ..query };
-        let writable = translation.permits(&self.paging, &probe)
-            && (write || self.view.is_freely_written(gpa));
+        // So is one that was only found to be readable.
+        let is_free = self.shared.probe.is_none() && self.view.is_freely_written(gpa);
+        let writable = translation.permits(&self.paging, &probe) && (write || is_free);
         let is_operand = access == Access::Operand && self.lockstep.behind(access).is_none();
         if is_operand && !write {
             self.find_range(linear, &translation, rights);

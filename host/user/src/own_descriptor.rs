@@ -9,7 +9,7 @@
 //!
 //! A child that `fork` has made has copies of the descriptors and of the bits: there, too, they are none of the program's.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many numbers can be noted, from 0 on.
@@ -21,20 +21,20 @@ static OWN: [AtomicU64; NOTED / BITS] = [const { AtomicU64::new(0) }; NOTED / BI
 
 /// A descriptor whose number is noted while it is open.
 #[derive(Debug)]
-pub struct OwnDescriptor(OwnedFd);
+pub struct OwnDescriptor(Option<OwnedFd>);
 
 impl From<OwnedFd> for OwnDescriptor {
     fn from(descriptor: OwnedFd) -> Self {
         if let Some((word, bit)) = place(descriptor.as_raw_fd()) {
             word.fetch_or(bit, Ordering::AcqRel);
         }
-        Self(descriptor)
+        Self(Some(descriptor))
     }
 }
 
 impl AsFd for OwnDescriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.as_ref().expect("it is there until this is dropped").as_fd()
     }
 }
 
@@ -42,9 +42,19 @@ impl Drop for OwnDescriptor {
     fn drop(&mut self) {
         // It is closed after this: from then on anyone may get the number. And what closes it is the C library's `close`, by its name:
         // who stands before that would refuse a number that is noted.
-        if let Some((word, bit)) = place(self.0.as_raw_fd()) {
-            word.fetch_and(!bit, Ordering::AcqRel);
+        let Some(descriptor) = self.0.take() else { return };
+        let noted = place(descriptor.as_raw_fd());
+        if noted.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit == 0) {
+            // It was given away, and is not to be closed.
+            let _ = descriptor.into_raw_fd();
         }
+    }
+}
+
+/// Somebody else has had another descriptor take a number's place (`dup2`): it is theirs from now on. Any context.
+pub fn give_away(number: RawFd) {
+    if let Some((word, bit)) = place(number) {
+        word.fetch_and(!bit, Ordering::AcqRel);
     }
 }
 
@@ -99,6 +109,17 @@ mod tests {
         let other = from(700);
         assert_eq!(other.as_raw_fd(), 700);
         assert!(!is_own(700));
+    }
+
+    #[test]
+    fn what_was_given_away_is_not_closed() {
+        let own = OwnDescriptor::from(from(760));
+        give_away(760);
+        assert!(!is_own(760));
+        drop(own);
+        // Still open.
+        let next = from(760);
+        assert_eq!(next.as_raw_fd(), 761);
     }
 
     #[test]

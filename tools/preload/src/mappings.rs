@@ -8,29 +8,53 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All slots that there ever were lie between these.
-static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
-static HIGHEST: AtomicU64 = AtomicU64::new(0);
+/// What is known of slots, and of what is gone.
+struct Mappings {
+    /// All slots that there ever were lie between these.
+    lowest: AtomicU64,
+    highest: AtomicU64,
+    gone: AtomicU64,
+}
 
-static GONE: AtomicU64 = AtomicU64::new(0);
+static MAPPINGS: Mappings = Mappings::new();
 
 /// Slots are at these addresses.
 pub(crate) fn used(start: u64, size: u64) {
-    LOWEST.fetch_min(start, Ordering::SeqCst);
-    HIGHEST.fetch_max(start.saturating_add(size), Ordering::SeqCst);
+    MAPPINGS.used(start, size);
 }
 
-/// Nothing is mapped there any more.
+/// Nothing is mapped there any more, or something else.
 pub(crate) fn gone(start: u64, size: u64) {
-    let end = start.saturating_add(size);
-    if start < HIGHEST.load(Ordering::SeqCst) && LOWEST.load(Ordering::SeqCst) < end {
-        GONE.fetch_add(1, Ordering::SeqCst);
-    }
+    MAPPINGS.gone(start, size);
 }
 
 /// How many times it was said that something is gone which may be a slot's.
 pub(crate) fn how_many() -> u64 {
-    GONE.load(Ordering::SeqCst)
+    MAPPINGS.gone.load(Ordering::SeqCst)
+}
+
+impl Mappings {
+    const fn new() -> Self {
+        Self {
+            lowest: AtomicU64::new(u64::MAX),
+            highest: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
+        }
+    }
+
+    fn used(&self, start: u64, size: u64) {
+        self.lowest.fetch_min(start, Ordering::SeqCst);
+        self.highest.fetch_max(start.saturating_add(size), Ordering::SeqCst);
+    }
+
+    fn gone(&self, start: u64, size: u64) {
+        let end = start.saturating_add(size);
+        let (lowest, highest) =
+            (self.lowest.load(Ordering::SeqCst), self.highest.load(Ordering::SeqCst));
+        if start < highest && lowest < end {
+            self.gone.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -39,14 +63,16 @@ mod tests {
 
     #[test]
     fn what_is_beside_all_slots_is_not_counted() {
+        let mappings = Mappings::new();
         let counts = |start, size| {
+            let how_many = || mappings.gone.load(Ordering::SeqCst);
             let before = how_many();
-            gone(start, size);
+            mappings.gone(start, size);
             how_many() - before
         };
         assert_eq!(counts(0x1000, u64::MAX), 0, "there are no slots");
-        used(0x10_0000, 0x2000);
-        used(0x30_0000, 0x1000);
+        mappings.used(0x10_0000, 0x2000);
+        mappings.used(0x30_0000, 0x1000);
         for (start, size, counted) in [
             (0xf_f000, 0x1000, 0),
             (0xf_f000, 0x1001, 1),

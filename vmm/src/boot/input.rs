@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, ReadVolatile};
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// The first `length` bytes of a regular file.
+    /// The first `length` bytes of a regular file. Its position is moved: nobody else reads through the same open file meanwhile.
     #[must_use]
     pub fn file(file: File, length: u64) -> Input {
         Input { data: Data::File(file), range: 0..length }
@@ -106,7 +106,9 @@ impl Input {
             Data::File(file) => {
                 let mut file: &File = file;
                 file.seek(SeekFrom::Start(start)).map_err(GuestMemoryError::IOError)?;
-                memory.read_exact_volatile_from(address, &mut file, size)
+                memory.get_slices(address, size).try_for_each(|slice| {
+                    file.read_exact_volatile(&mut slice?).map_err(GuestMemoryError::from)
+                })
             }
             Data::Bytes(bytes) => {
                 let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..));

@@ -147,6 +147,28 @@ guests::on_every_engine! {
         assert!(again.contains("remove memory of the guest that it does not have"), "{again}");
     }
 
+    /// It was executed, and nobody looks there again when it is gone.
+    fn memory_with_code_can_be_removed_and_unmapped(engine) {
+        let mut guest = Guest::with_program(engine, |a| {
+            a.mov(rbx, PLACE)?;
+            a.call(rbx)?;
+            a.mov(rbx, OTHER)?;
+            a.mov(eax, dword_ptr(rbx))?;
+            report(a)?;
+            end(a)
+        });
+        let memory = Memory::region(PLACE, SIZE);
+        memory.write(0, &[0xc3]);
+        let id = guest.vm.add_memory(memory.to_region(), PLAIN).expect("room");
+        let exit = guest.run_to_exit(Answer::None, &mut Log::default());
+        assert_eq!(exit, read_of(OTHER));
+        guest.vm.remove_memory(id).expect("it is there");
+        assert!(!memory.is_shared(), "nobody else has it");
+        drop(memory);
+        let (exits, log) = run_to_end(&mut guest, |_| ());
+        assert_eq!((exits, log.values), (vec![], vec![u32::MAX]));
+    }
+
     /// The same that is written to, as through translations that were found for writing.
     fn memory_that_is_written_to_can_be_removed(engine) {
         let mut guest = Guest::with_program(engine, |a| {

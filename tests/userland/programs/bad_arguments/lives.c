@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 // out 0x80, al; and again
@@ -106,6 +107,62 @@ static void what_the_guest_needs_and_is_unmapped_is_efault(void) {
         ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
         end(&m);
     }
+}
+
+// mov ax, 0x2000; mov ds, ax; mov al, [0]; and then mov [0], al; out 0x80, al
+static const uint8_t READS_AND_WRITES[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xa0, 0,
+                                           0,    0xa2, 0,    0,    0xe6, 0x80};
+
+static void what_may_only_be_read_is_efault_when_it_is_written(void) {
+    struct machine m = machine(NO_CHIPS);
+    real_mode(&m, READS_AND_WRITES, sizeof READS_AND_WRITES);
+    // Without a log, for which the first write would be looked at anyway.
+    struct kvm_userspace_memory_region slot = {.memory_size = MEMORY,
+                                               .userspace_addr = (uintptr_t)m.memory};
+    EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &slot), 0);
+    mprotect(m.memory + 0x20000, PAGE, PROT_READ);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), EFAULT);
+    ENSURE(rip(&m) == ACCESS + 3);
+    mprotect(m.memory + 0x20000, PAGE, PROT_READ | PROT_WRITE);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
+    end(&m);
+}
+
+// A slot whose code was executed is removed, and its memory after that.
+static void a_slot_with_code_goes(void) {
+    struct machine m = machine(NO_CHIPS);
+    // jmp 0x3000:0, where there is another slot, with out 0x80, al; jmp 0:0x1005; and there, after the jump: out 0x81, al; jmp back to it
+    static const uint8_t here[] = {0xea, 0, 0, 0x00, 0x30, 0xe6, 0x81, 0xeb, 0xfc};
+    static const uint8_t there[] = {0xe6, 0x80, 0xea, 0x05, 0x10, 0, 0};
+    real_mode(&m, here, sizeof here);
+    struct kvm_userspace_memory_region slots[] = {
+        {.slot = 0},
+        {.slot = 1, .memory_size = 0x30000, .userspace_addr = (uintptr_t)m.memory},
+        {.slot = 2,
+         .guest_phys_addr = 0x30000,
+         .memory_size = PAGE,
+         .userspace_addr = (uintptr_t)mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)},
+    };
+    memcpy((void *)(uintptr_t)slots[2].userspace_addr, there, sizeof there);
+    for (int n = 0; n < 3; n++)
+        EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &slots[n]), 0);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x80);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x81);
+    slots[2].memory_size = 0;
+    EXPECT(ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, &slots[2]), 0);
+    munmap((void *)(uintptr_t)slots[2].userspace_addr, PAGE);
+    // A fault would be the process's end.
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    EXPECT(ioctl(m.vcpu, KVM_RUN, 0), 0);
+    ENSURE(m.run->exit_reason == KVM_EXIT_IO && m.run->io.port == 0x81);
+    sigprocmask(SIG_UNBLOCK, &all, NULL);
+    end(&m);
 }
 
 struct creation {
@@ -234,6 +291,8 @@ const struct check LIVES[] = {
     {"what_is_closed_is_ebadf_and_the_rest_lives", what_is_closed_is_ebadf_and_the_rest_lives},
     {"what_is_unmapped_is_not_the_programs_end", what_is_unmapped_is_not_the_programs_end},
     {"what_the_guest_needs_and_is_unmapped_is_efault", what_the_guest_needs_and_is_unmapped_is_efault},
+    {"what_may_only_be_read_is_efault_when_it_is_written", what_may_only_be_read_is_efault_when_it_is_written},
+    {"a_slot_with_code_goes", a_slot_with_code_goes},
     {"one_of_two_makes_a_vcpu", one_of_two_makes_a_vcpu},
     {"a_vcpus_calls_are_made_one_after_the_other", a_vcpus_calls_are_made_one_after_the_other},
     {"slots_change_under_a_guest", slots_change_under_a_guest},

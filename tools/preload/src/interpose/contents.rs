@@ -7,6 +7,7 @@ use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
 use super::{answer, fail};
 use crate::descriptors::DESCRIPTORS;
+use crate::mappings;
 use crate::next::Next;
 
 type Read = unsafe extern "C" fn(c_int, *mut c_void, size_t) -> ssize_t;
@@ -132,6 +133,10 @@ unsafe fn map(
             ) as usize),
         }
     };
+    if flags & libc::MAP_FIXED != 0 && mapped != libc::MAP_FAILED {
+        // It takes the place of what was there.
+        mappings::gone(mapped.addr() as u64, size as u64);
+    }
     let Some(object) = object.filter(|_| mapped != libc::MAP_FAILED) else { return mapped };
     // SAFETY: it was mapped just now, for the caller, who has not heard of it yet.
     let done = unsafe { object.mapped(mapped.expose_provenance(), offset as usize, size) };

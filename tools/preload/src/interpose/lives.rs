@@ -5,13 +5,13 @@
 //!
 //! The library has descriptors of its own among the program's, for events (`host_user::own_descriptor`). A program which closes numbers
 //! that it does not know, one by one or in a range, does not close those: to it there is nothing. Not so if it has another
-//! descriptor take such a number's place (`dup2`, `dup3`): what the library had there is gone, and its number can't be closed.
+//! descriptor take such a number's place (`dup2`, `dup3`): what the library had there is gone, and the number is the program's.
 //!
 //! See: close_range(2), closefrom(3).
 
 use std::iter;
 
-use host_user::own_descriptor::{is_own, next_own};
+use host_user::own_descriptor::{give_away, is_own, next_own};
 use libc::{c_int, c_uint};
 
 use super::fail;
@@ -210,6 +210,7 @@ pub unsafe extern "C" fn dup2(descriptor: c_int, number: c_int) -> c_int {
         }
     };
     if copied >= 0 && descriptor != number {
+        give_away(number);
         keep_errno(|| drop(DESCRIPTORS.remove(number)));
     }
     copied
@@ -231,6 +232,7 @@ pub unsafe extern "C" fn dup3(descriptor: c_int, number: c_int, flags: c_int) ->
     if copied < 0 {
         return copied;
     }
+    give_away(number);
     let Some(object) = object else {
         keep_errno(|| drop(DESCRIPTORS.remove(number)));
         return copied;

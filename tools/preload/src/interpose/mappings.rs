@@ -1,6 +1,7 @@
 //! Unmapping and moving memory: it may be a slot's.
 //!
-//! What else takes it away (`mprotect`, a file that is cut off) is not seen.
+//! Other memory in its place is seen by `contents` (`MAP_FIXED`). What else takes it away is not: `mprotect`, `shmdt`, `free`, a file that is
+//! cut off.
 
 use std::ptr::with_exposed_provenance_mut;
 
@@ -66,6 +67,7 @@ pub unsafe extern "C" fn mremap(
     };
     if moved != libc::MAP_FAILED {
         mappings::gone(old.addr() as u64, old_size as u64);
+        mappings::gone(moved.addr() as u64, size as u64);
     }
     moved
 }

@@ -66,10 +66,11 @@ fn place_in(folder: &Path) -> Result<PathBuf, String> {
     }
     let hash: String = Sha256::digest(LIBRARY).iter().map(|byte| format!("{byte:02x}")).collect();
     let file = folder.join(format!("kvm-{}.so", &hash[..16]));
+    // Before it is looked at: another version's start may be about to remove it.
+    say_used(&file);
     if !is_there(&file) {
         write(&file).map_err(told)?;
     }
-    say_used(&file);
     remove_unused(folder, &file);
     Ok(file)
 }
