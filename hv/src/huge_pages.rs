@@ -6,7 +6,7 @@ use rustix::mm::{Advice, madvise};
 use vm_memory::GuestRegionMmap;
 
 /// How large they are: addresses of the guest and of the host have to be the same within one, for it to be one to the guest's processor
-/// as well.
+/// as well. Linux sees to that since 6.7, for memory as large; before, only the host's own tables have huge pages.
 pub const SIZE: u64 = 2 << 20;
 
 /// Asks the host for huge pages in a region, before it is touched. Whether it has any is its matter; nobody needs to know.

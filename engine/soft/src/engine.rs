@@ -183,7 +183,8 @@ impl SoftEngine {
     /// Every slot that is ever in `memory` lies at a host virtual address where that many bytes are
     /// mapped readable, and writable unless the slot is read-only, from before it is
     /// inserted until it has been removed and [`Engine::invalidate`] has
-    /// returned. No Rust reference to any of these bytes lives meanwhile.
+    /// returned. No Rust reference to any of these bytes lives meanwhile. Where nothing is mapped, an access is a fault of the
+    /// process's, which [`probing`](Self::probing) makes rare.
     pub unsafe fn new<R: RawMutex + Send + std::marker::Sync + 'static>(
         memory: Arc<Memory<R>>,
         options: Options,

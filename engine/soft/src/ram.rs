@@ -22,8 +22,8 @@ pub const SIZE: u64 = 4096;
 /// # Invariant
 /// The address is that of 4096 bytes that are mapped readable, and writable unless the
 /// slot that they came from is read-only. This is what `SoftEngine::new`'s
-/// contract promises for every slot, and a vCPU drops its pages before an
-/// `invalidate` of their slot returns.
+/// contract promises for every slot, or at least a [`Probe`] has found; and a vCPU drops its pages before an
+/// `invalidate` of their slot returns, or looks at none of them before it has (`run`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page(u64);
 

@@ -1,37 +1,23 @@
 //! That memory of slots is gone: the program has unmapped it, or moved it elsewhere.
 //!
 //! A vCPU has found pages before, and would touch them. With Linux's KVM the kernel takes them from it; here
-//! [`interpose`](crate::interpose) says what the program has the C library do, [`gone`], and the next KVM_RUN has the vCPUs forget what they
-//! have found ([`how_many`]). What goes during a run is still a fault of the program's.
+//! [`interpose`](crate::interpose) says what the program has the C library do ([`Mappings::gone`]), and the next KVM_RUN has the vCPUs forget what they
+//! have found. What goes during a run is still a fault of the program's.
 //!
 //! Nothing is locked: this is called in signals' handlers, too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is known of slots, and of what is gone.
-struct Mappings {
+pub(crate) struct Mappings {
     /// All slots that there ever were lie between these.
     lowest: AtomicU64,
     highest: AtomicU64,
     gone: AtomicU64,
 }
 
-static MAPPINGS: Mappings = Mappings::new();
-
-/// Slots are at these addresses.
-pub(crate) fn used(start: u64, size: u64) {
-    MAPPINGS.used(start, size);
-}
-
-/// Nothing is mapped there any more, or something else.
-pub(crate) fn gone(start: u64, size: u64) {
-    MAPPINGS.gone(start, size);
-}
-
-/// How many times it was said that something is gone which may be a slot's.
-pub(crate) fn how_many() -> u64 {
-    MAPPINGS.gone.load(Ordering::SeqCst)
-}
+/// Those of this process.
+pub(crate) static MAPPINGS: Mappings = Mappings::new();
 
 impl Mappings {
     const fn new() -> Self {
@@ -42,18 +28,25 @@ impl Mappings {
         }
     }
 
-    fn used(&self, start: u64, size: u64) {
+    /// Slots are at these addresses.
+    pub(crate) fn used(&self, start: u64, size: u64) {
         self.lowest.fetch_min(start, Ordering::SeqCst);
         self.highest.fetch_max(start.saturating_add(size), Ordering::SeqCst);
     }
 
-    fn gone(&self, start: u64, size: u64) {
+    /// Nothing is mapped there any more, or something else.
+    pub(crate) fn gone(&self, start: u64, size: u64) {
         let end = start.saturating_add(size);
         let (lowest, highest) =
             (self.lowest.load(Ordering::SeqCst), self.highest.load(Ordering::SeqCst));
         if start < highest && lowest < end {
             self.gone.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// How many times it was said that something is gone which may be a slot's.
+    pub(crate) fn how_many(&self) -> u64 {
+        self.gone.load(Ordering::SeqCst)
     }
 }
 
@@ -65,10 +58,9 @@ mod tests {
     fn what_is_beside_all_slots_is_not_counted() {
         let mappings = Mappings::new();
         let counts = |start, size| {
-            let how_many = || mappings.gone.load(Ordering::SeqCst);
-            let before = how_many();
+            let before = mappings.how_many();
             mappings.gone(start, size);
-            how_many() - before
+            mappings.how_many() - before
         };
         assert_eq!(counts(0x1000, u64::MAX), 0, "there are no slots");
         mappings.used(0x10_0000, 0x2000);

@@ -14,7 +14,7 @@ use virt::arch::Arch;
 use virt::ioctl::is_exclusive;
 use virt::{Errno, Memory};
 
-use crate::mappings;
+use crate::mappings::MAPPINGS;
 use crate::object::{Made, Object};
 use crate::options::Options;
 use crate::pages::Ring;
@@ -28,7 +28,7 @@ pub struct Vm {
     /// Held during calls that are made one after the other. Nothing else is locked outside of it.
     exclusive: Mutex<()>,
     ring: Ring,
-    /// As far as the vCPUs know of what is [`gone`](mappings).
+    /// As far as the vCPUs know of what is gone ([`crate::mappings`]).
     gone: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ impl Vm {
         let engine = engine.probing(host_user::memory::is_there);
         let arch = X86::new(Process::new(), engine, Arc::clone(&memory), hardware, MAX_CPUS)?;
         let core = CoreVm::new(memory, arch)?;
-        let (ring, gone) = (Ring::new()?, AtomicU64::new(mappings::how_many()));
+        let (ring, gone) = (Ring::new()?, AtomicU64::new(MAPPINGS.how_many()));
         Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring, gone }))
     }
 
@@ -77,7 +77,7 @@ impl Vm {
             vm(&self.core, number, argument, create_vcpu, |file| install(Statistics::made(file)?));
         if matches!(number, ioctl::SET_USER_MEMORY_REGION | ioctl::SET_USER_MEMORY_REGION2) {
             for slot in self.core.memory().view().slots().iter() {
-                mappings::used(slot.hva, slot.size);
+                MAPPINGS.used(slot.hva, slot.size);
             }
         }
         done
@@ -85,7 +85,7 @@ impl Vm {
 
     /// Has the vCPUs forget where they have found memory, if any is gone since the last time.
     pub(crate) fn forget_what_is_gone(&self) {
-        let gone = mappings::how_many();
+        let gone = MAPPINGS.how_many();
         if self.gone.load(Ordering::SeqCst) != gone {
             self.core.arch().memory_changed(0, u64::MAX);
             // Not before: another vCPU would enter, and knew still what is gone.

@@ -7,7 +7,7 @@ use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
 use super::{answer, fail};
 use crate::descriptors::DESCRIPTORS;
-use crate::mappings;
+use crate::mappings::MAPPINGS;
 use crate::next::Next;
 
 type Read = unsafe extern "C" fn(c_int, *mut c_void, size_t) -> ssize_t;
@@ -135,7 +135,7 @@ unsafe fn map(
     };
     if flags & libc::MAP_FIXED != 0 && mapped != libc::MAP_FAILED {
         // It takes the place of what was there.
-        mappings::gone(mapped.addr() as u64, size as u64);
+        MAPPINGS.gone(mapped.addr() as u64, size as u64);
     }
     let Some(object) = object.filter(|_| mapped != libc::MAP_FAILED) else { return mapped };
     // SAFETY: it was mapped just now, for the caller, who has not heard of it yet.

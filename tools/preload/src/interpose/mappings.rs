@@ -7,7 +7,7 @@ use std::ptr::with_exposed_provenance_mut;
 
 use libc::{c_int, c_void, size_t};
 
-use crate::mappings;
+use crate::mappings::MAPPINGS;
 use crate::next::Next;
 
 type Unmap = unsafe extern "C" fn(*mut c_void, size_t) -> c_int;
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn munmap(address: *mut c_void, size: size_t) -> c_int {
         }
     };
     if done == 0 {
-        mappings::gone(address.addr() as u64, size as u64);
+        MAPPINGS.gone(address.addr() as u64, size as u64);
     }
     done
 }
@@ -66,8 +66,8 @@ pub unsafe extern "C" fn mremap(
         }
     };
     if moved != libc::MAP_FAILED {
-        mappings::gone(old.addr() as u64, old_size as u64);
-        mappings::gone(moved.addr() as u64, size as u64);
+        MAPPINGS.gone(old.addr() as u64, old_size as u64);
+        MAPPINGS.gone(moved.addr() as u64, size as u64);
     }
     moved
 }
