@@ -15,7 +15,7 @@
 //! - [`quirks`]: where KVM does otherwise than a processor;
 //! - [`tsc`]: the vCPUs' time stamp counters, which count the same;
 //! - [`guest_debug`]: what a debugger wants of a vCPU;
-//! - [`engine`]: what runs guest code: the software CPU, SVM, VMX;
+//! - [`engine`]: what runs guest code: the software CPU, SVM, VMX; [`hardware`], the seam of the latter two with the kernel;
 //! - [`setup`]: what of a machine is chosen before its first vCPU is made;
 //! - [`machine`]: what vCPUs share; [`locked_chips`], those of the chips behind one lock;
 //! - [`statistics`]: what is counted;
@@ -36,6 +36,7 @@ pub mod exception;
 #[cfg(feature = "selftest")]
 pub mod exception_test;
 pub mod guest_debug;
+pub mod hardware;
 pub mod ioctl;
 pub mod irqchip;
 pub mod locked_chips;
