@@ -117,6 +117,13 @@ pub struct IrqRoutingMsi {
 /// The message names its device. Not used on x86.
 pub const MSI_VALID_DEVID: u32 = 1 << 0;
 
+/// KVM_CAP_X2APIC_API: x2APIC IDs have 32 bits in a local APIC's registers and in the addresses of messages.
+pub const X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
+/// KVM_CAP_X2APIC_API: destination 0xff of a message is for xAPICs alone.
+pub const X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
+/// Every bit of KVM_CAP_X2APIC_API that is known.
+pub const X2APIC_API_VALID: u64 = X2APIC_API_USE_32BIT_IDS | X2APIC_API_DISABLE_BROADCAST_QUIRK;
+
 /// A message to send now: `struct kvm_msi`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

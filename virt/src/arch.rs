@@ -56,6 +56,9 @@ pub trait Arch: Send + Sync + Sized + 'static {
     /// [`Source::Irqfd`] any more. Process context.
     fn tell_ended(&self, target: Weak<dyn Ended>);
 
+    /// Whether a message may be for this address. Any context.
+    fn is_msi(&self, address: u64) -> bool;
+
     /// Delivers a message-signalled interrupt. Atomic context.
     fn send_msi(&self, address: u64, data: u32) -> Reached;
 

@@ -121,6 +121,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::statistics_test::CASES,
     ioctl::system_test::CASES,
     ioctl::vm_test::CASES,
+    ioctl::x2apic_api_test::CASES,
     ioctl::xstate_test::CASES,
     machine_check_test::CASES,
     msr_test::CASES,

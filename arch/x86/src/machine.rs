@@ -44,6 +44,9 @@ pub mod chip {
     pub const IOAPIC: u32 = 2;
 }
 
+/// Bits of a message's address that are no part of a destination with 32 bits, and 0.
+const MSI_RESERVED: u64 = 0xff << 32;
+
 /// The most vCPUs that a machine may have.
 pub const MAX_CPUS: u32 = 1024;
 
@@ -277,11 +280,17 @@ impl<E: Engine, H: Host> Machine<E, H> {
         self.chips.look(look)
     }
 
+    /// What a message is that was sent with 8 bits of destination.
+    fn with_8_bits(&self, message: Message) -> Message {
+        if self.setup.has_narrow_broadcast() { message.for_xapics() } else { message }
+    }
+
     #[inline(never)]
     fn carry_out(&self, effects: &Effects) -> Reached {
         let messages = effects.messages.as_slice().iter();
-        let reached =
-            messages.map(|message| self.deliver(message, None)).fold(None, reached_by_both);
+        let reached = messages
+            .map(|message| self.deliver(&self.with_8_bits(*message), None))
+            .fold(None, reached_by_both);
         if effects.intr == Some(true) {
             // Wired to every LINT0; the local APICs decide whether it is let through.
             self.post_all(request::EXTINT);
@@ -451,8 +460,17 @@ impl<E: Engine, H: Host> Arch for X86<E, H> {
         *self.0.ended.lock() = Some(target);
     }
 
+    fn is_msi(&self, address: u64) -> bool {
+        !self.0.setup.has_wide_ids() || address & MSI_RESERVED == 0
+    }
+
     fn send_msi(&self, address: u64, data: u32) -> Reached {
-        let message = Message::from_msi(address, data)?;
+        if !self.is_msi(address) {
+            return None;
+        }
+        let upper = if self.0.setup.has_wide_ids() { address & !u64::from(u32::MAX) } else { 0 };
+        let message = Message::from_msi(upper | address & u64::from(u32::MAX), data)?;
+        let message = if upper == 0 { self.0.with_8_bits(message) } else { message };
         self.0.deliver(&message, None)
     }
 

@@ -33,6 +33,8 @@ pub struct Setup {
     made: AtomicU32,
     tells_payload: AtomicBool,
     tells_triple_fault: AtomicBool,
+    has_wide_ids: AtomicBool,
+    has_narrow_broadcast: AtomicBool,
     shadow_pages: AtomicU64,
 }
 
@@ -48,6 +50,8 @@ impl Setup {
             made: AtomicU32::new(0),
             tells_payload: AtomicBool::new(false),
             tells_triple_fault: AtomicBool::new(false),
+            has_wide_ids: AtomicBool::new(false),
+            has_narrow_broadcast: AtomicBool::new(false),
             shadow_pages: AtomicU64::new(0),
         }
     }
@@ -197,6 +201,27 @@ impl Setup {
     /// Has it see that, or not.
     pub fn tell_triple_fault(&self, on: bool) {
         self.tells_triple_fault.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether the VMM tells, and is told, x2APIC IDs with 32 bits: in a local APIC's registers, and in the addresses of messages.
+    pub fn has_wide_ids(&self) -> bool {
+        self.has_wide_ids.load(Ordering::Relaxed)
+    }
+
+    /// Has it do so.
+    pub fn use_wide_ids(&self) {
+        self.has_wide_ids.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a message that was sent with 8 bits of destination, all ones, is for xAPICs alone, as with processors. Else it is for every
+    /// local APIC.
+    pub fn has_narrow_broadcast(&self) -> bool {
+        self.has_narrow_broadcast.load(Ordering::Relaxed)
+    }
+
+    /// Has it be so.
+    pub fn narrow_broadcast(&self) {
+        self.has_narrow_broadcast.store(true, Ordering::Relaxed);
     }
 
     /// One past the highest number of a vCPU that was made.

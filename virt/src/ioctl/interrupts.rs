@@ -83,7 +83,8 @@ fn route<A: Arch>(arch: &A, entry: &IrqRoutingEntry) -> Result<Route, Errno> {
         }
         (IRQ_ROUTING_MSI, 0 | MSI_VALID_DEVID) => {
             let to = entry.msi();
-            Ok(Route::Msi { address: address(to.address_lo, to.address_hi), data: to.data })
+            let (address, data) = (address(to.address_lo, to.address_hi), to.data);
+            arch.is_msi(address).then_some(Route::Msi { address, data }).ok_or(Errno::EINVAL)
         }
         _ => Err(Errno::EINVAL),
     }

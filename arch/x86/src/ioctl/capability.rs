@@ -4,11 +4,11 @@
 //! to be had, and asking for it all the same is an error. The device and a VM answer the same.
 //!
 //! Not there, and so 0: nested guests, system management mode, Hyper-V's and Xen's interfaces, devices, attributes of devices and VMs,
-//! a TSC of another frequency than the host's, asynchronous page faults, stolen time, ticks
-//! of the 8254 that come later, 32-bit APIC identities in KVM's structures.
+//! a TSC of another frequency than the host's, asynchronous page faults, stolen time.
 //!
 //! See: api.rst 4.4 (`KVM_CHECK_EXTENSION`), 6 to 8.
 
+use abi::irq::X2APIC_API_VALID;
 use abi::run::SYNC_VALID;
 use abi::{cap, memory};
 use virt::ioctl::MAX_RING_SIZE;
@@ -107,7 +107,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     IOEVENTFD_ANY_LENGTH = 1,
     VCPU_ATTRIBUTES = 1,
     MAX_VCPU_ID = MAX_CPUS,
-    X2APIC_API = 0,
+    X2APIC_API = X2APIC_API_VALID as u32,
     IMMEDIATE_EXIT = 1,
     X86_DISABLE_EXITS = 0,
     GET_MSR_FEATURES = 1,

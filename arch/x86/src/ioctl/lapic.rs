@@ -1,7 +1,7 @@
 //! KVM_GET_LAPIC, KVM_SET_LAPIC: the local APIC's registers, as its page shows them.
 //!
-//! An x2APIC's identity has the place of an xAPIC's, the upper eight bits, as long as a VMM has not asked for KVM_CAP_X2APIC_API.
-//! What a VMM says of it is not taken. See: api.rst 4.57, 4.58; Linux, arch/x86/kvm/lapic.c, `kvm_apic_state_fixup`.
+//! An x2APIC's identity has the place of an xAPIC's, the upper eight bits, as long as a VMM has not asked for KVM_CAP_X2APIC_API; then it
+//! has all 32 and is to be the vCPU's own. What a VMM says of it otherwise is not taken. See: api.rst 4.57, 4.58; Linux, arch/x86/kvm/lapic.c, `kvm_apic_state_fixup`.
 
 use abi::encoding::Encoded;
 use abi::irqchip::LapicState;
@@ -27,7 +27,7 @@ pub(super) fn get<E: Engine, H: Host>(
 ) -> Result<u32, Errno> {
     is_there(vcpu)?;
     let mut registers = vcpu.lapic_registers();
-    if vcpu.lapic().mode() == Mode::X2Apic {
+    if vcpu.lapic().mode() == Mode::X2Apic && !vcpu.setup().has_wide_ids() {
         registers[ID] <<= 24;
     }
     let mut page = zeroed(SIZE)?;
@@ -53,6 +53,10 @@ pub(super) fn set<E: Engine, H: Host>(
     let mut registers = [0; REGISTERS];
     for (to, from) in registers.iter_mut().zip(page.chunks_exact(STRIDE)) {
         *to = u32::decode(from);
+    }
+    let (id, is_wide) = (vcpu.lapic().config().id, vcpu.setup().has_wide_ids());
+    if vcpu.lapic().mode() == Mode::X2Apic && is_wide && registers[ID] != id {
+        return Err(Errno::EINVAL);
     }
     vcpu.restore_lapic(&registers);
     Ok(0)

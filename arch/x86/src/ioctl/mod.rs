@@ -77,6 +77,8 @@ pub mod system_test;
 #[cfg(feature = "selftest")]
 pub mod vm_test;
 #[cfg(feature = "selftest")]
+pub mod x2apic_api_test;
+#[cfg(feature = "selftest")]
 pub mod xstate_test;
 
 use abi::device::EnableCap;

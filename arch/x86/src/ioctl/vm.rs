@@ -8,6 +8,7 @@
 //! See: Linux, arch/x86/kvm/x86.c, `kvm_arch_vm_ioctl`, `kvm_vm_ioctl_enable_cap`; api.rst 4.8 to 4.13, 7.
 
 use abi::device::EnableCap;
+use abi::irq::{X2APIC_API_DISABLE_BROADCAST_QUIRK, X2APIC_API_USE_32BIT_IDS, X2APIC_API_VALID};
 use abi::{cap, ioctl};
 use virt::host::Host;
 use virt::ioctl::{Argument, StatisticsFile};
@@ -19,6 +20,7 @@ use crate::cpuid::Table;
 use crate::engine::Engine;
 use crate::machine::X86;
 use crate::quirks::Quirks;
+use crate::setup::Setup;
 use crate::vcpu::Vcpu;
 
 /// The highest address of three pages below 4 GiB.
@@ -102,6 +104,20 @@ fn set_identity_map<E: Engine, H: Host>(
     Ok(0)
 }
 
+/// KVM_CAP_X2APIC_API. What was chosen once stays so. See: api.rst 7.9.
+fn x2apic_api(setup: &Setup, flags: u64) -> Result<u32, Errno> {
+    if flags & !X2APIC_API_VALID != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & X2APIC_API_USE_32BIT_IDS != 0 {
+        setup.use_wide_ids();
+    }
+    if flags & X2APIC_API_DISABLE_BROADCAST_QUIRK != 0 {
+        setup.narrow_broadcast();
+    }
+    Ok(0)
+}
+
 /// Switches a capability on.
 fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Result<u32, Errno> {
     let from: EnableCap = argument.read()?;
@@ -116,6 +132,7 @@ fn enable<E: Engine, H: Host>(vm: &Vm<X86<E, H>>, argument: &Argument<H>) -> Res
             vm.set_routes(Routes::default());
             Ok(0)
         }
+        cap::X2APIC_API => x2apic_api(setup, value),
         cap::EXCEPTION_PAYLOAD => {
             setup.tell_payload(value != 0);
             Ok(0)

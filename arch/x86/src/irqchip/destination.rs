@@ -8,7 +8,7 @@
 //! checking (11.6.2.4; both went with the Pentium 4). Instead the vector chooses among the
 //! candidates, so that different interrupts spread and one stays where it is.
 
-use super::{BROADCAST, Delivery, Message, Shorthand};
+use super::{BROADCAST, Delivery, Message, Shorthand, XAPIC_BROADCAST};
 
 /// The modes of a local APIC, as IA32_APIC_BASE sets them. See: Intel SDM vol. 3, 11.12.1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,8 @@ impl Address {
         }
         match (self.mode, logical) {
             (Mode::Disabled, _) => false,
+            // All ones of what it has.
+            (Mode::XApic, _) if destination == XAPIC_BROADCAST => true,
             (Mode::XApic, false) => destination == self.id & 0xff,
             (Mode::X2Apic, false) => destination == self.id,
             // Eight bits at most: a wider destination is for x2APICs.
@@ -149,9 +151,9 @@ pub const fn arbitrate(vector: u8, candidates: usize) -> Option<usize> {
 pub const fn single(message: &Message, sender: Option<u32>) -> Option<u32> {
     match message.shorthand {
         Shorthand::Myself => sender,
-        Shorthand::None if !message.logical && message.destination != BROADCAST => {
-            Some(message.destination)
-        }
+        Shorthand::None if message.logical => None,
+        Shorthand::None if matches!(message.destination, BROADCAST | XAPIC_BROADCAST) => None,
+        Shorthand::None => Some(message.destination),
         _ => None,
     }
 }

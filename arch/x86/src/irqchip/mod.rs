@@ -48,10 +48,13 @@ pub mod vectors_test;
 /// to this by [`widen_destination`], so that a receiver needs to know only one broadcast.
 pub const BROADCAST: u32 = u32::MAX;
 
+/// The destination that means every xAPIC. To an x2APIC it is an ID like others, unless what sends it has no more bits.
+pub const XAPIC_BROADCAST: u32 = 0xff;
+
 /// Makes a [`Message::destination`] of the 8 bits that a sender has.
 #[must_use]
 pub const fn widen_destination(destination: u8) -> u32 {
-    if destination == 0xff { BROADCAST } else { destination as u32 }
+    if destination as u32 == XAPIC_BROADCAST { BROADCAST } else { destination as u32 }
 }
 
 /// How a message is delivered. The values are those of the delivery mode field.
@@ -186,6 +189,15 @@ impl Message {
             assert: !level || data & ASSERT != 0,
             shorthand: Shorthand::None,
         })
+    }
+
+    /// This message, sent with 8 bits of destination, as it is where all ones of these are for xAPICs alone.
+    #[must_use]
+    pub const fn for_xapics(self) -> Self {
+        match self.destination {
+            BROADCAST => Self { destination: XAPIC_BROADCAST, ..self },
+            _ => self,
+        }
     }
 
     /// The address and the data whose write makes this message: what [`Self::from_msi`] reads. A shorthand has no
