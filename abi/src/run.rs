@@ -127,6 +127,15 @@ pub struct Msr {
     pub data: u64,
 }
 
+/// [`crate::exit::TPR_ACCESS`]: of the local APIC's task priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TprAccess {
+    /// Where the instruction is.
+    pub rip: u64,
+    /// Whether it wrote.
+    pub is_write: bool,
+}
+
 impl Run {
     /// All zero.
     pub const fn new() -> Self {
@@ -284,6 +293,17 @@ impl Details {
     /// The vector of [`crate::exit::IOAPIC_EOI`].
     pub fn eoi_vector(&self) -> u8 {
         get_u8(&self.0, 0)
+    }
+
+    /// An access to the task priority.
+    pub fn tpr_access(&self) -> TprAccess {
+        TprAccess { rip: get_u64(&self.0, 0), is_write: get_u32(&self.0, 8) != 0 }
+    }
+
+    /// Sets the details of [`crate::exit::TPR_ACCESS`].
+    pub fn set_tpr_access(&mut self, access: &TprAccess) {
+        set(&mut self.0, 0, access.rip.to_ne_bytes());
+        set(&mut self.0, 8, u32::from(access.is_write).to_ne_bytes());
     }
 
     /// Sets the vector of [`crate::exit::IOAPIC_EOI`].

@@ -3,7 +3,7 @@
 use crate::debug::DebugExit;
 use crate::irq::{IrqRoutingEntry, IrqRoutingIrqchip, IrqRoutingMsi};
 use crate::irqchip::{IOAPIC_NUM_PINS, IRQCHIP_IOAPIC, IoapicState, Irqchip, PicState};
-use crate::run::{Details, Hypercall, InternalError, Io, Mmio, Msr};
+use crate::run::{Details, Hypercall, InternalError, Io, Mmio, Msr, TprAccess};
 use core::mem::offset_of;
 use kvm_bindings as linux;
 
@@ -55,6 +55,9 @@ fn the_other_details_come_back() {
     let msr = Msr { error: 1, reason: 2, index: 0x10, data: 3 };
     run.set_msr(&msr);
     assert_eq!(run.msr(), msr);
+    let access = TprAccess { rip: 0x8012_3456_789a_bcde, is_write: true };
+    run.set_tpr_access(&access);
+    assert_eq!(run.tpr_access(), access);
 }
 
 #[test]

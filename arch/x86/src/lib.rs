@@ -120,6 +120,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::slots_test::CASES,
     ioctl::statistics_test::CASES,
     ioctl::system_test::CASES,
+    ioctl::vapic_test::CASES,
     ioctl::vm_test::CASES,
     ioctl::x2apic_api_test::CASES,
     ioctl::xstate_test::CASES,

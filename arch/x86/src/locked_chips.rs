@@ -6,7 +6,7 @@
 //!
 //! Lock order: the timer, then the chips.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lock_api::Mutex;
 use virt::host::{Host, Timer};
@@ -14,11 +14,16 @@ use virt::host::{Host, Timer};
 use crate::irqchip::chips::{Chips, Effects, Rearm};
 use crate::irqchip::ioapic;
 
+/// What no vector is.
+const NO_VECTOR: u32 = u32::MAX;
+
 /// The 8259s, the 8254 and the I/O APIC.
 pub struct LockedChips<H: Host> {
     chips: Mutex<H::RawMutex, Chips>,
     /// The 8259s ask for attention.
     pic_output: AtomicBool,
+    /// [`Chips::tick_vector`], or [`NO_VECTOR`].
+    tick_vector: AtomicU32,
     timer: Mutex<H::RawMutex, Option<H::Timer>>,
 }
 
@@ -28,6 +33,7 @@ impl<H: Host> Default for LockedChips<H> {
         Self {
             chips: Mutex::new(Chips::new(ioapic::Version::V20, false)),
             pic_output: AtomicBool::new(false),
+            tick_vector: AtomicU32::new(NO_VECTOR),
             timer: Mutex::new(None),
         }
     }
@@ -50,6 +56,7 @@ impl<H: Host> LockedChips<H> {
         let (result, effects) = work(&mut chips);
         // Seen by whoever is kicked for it; and who misses the kick has yet to look.
         self.pic_output.store(chips.intr(), Ordering::SeqCst);
+        self.tick_vector.store(chips.tick_vector().map_or(NO_VECTOR, u32::from), Ordering::SeqCst);
         drop(chips);
         if effects.timer != Rearm::Keep {
             self.arm();
@@ -66,6 +73,12 @@ impl<H: Host> LockedChips<H> {
     /// Whether the 8259s ask for attention. Any context.
     pub fn pic_output(&self) -> bool {
         self.pic_output.load(Ordering::SeqCst)
+    }
+
+    /// The vector whose end, as an edge, the chips are to be told of. Any context.
+    #[inline]
+    pub fn tick_vector(&self) -> Option<u8> {
+        u8::try_from(self.tick_vector.load(Ordering::SeqCst)).ok()
     }
 
     /// Arms the 8254's timer for the deadline that holds now.

@@ -313,6 +313,12 @@ impl<E: Engine, H: Host> Machine<E, H> {
         }
     }
 
+    /// Whether the shared chips are to be told that an edge-triggered interrupt of this vector has ended.
+    #[inline]
+    pub fn is_tick(&self, vector: u8) -> bool {
+        self.chips.tick_vector() == Some(vector)
+    }
+
     /// Whether the 8259s ask for attention.
     pub fn pic_output(&self) -> bool {
         self.chips.pic_output()
@@ -356,13 +362,16 @@ impl<E: Engine, H: Host> X86<E, H> {
         self.0.setup.create_irqchip()
     }
 
-    /// Has the 8254 be here, with port 61h or without.
+    /// Has the 8254 be here, with port 61h or without. Ticks that come while the last has not ended are made up for.
     ///
     /// # Errors
     /// As [`Setup::create_pit`].
     pub fn create_pit(&self, speaker: bool) -> Result<(), Errno> {
         self.0.setup.create_pit(speaker)?;
-        self.0.with_chips(|chips, _| ((), chips.set_pit(true)));
+        self.0.with_chips(|chips, _| {
+            chips.make_up_for_ticks(true);
+            ((), chips.set_pit(true))
+        });
         Ok(())
     }
 

@@ -207,6 +207,7 @@ fn stray(exit: &Exit) -> Stray {
             Stray::Dead(format!("it ended interrupt {vector:#x} unasked"))
         }
         Exit::InterruptWindow
+        | Exit::TaskPriority { .. }
         | Exit::DirtyRingFull
         | Exit::ReadMsr { .. }
         | Exit::WriteMsr { .. } => Stray::Dead(format!("it came out unasked: {exit:?}")),

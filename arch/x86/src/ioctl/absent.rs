@@ -1,23 +1,17 @@
-//! KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE, KVM_TPR_ACCESS_REPORTING, KVM_SET_VAPIC_ADDR: what there is none of, and what a
-//! VMM is told that saves, restores or resets it all the same.
+//! KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE: what there is none of, and what a VMM is told that saves, restores or resets it all
+//! the same.
 //!
-//! That there is nothing to save, and that nothing is to be reported or kept, is answered as Linux does; anything else is
-//! EINVAL. Of a nested guest Cloud Hypervisor asks whatever the capability says.
+//! That there is nothing to save is answered as Linux does; anything else is EINVAL. Of a nested guest Cloud Hypervisor asks whatever the capability says.
 //!
-//! See: api.rst 4.114, 4.115 (nested state); Linux, arch/x86/kvm/lapic.c, `kvm_lapic_set_vapic_addr`; arch/x86/kvm/vmx/nested.c,
-//! `vmx_get_nested_state`.
+//! See: api.rst 4.114, 4.115 (nested state); Linux, arch/x86/kvm/vmx/nested.c, `vmx_get_nested_state`.
 
 use abi::encoding::Encoded;
-use abi::irq::TprAccessCtl;
 use abi::nested::{
     NestedState, STATE_NESTED_FORMAT_SVM, STATE_NESTED_FORMAT_VMX, STATE_NESTED_GIF_SET,
 };
 use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::Argument;
-
-use crate::engine::Engine;
-use crate::vcpu::Vcpu;
 
 /// The address of what is not there.
 const INVALID: u64 = !0;
@@ -51,26 +45,4 @@ pub(super) fn set_nested_state<H: Host>(argument: &Argument<H>) -> Result<u32, E
         return Err(Errno::EINVAL);
     }
     Ok(0)
-}
-
-/// Accesses to the task priority are not reported.
-pub(super) fn tpr_access_reporting<H: Host>(argument: &Argument<H>) -> Result<u32, Errno> {
-    let from: TprAccessCtl = argument.read()?;
-    if from.flags != 0 || from.enabled != 0 {
-        return Err(Errno::EINVAL);
-    }
-    argument.write(&from)?;
-    Ok(0)
-}
-
-/// No copy of the task priority is kept. Of a local APIC of the VMM's there could be none.
-pub(super) fn set_vapic_addr<E: Engine, H: Host>(
-    vcpu: &Vcpu<E, H>,
-    argument: &Argument<H>,
-) -> Result<u32, Errno> {
-    if !vcpu.setup().has_local_apics() {
-        return Err(Errno::EINVAL);
-    }
-    let address: u64 = argument.read()?;
-    if address == 0 { Ok(0) } else { Err(Errno::EINVAL) }
 }

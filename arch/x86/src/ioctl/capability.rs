@@ -43,8 +43,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     HLT = 1,
     USER_MEMORY = 1,
     SET_TSS_ADDR = 1,
-    // KVM_SET_VAPIC_ADDR takes no address.
-    VAPIC = 0,
+    VAPIC = 1,
     EXT_CPUID = 1,
     CLOCKSOURCE = 1,
     // No fewer are advised than there can be: the host is not asked how many processors it has.
@@ -59,7 +58,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     DESTROY_MEMORY_REGION_WORKS = 1,
     USER_NMI = 1,
     SET_GUEST_DEBUG = 1,
-    REINJECT_CONTROL = 0,
+    REINJECT_CONTROL = 1,
     IRQ_ROUTING = Routes::MAX as u32,
     IRQ_INJECT_STATUS = 1,
     JOIN_MEMORY_REGIONS_WORKS = 1,

@@ -6,9 +6,8 @@ use abi::encoding::Encoded;
 use abi::ioctl::{
     ENABLE_CAP, GET_CPUID2, GET_DEVICE_ATTR, GET_MSRS, GET_NESTED_STATE, GET_REGS, GET_TSC_KHZ,
     HAS_DEVICE_ATTR, KVMCLOCK_CTRL, NMI, RUN, SET_CPUID2, SET_DEVICE_ATTR, SET_MSRS,
-    SET_NESTED_STATE, SET_TSC_KHZ, SET_VAPIC_ADDR, SMI, TPR_ACCESS_REPORTING, argument_size, io,
+    SET_NESTED_STATE, SET_TSC_KHZ, SMI, argument_size, io,
 };
-use abi::irq::TprAccessCtl;
 use abi::nested::{NestedState, STATE_NESTED_FORMAT_SVM, STATE_NESTED_GIF_SET};
 use alloc::vec;
 use selftest::{Outcome, cases, check, check_eq};
@@ -212,21 +211,6 @@ cases! {
         ] {
             caller.refused(&mut vcpu, SET_NESTED_STATE, &state, Errno::EINVAL)?;
         }
-    }
-
-    fn the_task_priority_is_neither_reported_nor_copied() {
-        let (caller, mut vcpu) = Caller::with_vcpu()?;
-        let off = TprAccessCtl::default();
-        check_eq!(caller.set(&mut vcpu, TPR_ACCESS_REPORTING, &off), Ok(0));
-        for wrong in [TprAccessCtl { enabled: 1, ..off }, TprAccessCtl { flags: 1, ..off }] {
-            caller.refused(&mut vcpu, TPR_ACCESS_REPORTING, &wrong, Errno::EINVAL)?;
-        }
-        check_eq!(caller.set(&mut vcpu, SET_VAPIC_ADDR, &0_u64), Ok(0));
-        caller.refused(&mut vcpu, SET_VAPIC_ADDR, &0x1000_u64, Errno::EINVAL)?;
-        let caller = Caller::without_chips()?;
-        let mut vcpu = caller.vcpu()?;
-        check_eq!(caller.set(&mut vcpu, SET_VAPIC_ADDR, &0_u64), Err(Errno::EINVAL));
-        check_eq!(Caller::call_with(&mut vcpu, SET_VAPIC_ADDR, BAD), Err(Errno::EINVAL));
     }
 
     fn kvms_registers_are_there_as_cpuid_says_if_that_is_asked() {

@@ -7,7 +7,7 @@
 //!
 //! Of the device: `system`, [`capability`], `msr_index`. Of a VM: `vm`, `irqchip`, `pit`, `msr_filter`, and the neutral ones of
 //! [`virt::ioctl`]. Of a vCPU, by subject: `regs`, `sregs`, `xstate`, `msr`, `cpuid`, `lapic`, `events`, `debug`, `clock`, `attributes`,
-//! and `absent`.
+//! `vapic`, and `absent`.
 //! What they have in common is [`Argument`]. [`run()`] is KVM_RUN, which has the memory that a vCPU shares with its caller as well.
 //! [`offered`] lists all of them.
 //!
@@ -35,6 +35,7 @@ mod run;
 mod sregs;
 mod sync_regs;
 mod system;
+mod vapic;
 mod vm;
 mod xstate;
 
@@ -74,6 +75,8 @@ pub mod slots_test;
 pub mod statistics_test;
 #[cfg(feature = "selftest")]
 pub mod system_test;
+#[cfg(feature = "selftest")]
+pub mod vapic_test;
 #[cfg(feature = "selftest")]
 pub mod vm_test;
 #[cfg(feature = "selftest")]
@@ -143,8 +146,8 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::X86_SETUP_MCE => msr::set_up_machine_check(vcpu, argument),
         ioctl::GET_NESTED_STATE => absent::get_nested_state(argument),
         ioctl::SET_NESTED_STATE => absent::set_nested_state(argument),
-        ioctl::TPR_ACCESS_REPORTING => absent::tpr_access_reporting(argument),
-        ioctl::SET_VAPIC_ADDR => absent::set_vapic_addr(vcpu, argument),
+        ioctl::TPR_ACCESS_REPORTING => vapic::tpr_access_reporting(vcpu, argument),
+        ioctl::SET_VAPIC_ADDR => vapic::set_vapic_addr(vcpu, argument),
         ioctl::GET_STATS_FD => {
             create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }

@@ -1,9 +1,7 @@
 //! KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2, KVM_REINJECT_CONTROL: the 8254.
 //!
 //! A counter begins anew from its count when it is set, as in Linux. Deviation: that the HPET has taken the timer's line
-//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so. Ticks that the guest missed do not come later: that they do not
-//! is all that KVM_REINJECT_CONTROL takes, and the capability is not offered.
-//!
+//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so.//!
 //! See: api.rst 4.71 (`KVM_CREATE_PIT2`), 4.72, 4.73; Linux, arch/x86/kvm/x86.c, `kvm_vm_ioctl_set_pit2`.
 
 use abi::irqchip::{
@@ -15,6 +13,7 @@ use virt::ioctl::Argument;
 use virt::{Errno, Vm};
 
 use crate::engine::Engine;
+use crate::irqchip::chips::Effects;
 use crate::irqchip::i8254::{nanoseconds, ticks};
 use crate::irqchip::i8254_counter::{Access, Counter, Mode, Run, Tick};
 use crate::machine::{Machine, X86};
@@ -43,16 +42,21 @@ pub(super) fn create<E: Engine, H: Host>(
     Ok(0)
 }
 
-/// Ticks that the guest missed are not to come later.
+/// Ticks that come while the last has not ended are to come later, or not at all.
 pub(super) fn reinject<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     argument: &Argument<H>,
 ) -> Result<u32, Errno> {
     let from: ReinjectControl = argument.read()?;
-    if !vm.arch().machine().setup.has_pit() {
+    let machine = vm.arch().machine();
+    if !machine.setup.has_pit() {
         return Err(Errno::ENXIO);
     }
-    if from.pit_reinject != 0 { Err(Errno::EINVAL) } else { Ok(0) }
+    machine.with_chips(|chips, _| {
+        chips.make_up_for_ticks(from.pit_reinject != 0);
+        ((), Effects::default())
+    });
+    Ok(0)
 }
 
 #[inline(never)]

@@ -19,7 +19,7 @@ use core::mem::offset_of;
 use abi::debug::DebugExit;
 use abi::encoding::Encoded;
 use abi::exit;
-use abi::run::{Details, InternalError, Io, Mmio, Msr, Run};
+use abi::run::{Details, InternalError, Io, Mmio, Msr, Run, TprAccess};
 use virt::Errno;
 use virt::coalesced::Zone;
 use virt::host::Host;
@@ -219,6 +219,10 @@ fn tell<E: Engine, H: Host>(
         Exit::EndOfInterrupt { vector } => {
             details.set_eoi_vector(vector);
             exit::IOAPIC_EOI
+        }
+        Exit::TaskPriority { rip, is_write } => {
+            details.set_tpr_access(&TprAccess { rip, is_write });
+            exit::TPR_ACCESS
         }
         Exit::InterruptWindow => exit::IRQ_WINDOW_OPEN,
         Exit::ReadMsr { number, reason } => {

@@ -21,10 +21,13 @@ use virt::{Errno, Host};
 
 use super::caller::{ARGUMENT, BAD, Caller};
 use super::interface_test::{Random, scramble};
+use crate::engine::{Event, Intercept};
 use crate::irqchip::i8254::ticks;
 use crate::irqchip::ioapic::Redirection;
 use crate::msr::index;
-use crate::vcpu::run_test::{enable_apic, host_error};
+use crate::regs::{Regs, rflags};
+use crate::vcpu::Answer;
+use crate::vcpu::run_test::{enable_apic, engine, host_error, out};
 use crate::vcpu::scripted::{Fixture, TestHost};
 
 /// A VM's calls with an argument in memory.
@@ -273,13 +276,43 @@ cases! {
         check_eq!(set(u64::MAX, 4, 0), Ok(0));
     }
 
-    fn ticks_that_were_missed_do_not_come_later() {
-        let caller = Caller::new()?;
+    fn ticks_that_were_missed_come_later_or_not() {
         let control = |pit_reinject| ReinjectControl { pit_reinject, ..ReinjectControl::default() };
-        check_eq!(caller.set_vm(REINJECT_CONTROL, &control(0)), Ok(0));
-        check_eq!(caller.set_vm(REINJECT_CONTROL, &control(1)), Err(Errno::EINVAL));
+        // At first, and as it is asked for.
+        for (asked, come) in [(None, 4), (Some(1), 4), (Some(0), 1)] {
+            let (caller, mut vcpu) = Caller::with_vcpu()?;
+            enable_apic(&mut vcpu)?;
+            if let Some(asked) = asked {
+                check_eq!(caller.set_vm(REINJECT_CONTROL, &control(asked)), Ok(0));
+            }
+            let machine = caller.fixture.vm.arch().machine();
+            // Not the 8259s' line 0, but the I/O APIC's pin 2, and a tick each millisecond.
+            machine.with_chips(|chips, now| ((), chips.write_port(0x21, 1, now)));
+            for (offset, value) in [(0, 0x14_u32), (0x10, 0x42)] {
+                machine.with_chips(|chips, _| ((), chips.write_mmio(offset, &value.to_le_bytes())));
+            }
+            for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 4)] {
+                machine.with_chips(|chips, now| ((), chips.write_port(port, value, now)));
+            }
+            // Late by three.
+            machine.with_chips(|chips, now| ((), chips.advance(now + 4_500_000)));
+            engine(&mut vcpu).set_rflags(rflags::FIXED | rflags::IF);
+            for _ in 0..6 {
+                // The guest ends it: WRMSR of the x2APIC's register.
+                engine(&mut vcpu).then(|state, _| {
+                    (state.gprs[1], state.gprs[0], state.gprs[2]) = (0x80b, 0, 0);
+                    Intercept::WriteMsr { len: 2 }
+                });
+            }
+            engine(&mut vcpu).then(out);
+            vcpu.run(Answer::None);
+            let ticks = engine(&mut vcpu).injected();
+            check!(ticks.iter().all(|event| *event == Event::Interrupt { vector: 0x42 }), "{ticks:?}");
+            check_eq!(ticks.len(), come, "{asked:?}");
+        }
+        let caller = Caller::new()?;
         check_eq!(caller.vm(REINJECT_CONTROL, BAD), Err(Errno::EFAULT));
-        check_eq!(caller.vm(CHECK_EXTENSION, cap::REINJECT_CONTROL.into()), Ok(0));
+        check_eq!(caller.vm(CHECK_EXTENSION, cap::REINJECT_CONTROL.into()), Ok(1));
         let caller = Caller::without_chips()?;
         check_eq!(caller.set_vm(REINJECT_CONTROL, &control(0)), Err(Errno::ENXIO));
     }

@@ -18,14 +18,15 @@
 //! when the chip looks whether the input still is.
 //!
 //! Not implemented: an end of interrupts that end as they are acknowledged (the 8259s' automatic EOI), or are
-//! edge-triggered at the I/O APIC; the 8259s' output reaches the local APICs' LINT0 only, not the I/O APIC's pin 0;
-//! and ticks of the 8254 that were not taken in time are not made up for.
+//! edge-triggered at the I/O APIC, but for the timer's where its ticks are made up for; the 8259s' output reaches the local APICs'
+//! LINT0 only, not the I/O APIC's pin 0.
 
 use virt::routing::{Reached, Source};
 
 use super::i8254::Pit;
 use super::i8259::{self, Pic};
 use super::ioapic::{self, IoApic, Redirection};
+use super::owed_ticks::OwedTicks;
 use super::{Message, Messages};
 
 /// The I/O APIC's pin that GSI 0 is.
@@ -76,6 +77,8 @@ pub struct Chips {
     pic: Pic,
     pit: Option<Pit>,
     ioapic: IoApic,
+    /// The ticks that are made up for, if they are.
+    owed: Option<OwedTicks>,
     /// What each [`Source`] has active.
     inputs: [Inputs; 2],
     // What the caller was told last.
@@ -91,6 +94,7 @@ impl Chips {
             pic: Pic::new(),
             pit: pit.then(Pit::new),
             ioapic: IoApic::new(ioapic),
+            owed: None,
             inputs: [Inputs::default(); 2],
             intr: false,
             deadline: None,
@@ -104,6 +108,7 @@ impl Chips {
         if let Some(pit) = &mut self.pit {
             pit.reset();
         }
+        self.forget_ticks();
         self.effects(Effects::default())
     }
 
@@ -128,7 +133,50 @@ impl Chips {
     /// Adds an 8254, after power-on, or takes it away.
     pub fn set_pit(&mut self, present: bool) -> Effects {
         self.pit = present.then(Pit::new);
+        self.forget_ticks();
         self.effects(Effects::default())
+    }
+
+    /// Has ticks of the 8254 that come while the last has not ended be made up for, or lost.
+    pub fn make_up_for_ticks(&mut self, on: bool) {
+        self.owed = on.then(OwedTicks::default);
+    }
+
+    /// Nothing is owed any more.
+    fn forget_ticks(&mut self) {
+        if let Some(owed) = &mut self.owed {
+            *owed = OwedTicks::default();
+        }
+    }
+
+    /// The vector whose end at a local APIC, as an edge, [`eoi`](Self::eoi) is to be told of: the timer's, if ticks are made up for.
+    #[must_use]
+    pub fn tick_vector(&self) -> Option<u8> {
+        self.owed?;
+        let entry = self.ioapic.state().redirections.get(TIMER_PIN)?;
+        (!entry.is_masked() && !entry.is_level()).then(|| entry.vector())
+    }
+
+    /// Whether the timer is masked at the 8259s, and at the I/O APIC.
+    fn timer_is_masked(&self) -> [bool; 2] {
+        let [first, _] = self.pic.chips();
+        let entry = self.ioapic.state().redirections.get(TIMER_PIN);
+        [first.imr & 1 << TIMER_LINE != 0, entry.is_none_or(|entry| entry.is_masked())]
+    }
+
+    /// What is owed is forgotten if the timer was masked at a chip and is not any more.
+    fn follow_masks(&mut self, before: [bool; 2]) {
+        let after = self.timer_is_masked();
+        if before.iter().zip(after).any(|(before, after)| *before && !after) {
+            self.forget_ticks();
+        }
+    }
+
+    /// A tick has ended: the next may come.
+    fn end_tick(&mut self, messages: &mut Messages) {
+        if self.owed.as_mut().is_some_and(OwedTicks::end) {
+            self.pulse(messages);
+        }
     }
 
     /// Restores or changes the chips as `change` does. Who has inputs active is not restored: they are as they were saved until one moves
@@ -138,12 +186,14 @@ impl Chips {
         change: impl FnOnce(&mut Pic, Option<&mut Pit>, &mut IoApic),
     ) -> Effects {
         change(&mut self.pic, self.pit.as_mut(), &mut self.ioapic);
+        self.forget_ticks();
         self.effects(Effects::default())
     }
 
     /// Restores the I/O APIC, in whose `state` no pin is active, and then activates `pins`, a bit each: what waits there is sent.
     pub fn restore_ioapic(&mut self, state: ioapic::State, pins: u32) -> Effects {
         self.ioapic.set_state(state);
+        self.forget_ticks();
         let mut messages = Messages::default();
         for pin in (0..ioapic::PINS).filter(|pin| pins >> pin & 1 != 0) {
             if let Some(message) = self.ioapic.set_line(pin, true) {
@@ -251,14 +301,22 @@ impl Chips {
 
     /// A processor takes the 8259s' interrupt: says its vector.
     pub fn acknowledge(&mut self) -> (u8, Effects) {
-        let vector = self.pic.acknowledge();
-        (vector, self.effects(Effects::default()))
+        let (vector, mut messages) = (self.pic.acknowledge(), Messages::default());
+        let [first, _] = self.pic.chips();
+        if first.auto_eoi && vector == first.vector | TIMER_LINE {
+            self.end_tick(&mut messages);
+        }
+        (vector, self.effects(Effects { messages, ..Effects::default() }))
     }
 
-    /// A local APIC says that the level-triggered interrupt `vector` has ended.
+    /// A local APIC says that the level-triggered interrupt `vector` has ended, or that of [`tick_vector`](Self::tick_vector).
     pub fn eoi(&mut self, vector: u8) -> Effects {
-        let ended = self.ioapic.eoi(vector, self.falling());
+        let is_tick = self.tick_vector() == Some(vector);
+        let mut ended = self.ioapic.eoi(vector, self.falling());
         self.release(0, ended.pins);
+        if is_tick || ended.pins & 1 << TIMER_PIN != 0 {
+            self.end_tick(&mut ended.messages);
+        }
         self.effects(Effects {
             messages: ended.messages,
             ended_pins: ended.pins,
@@ -302,12 +360,22 @@ impl Chips {
         let mut effects = Effects::default();
         match &mut self.pit {
             Some(pit) if Pit::has_port(port) => {
+                let before = pit.started();
                 pit.write_port(port, value, now);
+                let is_programmed = pit.started() != before;
                 self.tick(now, &mut effects);
+                if is_programmed {
+                    self.forget_ticks();
+                }
             }
             _ => {
+                let masked = self.timer_is_masked();
                 effects.ended_lines = self.pic.write_port(port, value);
                 self.release(effects.ended_lines, 0);
+                self.follow_masks(masked);
+                if effects.ended_lines & 1 << TIMER_LINE != 0 {
+                    self.end_tick(&mut effects.messages);
+                }
             }
         }
         self.effects(effects)
@@ -320,8 +388,13 @@ impl Chips {
 
     /// Writes to the I/O APIC's address space.
     pub fn write_mmio(&mut self, offset: u64, data: &[u8]) -> Effects {
-        let ended = self.ioapic.write(offset, data, self.falling());
+        let masked = self.timer_is_masked();
+        let mut ended = self.ioapic.write(offset, data, self.falling());
         self.release(0, ended.pins);
+        self.follow_masks(masked);
+        if ended.pins & 1 << TIMER_PIN != 0 {
+            self.end_tick(&mut ended.messages);
+        }
         self.effects(Effects {
             messages: ended.messages,
             ended_pins: ended.pins,
@@ -332,19 +405,25 @@ impl Chips {
     /// Brings the 8254's output at the time `now` to its line.
     fn tick(&mut self, now: u64, effects: &mut Effects) {
         let Some(pit) = &mut self.pit else { return };
-        let rose = pit.advance(now) != 0;
+        let ticks = pit.advance(now);
         let level = pit.output(now);
-        if rose {
-            // However short the edge was, it was one.
-            self.pic.set_line(TIMER_LINE, false);
-            self.pic.set_line(TIMER_LINE, true);
-            let _ = self.ioapic.set_line(TIMER_PIN, false);
-            effects.messages = self.ioapic.set_line(TIMER_PIN, true).into();
+        if ticks != 0 && self.owed.as_mut().is_none_or(|owed| owed.come(ticks)) {
+            self.pulse(&mut effects.messages);
         }
         // The lines rise with an edge only: that the output rests high after power-on is none.
         if !level {
             self.pic.set_line(TIMER_LINE, false);
             let _ = self.ioapic.set_line(TIMER_PIN, false);
+        }
+    }
+
+    /// The 8254's line rises. However short the edge was, it was one.
+    fn pulse(&mut self, messages: &mut Messages) {
+        self.pic.set_line(TIMER_LINE, false);
+        self.pic.set_line(TIMER_LINE, true);
+        let _ = self.ioapic.set_line(TIMER_PIN, false);
+        if let Some(message) = self.ioapic.set_line(TIMER_PIN, true) {
+            messages.push(message);
         }
     }
 

@@ -166,6 +166,114 @@ cases! {
         check!(!chips.intr());
     }
 
+    fn missed_ticks_are_made_up_for_at_the_8259s() {
+        for auto_eoi in [false, true] {
+            let mut chips = chips();
+            if auto_eoi {
+                for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 3)] {
+                    let _ = chips.write_port(port, value, 0);
+                }
+            }
+            redirect(&mut chips, 2, 0x1_0042);
+            chips.make_up_for_ticks(true);
+            let _ = program(&mut chips, 2, 1193, 0);
+            // Four, of which three are late; the fifth comes while the second is under way.
+            let effects = chips.advance(4_500_000);
+            check_eq!((effects.intr, effects.messages.as_slice().len()), (Some(true), 0));
+            for n in 1..=5 {
+                check!(chips.intr(), "tick {n}");
+                check_eq!(chips.acknowledge().0, 0x20);
+                if n == 2 {
+                    let _ = chips.advance(5_500_000);
+                }
+                if !auto_eoi {
+                    check!(!chips.intr());
+                    let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 5_500_000);
+                }
+            }
+            check!(!chips.intr());
+            // And on.
+            let _ = chips.advance(6_500_000);
+            check!(chips.intr());
+        }
+    }
+
+    fn missed_ticks_are_made_up_for_at_the_ioapic() {
+        let mut chips = chips();
+        check_eq!(chips.tick_vector(), None);
+        check!(chips.eoi(0x42).messages.is_empty());
+        chips.make_up_for_ticks(true);
+        check_eq!(chips.tick_vector(), Some(0x42));
+        let _ = chips.write_port(i8259::port::FIRST_DATA, 1, 0);
+        let _ = program(&mut chips, 2, 1193, 0);
+        check_eq!(chips.advance(3_500_000).messages.as_slice().len(), 1);
+        check!(chips.advance(4_500_000).messages.is_empty(), "the first has not ended");
+        check!(chips.eoi(0x43).messages.is_empty(), "another one's end");
+        for n in 2..=4 {
+            let messages = chips.eoi(0x42).messages;
+            check_eq!(messages.as_slice().first().map(|message| message.vector), Some(0x42), "tick {n}");
+        }
+        check!(chips.eoi(0x42).messages.is_empty());
+        check_eq!(chips.advance(5_500_000).messages.as_slice().len(), 1);
+        // As a level, whose end it tells anyway.
+        redirect(&mut chips, 2, 0x8042);
+        check_eq!(chips.tick_vector(), None);
+        redirect(&mut chips, 2, 0x1_0042);
+        check_eq!(chips.tick_vector(), None);
+        redirect(&mut chips, 2, 0x42);
+        chips.make_up_for_ticks(false);
+        check_eq!((chips.tick_vector(), chips.advance(9_500_000).messages.as_slice().len()), (None, 1));
+        check!(chips.eoi(0x42).messages.is_empty());
+        check_eq!(chips.advance(10_500_000).messages.as_slice().len(), 1);
+    }
+
+    fn ticks_are_forgotten_when_the_guest_counts_anew() {
+        let owing = || {
+            let mut chips = chips();
+            chips.make_up_for_ticks(true);
+            let _ = program(&mut chips, 2, 1193, 0);
+            let _ = chips.advance(4_500_000);
+            check_eq!(chips.acknowledge().0, 0x20);
+            Ok(chips)
+        };
+        let still_owes = |mut chips: Chips| {
+            let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 4_600_000);
+            chips.intr()
+        };
+        check!(still_owes(owing()?));
+        // To look at the count is not to program it.
+        let mut chips = owing()?;
+        let _ = chips.write_port(i8254::port::CONTROL, 0, 4_550_000);
+        let _ = chips.read_port(i8254::port::COUNTER_0, 4_550_000);
+        check!(still_owes(chips));
+        let mut chips = owing()?;
+        let _ = program(&mut chips, 2, 1193, 4_550_000);
+        check!(!still_owes(chips));
+        // To mask it is not yet to let it through again.
+        let mut chips = owing()?;
+        let _ = chips.write_port(i8259::port::FIRST_DATA, 1, 4_550_000);
+        let mut unmasked = chips.clone();
+        let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 4_550_000);
+        check!(chips.pic().chips()[0].irr() & 1 != 0);
+        let _ = unmasked.write_port(i8259::port::FIRST_DATA, 0, 4_560_000);
+        check!(!still_owes(unmasked));
+        let mut chips = owing()?;
+        redirect(&mut chips, 2, 0x1_0042);
+        check!(still_owes(chips.clone()));
+        redirect(&mut chips, 2, 0x42);
+        check!(!still_owes(chips));
+        let mut chips = owing()?;
+        let _ = chips.restore(|_, _, _| {});
+        check!(!still_owes(chips));
+        // And then none is under way: the next comes.
+        let mut chips = owing()?;
+        let _ = program(&mut chips, 2, 1193, 4_550_000);
+        let _ = chips.write_port(i8259::port::FIRST_COMMAND, 0x20, 4_560_000);
+        check!(!chips.intr());
+        let _ = chips.advance(5_600_000);
+        check!(chips.intr());
+    }
+
     fn a_one_shot_does_not_come_again() {
         let mut chips = chips();
         let effects = program(&mut chips, 4, 1000, 0);

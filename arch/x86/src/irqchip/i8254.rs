@@ -117,6 +117,12 @@ impl Pit {
         self.counters[0].output(ticks(now))
     }
 
+    /// The tick from which channel 0 counts, if it does: another one when it is programmed.
+    #[must_use]
+    pub fn started(&self) -> Option<Tick> {
+        self.counters[0].run.map(|run| run.start)
+    }
+
     /// How many rising edges channel 0's output had since it was last asked.
     pub fn advance(&mut self, now: u64) -> u64 {
         self.counters[0].take_edges(ticks(now))

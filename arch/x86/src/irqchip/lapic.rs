@@ -79,6 +79,8 @@ pub enum Effect {
     Send(Message),
     /// Tell the I/O APICs that the level-triggered interrupt with this vector has ended.
     EndOfInterrupt(u8),
+    /// An edge-triggered one ended.
+    EndOfEdge(u8),
     /// Ask [`LocalApic::deadline`] again.
     Timer,
     /// Publish [`LocalApic::address`] again, and ask [`LocalApic::deadline`] and
@@ -326,6 +328,11 @@ impl LocalApic {
         self.state.tpr = (value as u8) << 4;
     }
 
+    /// Sets the task priority.
+    pub const fn set_task_priority(&mut self, value: u8) {
+        self.state.tpr = value;
+    }
+
     /// The processor priority. See: Intel SDM vol. 3, 11.8.3.1.
     #[must_use]
     pub fn ppr(&self) -> u8 {
@@ -371,8 +378,9 @@ impl LocalApic {
             return Effect::None;
         };
         self.state.isr.remove(vector);
-        let level = self.state.tmr.contains(vector);
-        if level && self.state.svr & svr::SUPPRESS_EOI == 0 {
+        if !self.state.tmr.contains(vector) {
+            Effect::EndOfEdge(vector)
+        } else if self.state.svr & svr::SUPPRESS_EOI == 0 {
             Effect::EndOfInterrupt(vector)
         } else {
             Effect::None

@@ -125,12 +125,12 @@ cases! {
         check_eq!(lapic.pending(), None);
         lapic.accept(0xa0, false);
         takes(&mut lapic, 0xa0)?;
-        check_eq!(lapic.end_of_interrupt(), Effect::None);
+        check_eq!(lapic.end_of_interrupt(), Effect::EndOfEdge(0xa0));
         check_eq!(lapic.pending(), None);
-        check_eq!(lapic.end_of_interrupt(), Effect::None);
+        check_eq!(lapic.end_of_interrupt(), Effect::EndOfEdge(0x9a));
         for vector in [0x9f, 0x52, 0x31] {
             takes(&mut lapic, vector)?;
-            check_eq!(write(&mut lapic, EOI, 0), Effect::None);
+            check_eq!(write(&mut lapic, EOI, 0), Effect::EndOfEdge(vector));
         }
         check_eq!(lapic.pending(), None);
         check_eq!(lapic.end_of_interrupt(), Effect::None);
@@ -175,10 +175,11 @@ cases! {
         // As an edge, the trigger mode register forgets.
         lapic.accept(0x61, false);
         takes(&mut lapic, 0x61)?;
-        check_eq!(write(&mut lapic, EOI, 0), Effect::None);
+        check_eq!(write(&mut lapic, EOI, 0), Effect::EndOfEdge(0x61));
         check_eq!(write(&mut lapic, SVR, ENABLED | SUPPRESS_EOI), Effect::None);
         lapic.accept(0x61, true);
         takes(&mut lapic, 0x61)?;
+        check_eq!(write(&mut lapic, EOI, 0), Effect::None);
         check_eq!(write(&mut lapic, EOI, 0), Effect::None);
     }
 

@@ -23,6 +23,7 @@ pub mod lapic;
 pub mod lapic_registers;
 pub mod lapic_timer;
 pub mod lvt;
+pub mod owed_ticks;
 pub mod vectors;
 
 #[cfg(feature = "selftest")]

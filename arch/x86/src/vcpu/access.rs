@@ -117,6 +117,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         // Behind the instruction while it executes.
         let next = rip.wrapping_add(op.insn.len.into());
         emulator.set_rip(if emulator.mode64() { next } else { next & 0xffff_ffff });
+        emulator.vcpu.task_priority.begin(rip);
         let lent = stepped && emulator.vcpu.lend_trap_flag();
         let done = (op.exec)(&mut emulator, &op.insn);
         emulator.vcpu.take_trap_flag_back(lent);
@@ -154,6 +155,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     #[inline(never)]
     fn write_lapic(&mut self, gpa: u64, bytes: &[u8]) {
+        self.note_page_access(gpa, true);
         let effect = self.lapic.write_page(gpa, bytes, self.machine.host.now());
         self.carry_out(effect);
     }
@@ -170,6 +172,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let part = &mut bytes[..usize::from(size.min(8))];
         if self.lapic.page() == Some(gpa & !(PAGE_SIZE - 1)) {
             self.lapic.read_page(gpa, part, self.machine.host.now());
+            self.note_page_access(gpa, false);
         } else if let Some(offset) = self.ioapic_offset(gpa) {
             let no_effects = Effects::default();
             self.machine.with_chips(|chips, _| (chips.read_mmio(offset, part), no_effects));

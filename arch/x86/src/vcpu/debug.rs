@@ -208,7 +208,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         }
         let lent = self.lend_trap_flag();
         let own = self.lend_debug_registers();
+        self.write_task_priority_word();
         let intercept = self.engine.enter(&entry, request);
+        self.read_task_priority_word();
         self.take_debug_registers_back(own);
         self.take_trap_flag_back(lent);
         self.statistics.came_out(&intercept);

@@ -107,6 +107,13 @@ pub enum Exit {
         /// Its vector.
         vector: u8,
     },
+    /// The guest has accessed the local APIC's task priority, which the VMM has asked to be told.
+    TaskPriority {
+        /// Where the instruction is.
+        rip: u64,
+        /// Whether it wrote.
+        is_write: bool,
+    },
     /// The VMM can inject an interrupt, which it has asked to be told.
     InterruptWindow,
     /// The guest's read of a model-specific register was not made, which the VMM has asked to see. The answer is [`Answer::Data`] of

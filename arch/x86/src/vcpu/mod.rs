@@ -3,7 +3,7 @@
 //! [`Vcpu`] lives on its thread. Its parts: [`inbox`], what others want of it; [`exit`], why
 //! `run` returns; `events`, what is delivered to the guest next; `handle`, what an intercept needs; `cpuid`, what that
 //! answers; `msr`, RDMSR and WRMSR; `paravirt`, hypercalls; `clock`, KVM's clocks; `access`, instructions that touch devices; `replay`, what those
-//! have exchanged; `string_io`; `debug`, what a debugger wants; `state`, what there is to save beside registers; `tsc`; `translate`,
+//! have exchanged; `string_io`; `debug`, what a debugger wants; `state`, what there is to save beside registers; `tsc`; `vapic`, who sees the task priority; `translate`,
 //! from linear to guest-physical addresses; [`accesses`], when it accesses guest memory by itself.
 //!
 //! See: ARCHITECTURE.md, the life of an exit.
@@ -24,6 +24,7 @@ mod state;
 mod string_io;
 mod translate;
 mod tsc;
+mod vapic;
 
 #[cfg(feature = "selftest")]
 pub mod accesses_test;
@@ -65,6 +66,7 @@ use debug::Debugger;
 use handle::Completion;
 use inbox::request;
 use replay::Replay;
+use vapic::TaskPriorityWatch;
 
 pub use events::{Activity, Pending};
 pub use exit::{Answer, Awaited, Data, Exit};
@@ -91,6 +93,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     ended: Vectors,
     replay: Replay,
     debugger: Debugger,
+    task_priority: TaskPriorityWatch,
     // Derived, or for the next entry only.
     view: View,
     accesses: Accesses,
@@ -186,6 +189,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             ended: Vectors::new(),
             replay: Replay::default(),
             debugger: Debugger::default(),
+            task_priority: TaskPriorityWatch::default(),
             view: machine.memory.view(),
             accesses: published.accesses.clone(),
             statistics: Arc::clone(&published.statistics),
@@ -237,6 +241,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.ended.remove(vector);
                 return Exit::EndOfInterrupt { vector };
             }
+            if let Some(exit) = self.task_priority.take() {
+                return exit;
+            }
             if let Some(exit) = self.debug_exit() {
                 return exit;
             }
@@ -283,7 +290,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     #[inline(always)]
     fn enter(&mut self, request: &AtomicU32) -> Option<Exit> {
         let entry = self.next_entry();
+        self.write_task_priority_word();
         let intercept = self.engine.enter(&entry, request);
+        self.read_task_priority_word();
         if let Some(event) = self.engine.take_undelivered() {
             self.put_back(event);
         } else {
@@ -346,6 +355,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                     self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));
                 } else {
                     self.ended.insert(vector);
+                }
+            }
+            Effect::EndOfEdge(vector) => {
+                if self.machine.is_tick(vector) {
+                    self.machine.with_chips(|chips, _| ((), chips.eoi(vector)));
                 }
             }
             Effect::Timer => self.arm_timer(),

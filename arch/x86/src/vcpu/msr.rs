@@ -53,6 +53,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         } else {
             match self.read_msr(number) {
                 Ok(value) => {
+                    self.note_msr_access(number, false);
                     self.complete_read_msr(value, len);
                     return None;
                 }
@@ -92,6 +93,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let reason = if !self.machine.msr_policy.allows(number, true) {
             MsrReason::Filtered
         } else if self.write_msr(number, value).is_ok() {
+            self.note_msr_access(number, true);
             self.advance(len);
             return None;
         } else if self.read_msr(number).is_ok() {
