@@ -19,7 +19,7 @@ macro_rules! source {
 }
 
 /// Its files, by name.
-const SOURCES: [(&str, &str); 12] = [
+const SOURCES: [(&str, &str); 13] = [
     source!("vmm.h"),
     source!("machine.c"),
     source!("main.c"),
@@ -31,6 +31,7 @@ const SOURCES: [(&str, &str); 12] = [
     source!("shared.c"),
     source!("dirty.c"),
     source!("many.c"),
+    source!("priority.c"),
     source!("cost.c"),
 ];
 

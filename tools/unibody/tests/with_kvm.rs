@@ -27,7 +27,7 @@ fn checks_pass(options: &[&str]) {
     let (status, stdout, stderr) = outcome(with_kvm(options, &c_vmm().program));
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
     let passed = stdout.lines().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(passed, 23, "{stdout}");
+    assert_eq!(passed, 24, "{stdout}");
 }
 
 #[test]

@@ -29,6 +29,7 @@ static const struct {
     CASE(statistics_are_those_of_now),
     CASE(writes_that_wait_are_in_each_vcpus_ring),
     CASE(dirty_pages_come_in_rings),
+    CASE(a_task_priority_is_told_and_kept),
     CASE(descriptors_come_and_go_under_calls),
     CASE(nothing_is_left_of_many_machines),
     CASE(cost),

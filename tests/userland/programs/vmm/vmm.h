@@ -114,6 +114,7 @@ void events_outlive_closing_all(void);
 void statistics_are_those_of_now(void);
 void writes_that_wait_are_in_each_vcpus_ring(void);
 void dirty_pages_come_in_rings(void);
+void a_task_priority_is_told_and_kept(void);
 void descriptors_come_and_go_under_calls(void);
 void nothing_is_left_of_many_machines(void);
 void cost(void);
