@@ -208,6 +208,7 @@ fn stray(exit: &Exit) -> Stray {
         }
         Exit::InterruptWindow
         | Exit::TaskPriority { .. }
+        | Exit::TaskPriorityLowered
         | Exit::DirtyRingFull
         | Exit::ReadMsr { .. }
         | Exit::WriteMsr { .. } => Stray::Dead(format!("it came out unasked: {exit:?}")),

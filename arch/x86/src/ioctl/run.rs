@@ -224,6 +224,7 @@ fn tell<E: Engine, H: Host>(
             details.set_tpr_access(&TprAccess { rip, is_write });
             exit::TPR_ACCESS
         }
+        Exit::TaskPriorityLowered => exit::SET_TPR,
         Exit::InterruptWindow => exit::IRQ_WINDOW_OPEN,
         Exit::ReadMsr { number, reason } => {
             details.set_msr(&Msr { error: 0, reason: why(reason), index: number, data: 0 });

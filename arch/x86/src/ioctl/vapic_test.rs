@@ -1,19 +1,22 @@
 //! Test bodies of `vapic`: the task priority, reported and kept in the guest's memory.
 
+use core::mem::offset_of;
+
 use abi::cap;
 use abi::exit;
-use abi::ioctl::{CHECK_EXTENSION, SET_VAPIC_ADDR, TPR_ACCESS_REPORTING};
+use abi::ioctl::{CHECK_EXTENSION, CREATE_IRQCHIP, SET_VAPIC_ADDR, TPR_ACCESS_REPORTING};
 use abi::irq::TprAccessCtl;
-use abi::run::TprAccess;
+use abi::run::{Run, TprAccess};
+use alloc::boxed::Box;
 use selftest::{Failure, Outcome, cases, check, check_eq};
 use virt::{Errno, Host};
 
 use super::caller::{BAD, Caller};
-use super::run::run;
+use super::run::{load, run};
 use super::run_test::Shared;
 use crate::engine::{Event, Intercept};
 use crate::regs::{Regs, rflags};
-use crate::vcpu::run_test::{CODE, TestVcpu, enable_apic, engine, out};
+use crate::vcpu::run_test::{CODE, TestVcpu, enable_apic, engine, host_error, long_mode, out};
 use crate::vcpu::scripted::Fixture;
 
 /// Where the word is: near the end of memory.
@@ -107,6 +110,37 @@ cases! {
         engine(&mut vcpu).then(out);
         vcpu.run(crate::vcpu::Answer::None);
         check_eq!((vcpu.lapic().state().tpr, word(&caller)?[0]), (0x60, 0));
+    }
+
+    fn a_priority_that_is_lowered_is_told_where_the_local_apic_is_the_vmms() {
+        for ours in [false, true] {
+            let caller = Caller::without_chips()?;
+            if ours {
+                check_eq!(caller.vm(CREATE_IRQCHIP, 0), Ok(0));
+            }
+            let mut vcpu = host_error(super::create_vcpu(&caller.fixture.vm, 0).map(Box::new))?;
+            long_mode(&caller.fixture, &mut vcpu)?;
+            let shared = Shared::new();
+            // Raised, the same, lowered; one that there is none of.
+            for (value, told) in [(7, false), (7, false), (3, true), (0x10, false)] {
+                if ours {
+                    vcpu.set_cr8(if value == 3 { 7 } else { 0 });
+                }
+                engine(&mut vcpu).then(move |state, _| {
+                    state.gprs[3] = value;
+                    Intercept::WriteCr8 { gpr: 3, len: 4 }
+                });
+                engine(&mut vcpu).then(out);
+                let rip = vcpu.engine().rip();
+                check_eq!(run(&mut vcpu, 0, &shared), Ok(0));
+                if told && !ours {
+                    check_eq!((shared.reason(), vcpu.engine().rip()), (exit::SET_TPR, rip + 4));
+                    check_eq!(load::<u64>(&shared, offset_of!(Run, cr8)), value);
+                    check_eq!(run(&mut vcpu, 0, &shared), Ok(0));
+                }
+                check_eq!(shared.reason(), exit::IO);
+            }
+        }
     }
 
     fn a_word_is_in_memory() {

@@ -114,6 +114,8 @@ pub enum Exit {
         /// Whether it wrote.
         is_write: bool,
     },
+    /// The guest has lowered the task priority of a local APIC that is the VMM's: an interrupt may be free to go.
+    TaskPriorityLowered,
     /// The VMM can inject an interrupt, which it has asked to be told.
     InterruptWindow,
     /// The guest's read of a model-specific register was not made, which the VMM has asked to see. The answer is [`Answer::Data`] of

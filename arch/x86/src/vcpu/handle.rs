@@ -70,7 +70,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.engine.set_gpr(gpr, self.lapic.cr8());
                 self.advance(len);
             }
-            Intercept::WriteCr8 { gpr, len } => self.write_cr8(gpr, len),
+            Intercept::WriteCr8 { gpr, len } => return self.write_cr8(gpr, len),
             Intercept::In { port, size, len } => return self.port_in(port, size, len),
             Intercept::Out { port, size, len } => return self.port_out(port, size, len),
             Intercept::StringIo => return self.string_io(),
@@ -166,14 +166,17 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             .unwrap_or(0)
     }
 
-    fn write_cr8(&mut self, register: u8, len: u8) {
+    fn write_cr8(&mut self, register: u8, len: u8) -> Option<Exit> {
         let value = self.engine.gpr(register);
         if value >> 4 != 0 {
             self.raise(Exception::gp(0));
-            return;
+            return None;
         }
+        let is_lower = value < self.lapic.cr8();
         self.lapic.set_cr8(value);
         self.advance(len);
+        // The local APIC is the VMM's, and with it what waits behind the priority.
+        (is_lower && self.lapic.config().absent).then_some(Exit::TaskPriorityLowered)
     }
 
     fn set_accumulator(&mut self, size: u8, value: u64) {
