@@ -34,6 +34,8 @@ const LAYERS: &[Layer] = &[
         may_use: &["abi", "selftest", "virt"],
         in_kernel: Some(&["iced-x86", "lock_api", "spin"]),
     },
+    // `spin` is for its tests only.
+    Layer { name: "engine-svm", may_use: &["arch-x86", "virt"], in_kernel: Some(&["lock_api"]) },
     Layer { name: "kmod", may_use: &["abi", "arch-x86", "selftest", "virt"], in_kernel: Some(&[]) },
     Layer { name: "engine-soft", may_use: &["arch-x86", "virt"], in_kernel: None },
     Layer { name: "host-user", may_use: &["virt"], in_kernel: None },

@@ -1,0 +1,103 @@
+//! [`SvmEngine`]: SVM for the vCPUs of one machine, and what they share; and who takes pages away from them.
+
+use alloc::sync::Arc;
+
+use arch_x86::cpuid::Instructions;
+use arch_x86::engine::Engine;
+use arch_x86::hardware::{HostPages, Platform};
+use virt::{Errno, Memory};
+
+use crate::nested::Nested;
+use crate::presence::Presence;
+use crate::processor::{Native, Processor};
+use crate::vcpu::SvmVcpu;
+use crate::virtualization::Svm;
+
+/// What the vCPUs of one machine share.
+pub struct Shared<P: Platform, C: Processor> {
+    pub(crate) svm: Arc<Svm<P, C>>,
+    pub(crate) memory: Arc<Memory<P::RawMutex>>,
+    pub(crate) nested: Nested<P>,
+    pub(crate) presence: Presence,
+}
+
+impl<P: Platform, C: Processor> Shared<P, C> {
+    /// Returns when no processor can use what was taken out of the nested tables. Not with interrupts off.
+    fn flush(&self) {
+        self.nested.flush(|| {
+            self.presence.processors().for_each(|at| self.svm.platform.interrupt_and_wait(at));
+        });
+    }
+}
+
+/// SVM for one machine.
+pub struct SvmEngine<P: Platform, C: Processor = Native> {
+    pub(crate) shared: Arc<Shared<P, C>>,
+}
+
+impl<P: Platform, C: Processor> SvmEngine<P, C> {
+    pub(crate) fn new(
+        svm: Arc<Svm<P, C>>,
+        memory: Arc<Memory<P::RawMutex>>,
+    ) -> Result<Self, Errno> {
+        let nested = Nested::new(&svm.platform, svm.processor.cr4(), memory.view())?;
+        let presence = Presence::new()?;
+        Ok(Self { shared: Arc::new(Shared { svm, memory, nested, presence }) })
+    }
+}
+
+/// Instructions on general-purpose, x87, SSE and AVX registers, which are the state that a guest has.
+const KNOWN: Instructions = Instructions {
+    // SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, AVX, F16C, RDRAND.
+    leaf1_ecx: 0x72d8_3203,
+    // FPU, MMX, FXSR, SSE, SSE2.
+    leaf1_edx: 0x0780_0001,
+    // BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, CLWB, SHA.
+    leaf7_ebx: 1 << 3 | 1 << 5 | 1 << 8 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 29,
+    // VAES, VPCLMULQDQ.
+    leaf7_ecx: 1 << 9 | 1 << 10,
+    leaf7_edx: 0,
+    // LAHF, LZCNT, PREFETCHW.
+    extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
+    extended1_edx: 0,
+};
+
+impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
+    type Vcpu = SvmVcpu<P, C>;
+
+    fn create_vcpu(&self, id: u32) -> Result<Self::Vcpu, Errno> {
+        self.shared.presence.add(id)?;
+        SvmVcpu::new(Arc::clone(&self.shared), id)
+    }
+
+    fn instructions(&self) -> Instructions {
+        let processor = &self.shared.svm.processor;
+        KNOWN.on(&|function, index| processor.cpuid(function, index))
+    }
+
+    fn invalidate(&self, start: u64, size: u64) {
+        let shared = &*self.shared;
+        while !shared.nested.adopt(|| shared.memory.view()) {
+            shared.svm.platform.yield_now();
+        }
+        shared.nested.renew(start, start.saturating_add(size));
+        shared.flush();
+    }
+
+    fn kick(&self, id: u32) {
+        if let Some(processor) = self.shared.presence.processor(id) {
+            self.shared.svm.platform.interrupt(processor);
+        }
+    }
+}
+
+impl<P: Platform, C: Processor> HostPages for SvmEngine<P, C> {
+    fn change(&self, start: u64, end: u64) {
+        self.shared.nested.change(start, end);
+        self.shared.flush();
+    }
+
+    fn changed(&self, _start: u64, _end: u64) {
+        self.shared.nested.changed();
+    }
+}

@@ -1,0 +1,337 @@
+//! The way into guest code and out: `enter` of a vCPU.
+//!
+//! On one processor it goes in again and again, until what comes out is the run loop's, or it is asked for by the request word or by
+//! the host. What the host needs for itself is served each time interrupts are on in between. Each time, with interrupts off, it says first
+//! that it is inside, and looks then whether it is to come out, and whether translations are to be dropped: so nobody is missed
+//! ([`crate::presence`]).
+//!
+//! What of the host's registers VMRUN does not change by itself is put back when the guest is out, but for TSC_AUX, which is when the
+//! thread may leave the processor. SPEC_CTRL stays the host's: the core keeps what a guest writes to it, and no guest of
+//! a processor of AMD's is offered it.
+//!
+//! Deviations. An NMI that waits for the end of the shadow of MOV SS, with interrupts off, is delivered only when the host interrupts next. An
+//! interrupt whose delivery raises #DB or #AC is lost, as in the software CPU.
+//!
+//! See: AMD APM vol. 2, 15.5, 15.6, 15.20–15.22.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use arch_x86::emulate::debug::{self, dr6, dr7};
+use arch_x86::engine::{Entry, Event, Intercept};
+use arch_x86::exception::{self, Exception};
+use arch_x86::hardware::{GuestFpu, Platform};
+use arch_x86::regs::{Regs, cr4, rflags};
+use virt::Errno;
+use virt::dirty_ring::DirtyRing;
+
+use crate::engine::Shared;
+use crate::events;
+use crate::exits::{self, Cause};
+use crate::processor::Processor;
+use crate::resolve::Waiting;
+use crate::vcpu::SvmVcpu;
+use crate::virtualization::Local;
+use crate::vmcb::{clean, tlb_control};
+
+/// What the host has in registers that are the guest's meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    xcr0: Option<u64>,
+    xss: Option<u64>,
+    breakpoints: Option<[u64; 4]>,
+    dr7: u64,
+}
+
+/// What goes on.
+enum Next {
+    /// The guest.
+    Enter,
+    Out(Intercept),
+}
+
+impl<P: Platform, C: Processor> SvmVcpu<P, C> {
+    /// Runs guest code until it must come out.
+    pub(crate) fn run(&mut self, entry: &Entry, request: &AtomicU32) -> Intercept {
+        self.undelivered = entry.inject;
+        if let Some(gpa) = self.bad.take() {
+            return Intercept::BadMemory { gpa };
+        }
+        self.want_window(entry.interrupt_window);
+        let shared = Arc::clone(&self.shared);
+        let intercept = shared.svm.platform.on_processor(|processor| {
+            let Some(local) = shared.svm.local(processor) else {
+                return Intercept::Failed(Errno::EIO);
+            };
+            let host_aux = self.arrive(local);
+            let intercept = self.run_on(&shared, local, processor, entry, request);
+            if let Some(aux) = host_aux {
+                shared.svm.processor.set_tsc_aux(aux);
+            }
+            intercept
+        });
+        self.want_window(false);
+        intercept
+    }
+
+    /// Comes to a processor; gives the host's TSC_AUX if it is not there any more.
+    fn arrive(&mut self, local: &Local<P::Pages>) -> Option<u64> {
+        let svm = &self.shared.svm;
+        if local.is_new(self.number) && svm.features.prediction_barrier {
+            svm.processor.forget_branches();
+        }
+        let host = local.tsc_aux();
+        let differs = svm.features.tsc_aux && host != self.tsc_aux;
+        differs.then(|| {
+            svm.processor.set_tsc_aux(self.tsc_aux);
+            host
+        })
+    }
+
+    /// Goes in and comes out until the run loop is needed.
+    fn run_on(
+        &mut self,
+        shared: &Shared<P, C>,
+        local: &Local<P::Pages>,
+        processor: u32,
+        entry: &Entry,
+        request: &AtomicU32,
+    ) -> Intercept {
+        let platform = &shared.svm.platform;
+        loop {
+            if entry.nmi_window && self.undelivered.is_none() && self.is_open_for_nmi() {
+                return Intercept::NmiWindow;
+            }
+            let event = self.undelivered;
+            // Delivers what is injected, and comes out at once: an NMI is next.
+            let briefly = entry.nmi_window && event.is_some() && !self.nmi_blocked();
+            let went = platform.without_interrupts(|| {
+                shared.presence.enter(self.id, processor);
+                let went = !self.is_held_back(request);
+                if went {
+                    self.switch(shared, local, processor, briefly);
+                }
+                shared.presence.leave(self.id);
+                went
+            });
+            if !went {
+                return Intercept::Interrupted;
+            }
+            match self.came_out(event) {
+                Next::Enter => {}
+                Next::Out(intercept) => return intercept,
+            }
+        }
+    }
+
+    fn is_open_for_nmi(&self) -> bool {
+        !self.nmi_blocked() && !self.interrupt_shadow()
+    }
+
+    /// Whether it is not to go in.
+    fn is_held_back(&mut self, request: &AtomicU32) -> bool {
+        let is_wanted = self.shared.svm.platform.is_wanted();
+        if is_wanted {
+            self.waiting = Waiting::Processor;
+        }
+        let ring_is_full = self.view.ring().is_some_and(DirtyRing::is_nearly_full);
+        is_wanted || ring_is_full || request.load(Ordering::SeqCst) != 0
+    }
+
+    /// Has the guest come out when it is open for an interrupt, or not.
+    fn want_window(&mut self, on: bool) {
+        if self.intercepts.window != on {
+            self.intercepts.window = on;
+            events::set_window(&mut self.vmcb, on);
+            self.update_intercepts();
+        }
+    }
+
+    /// The switch into guest code and back. With interrupts off.
+    fn switch(
+        &mut self,
+        shared: &Shared<P, C>,
+        local: &Local<P::Pages>,
+        processor: u32,
+        briefly: bool,
+    ) {
+        let svm = &shared.svm;
+        self.choose_asid(local, processor);
+        if let Some(event) = self.undelivered.take() {
+            self.inject(event);
+        }
+        self.vmcb.set(clean::DEBUG, |vmcb| &mut vmcb.dr6, dr6::FIXED);
+        if briefly {
+            svm.platform.interrupt(processor);
+        }
+        self.fpu.restore();
+        let kept = self.lend_registers(local);
+        let (physical, dr7) = (self.vmcb.physical(), self.vmcb.dr7);
+        // SAFETY: interrupts are off, and the thread stays here: this is inside of the platform's functions that say so. SVM is on where
+        // there is a `Local`: guests are run while the module has the processors. The VMCB's nested tables are the machine's, which
+        // `shared` holds; a page that is taken out of them is used no more when who does that goes on, since the flushes were
+        // looked at after this vCPU had said that it is inside. The maps intercept all, and `Intercepts` always has what the contract names.
+        // The host's page is this processor's.
+        unsafe { svm.processor.run(&mut self.vmcb, physical, local.host(), &mut self.gprs) };
+        self.take_registers_back(&kept);
+        self.vmcb.clean = if svm.features.clean_bits { clean::ALL } else { 0 };
+        self.vmcb.tlb_control = tlb_control::KEEP;
+        self.vmcb.event_injection = 0;
+        if exits::is_exception(&self.vmcb, exception::MC) {
+            svm.processor.machine_check();
+        } else if exits::is_exception(&self.vmcb, exception::DB) {
+            // It is as the handler would see it.
+            self.vmcb.set(clean::DEBUG, |vmcb| &mut vmcb.dr7, dr7);
+        }
+    }
+
+    /// The ASID for this entry, and whether translations are dropped. The processor's copy of the VMCB is good only if that was here.
+    fn choose_asid(&mut self, local: &Local<P::Pages>, processor: u32) {
+        let flushes = self.shared.nested.flushes();
+        let flush = self.flush || flushes != self.flushes;
+        (self.flush, self.flushes) = (false, flushes);
+        let had = self.asid;
+        let by_asid = self.shared.svm.features.flush_by_asid;
+        let (asid, control) = local.asids().assign(processor, &mut self.asid, flush, by_asid);
+        if self.asid != had {
+            self.vmcb.clean = 0;
+        }
+        self.vmcb.set(clean::ASID, |vmcb| &mut vmcb.asid, asid);
+        self.vmcb.tlb_control = control;
+    }
+
+    /// Has an event be delivered, and leaves in registers what goes with it.
+    fn inject(&mut self, event: Event) {
+        match event {
+            Event::Nmi => self.set_nmi_blocked(true),
+            Event::Interrupt { .. } => {}
+            Event::Exception(raised) => match raised.vector {
+                exception::PF => self.set_cr2(raised.payload),
+                exception::DB => debug::record(self, raised.payload),
+                _ => {}
+            },
+        }
+        if let Event::Exception(raised) = event
+            && is_fault(raised.vector)
+        {
+            self.vmcb.rflags |= rflags::RF;
+        }
+        self.vmcb.interrupt_shadow = 0;
+        events::inject(&mut self.vmcb, event);
+    }
+
+    /// Loads the guest's registers that VMRUN does not load.
+    fn lend_registers(&self, local: &Local<P::Pages>) -> Kept {
+        let svm = &self.shared.svm;
+        let processor = &svm.processor;
+        let mut kept = Kept { dr7: processor.dr(7), ..Kept::default() };
+        if debug::armed(self.vmcb.dr7) {
+            if debug::armed(kept.dr7) {
+                processor.set_dr(7, dr7::FIXED);
+            }
+            kept.breakpoints = Some([0, 1, 2, 3].map(|n| processor.dr(n)));
+            self.set_breakpoints(&self.breakpoints);
+        }
+        // Without OSXSAVE nothing in the guest depends on these.
+        if svm.features.xsave && self.cr4 & cr4::OSXSAVE != 0 {
+            let host = processor.xcr0();
+            if host != self.xcr0 {
+                processor.set_xcr0(self.xcr0);
+                kept.xcr0 = Some(host);
+            }
+            // The guest has no components of XSAVES's, and must not see the host's.
+            if local.xss() != 0 {
+                processor.set_xss(0);
+                kept.xss = Some(local.xss());
+            }
+        }
+        kept
+    }
+
+    /// Loads the host's again. VMRUN's end has left DR7 without breakpoints.
+    fn take_registers_back(&self, kept: &Kept) {
+        let processor = &self.shared.svm.processor;
+        if let Some(xcr0) = kept.xcr0 {
+            processor.set_xcr0(xcr0);
+        }
+        if let Some(xss) = kept.xss {
+            processor.set_xss(xss);
+        }
+        if let Some(breakpoints) = &kept.breakpoints {
+            self.set_breakpoints(breakpoints);
+        }
+        if self.vmcb.dr6 != dr6::FIXED {
+            processor.set_dr(6, dr6::FIXED);
+        }
+        if debug::armed(kept.dr7) {
+            processor.set_dr(7, kept.dr7);
+        }
+    }
+
+    fn set_breakpoints(&self, addresses: &[u64; 4]) {
+        for (n, address) in (0..).zip(addresses) {
+            self.shared.svm.processor.set_dr(n, *address);
+        }
+    }
+
+    /// What becomes of an exit. `injected` is what the guest was entered with.
+    fn came_out(&mut self, injected: Option<Event>) -> Next {
+        let wanted = self.intercepts.exceptions;
+        let cause = exits::cause(&self.vmcb, &self.shared.svm.features, wanted);
+        self.undelivered = events::undelivered(&self.vmcb, self.dr6, injected);
+        if self.undelivered == Some(Event::Nmi) {
+            self.set_nmi_blocked(false);
+        }
+        match cause {
+            Cause::Host | Cause::MachineCheck => Next::Enter,
+            Cause::Window => Next::Out(Intercept::InterruptWindow),
+            Cause::Pause => {
+                self.waiting = Waiting::Processor;
+                Next::Out(Intercept::Interrupted)
+            }
+            Cause::Nested { gpa, write } => Next::Out(self.reached(gpa, write)),
+            Cause::Raised(raised) => self.raised(raised),
+            Cause::Out(Intercept::Exception(raised)) if self.undelivered.is_some() => {
+                self.raised(raised)
+            }
+            Cause::Out(intercept) => {
+                if intercept == Intercept::Shutdown {
+                    self.undelivered = None;
+                }
+                Next::Out(intercept)
+            }
+        }
+    }
+
+    /// The guest is to have an exception, or what it makes of the one that was being delivered.
+    fn raised(&mut self, raised: Exception) -> Next {
+        let becomes = match self.undelivered.take() {
+            Some(Event::Exception(first)) => raised.during(first.vector),
+            _ => Some(raised),
+        };
+        match becomes {
+            Some(exception) => {
+                self.undelivered = Some(Event::Exception(exception));
+                Next::Enter
+            }
+            None => Next::Out(Intercept::Shutdown),
+        }
+    }
+
+    /// The guest reached a page: a device's, or one that is found before the next entry.
+    fn reached(&mut self, gpa: u64, write: bool) -> Intercept {
+        let slot = self.view.slots().find(gpa);
+        let is_memory = slot.is_some_and(|slot| !(write && slot.read_only));
+        if !is_memory || !self.shared.nested.reaches(gpa) {
+            return Intercept::NestedFault { gpa, write };
+        }
+        self.waiting = Waiting::Page { gpa, write };
+        Intercept::Interrupted
+    }
+}
+
+/// Whether an exception is pushed with RF set. See: AMD APM vol. 2, 3.1.6.
+const fn is_fault(vector: u8) -> bool {
+    use exception::{BP, DB, DF, MC, NMI, OF};
+    !matches!(vector, DB | NMI | BP | OF | DF | MC)
+}
