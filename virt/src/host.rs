@@ -114,6 +114,10 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// Lets others use the processor: this thread waits for one that does something short. Process context.
     fn yield_now(&self);
 
+    /// Whether this thread has to leave the core: a signal came in, which is handled where the thread came from. What else the host wants
+    /// of a thread now and then, it does here. Process context.
+    fn is_interrupted(&self) -> bool;
+
     /// Makes a timer that calls `target`. Process context.
     ///
     /// # Errors

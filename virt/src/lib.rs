@@ -36,6 +36,8 @@ pub mod vm;
 #[cfg(feature = "selftest")]
 pub mod dirty_ring_test;
 #[cfg(feature = "selftest")]
+pub mod host_test;
+#[cfg(feature = "selftest")]
 pub mod ioeventfd_test;
 #[cfg(feature = "selftest")]
 pub mod memory_test;

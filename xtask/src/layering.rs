@@ -36,7 +36,13 @@ const LAYERS: &[Layer] = &[
     },
     // `spin` is for its tests only.
     Layer { name: "engine-svm", may_use: &["arch-x86", "virt"], in_kernel: Some(&["lock_api"]) },
-    Layer { name: "kmod", may_use: &["abi", "arch-x86", "selftest", "virt"], in_kernel: Some(&[]) },
+    // Which of the processor's virtualizations there is: who uses one need not know.
+    Layer { name: "engine-hardware", may_use: &["arch-x86", "engine-svm"], in_kernel: Some(&[]) },
+    Layer {
+        name: "kmod",
+        may_use: &["abi", "arch-x86", "engine-hardware", "selftest", "virt"],
+        in_kernel: Some(&["lock_api"]),
+    },
     Layer { name: "engine-soft", may_use: &["arch-x86", "virt"], in_kernel: None },
     Layer { name: "host-user", may_use: &["virt"], in_kernel: None },
     Layer {

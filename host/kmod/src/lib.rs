@@ -4,6 +4,13 @@
 //! hypervisor, and linked by Kbuild with `glue/`, a thin layer of C over what
 //! the kernel offers as macros and inline functions only. The modules:
 //!
+//! - [`kernel`]: the handle, with [`Host`](virt::Host) and what engines on the processor's virtualization need beyond;
+//! - [`memory`]: guest memory at host virtual addresses, and a caller's;
+//! - [`time`], [`timer`]: clocks and timers; [`lock`]: the lock that is shared with those;
+//! - [`parker`], [`thread`]: where a halted vCPU's thread waits, and what else is wanted of it;
+//! - [`event`], [`watch`]: eventfds, and who is told when one is signalled;
+//! - [`pages`], [`fpu`], [`processor`]: for engines: pages, a guest's x87 and vector registers, processors;
+//! - [`deferred`]: what has to wait for process context;
 //! - [`allocator`]: the heap;
 //! - [`printk`]: the kernel's log;
 //! - [`panic`]: what becomes of a panic;
@@ -18,10 +25,29 @@ extern crate alloc;
 mod allocator;
 #[cfg(feature = "selftest")]
 mod allocator_test;
+mod deferred;
+mod event;
+mod fpu;
+#[cfg(feature = "selftest")]
+mod host_test;
+mod kernel;
+#[cfg(feature = "selftest")]
+mod kernel_test;
+mod lock;
+mod memory;
+mod pages;
 mod panic;
+mod parker;
+#[cfg(feature = "selftest")]
+mod platform_test;
 mod printk;
+mod processor;
 #[cfg(feature = "selftest")]
 mod selftest;
+mod thread;
+mod time;
+mod timer;
+mod watch;
 
 // The interface's definitions are compiled for the kernel from the first day
 // on, though nothing serves them yet.
@@ -40,6 +66,7 @@ extern "C" fn unibody_init() -> c_int {
     arch_x86::build_tables();
     #[cfg(feature = "selftest")]
     if selftest::run().is_err() {
+        deferred::wait_for_all();
         return -EINVAL;
     }
     printk::print!(printk::Level::Info, "loaded");
@@ -50,5 +77,6 @@ extern "C" fn unibody_init() -> c_int {
 /// [`unibody_init`] succeeded and when nothing uses the module any more.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_exit() {
+    deferred::wait_for_all();
     printk::print!(printk::Level::Info, "unloaded");
 }

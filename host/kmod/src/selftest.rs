@@ -9,7 +9,7 @@
 use crate::printk::{Level, print};
 use ::selftest::{Case, Outcome, Tally};
 
-// SAFETY: these are the glue's functions (glue/glue.c), which take nothing and touch unused stack of the task that runs.
+// SAFETY: these are the glue's functions (glue/selftest.c), which take nothing and touch unused stack of the task that runs.
 unsafe extern "C" {
     /// Fills the unused part of the running task's stack with a pattern.
     safe fn unibody_stack_paint();
@@ -22,7 +22,12 @@ unsafe extern "C" {
 const STACK_LIMIT: usize = 8 << 10;
 
 /// The bodies about the module's host services, which user space does not have.
-const OWN: &[&[Case]] = &[crate::allocator_test::CASES];
+const OWN: &[&[Case]] = &[
+    crate::allocator_test::CASES,
+    crate::host_test::CASES,
+    crate::kernel_test::CASES,
+    crate::platform_test::CASES,
+];
 
 /// The deepest body so far.
 struct Deepest {

@@ -17,6 +17,8 @@ pub mod event;
 pub mod fixup;
 #[cfg(test)]
 mod fixup_test;
+#[cfg(test)]
+mod host_test;
 pub mod memory;
 pub mod own_descriptor;
 pub mod own_process;
@@ -118,6 +120,12 @@ impl Host for Process {
 
     fn yield_now(&self) {
         std::thread::yield_now();
+    }
+
+    /// Never: a signal's handler has run by then, and posts what it wants of a vCPU.
+    #[inline]
+    fn is_interrupted(&self) -> bool {
+        false
     }
 
     fn timer(&self, target: Arc<dyn Expire>) -> Result<QueuedTimer, Errno> {

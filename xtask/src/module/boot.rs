@@ -81,7 +81,7 @@ fn run_machine(kernel: &Path, initramfs: &Path, console: &Path) -> Result<Option
         File::create(console).with_context(|| format!("cannot create '{}'", console.display()))?;
     let mut machine = qemu::machine(kernel, initramfs, "console=ttyS0 panic=-1 oops=panic");
     machine
-        .args(["-cpu", "max", "-m", "256", "-serial", "stdio"])
+        .args(["-cpu", "max", "-smp", "2", "-m", "256", "-serial", "stdio"])
         .stdout(log.try_clone().context("cannot share the console's log")?)
         .stderr(log);
     qemu::run(&mut machine, PATIENCE, || Ok(()))

@@ -2,7 +2,7 @@
 //!
 //! 1. cargo compiles `host/kmod` and what it depends on, `core` and `alloc`
 //!    included, for a target without an operating system: a static library.
-//! 2. `ld -r` makes one object of what is reachable from the module's two
+//! 2. `ld -r` makes one object of what is reachable from the module's
 //!    entry points.
 //! 3. objtool finds the calls and returns that the kernel patches, and
 //!    writes the tables with which the kernel unwinds.
@@ -69,7 +69,13 @@ const RUSTFLAGS: &[&str] = &[
 ];
 
 /// The entry points of the Rust half: see `host/kmod/glue/glue.h`.
-const ENTRY_POINTS: &[&str] = &["unibody_init", "unibody_exit"];
+const ENTRY_POINTS: &[&str] = &[
+    "unibody_init",
+    "unibody_exit",
+    "unibody_run_deferred",
+    "unibody_expired",
+    "unibody_signalled",
+];
 
 /// The kernel has its own of these; `compiler_builtins` must not bring others.
 const MEMORY_FUNCTIONS: &[&str] = &["bcmp", "memcmp", "memcpy", "memmove", "memset", "strlen"];
@@ -106,7 +112,7 @@ pub fn build(headers: &Headers, flavour: Flavour) -> Result<Module> {
     let core = directory.join("core.o_shipped");
     strip(&object, &core)?;
     objtool(headers, &core)?;
-    kbuild(headers, &directory)?;
+    kbuild(headers, &directory, flavour)?;
     let file = directory.join("unibody.ko");
     let loaded_bytes = loaded_bytes(&read(&file)?)?;
     Ok(Module { file, loaded_bytes, large_frames })
@@ -213,11 +219,13 @@ fn objtool(headers: &Headers, object: &Path) -> Result<()> {
 }
 
 /// The C glue and the Rust half, linked to a module.
-fn kbuild(headers: &Headers, directory: &Path) -> Result<()> {
+fn kbuild(headers: &Headers, directory: &Path, flavour: Flavour) -> Result<()> {
     let glue = tree::root().join("host/kmod/glue");
-    for file in ["Kbuild", "glue.c", "glue.h"] {
-        let content = read(&glue.join(file))?;
-        let copy = directory.join(file);
+    let files = fs::read_dir(&glue).with_context(|| format!("cannot list '{}'", glue.display()))?;
+    for file in files {
+        let file = file.with_context(|| format!("cannot list '{}'", glue.display()))?.path();
+        let content = read(&file)?;
+        let copy = directory.join(file.file_name().unwrap_or_default());
         // An unchanged file keeps its time, and is not compiled again.
         if fs::read(&copy).ok().as_ref() != Some(&content) {
             write(&copy, &content)?;
@@ -228,6 +236,9 @@ fn kbuild(headers: &Headers, directory: &Path) -> Result<()> {
     let mut make = Command::new("make");
     make.arg("-s").arg("-C").arg(&headers.directory);
     make.arg(format!("M={}", directory.display())).arg("modules");
+    if flavour == Flavour::Selftest {
+        make.arg("SELFTEST=y");
+    }
     // Cargo's own job server is not make's.
     make.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
     capture(&mut make).context("Kbuild cannot link the module")?;

@@ -261,6 +261,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.activity = Activity::Shutdown;
                 return Exit::Shutdown;
             }
+            if self.machine.host.is_interrupted() {
+                return Exit::Interrupted;
+            }
             if !self.is_running() {
                 if let Some(exit) = self.idle(published) {
                     return exit;

@@ -198,6 +198,34 @@ cases! {
         check_eq!(vcpu.read_msr(index::TSC_DEADLINE), Ok(0));
     }
 
+    fn a_signal_brings_a_vcpu_out_before_it_enters_and_while_it_is_halted() {
+        let (fixture, mut vcpu) = machine(1)?;
+        engine(&mut vcpu).then(out);
+        fixture.host.interrupt(true);
+        for _ in 0..2 {
+            check_eq!(vcpu.run(Answer::None), Exit::Interrupted);
+        }
+        check_eq!(vcpu.engine().entries.len(), 0);
+        fixture.host.interrupt(false);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        let host = fixture.host.clone();
+        engine(&mut vcpu).then(move |state, _| {
+            set_if(state, true);
+            host.interrupt(true);
+            Intercept::Halt { len: 1 }
+        });
+        engine(&mut vcpu).then(out);
+        for _ in 0..2 {
+            check_eq!(vcpu.run(Answer::None), Exit::Interrupted);
+        }
+        check_eq!(vcpu.engine().entries.len(), 2);
+        // It is halted still, and what wakes it does.
+        fixture.host.interrupt(false);
+        fixture.vm.arch().machine().post(0, super::inbox::request::NMI);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(vcpu.engine().injected(), [Event::Nmi]);
+    }
+
     fn halting_for_good_is_told_once() {
         let (fixture, mut vcpu) = machine(1)?;
         engine(&mut vcpu).then(|_, _| Intercept::Halt { len: 1 });

@@ -6,7 +6,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use virt::dirty_ring::DirtyRing;
 use virt::host::{BadAddress, Event as HostEvent, Expire, Host, Notify, Parker, Timer};
@@ -162,6 +162,7 @@ struct Inner {
     timers: spin::Mutex<Vec<Armed>>,
     next_timer: AtomicU64,
     events: spin::Mutex<Vec<TestEvent>>,
+    interrupted: AtomicBool,
 }
 
 struct Armed {
@@ -197,6 +198,11 @@ impl TestHost {
         self.0.now.fetch_max(due.deadline, Ordering::Relaxed);
         due.target.expired();
         true
+    }
+
+    /// Has a signal be there for the thread, or not any more.
+    pub fn interrupt(&self, signal: bool) {
+        self.0.interrupted.store(signal, Ordering::Relaxed);
     }
 
     fn range(&self, hva: u64, len: usize) -> Result<core::ops::Range<usize>, BadAddress> {
@@ -272,6 +278,10 @@ impl Host for TestHost {
 
     fn yield_now(&self) {
         self.let_time_pass();
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.0.interrupted.load(Ordering::Relaxed)
     }
 
     fn timer(&self, target: Arc<dyn Expire>) -> Result<TestTimer, Errno> {
