@@ -25,6 +25,9 @@ mod processor;
 /// Linux's own KVM.
 pub const KVM: &str = "/dev/kvm";
 
+/// The project's own module, with the same interface.
+pub const UNIBODY: &str = "/dev/unibody";
+
 /// A way to run guests, as this host offers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
@@ -87,7 +90,7 @@ pub enum Readiness {
     },
 }
 
-/// Opens Linux's KVM.
+/// Opens Linux's KVM, or what has its interface.
 ///
 /// # Errors
 /// Why it can't be used.

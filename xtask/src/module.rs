@@ -11,7 +11,7 @@
 //! Everything is written below `target/module/`, nothing into the source tree.
 
 mod boot;
-mod build;
+pub mod build;
 mod floats;
 mod frames;
 pub mod kernel;

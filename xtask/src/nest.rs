@@ -28,6 +28,7 @@ mod unibody;
 
 use crate::Command;
 use crate::initramfs::busybox;
+use crate::module;
 use crate::module::kernel::Headers;
 use crate::module::packages;
 use anyhow::{Context, Result};
@@ -104,6 +105,10 @@ fn fill(kernel: &Headers, options: &Options) -> Result<Contents> {
     contents.file("init", 0o755, INIT.into());
     contents.file("nest/command", 0o644, quoting::script(&options.command).into_bytes());
     modules::add(&mut contents, &kernel.modules()?)?;
+    if options.module {
+        let module = module::build::build(kernel, module::build::Flavour::Product)?;
+        contents.copy(&module.file, "nest/unibody.ko")?;
+    }
     unibody::add(&mut contents)?;
     for file in &options.files {
         contents.copy(&file.from, &file.to)?;

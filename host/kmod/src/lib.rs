@@ -80,3 +80,10 @@ extern "C" fn unibody_exit() {
     deferred::wait_for_all();
     printk::print!(printk::Level::Info, "unloaded");
 }
+
+// For now: that it compiles.
+#[allow(dead_code)]
+fn probe() -> bool {
+    use arch_x86::hardware::Virtualization as _;
+    engine_hardware::Hardware::<kernel::Kernel>::new(kernel::Kernel).is_ok()
+}

@@ -224,6 +224,8 @@ pub(crate) enum Engine {
     Soft,
     /// Linux's KVM (/dev/kvm), and nothing else
     Kvm,
+    /// Unibody's own kernel module (/dev/unibody), and nothing else
+    Unibody,
 }
 
 /// Where a guest's interrupt controllers are.

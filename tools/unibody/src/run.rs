@@ -44,9 +44,12 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
             "a COMMAND can't be run by an init of your own (rdinit= or init= in --cmdline)",
         );
     }
-    if let (Engine::Kvm, Some(option)) = (options.engine, options.software_cpu_only()) {
+    if let (engine @ (Engine::Kvm | Engine::Unibody), Some(option)) =
+        (options.engine, options.software_cpu_only())
+    {
+        let name = if engine == Engine::Kvm { "kvm" } else { "unibody" };
         usage_error(&format!(
-            "{option} is the software CPU's, and can't be used with --engine kvm"
+            "{option} is the software CPU's, and can't be used with --engine {name}"
         ));
     }
     match (options.engine, options.kvm_only(), options.software_cpu_only()) {

@@ -36,10 +36,15 @@ ln -s /proc/self/fd/2 /dev/stderr
 for port in 1 2 3; do
     stty -F /dev/ttyS$port 115200 raw -echo || give_up "stty -F /dev/ttyS$port"
 done
-for module in /nest/modules/*; do
-    insmod "$module" || give_up "insmod $module"
-done
-[ -c /dev/kvm ] || give_up "there is no /dev/kvm"
+if [ -e /nest/unibody.ko ]; then
+    insmod /nest/unibody.ko || give_up "insmod unibody.ko"
+    [ -c /dev/unibody ] || give_up "there is no /dev/unibody"
+else
+    for module in /nest/modules/*; do
+        insmod "$module" || give_up "insmod $module"
+    done
+    [ -c /dev/kvm ] || give_up "there is no /dev/kvm"
+fi
 
 # Through pipes, for a terminal would have the command behave otherwise.
 mkfifo /nest/stdout /nest/stderr

@@ -13,6 +13,8 @@ Runs a command on a machine with hardware virtualization (SVM with nested paging
 software CPU makes: a stock kernel with kvm_amd loaded, BusyBox, and `unibody` with what it has
 pulled. Its stdout, stderr and exit status are the command's.
 
+  --module            with the project's own module loaded, in kvm_amd's place: /dev/unibody. It is
+                      /nest/unibody.ko there, and kvm_amd, with what it needs, in /nest/modules
   --file PATH[:NAME]  put a file of this host there, with the libraries it is linked to;
                       NAME is a name in /bin, or a path; default: its own name, in /bin
   --cpus N            processors; default: 1
@@ -36,6 +38,8 @@ pub struct Extra {
 pub struct Options {
     /// The clock counts instructions.
     pub icount: bool,
+    /// The project's own module is loaded instead of kvm_amd.
+    pub module: bool,
     /// Processors.
     pub cpus: u32,
     /// Memory, in QEMU's words.
@@ -55,6 +59,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             icount: false,
+            module: false,
             cpus: 1,
             memory: "2G".to_owned(),
             timeout: Duration::from_secs(600),
@@ -74,6 +79,7 @@ pub fn parse(arguments: &[String]) -> Result<Option<Options>> {
             || arguments.next().with_context(|| format!("{argument} wants a value\n\n{USAGE}"));
         match argument.as_str() {
             "--icount" => options.icount = true,
+            "--module" => options.module = true,
             "--cpus" => options.cpus = number(argument, value()?)?,
             "--memory" => options.memory = memory(value()?)?,
             "--timeout" => {

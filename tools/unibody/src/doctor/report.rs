@@ -202,7 +202,7 @@ impl From<host::Processor> for Processor {
 
 impl From<host::Engine> for Engine {
     fn from(found: host::Engine) -> Self {
-        let (detail, fix) = (words::detail(&found), words::fix(&found.readiness));
+        let (detail, fix) = (words::detail(&found), words::fix(&found.readiness, host::KVM));
         Self {
             name: found.name,
             about: found.about,

@@ -23,7 +23,7 @@ use crate::error::{Error, say};
 pub(crate) enum Selected {
     /// The software CPU.
     Soft,
-    /// Linux's KVM.
+    /// Linux's KVM, or the project's own module, by the same interface.
     Kvm(Kvm),
 }
 
@@ -31,17 +31,18 @@ pub(crate) enum Selected {
 pub(crate) fn select(options: &cli::Run) -> Result<Selected, Error> {
     match options.engine {
         Engine::Soft => Ok(Selected::Soft),
-        Engine::Kvm => kvm().map(Selected::Kvm),
+        Engine::Kvm => open(host::KVM, "KVM").map(Selected::Kvm),
+        Engine::Unibody => open(host::UNIBODY, "Unibody's module").map(Selected::Kvm),
         // What only the software CPU can do is asked for.
         Engine::Auto if options.software_cpu_only().is_some() => Ok(Selected::Soft),
         Engine::Auto => Ok(fastest(options.quiet)),
     }
 }
 
-fn kvm() -> Result<Kvm, Error> {
-    open_kvm(Path::new(host::KVM)).map_err(|readiness| {
-        let error = Error::new("cannot use KVM", words::refusal(&readiness));
-        match words::fix(&readiness) {
+fn open(device: &str, name: &str) -> Result<Kvm, Error> {
+    open_kvm(Path::new(device)).map_err(|readiness| {
+        let error = Error::new(format!("cannot use {name}"), words::refusal(&readiness, device));
+        match words::fix(&readiness, device) {
             Some(fix) => error.advise(format!("To use it: {fix}")),
             None => error.advise("Leave --engine out to use what works here"),
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hv::host::{Engine, Readiness};
+use hv::host::{self, Engine, Readiness};
 use hv::probe::Flaw;
 
 const UDEV: &str = "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' \
@@ -31,30 +31,36 @@ pub(crate) fn detail(engine: &Engine) -> String {
     }
 }
 
-/// Why KVM can't be used, after "cannot use KVM".
-pub(crate) fn refusal(readiness: &Readiness) -> String {
+/// Why what is at a device can't be used, after "cannot use KVM".
+pub(crate) fn refusal(readiness: &Readiness, device: &str) -> String {
     match readiness {
         Readiness::Ready => "it is ready".into(),
         Readiness::Absent { virtualization: true } => {
-            "there is no /dev/kvm, though the processor can virtualize".into()
+            format!("there is no {device}, though the processor can virtualize")
         }
         Readiness::Absent { virtualization: false } => {
-            "there is no /dev/kvm, and the processor does not virtualize here".into()
+            format!("there is no {device}, and the processor does not virtualize here")
         }
-        Readiness::NotPermitted { .. } => "this user may not open /dev/kvm".into(),
-        Readiness::NotKvm => "/dev/kvm is something else".into(),
-        Readiness::Failed { reason } => format!("/dev/kvm does not work ({reason})"),
+        Readiness::NotPermitted { .. } => format!("this user may not open {device}"),
+        Readiness::NotKvm => format!("{device} is something else"),
+        Readiness::Failed { reason } => format!("{device} does not work ({reason})"),
     }
 }
 
 /// What would make an engine usable, if anything would.
-pub(crate) fn fix(readiness: &Readiness) -> Option<String> {
+pub(crate) fn fix(readiness: &Readiness, device: &str) -> Option<String> {
     match readiness {
+        Readiness::Absent { virtualization: true } if device == host::UNIBODY => {
+            Some("sudo modprobe -r kvm_amd && sudo modprobe unibody, where it is installed".into())
+        }
         Readiness::Absent { virtualization: true } => {
             Some("sudo modprobe -a kvm_intel kvm_amd; in a container: --device /dev/kvm".into())
         }
         Readiness::NotPermitted { group } => Some(match permitted_group(*group) {
             Some(name) => join(&name),
+            None if device == host::UNIBODY => {
+                format!("sudo chgrp kvm {device}; then {}", join("kvm"))
+            }
             None => format!("{UDEV}; then {}", join("kvm")),
         }),
         _ => None,
@@ -79,9 +85,9 @@ pub(crate) fn fallback(engine: &Engine) -> Option<String> {
                 .map_or("unibody doctor shows the udev rule that lets it".into(), |name| {
                     join(&name)
                 });
-            Some(format!("{} ({fix})", refusal(refused)))
+            Some(format!("{} ({fix})", refusal(refused, host::KVM)))
         }
-        other => Some(refusal(other)),
+        other => Some(refusal(other, host::KVM)),
     }
 }
 

@@ -59,16 +59,18 @@ fn nothing_is_fallen_back_from_where_there_is_none() {
 #[test]
 fn a_kvm_that_can_not_be_used_is_told_with_what_to_do() {
     // No group may open the device: it takes a rule, and the group in it.
-    let udev = fix(&Readiness::NotPermitted { group: None }).unwrap();
+    let udev = fix(&Readiness::NotPermitted { group: None }, host::KVM).unwrap();
     for part in ["/etc/udev/rules.d/", "GROUP=\"kvm\"", "usermod -aG kvm"] {
         assert!(udev.contains(part), "{udev}");
     }
-    assert_eq!(fix(&Readiness::NotPermitted { group: Some(0) }), Some(udev));
-    let nameless = fix(&Readiness::NotPermitted { group: Some(4_000_000_000) });
+    assert_eq!(fix(&Readiness::NotPermitted { group: Some(0) }, host::KVM), Some(udev));
+    let nameless = fix(&Readiness::NotPermitted { group: Some(4_000_000_000) }, host::KVM);
     assert_eq!(nameless.unwrap(), "sudo usermod -aG 4000000000 $USER, and log in again");
-    assert!(fix(&Readiness::Absent { virtualization: true }).unwrap().contains("modprobe"));
-    assert_eq!(fix(&Readiness::Absent { virtualization: false }), None);
-    assert_eq!(fix(&Readiness::NotKvm), None);
+    assert!(
+        fix(&Readiness::Absent { virtualization: true }, host::KVM).unwrap().contains("modprobe")
+    );
+    assert_eq!(fix(&Readiness::Absent { virtualization: false }, host::KVM), None);
+    assert_eq!(fix(&Readiness::NotKvm, host::KVM), None);
 }
 
 #[test]
