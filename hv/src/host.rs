@@ -22,11 +22,76 @@ mod candidates;
 mod choice;
 mod processor;
 
-/// Linux's own KVM.
-pub const KVM: &str = "/dev/kvm";
+/// A device with KVM's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// Linux's own KVM.
+    Kvm,
+    /// The project's own module.
+    Unibody,
+}
 
-/// The project's own module, with the same interface.
-pub const UNIBODY: &str = "/dev/unibody";
+impl Device {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Kvm, Self::Unibody];
+
+    /// The name that `--engine` knows what is behind it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Unibody => "unibody",
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Kvm => "/dev/kvm",
+            Self::Unibody => "/dev/unibody",
+        }
+    }
+
+    const fn about(self) -> &'static str {
+        match self {
+            Self::Kvm => "the processor's virtualization, through Linux's /dev/kvm",
+            Self::Unibody => "the processor's SVM, through Unibody's own module",
+        }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub fn open(self) -> Result<Kvm, Readiness> {
+        self.open_at(Path::new(self.path()))
+    }
+
+    fn open_at(self, path: &Path) -> Result<Kvm, Readiness> {
+        Kvm::open(path).map_err(|error| match error {
+            OpenError::Open { error, .. } => self.not_opened(path, &error),
+            OpenError::NotKvm { .. } => Readiness::NotKvm,
+            other => Readiness::Failed { reason: other.to_string() },
+        })
+    }
+
+    /// Why it could not be opened.
+    fn not_opened(self, path: &Path, error: &io::Error) -> Readiness {
+        match error.kind() {
+            ErrorKind::NotFound => Readiness::Absent {
+                virtualization: match self {
+                    Self::Kvm => processor::has_virtualization(),
+                    Self::Unibody => processor::has_svm(),
+                },
+            },
+            ErrorKind::PermissionDenied => Readiness::NotPermitted {
+                group: path.metadata().ok().and_then(|data| group(&data)),
+            },
+            _ => Readiness::Failed { reason: explain(error) },
+        }
+    }
+}
 
 /// A way to run guests, as this host offers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +114,16 @@ impl Engine {
         Self { name: SOFT, about, readiness, outcome }
     }
 
-    /// Linux's KVM.
+    /// What is behind a device.
     #[must_use]
-    pub fn kvm(readiness: Readiness, outcome: Option<Outcome>) -> Self {
-        let about = "the processor's virtualization, through Linux's /dev/kvm";
-        Self { name: "kvm", about, readiness, outcome }
+    pub fn at(device: Device, readiness: Readiness, outcome: Option<Outcome>) -> Self {
+        Self { name: device.name(), about: device.about(), readiness, outcome }
+    }
+
+    /// The device that it is behind, if it is behind one.
+    #[must_use]
+    pub fn device(&self) -> Option<Device> {
+        Device::ALL.into_iter().find(|device| device.name() == self.name)
     }
 
     /// Whether it can be used, and was seen to do all right and fast enough.
@@ -73,7 +143,7 @@ pub enum Readiness {
     Ready,
     /// There is no such device.
     Absent {
-        /// Whether the processor has what it takes (VMX or SVM).
+        /// Whether the processor has what it takes (VMX or SVM; for the project's own module, SVM).
         virtualization: bool,
     },
     /// The device is there, and this user may not open it.
@@ -90,18 +160,6 @@ pub enum Readiness {
     },
 }
 
-/// Opens Linux's KVM, or what has its interface.
-///
-/// # Errors
-/// Why it can't be used.
-pub fn open_kvm(path: &Path) -> Result<Kvm, Readiness> {
-    Kvm::open(path).map_err(|error| match error {
-        OpenError::Open { error, .. } => not_opened(path, &error),
-        OpenError::NotKvm { .. } => Readiness::NotKvm,
-        other => Readiness::Failed { reason: other.to_string() },
-    })
-}
-
 /// Looks at the processor, and at what of it a guest gets.
 ///
 /// # Errors
@@ -116,19 +174,6 @@ fn guest_cpuid() -> Result<crate::x86::Cpuid, Error> {
     Ok(vm.create_vcpu(0)?.cpuid().clone())
 }
 
-/// Why the device at `path` could not be opened.
-fn not_opened(path: &Path, error: &io::Error) -> Readiness {
-    match error.kind() {
-        ErrorKind::NotFound => {
-            Readiness::Absent { virtualization: processor::has_virtualization() }
-        }
-        ErrorKind::PermissionDenied => {
-            Readiness::NotPermitted { group: path.metadata().ok().and_then(|data| group(&data)) }
-        }
-        _ => Readiness::Failed { reason: explain(error) },
-    }
-}
-
 /// The group that may read and write.
 fn group(data: &Metadata) -> Option<u32> {
     (data.mode() & 0o060 == 0o060).then(|| data.gid())
@@ -140,10 +185,15 @@ mod tests {
 
     #[test]
     fn a_device_is_opened() {
-        let refused = |path| open_kvm(Path::new(path)).err();
-        assert_eq!(refused("/dev/null"), Some(Readiness::NotKvm));
-        assert!(matches!(refused("/no/such/device"), Some(Readiness::Absent { .. })));
-        assert_eq!(refused("/dev"), Some(Readiness::Failed { reason: "is a directory".into() }));
+        for device in Device::ALL {
+            let refused = |path| device.open_at(Path::new(path)).err();
+            assert_eq!(refused("/dev/null"), Some(Readiness::NotKvm));
+            assert!(matches!(refused("/no/such/device"), Some(Readiness::Absent { .. })));
+            assert_eq!(
+                refused("/dev"),
+                Some(Readiness::Failed { reason: "is a directory".into() })
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,15 @@ use crate::probe::{Check, Finding, Seen};
 const SOFT: u64 = 60_000_000;
 
 fn candidates(kvm: Result<Scripted, Readiness>) -> Candidates<Scripted> {
-    Candidates::new(kvm, Probes { kvm: tried, soft: || tried(&Scripted::right(SOFT)) })
+    two(kvm, Err(Readiness::Absent { virtualization: false }))
+}
+
+fn two(
+    kvm: Result<Scripted, Readiness>,
+    unibody: Result<Scripted, Readiness>,
+) -> Candidates<Scripted> {
+    let devices = vec![(Device::Kvm, kvm), (Device::Unibody, unibody)];
+    Candidates::new(devices, Probes { device: tried, soft: || tried(&Scripted::right(SOFT)) })
 }
 
 fn chosen(candidates: &Candidates<Scripted>, tried: Tried) -> &'static str {
@@ -20,9 +28,9 @@ fn chosen(candidates: &Candidates<Scripted>, tried: Tried) -> &'static str {
 fn what_emulates_an_instruction_at_a_time_is_tried_and_loses() {
     let mut candidates = candidates(Ok(Scripted::right(140_000)));
     let tried = candidates.try_until_known();
-    assert!(!tried.kvm.as_ref().unwrap().is_fit() && tried.soft.is_none());
+    assert!(!tried.devices[0].1.is_fit() && tried.soft.is_none());
     assert_eq!(chosen(&candidates, tried), "soft");
-    assert!(candidates.into_kvm().is_some(), "whoever insists can have it");
+    assert!(candidates.into_device(Device::Kvm).is_some(), "whoever insists can have it");
 }
 
 #[test]
@@ -30,9 +38,9 @@ fn what_is_fit_is_compared() {
     for (rounds_a_second, engine) in [(5 * SOFT, "kvm"), (SOFT / 2, "soft")] {
         let mut candidates = candidates(Ok(Scripted::right(rounds_a_second)));
         let tried = candidates.try_until_known();
-        let speed = |outcome: &Option<Outcome>| outcome.as_ref().unwrap().speed.unwrap();
-        assert_eq!(speed(&tried.kvm) > speed(&tried.soft), engine == "kvm", "{tried:?}");
-        assert!(tried.kvm.as_ref().unwrap().is_fit());
+        let (kvm, soft) = (&tried.devices[0].1, tried.soft.as_ref().unwrap());
+        assert_eq!(kvm.speed > soft.speed, engine == "kvm", "{tried:?}");
+        assert!(kvm.is_fit());
         assert_eq!(chosen(&candidates, tried), engine);
     }
 }
@@ -41,10 +49,10 @@ fn what_is_fit_is_compared() {
 fn what_makes_no_machine_has_failed() {
     let mut candidates = candidates(Ok(Scripted::new(Vec::new())));
     let tried = candidates.try_all();
-    assert!(tried.kvm.is_none() && tried.soft.is_some());
+    assert!(tried.devices.is_empty() && tried.soft.is_some());
     let reason = "cannot make vCPU 0: no room".to_string();
     assert_eq!(candidates.engines(tried)[1].readiness, Readiness::Failed { reason });
-    assert!(!candidates.is_kvm_ready() && candidates.into_kvm().is_none());
+    assert!(!candidates.is_any_device_ready() && candidates.into_device(Device::Kvm).is_none());
 }
 
 #[test]
@@ -54,7 +62,8 @@ fn what_is_not_there_is_not_tried() {
     let tried = candidates.try_until_known();
     assert_eq!(tried, Tried::default());
     let engines = candidates.engines(tried);
-    assert_eq!(engines.iter().map(|engine| engine.name).collect::<Vec<_>>(), ["soft", "kvm"]);
+    let names: Vec<_> = engines.iter().map(|engine| engine.name).collect();
+    assert_eq!(names, ["soft", "kvm", "unibody"]);
     assert_eq!((&engines[0].readiness, &engines[1].readiness), (&Readiness::Ready, &absent));
     assert_eq!(choose(&engines).unwrap().engine, "soft");
 }
@@ -63,12 +72,35 @@ fn what_is_not_there_is_not_tried() {
 fn what_was_late_may_not_be_so_again() {
     let outcome = |seen: Seen| {
         let findings = Check::ALL.map(|check| Finding { check, seen: seen.clone() }).into();
-        Some(Outcome { findings, speed: Some(1 << 30), elapsed: Duration::ZERO })
+        Outcome { findings, speed: Some(1 << 30), elapsed: Duration::ZERO }
     };
     let (right, late) = (outcome(Seen::Right), outcome(Seen::Nothing));
     let wrong = outcome(Seen::Wrong(String::new()));
-    assert!(!Tried { kvm: late.clone(), soft: None }.is_lasting());
-    assert!(Tried { kvm: right, soft: late }.is_lasting());
-    assert!(Tried { kvm: wrong, soft: None }.is_lasting());
+    let found = |kvm: &Outcome| Tried { devices: vec![(Device::Kvm, kvm.clone())], soft: None };
+    assert!(!found(&late).is_lasting());
+    assert!(Tried { soft: Some(late.clone()), ..found(&right) }.is_lasting());
+    assert!(found(&wrong).is_lasting());
     assert!(!Tried::default().is_lasting());
+    let both = vec![(Device::Kvm, right), (Device::Unibody, late)];
+    assert!(!Tried { devices: both, soft: None }.is_lasting());
+}
+
+#[test]
+fn the_faster_device_is_taken() {
+    let right = |speed| Ok(Scripted::right(speed));
+    for (kvm, unibody, engine) in [
+        (right(5 * SOFT), right(9 * SOFT), "unibody"),
+        (right(9 * SOFT), right(5 * SOFT), "kvm"),
+        (right(140_000), right(5 * SOFT), "unibody"),
+        (Err(Readiness::NotKvm), right(5 * SOFT), "unibody"),
+        (right(140_000), right(SOFT / 2), "soft"),
+    ] {
+        let mut candidates = two(kvm, unibody);
+        let tried = candidates.try_until_known();
+        assert_eq!(chosen(&candidates, tried.clone()), engine);
+        let found = candidates.engines(tried).into_iter().find(|found| found.name == engine);
+        let device = found.and_then(|found| found.device());
+        assert_eq!(device.map(Device::name), (engine != "soft").then_some(engine));
+        assert!(device.is_none_or(|device| candidates.into_device(device).is_some()));
+    }
 }

@@ -42,6 +42,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::host::Device;
     use crate::probe::{Check, Finding, Seen};
 
     fn outcome(speed: u64, seen: Seen) -> Option<Outcome> {
@@ -54,7 +55,7 @@ mod tests {
     }
 
     fn kvm(speed: u64, seen: Seen) -> Engine {
-        Engine::kvm(Readiness::Ready, outcome(speed, seen))
+        Engine::at(Device::Kvm, Readiness::Ready, outcome(speed, seen))
     }
 
     fn chosen(engines: &[Engine]) -> Option<&'static str> {
@@ -80,7 +81,7 @@ mod tests {
             kvm(1_000_000, Seen::Right),
             kvm(3_000_000_000, Seen::Wrong("it shut down".into())),
             kvm(3_000_000_000, Seen::Nothing),
-            Engine::kvm(Readiness::Ready, None),
+            Engine::at(Device::Kvm, Readiness::Ready, None),
         ] {
             let choice = choose(&[soft.clone(), kvm]).unwrap();
             assert_eq!((choice.engine, choice.reason.contains("fit")), ("soft", true));
@@ -92,7 +93,8 @@ mod tests {
             Readiness::Failed { reason: String::new() },
         ] {
             let outcome = outcome(3_000_000_000, Seen::Right);
-            assert_eq!(chosen(&[soft.clone(), Engine::kvm(readiness, outcome)]), Some("soft"));
+            let kvm = Engine::at(Device::Kvm, readiness, outcome);
+            assert_eq!(chosen(&[soft.clone(), kvm]), Some("soft"));
         }
         assert_eq!(chosen(&[]), None);
     }

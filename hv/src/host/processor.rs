@@ -128,7 +128,12 @@ impl Processor {
 
 /// Whether the processor can virtualize by itself.
 pub(super) fn has_virtualization() -> bool {
-    host(1)[ECX] >> 5 & 1 != 0 || host(EXTENDED)[ECX] >> 2 & 1 != 0
+    host(1)[ECX] >> 5 & 1 != 0 || has_svm()
+}
+
+/// Whether it is SVM.
+pub(super) fn has_svm() -> bool {
+    host(EXTENDED)[ECX] >> 2 & 1 != 0
 }
 
 /// The host's own CPUID, zeros where it has no such leaf.

@@ -55,7 +55,12 @@ fn code_is_translated_into_as_much_memory_as_is_said_or_not_at_all() {
 
 #[test]
 fn an_engine_is_named_and_some_options_need_one() {
-    for (name, engine) in [("auto", Engine::Auto), ("soft", Engine::Soft), ("kvm", Engine::Kvm)] {
+    for (name, engine) in [
+        ("auto", Engine::Auto),
+        ("soft", Engine::Soft),
+        ("kvm", Engine::Kvm),
+        ("unibody", Engine::Unibody),
+    ] {
         assert_eq!(run(&["--engine", name]).engine, engine);
     }
     for (arguments, needed) in [

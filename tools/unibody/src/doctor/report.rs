@@ -165,7 +165,7 @@ pub(super) struct Cache {
 impl Report {
     /// Looks at this machine.
     pub(super) fn of_this_machine() -> Self {
-        let mut candidates = Candidates::open(Path::new(host::KVM));
+        let mut candidates = Candidates::open();
         let tried = engine::try_anew(&mut candidates);
         let engines = candidates.engines(tried);
         let choice = host::choose(&engines);
@@ -202,7 +202,8 @@ impl From<host::Processor> for Processor {
 
 impl From<host::Engine> for Engine {
     fn from(found: host::Engine) -> Self {
-        let (detail, fix) = (words::detail(&found), words::fix(&found.readiness, host::KVM));
+        let detail = words::detail(&found);
+        let fix = found.device().and_then(|device| words::fix(&found.readiness, device));
         Self {
             name: found.name,
             about: found.about,

@@ -127,7 +127,9 @@ fn an_engine_s_state_is_told() {
         let elapsed = Duration::from_millis(9);
         Some(Outcome { findings: findings.into(), speed: Some(speed), elapsed })
     };
-    let state = |readiness, outcome| Engine::from(host::Engine::kvm(readiness, outcome)).state;
+    let state = |readiness, outcome| {
+        Engine::from(host::Engine::at(host::Device::Kvm, readiness, outcome)).state
+    };
     assert_eq!(state(Readiness::Ready, outcome(1 << 30)), State::Ready);
     assert_eq!(state(Readiness::Ready, outcome(1_000_000)), State::Unfit);
     assert_eq!(state(Readiness::NotPermitted { group: None }, None), State::NotPermitted);

@@ -2,7 +2,7 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`remembered`] | what trying KVM has found, until the next boot |
+//! | [`remembered`] | what trying KVM and the module has found, until the next boot |
 //! | [`words`] | how an engine's state is told to people |
 //!
 //! What there is, trying it and the choice are [`hv::host`]'s.
@@ -10,9 +10,7 @@
 pub(crate) mod remembered;
 pub(crate) mod words;
 
-use std::path::Path;
-
-use hv::host::{self, Candidates, Tried, choose, open_kvm};
+use hv::host::{Candidates, Device, Tried, choose};
 use hv::kvm::Kvm;
 
 use self::remembered::{Key, Place};
@@ -27,20 +25,20 @@ pub(crate) enum Selected {
     Kvm(Kvm),
 }
 
-/// Takes what the person wants: KVM or an error if that is KVM, and the fastest if that is all the same.
+/// Takes what the person wants: a device or an error if that is one, and the fastest if that is all the same.
 pub(crate) fn select(options: &cli::Run) -> Result<Selected, Error> {
     match options.engine {
         Engine::Soft => Ok(Selected::Soft),
-        Engine::Kvm => open(host::KVM, "KVM").map(Selected::Kvm),
-        Engine::Unibody => open(host::UNIBODY, "Unibody's module").map(Selected::Kvm),
+        Engine::Kvm => open(Device::Kvm, "KVM").map(Selected::Kvm),
+        Engine::Unibody => open(Device::Unibody, "Unibody's module").map(Selected::Kvm),
         // What only the software CPU can do is asked for.
         Engine::Auto if options.software_cpu_only().is_some() => Ok(Selected::Soft),
         Engine::Auto => Ok(fastest(options.quiet)),
     }
 }
 
-fn open(device: &str, name: &str) -> Result<Kvm, Error> {
-    open_kvm(Path::new(device)).map_err(|readiness| {
+fn open(device: Device, name: &str) -> Result<Kvm, Error> {
+    device.open().map_err(|readiness| {
         let error = Error::new(format!("cannot use {name}"), words::refusal(&readiness, device));
         match words::fix(&readiness, device) {
             Some(fix) => error.advise(format!("To use it: {fix}")),
@@ -49,26 +47,27 @@ fn open(device: &str, name: &str) -> Result<Kvm, Error> {
     })
 }
 
-/// Takes the fastest that does all right. Says so if that is not KVM although there is one.
+/// Takes the fastest that does all right. Says so if that is the software CPU although there is another.
 fn fastest(quiet: bool) -> Selected {
-    let path = Path::new(host::KVM);
-    let mut candidates = Candidates::open(path);
+    let mut candidates = Candidates::open();
     let tried =
-        if candidates.is_kvm_ready() { try_once(&mut candidates, path) } else { Tried::default() };
+        if candidates.is_any_device_ready() { try_once(&mut candidates) } else { Tried::default() };
     let engines = candidates.engines(tried);
-    let is_soft = choose(&engines).is_none_or(|choice| choice.engine == "soft");
-    let kvm = candidates.into_kvm().filter(|_| !is_soft);
-    if let (None, false) = (&kvm, quiet)
+    let choice = choose(&engines);
+    let chosen =
+        engines.iter().find(|engine| choice.as_ref().is_some_and(|c| c.engine == engine.name));
+    let device = chosen.and_then(|engine| candidates.into_device(engine.device()?));
+    if let (None, false) = (&device, quiet)
         && let Some(why) = engines.iter().find_map(words::fallback)
     {
         say(&format!("unibody: {why}: using the software CPU"));
     }
-    kvm.map_or(Selected::Soft, Selected::Kvm)
+    device.map_or(Selected::Soft, Selected::Kvm)
 }
 
 /// Tries the candidates, unless it is remembered what came of it.
-fn try_once(candidates: &mut Candidates, device: &Path) -> Tried {
-    let (place, key) = (Place::of_this_user(), Key::of(device));
+fn try_once(candidates: &mut Candidates) -> Tried {
+    let (place, key) = (Place::of_this_user(), Key::of_this_host());
     let known = place.as_ref().zip(key.as_ref()).and_then(|(place, key)| place.recall(key));
     known.unwrap_or_else(|| {
         let tried = candidates.try_until_known();
@@ -80,9 +79,8 @@ fn try_once(candidates: &mut Candidates, device: &Path) -> Tried {
 /// Tries all candidates anew; what was remembered is replaced.
 pub(crate) fn try_anew(candidates: &mut Candidates) -> Tried {
     let tried = candidates.try_all();
-    if candidates.is_kvm_ready() {
-        let key = Key::of(Path::new(host::KVM));
-        remember(Place::of_this_user().as_ref(), key.as_ref(), &tried);
+    if candidates.is_any_device_ready() {
+        remember(Place::of_this_user().as_ref(), Key::of_this_host().as_ref(), &tried);
     }
     tried
 }

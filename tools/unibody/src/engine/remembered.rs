@@ -1,5 +1,5 @@
-//! What trying KVM has found, in a small file of the user's, so that it is tried once: a boot, a
-//! device, a user and a version of Unibody ([`Key`]).
+//! What trying KVM and the module has found, in a small file of the user's, so that they are tried once: a boot, what devices there
+//! are, a user and a version of Unibody ([`Key`]).
 //!
 //! It is in `$XDG_RUNTIME_DIR/unibody`, or else where `unibody pull` keeps what it gets. Whatever is not
 //! as it should be in there is as good as nothing, and is replaced.
@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hv::host::Tried;
+use hv::host::{Device, Tried};
 use hv::probe::{Check, Finding, Outcome, Seen};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::pull::store::Store;
 
 /// Of the file. One with another number is of another Unibody, and not used.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FILE: &str = "engines.json";
 /// More than any such file has.
 const MAX_SIZE: u64 = 16 << 10;
@@ -30,12 +30,12 @@ pub(crate) struct Key {
     version: String,
     boot: String,
     user: u32,
-    device: Device,
+    devices: Vec<Node>,
 }
 
 /// A device node as it is now: another driver makes another one, or changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Device {
+struct Node {
     path: PathBuf,
     number: u64,
     file_system: u64,
@@ -44,21 +44,33 @@ struct Device {
 }
 
 impl Key {
-    /// Of this device, for this user, now; none if the system does not tell.
-    pub(crate) fn of(device: &Path) -> Option<Self> {
-        let data = fs::metadata(device).ok()?;
+    /// Of this host's devices, for this user, now; none if the system does not tell.
+    pub(crate) fn of_this_host() -> Option<Self> {
+        Self::of(&Device::ALL.map(|device| Path::new(device.path())))
+    }
+
+    /// Of those of these devices that are there, if any is.
+    fn of(devices: &[&Path]) -> Option<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(Self {
+        let devices: Vec<_> = devices.iter().filter_map(|device| Node::of(device)).collect();
+        (!devices.is_empty()).then(|| Self {
             version: env!("CARGO_PKG_VERSION").into(),
             boot: boot.trim().into(),
             user: geteuid().as_raw(),
-            device: Device {
-                path: device.into(),
-                number: data.rdev(),
-                file_system: data.dev(),
-                inode: data.ino(),
-                changed: (data.ctime(), data.ctime_nsec()),
-            },
+            devices,
+        })
+    }
+}
+
+impl Node {
+    fn of(device: &Path) -> Option<Self> {
+        let data = fs::metadata(device).ok()?;
+        Some(Self {
+            path: device.into(),
+            number: data.rdev(),
+            file_system: data.dev(),
+            inode: data.ino(),
+            changed: (data.ctime(), data.ctime_nsec()),
         })
     }
 }
@@ -87,9 +99,13 @@ impl Place {
         if kept.format != FORMAT || kept.key != *key {
             return None;
         }
-        let kvm = kept.kvm.outcome()?;
+        let devices = kept.devices.into_iter().map(|(name, kept)| {
+            let device = Device::ALL.into_iter().find(|device| device.name() == name)?;
+            Some((device, kept.outcome()?))
+        });
+        let devices = devices.collect::<Option<Vec<_>>>().filter(|devices| !devices.is_empty())?;
         let soft = kept.soft.map(|soft| soft.outcome().ok_or(())).transpose().ok()?;
-        Some(Tried { kvm: Some(kvm), soft })
+        Some(Tried { devices, soft })
     }
 
     /// Others' files are not believed, and nothing else than a file is waited for.
@@ -108,11 +124,15 @@ impl Place {
 
     /// Replaces what is kept. Whoever reads at the same time finds the one or the other, whole.
     pub(crate) fn keep(&self, key: &Key, tried: &Tried) -> io::Result<()> {
-        let Some(kvm) = &tried.kvm else { return Ok(()) };
+        if tried.devices.is_empty() {
+            return Ok(());
+        }
+        let devices =
+            tried.devices.iter().map(|(device, outcome)| (device.name().into(), outcome.into()));
         let kept = Kept {
             format: FORMAT,
             key: key.clone(),
-            kvm: kvm.into(),
+            devices: devices.collect(),
             soft: tried.soft.as_ref().map(Into::into),
         };
         let bytes = serde_json::to_vec_pretty(&kept)?;
@@ -146,7 +166,8 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 struct Kept {
     format: u32,
     key: Key,
-    kvm: KeptOutcome,
+    /// By the names of the devices.
+    devices: Vec<(String, KeptOutcome)>,
     soft: Option<KeptOutcome>,
 }
 

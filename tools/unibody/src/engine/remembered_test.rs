@@ -10,11 +10,11 @@ fn outcome(seen: Seen) -> Outcome {
 
 fn tried() -> Tried {
     let wrong = Seen::Wrong("it can't execute an instruction (f0 48)".into());
-    Tried { kvm: Some(outcome(wrong)), soft: Some(outcome(Seen::Nothing)) }
+    Tried { devices: vec![(Device::Kvm, outcome(wrong))], soft: Some(outcome(Seen::Nothing)) }
 }
 
 fn key() -> Key {
-    Key::of(Path::new("/dev/null")).expect("every system has it")
+    Key::of(&[Path::new("/no/such/device"), Path::new("/dev/null")]).expect("every system has it")
 }
 
 struct Folder {
@@ -59,21 +59,24 @@ fn what_is_kept_is_recalled() {
 fn it_is_for_one_boot_device_user_and_version() {
     let (folder, _) = Folder::filled();
     let key = key();
-    let device = |device: Device| Key { device, ..key.clone() };
-    let Device { number, inode, .. } = key.device.clone();
+    let device = |device: Node| Key { devices: vec![device], ..key.clone() };
+    let [node] = &key.devices[..] else { panic!("{key:?}") };
+    let Node { number, inode, .. } = node.clone();
     for other in [
         Key { boot: "another".into(), ..key.clone() },
         Key { user: key.user + 1, ..key.clone() },
         Key { version: "0.0.1".into(), ..key.clone() },
-        device(Device { path: "/dev/kvm2".into(), ..key.device.clone() }),
-        device(Device { number: number + 1, ..key.device.clone() }),
-        device(Device { inode: inode + 1, ..key.device.clone() }),
-        device(Device { changed: (1, 2), ..key.device.clone() }),
+        device(Node { path: "/dev/kvm2".into(), ..node.clone() }),
+        device(Node { number: number + 1, ..node.clone() }),
+        device(Node { inode: inode + 1, ..node.clone() }),
+        device(Node { changed: (1, 2), ..node.clone() }),
     ] {
         assert_eq!(folder.place.recall(&other), None, "{other:?}");
     }
     assert!(folder.place.recall(&key).is_some());
-    assert_eq!(Key::of(Path::new("/no/such/device")), None);
+    let more = Key::of(&[Path::new("/dev/null"), Path::new("/dev/zero")]);
+    assert_eq!(folder.place.recall(&more.unwrap()), None, "there is another device");
+    assert_eq!(Key::of(&[Path::new("/no/such/device")]), None);
 }
 
 #[test]
@@ -85,7 +88,8 @@ fn what_is_malformed_is_as_good_as_nothing_and_replaced() {
         ["", "null", "{}", "[[[[[[[[", "\0\u{1b}[2J", oversized.as_str()].map(String::from).into();
     wrong.push("[".repeat(10_000));
     for (from, to) in [
-        ("\"format\": 1", "\"format\": 2"),
+        ("\"format\": 2", "\"format\": 1"),
+        ("\"kvm\"", "\"vmm\""),
         ("\"speed\": 1000000", "\"speed\": -1"),
         ("\"speed\": 1000000", "\"speed\": 1e99"),
         ("\"ring 0\"", "\"ring 1\""),

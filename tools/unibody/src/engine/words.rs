@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hv::host::{self, Engine, Readiness};
+use hv::host::{Device, Engine, Readiness};
 use hv::probe::Flaw;
 
 const UDEV: &str = "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' \
@@ -32,7 +32,8 @@ pub(crate) fn detail(engine: &Engine) -> String {
 }
 
 /// Why what is at a device can't be used, after "cannot use KVM".
-pub(crate) fn refusal(readiness: &Readiness, device: &str) -> String {
+pub(crate) fn refusal(readiness: &Readiness, device: Device) -> String {
+    let device = device.path();
     match readiness {
         Readiness::Ready => "it is ready".into(),
         Readiness::Absent { virtualization: true } => {
@@ -48,9 +49,9 @@ pub(crate) fn refusal(readiness: &Readiness, device: &str) -> String {
 }
 
 /// What would make an engine usable, if anything would.
-pub(crate) fn fix(readiness: &Readiness, device: &str) -> Option<String> {
+pub(crate) fn fix(readiness: &Readiness, device: Device) -> Option<String> {
     match readiness {
-        Readiness::Absent { virtualization: true } if device == host::UNIBODY => {
+        Readiness::Absent { virtualization: true } if device == Device::Unibody => {
             Some("sudo modprobe -r kvm_amd && sudo modprobe unibody, where it is installed".into())
         }
         Readiness::Absent { virtualization: true } => {
@@ -58,7 +59,7 @@ pub(crate) fn fix(readiness: &Readiness, device: &str) -> Option<String> {
         }
         Readiness::NotPermitted { group } => Some(match permitted_group(*group) {
             Some(name) => join(&name),
-            None if device == host::UNIBODY => {
+            None if device == Device::Unibody => {
                 format!("sudo chgrp kvm {device}; then {}", join("kvm"))
             }
             None => format!("{UDEV}; then {}", join("kvm")),
@@ -69,15 +70,13 @@ pub(crate) fn fix(readiness: &Readiness, device: &str) -> Option<String> {
 
 /// Why guests are not run on this engine although it is there, if that is so.
 pub(crate) fn fallback(engine: &Engine) -> Option<String> {
-    if engine.name != "kvm" {
-        return None;
-    }
+    let device = engine.device()?;
     match &engine.readiness {
         Readiness::Absent { .. } => None,
         Readiness::Ready => {
             let flaw = engine.outcome.as_ref().and_then(|outcome| outcome.flaw());
-            Some(flaw.map_or("/dev/kvm is slower here".into(), |flaw| {
-                format!("/dev/kvm {}", defect(&flaw))
+            Some(flaw.map_or(format!("{} is slower here", device.path()), |flaw| {
+                format!("{} {}", device.path(), defect(&flaw))
             }))
         }
         refused @ Readiness::NotPermitted { group } => {
@@ -85,9 +84,9 @@ pub(crate) fn fallback(engine: &Engine) -> Option<String> {
                 .map_or("unibody doctor shows the udev rule that lets it".into(), |name| {
                     join(&name)
                 });
-            Some(format!("{} ({fix})", refusal(refused, host::KVM)))
+            Some(format!("{} ({fix})", refusal(refused, device)))
         }
-        other => Some(refusal(other, host::KVM)),
+        other => Some(refusal(other, device)),
     }
 }
 

@@ -11,11 +11,11 @@ fn tried(speed: u64, atomic: Seen) -> Engine {
     });
     let elapsed = Duration::from_millis(10);
     let outcome = Outcome { findings: findings.into(), speed: Some(speed), elapsed };
-    Engine::kvm(Readiness::Ready, Some(outcome))
+    Engine::at(Device::Kvm, Readiness::Ready, Some(outcome))
 }
 
 fn refused(readiness: Readiness) -> Engine {
-    Engine::kvm(readiness, None)
+    Engine::at(Device::Kvm, readiness, None)
 }
 
 #[test]
@@ -59,18 +59,18 @@ fn nothing_is_fallen_back_from_where_there_is_none() {
 #[test]
 fn a_kvm_that_can_not_be_used_is_told_with_what_to_do() {
     // No group may open the device: it takes a rule, and the group in it.
-    let udev = fix(&Readiness::NotPermitted { group: None }, host::KVM).unwrap();
+    let udev = fix(&Readiness::NotPermitted { group: None }, Device::Kvm).unwrap();
     for part in ["/etc/udev/rules.d/", "GROUP=\"kvm\"", "usermod -aG kvm"] {
         assert!(udev.contains(part), "{udev}");
     }
-    assert_eq!(fix(&Readiness::NotPermitted { group: Some(0) }, host::KVM), Some(udev));
-    let nameless = fix(&Readiness::NotPermitted { group: Some(4_000_000_000) }, host::KVM);
+    assert_eq!(fix(&Readiness::NotPermitted { group: Some(0) }, Device::Kvm), Some(udev));
+    let nameless = fix(&Readiness::NotPermitted { group: Some(4_000_000_000) }, Device::Kvm);
     assert_eq!(nameless.unwrap(), "sudo usermod -aG 4000000000 $USER, and log in again");
     assert!(
-        fix(&Readiness::Absent { virtualization: true }, host::KVM).unwrap().contains("modprobe")
+        fix(&Readiness::Absent { virtualization: true }, Device::Kvm).unwrap().contains("modprobe")
     );
-    assert_eq!(fix(&Readiness::Absent { virtualization: false }, host::KVM), None);
-    assert_eq!(fix(&Readiness::NotKvm, host::KVM), None);
+    assert_eq!(fix(&Readiness::Absent { virtualization: false }, Device::Kvm), None);
+    assert_eq!(fix(&Readiness::NotKvm, Device::Kvm), None);
 }
 
 #[test]
