@@ -36,6 +36,21 @@ mod vcpu;
 mod virtualization;
 mod vmcb;
 
+#[cfg(test)]
+mod asid_test;
+#[cfg(test)]
+mod events_test;
+#[cfg(test)]
+mod exits_test;
+#[cfg(test)]
+mod intercepts_test;
+#[cfg(test)]
+mod regs_test;
+#[cfg(test)]
+mod test_platform;
+#[cfg(test)]
+mod test_processor;
+
 pub use engine::SvmEngine;
 pub use processor::{Native, Processor};
 pub use vcpu::SvmVcpu;

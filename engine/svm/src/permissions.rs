@@ -46,4 +46,10 @@ impl<G: Pages> Permissions<G> {
     pub fn registers(&self) -> u64 {
         self.registers.physical()
     }
+
+    /// Both maps, for tests.
+    #[cfg(test)]
+    pub fn maps(&self) -> (&G, &G) {
+        (&self.ports, &self.registers)
+    }
 }

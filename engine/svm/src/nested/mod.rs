@@ -19,6 +19,8 @@ use lock_api::Mutex;
 use virt::Errno;
 use virt::memory::{PAGE, Slot, View};
 
+#[cfg(test)]
+mod nested_test;
 pub mod table;
 
 use table::{ENTRIES, Reserve, Table, entry};
@@ -224,20 +226,19 @@ impl<P: Platform> Nested<P> {
     /// A change of the host's mapping from `start` to `end` begins: takes the pages out, and lets none in until
     /// [`changed`](Self::changed). [`flush`](Self::flush) is to follow. Any context.
     pub fn change(&self, start: u64, end: u64) {
-        let slots = {
+        {
             let mut inner = self.inner.lock();
             inner.changes += 1;
             let (from, to) = inner.changing;
             inner.changing = (from.min(start), to.max(end));
-            inner.slots.clone()
-        };
-        for slot in slots.slots().iter() {
-            let (from, to) = (start.max(slot.hva), end.min(slot.hva + slot.size));
+        }
+        self.each_slot(|slot| {
+            let (from, to) = (start.max(slot.hva), end.min(slot.hva.saturating_add(slot.size)));
             if from < to {
                 let gpa = slot.gpa + (from - slot.hva);
                 self.each(gpa, gpa + (to - from), Work::Remove);
             }
-        }
+        });
     }
 
     /// A change is over. Any context.
@@ -286,17 +287,29 @@ impl<P: Platform> Nested<P> {
     /// The pages from `start` to `end` are not what they were, or which of them are dirty was taken: takes them out; in slots with a log they
     /// only may not be written any more. [`flush`](Self::flush) is to follow. Process context.
     pub fn renew(&self, start: u64, end: u64) {
-        let slots = {
-            let mut inner = self.inner.lock();
-            inner.sequence += 1;
-            inner.slots.clone()
-        };
-        for slot in slots.slots().iter() {
+        self.inner.lock().sequence += 1;
+        self.each_slot(|slot| {
             let (from, to) = (start.max(slot.gpa), end.min(slot.gpa.saturating_add(slot.size)));
             if from < to {
                 let work = if slot.log_dirty { Work::Protect } else { Work::Remove };
                 self.each(from, to, work);
             }
+        });
+    }
+
+    /// Calls `work` for each slot that the tables are of, without the lock. If others take their place meanwhile, that takes
+    /// these out, and nothing of the new ones is there yet that a change under way, or a renewal, could be about. Any context: the last
+    /// handle of slots is not dropped here.
+    fn each_slot(&self, work: impl Fn(&Slot)) {
+        let mut next = 0;
+        loop {
+            let slot = {
+                let inner = self.inner.lock();
+                inner.slots.slots().iter().find(|slot| slot.gpa >= next).copied()
+            };
+            let Some(slot) = slot else { return };
+            work(&slot);
+            next = slot.gpa.saturating_add(slot.size);
         }
     }
 

@@ -45,6 +45,14 @@ pub fn fill<G: Pages>(pages: &G, page: usize, value: u64) {
     }
 }
 
+/// A byte of pages, for tests.
+#[cfg(test)]
+pub fn byte<G: Pages>(pages: &G, at: usize) -> u8 {
+    // SAFETY: `at` is within what was asked for, by the test.
+    let word = unsafe { AtomicU64::from_ptr(pages.address().cast::<u64>().add(at / 8)) };
+    word.load(Ordering::Relaxed).to_le_bytes()[at % 8]
+}
+
 /// A table.
 pub struct Table<G> {
     page: G,
