@@ -39,6 +39,8 @@ mod vmcb;
 #[cfg(test)]
 mod asid_test;
 #[cfg(test)]
+mod enter_test;
+#[cfg(test)]
 mod events_test;
 #[cfg(test)]
 mod exits_test;
@@ -47,9 +49,15 @@ mod intercepts_test;
 #[cfg(test)]
 mod regs_test;
 #[cfg(test)]
+mod resolve_test;
+#[cfg(test)]
+mod run_test;
+#[cfg(test)]
 mod test_platform;
 #[cfg(test)]
 mod test_processor;
+#[cfg(test)]
+mod virtualization_test;
 
 pub use engine::SvmEngine;
 pub use processor::{Native, Processor};

@@ -1,0 +1,81 @@
+//! Tests of what is asked of the processor, and of switching SVM on and off.
+
+use alloc::sync::Arc;
+
+use arch_x86::engine::Engine;
+use arch_x86::hardware::{Unusable, Virtualization};
+use virt::{Errno, Memory};
+
+use crate::features::Features;
+use crate::test_platform::TestPlatform;
+use crate::test_processor::{State, TestMachine, TestProcessor, svm};
+use crate::virtualization::Svm;
+
+fn looked_at(change: impl FnOnce(&mut State)) -> Result<Features, Unusable> {
+    let processor = TestProcessor::default();
+    change(&mut processor.state.lock());
+    Features::of(&processor)
+}
+
+#[test]
+fn what_is_needed_is_asked_for() {
+    assert_eq!(looked_at(|p| p.has_svm = false), Err(Unusable::Lacks("SVM")));
+    assert_eq!(looked_at(|p| p.vm_cr = 1 << 4), Err(Unusable::Locked));
+    assert_eq!(looked_at(|p| p.vm_cr = 1 << 3).map(|_| ()), Ok(()), "only a lock");
+    assert_eq!(looked_at(|p| p.svm = !1), Err(Unusable::Lacks("nested paging")));
+    let lacks = Err(Unusable::Lacks("address space identifiers"));
+    assert_eq!(looked_at(|p| p.asids = 1), lacks);
+}
+
+#[test]
+fn all_else_is_used_where_it_is_there() {
+    let old = looked_at(|p| p.svm = svm::NESTED_PAGING).expect("SVM");
+    assert!(!(old.next_rip || old.clean_bits || old.flush_by_asid || old.decode_assists));
+    assert!(!(old.pause_filter || old.pause_filter_threshold));
+    assert!(old.invpcid && old.tsc_aux && old.xsave && old.xsaves && old.prediction_barrier);
+    let one = |bit| looked_at(|p| p.svm = svm::NESTED_PAGING | bit).expect("SVM");
+    assert_eq!(one(svm::NEXT_RIP), Features { next_rip: true, ..old });
+    assert_eq!(one(svm::CLEAN), Features { clean_bits: true, ..old });
+    assert_eq!(one(svm::FLUSH_BY_ASID), Features { flush_by_asid: true, ..old });
+    assert_eq!(one(svm::DECODE_ASSISTS), Features { decode_assists: true, ..old });
+    assert_eq!(one(svm::PAUSE_FILTER), Features { pause_filter: true, ..old });
+    assert_eq!(one(1 << 12), old, "a threshold for what is not counted");
+}
+
+#[test]
+fn it_is_switched_on_once_and_off_again() {
+    let (platform, processor) = (TestPlatform::new(), TestProcessor::default());
+    let svm = Svm::on(platform, processor.clone()).expect("SVM");
+    assert_eq!(svm.enable(0), Ok(()));
+    assert!(processor.state.lock().is_on);
+    assert_ne!(processor.state.lock().save_area, 0);
+    assert_eq!(svm.enable(0), Err(Unusable::InUse), "by whomever");
+    svm.disable(0);
+    assert!(!processor.state.lock().is_on);
+    assert_eq!(svm.enable(0), Ok(()));
+    assert_eq!(svm.enable(4), Err(Unusable::Host(Errno::EINVAL)), "there are four");
+}
+
+#[test]
+fn an_engine_has_the_instructions_that_the_host_and_the_core_know() {
+    let machine = TestMachine::new();
+    let instructions = machine.engine.instructions();
+    // Of AVX, XSAVE and OSXSAVE the first; of all of EDX the registers' own.
+    assert_eq!((instructions.leaf1_ecx, instructions.leaf1_edx), (1 << 28, 0x0780_0001));
+    assert_eq!((instructions.leaf7_ebx, instructions.extended1_ecx), (1 << 5, 1));
+}
+
+#[test]
+fn a_vcpu_has_a_number_that_there_is_room_for() {
+    let machine = TestMachine::new();
+    assert_eq!(machine.engine.create_vcpu(1024).err(), Some(Errno::EINVAL));
+    assert_eq!(machine.engine.create_vcpu(u32::MAX).err(), Some(Errno::EINVAL));
+    assert!(machine.engine.create_vcpu(1023).is_ok());
+}
+
+#[test]
+fn an_engine_is_made_of_the_slots_that_there_are() {
+    let machine = TestMachine::new();
+    let empty = machine.svm.engine(Arc::new(Memory::default())).expect("memory");
+    assert_ne!(empty.shared.nested.root(), machine.engine.shared.nested.root());
+}
