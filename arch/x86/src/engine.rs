@@ -34,6 +34,12 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// the CPUID policy.
     fn instructions(&self) -> Instructions;
 
+    /// Of what CPUID offers whatever the host's processor has, what the engine cannot run here: no guest is offered that. Nothing, if it
+    /// executes all of that itself.
+    fn lacks(&self) -> Instructions {
+        Instructions::default()
+    }
+
     /// The mapping of guest-physical `start..start + size` has changed, or which of its pages are dirty was taken. Returns
     /// only when no vCPU can still use the old one, nor an address that
     /// [`View::host_address`](virt::memory::View::host_address) gave to write to. Process context; not called on a

@@ -47,12 +47,16 @@ pub trait Platform: Host {
     fn without_interrupts<T>(&self, work: impl FnOnce() -> T) -> T;
 
     /// Whether this thread has something to do that is not the guest: a signal came, or another thread is to run. Atomic context.
+    ///
+    /// The vCPU comes out then, as interrupted, and calls [`Host::yield_now`] in process context, which is where another thread is let run.
+    /// Nobody else looks for a signal: it is to be posted as [`request::EXIT`](crate::vcpu::inbox::request::EXIT) there, so that `run` returns.
     fn is_wanted(&self) -> bool;
 
-    /// Makes a processor take an interrupt, and so come out of guest code. Atomic context.
+    /// Makes a processor take an interrupt, and so come out of guest code. It may be the one that this runs on. Atomic context.
     fn interrupt(&self, processor: u32);
 
-    /// The same, and returns when it has taken it. Process context; not with interrupts off.
+    /// The same, and returns when it has taken it. Where it may wait: process context, or where [`HostPages`] is called; not with
+    /// interrupts off.
     fn interrupt_and_wait(&self, processor: u32);
 }
 
@@ -83,9 +87,10 @@ pub trait GuestFpu: Send + 'static {
     fn put(&mut self);
     /// Makes sure that what the processor has is the guest's: between [`load`](Self::load) and [`put`](Self::put), with interrupts off.
     fn restore(&mut self);
-    /// The registers in memory.
+    /// The registers as they are, also between [`load`](Self::load) and [`put`](Self::put), where the processor may have newer ones than
+    /// memory: INIT and XGETBV look at them.
     fn registers(&self) -> (&FxArea, &YmmHigh);
-    /// The same, to be changed.
+    /// The same, to be changed: what the processor has of them counts no more, and [`restore`](Self::restore) loads them.
     fn registers_mut(&mut self) -> (&mut FxArea, &mut YmmHigh);
 }
 
@@ -130,7 +135,7 @@ pub enum Unusable {
 }
 
 /// What the kernel tells an engine of the pages behind guest memory, which it may take away at any time. All in atomic context, but
-/// for that it may wait for other processors.
+/// for that it may wait for other processors: so with interrupts on.
 pub trait HostPages {
     /// From now on, until [`changed`](Self::changed), no page behind `start..end` of the VM's process is mapped; returns when no vCPU
     /// can still use one that was.

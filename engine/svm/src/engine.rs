@@ -62,6 +62,23 @@ const KNOWN: Instructions = Instructions {
     extended1_edx: 0,
 };
 
+/// What CPUID offers on every host, and a guest has only if the processor does.
+const NATIVE: Instructions = Instructions {
+    // PCID, XSAVE.
+    leaf1_ecx: 1 << 17 | 1 << 26,
+    leaf1_edx: 0,
+    // FSGSBASE, SMEP, INVPCID, SMAP.
+    leaf7_ebx: 1 << 0 | 1 << 7 | 1 << 10 | 1 << 20,
+    // UMIP, LA57, RDPID.
+    leaf7_ecx: 1 << 2 | 1 << 16 | 1 << 22,
+    // SERIALIZE.
+    leaf7_edx: 1 << 14,
+    // LAHF in 64-bit mode.
+    extended1_ecx: 1 << 0,
+    // 1 GiB pages, RDTSCP.
+    extended1_edx: 1 << 26 | 1 << 27,
+};
+
 impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
     type Vcpu = SvmVcpu<P, C>;
 
@@ -73,6 +90,20 @@ impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
     fn instructions(&self) -> Instructions {
         let processor = &self.shared.svm.processor;
         KNOWN.on(&|function, index| processor.cpuid(function, index))
+    }
+
+    fn lacks(&self) -> Instructions {
+        let processor = &self.shared.svm.processor;
+        let has = NATIVE.on(&|function, index| processor.cpuid(function, index));
+        Instructions {
+            leaf1_ecx: NATIVE.leaf1_ecx & !has.leaf1_ecx,
+            leaf1_edx: NATIVE.leaf1_edx & !has.leaf1_edx,
+            leaf7_ebx: NATIVE.leaf7_ebx & !has.leaf7_ebx,
+            leaf7_ecx: NATIVE.leaf7_ecx & !has.leaf7_ecx,
+            leaf7_edx: NATIVE.leaf7_edx & !has.leaf7_edx,
+            extended1_ecx: NATIVE.extended1_ecx & !has.extended1_ecx,
+            extended1_edx: NATIVE.extended1_edx & !has.extended1_edx,
+        }
     }
 
     fn invalidate(&self, start: u64, size: u64) {

@@ -28,8 +28,7 @@ fn injected(machine: &TestMachine, vcpu: &mut TestVcpu, event: Event) -> u64 {
     assert_eq!(enter_with(vcpu, &injecting(event)), Intercept::Halt { len: 1 });
     assert_eq!(vcpu.take_undelivered(), None);
     assert_eq!(vcpu.vmcb.event_injection, 0, "it is not delivered twice");
-    let word = *seen.lock();
-    word
+    *seen.lock()
 }
 
 #[test]

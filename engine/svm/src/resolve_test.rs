@@ -65,10 +65,10 @@ fn a_page_is_found_on_the_way_back_in() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();
     let mapped = fault(&machine, &mut vcpu, 0x5678, WRITE);
-    assert_eq!(mapped, Some((0x5000 + PHYSICAL | WRITABLE, 4096)));
+    assert_eq!(mapped, Some(((0x5000 + PHYSICAL) | WRITABLE, 4096)));
     // One that may be written anyway is had for writing at once.
     let mapped = fault(&machine, &mut vcpu, 0x6000, READ);
-    assert_eq!(mapped, Some((0x6000 + PHYSICAL | WRITABLE, 4096)));
+    assert_eq!(mapped, Some(((0x6000 + PHYSICAL) | WRITABLE, 4096)));
     assert_eq!(
         *machine.platform.asked.pages.lock(),
         [(0x5000, true), (0x6000, false), (0x6000, true)]
@@ -76,9 +76,9 @@ fn a_page_is_found_on_the_way_back_in() {
     // One that is shared is not, until it is written.
     machine.platform.asked.shares.store(true, Ordering::Relaxed);
     let mapped = fault(&machine, &mut vcpu, 0x7000, READ);
-    assert_eq!(mapped, Some((0x7000 + PHYSICAL | RIGHTS, 4096)));
+    assert_eq!(mapped, Some(((0x7000 + PHYSICAL) | RIGHTS, 4096)));
     let mapped = fault(&machine, &mut vcpu, 0x7000, WRITE);
-    assert_eq!(mapped, Some((0x7000 + PHYSICAL | WRITABLE, 4096)));
+    assert_eq!(mapped, Some(((0x7000 + PHYSICAL) | WRITABLE, 4096)));
 }
 
 #[test]
@@ -101,14 +101,17 @@ fn a_write_to_a_logged_page_is_marked_before_it_can_be_made() {
     let mut vcpu = machine.vcpu();
     let (_, log) = machine.memory.log(0).expect("a log");
     let mapped = fault(&machine, &mut vcpu, 0x5000, READ);
-    assert_eq!(mapped, Some((0x5000 + PHYSICAL | RIGHTS, 4096)));
+    assert_eq!(mapped, Some(((0x5000 + PHYSICAL) | RIGHTS, 4096)));
     assert_eq!(log.look().expect("memory")[0], 0);
     let mapped = fault(&machine, &mut vcpu, 0x5000, WRITE);
-    assert_eq!(mapped, Some((0x5000 + PHYSICAL | WRITABLE, 4096)));
+    assert_eq!(mapped, Some(((0x5000 + PHYSICAL) | WRITABLE, 4096)));
     // Taken, and written again.
     assert_eq!(log.take().expect("memory")[0], 1 << 5);
     machine.engine.invalidate(0, TestMachine::MEMORY);
-    assert_eq!(machine.engine.shared.nested.look(0x5000), Some((0x5000 + PHYSICAL | RIGHTS, 4096)));
+    assert_eq!(
+        machine.engine.shared.nested.look(0x5000),
+        Some(((0x5000 + PHYSICAL) | RIGHTS, 4096))
+    );
     fault(&machine, &mut vcpu, 0x5000, WRITE);
     assert_eq!(log.take().expect("memory")[0], 1 << 5);
 }
@@ -128,7 +131,7 @@ fn a_mark_that_is_taken_before_the_page_is_mapped_is_made_again() {
         }
     }));
     let mapped = fault(&machine, &mut vcpu, 0x3000, WRITE);
-    assert_eq!(mapped, Some((0x3000 + PHYSICAL | WRITABLE, 4096)));
+    assert_eq!(mapped, Some(((0x3000 + PHYSICAL) | WRITABLE, 4096)));
     assert_eq!(log.take().expect("memory")[0], 1 << 3, "the write would be lost");
 }
 

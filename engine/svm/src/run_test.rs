@@ -145,7 +145,7 @@ fn a_guest_reaches_memory_and_a_device() {
         let shared = Arc::clone(&run.shared);
         run.then(move |vmcb, gprs| {
             let rights = entry::PRESENT | entry::WRITABLE | entry::USER;
-            assert_eq!(shared.nested.look(CODE), Some((CODE + PHYSICAL | rights, 4096)));
+            assert_eq!(shared.nested.look(CODE), Some(((CODE + PHYSICAL) | rights, 4096)));
             vmcb.rax = DEVICE_LINEAR;
             gprs[usize::from(gpr::RCX)] = 0x1122_3344_5566_7788;
             at(vmcb, 6, 3, 0x400);
@@ -308,6 +308,22 @@ fn what_cpuid_does_not_offer_comes_out() {
         vmcb.exit_code = code::SHUTDOWN;
     });
     assert_eq!(run.go(Answer::None), Exit::Shutdown);
+}
+
+#[test]
+fn what_the_processor_lacks_is_offered_by_nobody() {
+    let mut run = run(svm::ALL);
+    let offered = |run: &Run| {
+        let table = run.vcpu.cpuid();
+        let leaf = |function| table.get(function, 0).expect("a leaf");
+        [leaf(1)[2] >> 17 & 1, leaf(7)[1] >> 20 & 1, leaf(7)[2] >> 16 & 1, leaf(7)[2] >> 22 & 1]
+    };
+    assert_eq!(offered(&run), [0, 0, 0, 1], "PCID, SMAP, LA57; RDPID");
+    let mut table = run.vcpu.cpuid().clone();
+    table.set(1, None, [0, 0, u32::MAX, 0]).expect("room");
+    table.set(7, Some(0), [0, u32::MAX, u32::MAX, 0]).expect("room");
+    run.vcpu.set_cpuid(table);
+    assert_eq!(offered(&run), [0, 0, 0, 1], "nor by a VMM");
 }
 
 #[test]

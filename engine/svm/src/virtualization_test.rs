@@ -79,3 +79,14 @@ fn an_engine_is_made_of_the_slots_that_there_are() {
     let empty = machine.svm.engine(Arc::new(Memory::default())).expect("memory");
     assert_ne!(empty.shared.nested.root(), machine.engine.shared.nested.root());
 }
+
+#[test]
+fn what_only_the_processor_could_run_and_does_not_have_is_not_offered() {
+    let machine = TestMachine::new();
+    let lacks = machine.engine.lacks();
+    // The test's processor has XSAVE, INVPCID, RDPID, LAHF and RDTSCP.
+    assert_eq!((lacks.leaf1_ecx, lacks.leaf1_edx), (1 << 17, 0));
+    assert_eq!((lacks.leaf7_ebx, lacks.leaf7_ecx), (1 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 16));
+    assert_eq!((lacks.leaf7_edx, lacks.extended1_ecx), (1 << 14, 0));
+    assert_eq!(lacks.extended1_edx, 1 << 26);
+}

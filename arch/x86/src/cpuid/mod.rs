@@ -70,6 +70,23 @@ impl Table {
         self.0.retain(|entry| entry.function != function);
     }
 
+    /// Offers these instructions no more.
+    pub fn withhold(&mut self, lacks: &Instructions) {
+        for Entry { function, index, leaf: [_, ebx, ecx, edx] } in &mut self.0 {
+            match (*function, index.unwrap_or(0)) {
+                (1, _) => (*ecx, *edx) = (*ecx & !lacks.leaf1_ecx, *edx & !lacks.leaf1_edx),
+                (7, 0) => {
+                    *ebx &= !lacks.leaf7_ebx;
+                    (*ecx, *edx) = (*ecx & !lacks.leaf7_ecx, *edx & !lacks.leaf7_edx);
+                }
+                (0x8000_0001, _) => {
+                    (*ecx, *edx) = (*ecx & !lacks.extended1_ecx, *edx & !lacks.extended1_edx);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// All answers.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {

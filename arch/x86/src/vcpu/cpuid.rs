@@ -26,8 +26,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         &self.cpuid
     }
 
-    /// Replaces the CPUID table. The local APIC offers what it says from now on; what it does already, it goes on to.
-    pub fn set_cpuid(&mut self, table: Table) {
+    /// Replaces the CPUID table, but for what the engine lacks. The local APIC offers what it says from now on; what it does already, it
+    /// goes on to.
+    pub fn set_cpuid(&mut self, mut table: Table) {
+        table.withhold(&self.machine.engine.lacks());
         *self.lapic.config_mut() = lapic_config(self.id, &self.machine.setup, &table);
         self.cpuid = table;
         self.engine.set_limits(self.cpuid.limits());

@@ -159,7 +159,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         let host = &machine.host;
         let khz = host.tsc_khz();
         let instructions = machine.engine.instructions();
-        let cpuid = default_table(&**machine, instructions, id, machine.cpus(), khz)?;
+        let mut cpuid = default_table(&**machine, instructions, id, machine.cpus(), khz)?;
+        cpuid.withhold(&machine.engine.lacks());
         let expiry = TimerExpiry { machine: Arc::downgrade(machine), id };
         let lapic = LocalApic::new(lapic_config(id, &machine.setup, &cpuid));
         published.publish(lapic.address());
