@@ -5,10 +5,11 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use arch_x86::emulate::debug::{dr6, dr7};
 use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
 use arch_x86::hardware::{GuestFpu, Platform};
 use arch_x86::mmu::Limits;
-use arch_x86::regs::State;
+use arch_x86::regs::{Attr, Regs, Seg, Segment, SysReg, Table, cr0, xcr0};
 use virt::Errno;
 use virt::dirty_ring::DirtyRing;
 use virt::memory::View;
@@ -103,15 +104,39 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             undelivered: None,
             shared,
         };
-        vcpu.write_reset();
+        vcpu.reset();
         vcpu.update_intercepts();
         Ok(vcpu)
     }
 
-    // A state is large: not in the frame of who makes a vCPU.
-    #[inline(never)]
-    fn write_reset(&mut self) {
-        State::at_reset().write(self);
+    /// Sets the registers as they are after a reset: as [`State::at_reset`](arch_x86::regs::State::at_reset), which is large for a stack.
+    /// Vector registers are so already.
+    fn reset(&mut self) {
+        self.set_rip(0xfff0);
+        self.set_rflags(0);
+        self.set_efer(0);
+        self.set_cr0(cr0::CD | cr0::NW | cr0::ET);
+        self.set_cr4(0);
+        let data = Segment { base: 0, limit: 0xffff, selector: 0, attr: Attr(0x93) };
+        for seg in Seg::ALL {
+            self.set_segment(
+                seg,
+                match seg {
+                    Seg::Cs => {
+                        Segment { base: 0xffff_0000, selector: 0xf000, attr: Attr(0x9b), ..data }
+                    }
+                    Seg::Ldtr => Segment { attr: Attr(0x82), ..data },
+                    Seg::Tr => Segment { attr: Attr(0x8b), ..data },
+                    _ => data,
+                },
+            );
+        }
+        let table = Table { base: 0, limit: 0xffff };
+        self.set_gdtr(table);
+        self.set_idtr(table);
+        self.set_dr(6, dr6::FIXED);
+        self.set_dr(7, dr7::FIXED);
+        self.set_sysreg(SysReg::Xcr0, xcr0::X87);
     }
 
     /// Sets the VMCB's intercepts, which something changed.

@@ -3,8 +3,8 @@
 //! What CLGI holds back comes after STGI, with the host's state in place: so nothing of the host's runs between the two. Interrupts are on
 //! there, in the sense of RFLAGS.IF, which says whether one ends VMRUN.
 //!
-//! Behind the guest all registers that it left are cleared, and the predictor of returns is filled with addresses that lead nowhere,
-//! before anything of the host's uses them. Deviation: what else a kernel does on processors whose returns can be predicted by a guest
+//! Behind the guest all registers that it left are cleared, and what the predictor of returns has of it is overwritten, before anything of the
+//! host's uses them. Deviation: what else a kernel does on processors whose returns can be predicted by a guest
 //! (Zen 1 to Zen 4: Retbleed, SRSO) is the kernel's, and is not done.
 //!
 //! See: AMD APM vol. 2, 15.5, 15.6, 15.17, 15.21.1; vol. 3, VMRUN, VMLOAD, VMSAVE, CLGI, STGI.
@@ -52,6 +52,21 @@ unsafe fn write_msr(number: u32, value: u64) {
     // SAFETY: by the contract.
     unsafe {
         asm!("wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
+    }
+}
+
+/// As many calls as the predictor of returns keeps.
+const CALLS: u32 = 32;
+
+/// Calls itself `depth` times, before any of the calls returns: no address that the predictor has is the guest's then. It is a function as
+/// the kernel's own are, of which its tools need not be told.
+/// See: AMD, Software Techniques for Managing Speculation on AMD Processors, mitigation V2-3.
+#[inline(never)]
+fn overwrite_returns(depth: u32) {
+    if depth > 0 {
+        overwrite_returns(depth - 1);
+        // SAFETY: it does nothing; but there is something behind the call, which therefore is no jump.
+        unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
     }
 }
 
@@ -250,19 +265,6 @@ impl Processor for Native {
                 "xor r13d, r13d",
                 "xor r14d, r14d",
                 "xor r15d, r15d",
-                // 32 calls that never return: so many returns the processor predicts.
-                "mov ecx, 32",
-                "2:",
-                "call 3f",
-                "4:",
-                "pause",
-                "lfence",
-                "jmp 4b",
-                "3:",
-                "add rsp, 8",
-                "dec ecx",
-                "jnz 2b",
-                "lfence",
                 "cli",
                 "stgi",
                 "pop rbp",
@@ -276,5 +278,7 @@ impl Processor for Native {
                 out("r12") _, out("r13") _, out("r14") _, out("r15") _,
             );
         }
+        // Before anything returns. An NMI may come before, whose returns are of its own calls.
+        overwrite_returns(CALLS);
     }
 }
