@@ -30,7 +30,7 @@ mod event;
 mod fpu;
 #[cfg(feature = "selftest")]
 mod host_test;
-mod kernel;
+pub mod kernel;
 #[cfg(feature = "selftest")]
 mod kernel_test;
 mod lock;

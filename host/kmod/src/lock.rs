@@ -38,7 +38,6 @@ unsafe impl Sync for SpinLock {}
 
 // SAFETY: the kernel's lock excludes.
 unsafe impl RawMutex for SpinLock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "the trait has it so")]
     const INIT: Self = Self { word: UnsafeCell::new(0), flags: UnsafeCell::new(0) };
 
     // It is released on the processor whose interrupts are off.
