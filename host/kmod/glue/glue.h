@@ -9,16 +9,31 @@
 struct eventfd_ctx;
 struct file;
 struct fpu_guest;
+struct mutex;
 struct rcuwait;
+struct unibody_notifier;
 struct unibody_timer;
 struct unibody_watch;
 
-/* Rust's half: src/lib.rs, src/deferred.rs, src/timer.rs, src/watch.rs. */
+/*
+ * Rust's half: src/lib.rs, src/deferred.rs, src/timer.rs, src/watch.rs,
+ * src/descriptor.rs, src/mm.rs, src/virtualization.rs.
+ */
 int unibody_init(void);
 void unibody_exit(void);
 void unibody_run_deferred(void);
 void unibody_expired(void *alarm);
 bool unibody_signalled(void *watcher, struct unibody_watch *watch);
+void *unibody_open(void);
+void unibody_release(void *object);
+long unibody_ioctl(void *object, unsigned int number, unsigned long argument);
+ssize_t unibody_read(void *object, char __user *to, size_t size, loff_t *offset);
+int unibody_may_map(void *object, unsigned long first, unsigned long count, bool plain);
+void *unibody_mapped_page(void *object, unsigned long number);
+void unibody_pages_change(void *pages, unsigned long start, unsigned long end);
+void unibody_pages_changed(void *pages, unsigned long start, unsigned long end);
+int unibody_processor_up(u32 processor);
+void unibody_processor_down(u32 processor);
 
 /* glue.c */
 void unibody_print(int level, const char *text, size_t length);
@@ -120,6 +135,32 @@ void unibody_fpu_swap(struct fpu_guest *guest, bool in);
 void unibody_fpu_restore(void);
 void unibody_fpu_save(void);
 
+/* sleep.c */
+struct mutex *unibody_mutex_new(void);
+void unibody_mutex_free(struct mutex *mutex);
+bool unibody_mutex_lock(struct mutex *mutex);
+void unibody_mutex_wait(struct mutex *mutex);
+void unibody_mutex_unlock(struct mutex *mutex);
+void unibody_signals_block(u64 mask);
+void unibody_signals_restore(void);
+
+/* descriptor.c */
+int unibody_descriptor_new(const char *name, void *object);
+const char *unibody_node_name(void);
+int unibody_node_register(bool kvms);
+void unibody_node_deregister(void);
+
+/* mm.c */
+struct unibody_notifier *unibody_notifier_new(void *pages);
+void unibody_notifier_free(struct unibody_notifier *old);
+bool unibody_notifier_is_currents(const struct unibody_notifier *notifier);
+
+/* hotplug.c */
+int unibody_processors_begin(void);
+void unibody_processors_end(int state);
+int unibody_reboot_begin(void);
+void unibody_reboot_end(void);
+
 /* selftest.c */
 void unibody_stack_paint(void);
 size_t unibody_stack_depth(void);
@@ -133,5 +174,9 @@ u64 unibody_event_take(struct eventfd_ctx *event);
 bool unibody_interrupts_are_off(void);
 void unibody_pretend_signal(bool there);
 const void *unibody_at_physical(u64 physical);
+long unibody_ioctl_of(int descriptor, unsigned int number, unsigned long argument);
+long unibody_read_of(int descriptor, char __user *to, size_t size, loff_t *offset);
+u64 unibody_blocked_signals(void);
+unsigned long unibody_map_of(int descriptor, size_t size, unsigned long page, bool shared);
 
 #endif

@@ -5,6 +5,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/eventfd.h>
 #include <linux/fdtable.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/irqflags.h>
 #include <linux/kprobes.h>
@@ -121,4 +122,50 @@ void unibody_pretend_signal(bool there)
 const void *unibody_at_physical(u64 physical)
 {
 	return phys_to_virt(physical);
+}
+
+/* What these system calls do with a descriptor that has the operation. */
+long unibody_ioctl_of(int descriptor, unsigned int number, unsigned long argument)
+{
+	struct file *file = fget(descriptor);
+	long done = -EBADF;
+
+	if (file) {
+		done = file->f_op->unlocked_ioctl(file, number, argument);
+		fput(file);
+	}
+	return done;
+}
+
+long unibody_read_of(int descriptor, char __user *to, size_t size, loff_t *offset)
+{
+	struct file *file = fget(descriptor);
+	long done = -EBADF;
+
+	if (file) {
+		done = file->f_op->read(file, to, size, offset);
+		fput(file);
+	}
+	return done;
+}
+
+unsigned long unibody_map_of(int descriptor, size_t size, unsigned long page, bool shared)
+{
+	unsigned long flags = shared ? MAP_SHARED : MAP_PRIVATE;
+	struct file *file = fget(descriptor);
+	unsigned long start = -EBADF;
+
+	if (file) {
+		start = vm_mmap(file, 0, size, PROT_READ | PROT_WRITE, flags, page << PAGE_SHIFT);
+		fput(file);
+	}
+	return start;
+}
+
+u64 unibody_blocked_signals(void)
+{
+	u64 mask;
+
+	memcpy(&mask, &current->blocked, sizeof(mask));
+	return mask;
 }

@@ -41,7 +41,11 @@ pub fn unmap(start: u64, size: u64) {
     unibody_unmap(start, size as usize);
 }
 
-fn address(answer: u64) -> Result<u64, Failure> {
+/// An address, or the kernel's error number as a pointer.
+///
+/// # Errors
+/// If it is that.
+pub fn address(answer: u64) -> Result<u64, Failure> {
     given(if answer < 1 << 63 { Ok(answer) } else { Err(Errno((answer as i32).wrapping_neg())) })
 }
 

@@ -10,14 +10,17 @@
 //! - [`parker`], [`thread`]: where a halted vCPU's thread waits, and what else is wanted of it;
 //! - [`event`], [`watch`]: eventfds, and who is told when one is signalled;
 //! - [`pages`], [`fpu`], [`processor`]: for engines: pages, a guest's x87 and vector registers, processors;
+//! - [`device`]: the device's node; [`virtualization`], on while there are VMs; [`vm`], [`vcpu`], [`statistics`]: what has
+//!   descriptors, as [`descriptor`] has it; [`shared`], the pages that programs map; [`mm`], whose memory a VM's is;
+//! - [`sleep_lock`]: the lock of calls that are made one after the other;
 //! - [`deferred`]: what has to wait for process context;
 //! - [`allocator`]: the heap;
 //! - [`printk`]: the kernel's log;
 //! - [`panic`]: what becomes of a panic;
 //! - [`selftest`]: the core's test bodies, run when the module is loaded.
 //!
-//! `cargo xtask module` builds it. For now the module only loads: there is no
-//! device node yet.
+//! `cargo xtask module` builds it. There is no engine yet, so there is no node either, but for one of the test bodies' engine while the
+//! module with these is loaded.
 #![no_std]
 
 extern crate alloc;
@@ -26,6 +29,10 @@ mod allocator;
 #[cfg(feature = "selftest")]
 mod allocator_test;
 mod deferred;
+mod descriptor;
+pub mod device;
+#[cfg(feature = "selftest")]
+mod device_test;
 mod event;
 mod fpu;
 #[cfg(feature = "selftest")]
@@ -35,6 +42,7 @@ pub mod kernel;
 mod kernel_test;
 mod lock;
 mod memory;
+mod mm;
 mod pages;
 mod panic;
 mod parker;
@@ -44,14 +52,19 @@ mod printk;
 mod processor;
 #[cfg(feature = "selftest")]
 mod selftest;
+mod shared;
+mod sleep_lock;
+mod statistics;
+#[cfg(feature = "selftest")]
+mod test_engine;
 mod thread;
 mod time;
 mod timer;
+mod vcpu;
+mod virtualization;
+mod vm;
 mod watch;
 
-// The interface's definitions are compiled for the kernel from the first day
-// on, though nothing serves them yet.
-use abi as _;
 use core::ffi::c_int;
 
 /// Linux's `EINVAL`: what a load that must not go on gives back.
@@ -69,6 +82,11 @@ extern "C" fn unibody_init() -> c_int {
         deferred::wait_for_all();
         return -EINVAL;
     }
+    // The one place that names an engine.
+    #[cfg(feature = "selftest")]
+    if let Err(errno) = device::register::<test_engine::TestVirtualization>() {
+        return -errno.0;
+    }
     printk::print!(printk::Level::Info, "loaded");
     0
 }
@@ -77,6 +95,7 @@ extern "C" fn unibody_init() -> c_int {
 /// [`unibody_init`] succeeded and when nothing uses the module any more.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_exit() {
+    device::deregister();
     deferred::wait_for_all();
     printk::print!(printk::Level::Info, "unloaded");
 }

@@ -24,6 +24,7 @@ const STACK_LIMIT: usize = 8 << 10;
 /// The bodies about the module's host services, which user space does not have.
 const OWN: &[&[Case]] = &[
     crate::allocator_test::CASES,
+    crate::device_test::CASES,
     crate::host_test::CASES,
     crate::kernel_test::CASES,
     crate::platform_test::CASES,

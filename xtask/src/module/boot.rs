@@ -13,12 +13,15 @@ use std::time::Duration;
 /// How long the machine may run: several times what it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The first process: loads the module, unloads it, ends.
+/// The first process: loads the module, opens its device, unloads it, ends.
 const INIT: &str = "\
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox insmod /unibody.ko
 echo \"test: insmod gave $?\"
+/bin/busybox head -c 0 /dev/unibody
+echo \"test: open gave $?\"
 /bin/busybox rmmod unibody
 echo \"test: rmmod gave $?\"
 /bin/busybox poweroff -f
@@ -66,7 +69,7 @@ fn archive(module: &Path) -> Result<Vec<u8>> {
     let read =
         |file: &Path| fs::read(file).with_context(|| format!("cannot read '{}'", file.display()));
     let mut archive = Archive::default();
-    for directory in ["bin", "proc"] {
+    for directory in ["bin", "dev", "proc"] {
         archive.directory(directory);
     }
     archive.file("bin/busybox", 0o755, &read(&busybox)?);
@@ -128,7 +131,7 @@ fn judge_module(console: &str, status: Option<ExitStatus>) -> Result<Report> {
         "the kernel's log lost lines: it lists {} bodies of {run}",
         report.lists.bodies()
     );
-    for step in ["insmod", "rmmod"] {
+    for step in ["insmod", "open", "rmmod"] {
         ensure!(console.contains(&format!("test: {step} gave 0")), "{step} failed");
     }
     Ok(report)
@@ -172,7 +175,7 @@ mod tests {
     const GOOD: &str = "[    2.1] unibody: selftest: virt::memory_test: 7 bodies\r\n\
         [    2.2] unibody: selftest: stack 900 bytes at most, by virt::memory_test::overlaps\r\n\
         [    2.2] unibody: selftest: 7 run, 0 failed\r\n\
-        test: insmod gave 0\r\ntest: rmmod gave 0\r\n";
+        test: insmod gave 0\r\ntest: open gave 0\r\ntest: rmmod gave 0\r\n";
 
     fn ended() -> Option<ExitStatus> {
         Some(ExitStatus::from_raw(0))

@@ -75,6 +75,16 @@ const ENTRY_POINTS: &[&str] = &[
     "unibody_run_deferred",
     "unibody_expired",
     "unibody_signalled",
+    "unibody_open",
+    "unibody_release",
+    "unibody_ioctl",
+    "unibody_read",
+    "unibody_may_map",
+    "unibody_mapped_page",
+    "unibody_pages_change",
+    "unibody_pages_changed",
+    "unibody_processor_up",
+    "unibody_processor_down",
 ];
 
 /// The kernel has its own of these; `compiler_builtins` must not bring others.
