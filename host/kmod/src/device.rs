@@ -20,6 +20,7 @@ use virt::{Errno, Memory};
 use crate::descriptor::{Object, install};
 use crate::kernel::Kernel;
 use crate::lock::SpinLock;
+use crate::printk::{Level, print};
 use crate::virtualization::{Switch, Switched};
 use crate::vm::Vm;
 
@@ -74,7 +75,10 @@ impl<V: Virtualization<Kernel>> Device<V> {
     /// # Errors
     /// `EOPNOTSUPP` if it cannot, and what the host lacks.
     pub fn new() -> Result<Arc<Self>, Errno> {
-        let virtualization = Arc::new(V::new(Kernel).map_err(errno)?);
+        let virtualization = Arc::new(V::new(Kernel).map_err(|unusable| {
+            print!(Level::Error, "the processor's virtualization cannot be used: {unusable:?}");
+            errno(unusable)
+        })?);
         let switch = Arc::new(Switch::new(Arc::new(Processors(Arc::clone(&virtualization))))?);
         // One that runs nothing says what any would.
         let instructions = virtualization.engine(Arc::new(Memory::default()))?.instructions();

@@ -109,7 +109,8 @@ fn has_avx() -> Result<bool, Failure> {
     fpu.load();
     fpu.put();
     // Where there are none it stays, too: but it is not the processor's then.
-    let high = core::arch::x86_64::__cpuid(1).ecx >> 28 & 1 != 0;
+    // It has AVX, and the kernel saves by XSAVE.
+    let high = core::arch::x86_64::__cpuid(1).ecx >> 27 & 3 == 3;
     Ok(high && fpu.registers().1.0[15] == 1)
 }
 
