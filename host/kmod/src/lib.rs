@@ -19,8 +19,8 @@
 //! - [`panic`]: what becomes of a panic;
 //! - [`selftest`]: the core's test bodies, run when the module is loaded.
 //!
-//! `cargo xtask module` builds it. There is no engine yet, so there is no node either, but for one of the test bodies' engine while the
-//! module with these is loaded.
+//! `cargo xtask module` builds it. Which engine there is says [`engine_hardware`]; while the module with the test bodies is loaded the
+//! node is of their own.
 #![no_std]
 
 extern crate alloc;
@@ -82,9 +82,12 @@ extern "C" fn unibody_init() -> c_int {
         deferred::wait_for_all();
         return -EINVAL;
     }
-    // The one place that names an engine.
+    // With the bodies the node is of their engine, which any processor has.
     #[cfg(feature = "selftest")]
-    if let Err(errno) = device::register::<test_engine::TestVirtualization>() {
+    let registered = device::register::<test_engine::TestVirtualization>();
+    #[cfg(not(feature = "selftest"))]
+    let registered = device::register::<engine_hardware::Hardware<kernel::Kernel>>();
+    if let Err(errno) = registered {
         return -errno.0;
     }
     printk::print!(printk::Level::Info, "loaded");
@@ -98,11 +101,4 @@ extern "C" fn unibody_exit() {
     device::deregister();
     deferred::wait_for_all();
     printk::print!(printk::Level::Info, "unloaded");
-}
-
-// For now: that it compiles.
-#[allow(dead_code)]
-fn probe() -> bool {
-    use arch_x86::hardware::Virtualization as _;
-    engine_hardware::Hardware::<kernel::Kernel>::new(kernel::Kernel).is_ok()
 }

@@ -60,7 +60,8 @@ pub(crate) fn fix(readiness: &Readiness, device: Device) -> Option<String> {
         Readiness::NotPermitted { group } => Some(match permitted_group(*group) {
             Some(name) => join(&name),
             None if device == Device::Unibody => {
-                format!("sudo chgrp kvm {device}; then {}", join("kvm"))
+                let path = device.path();
+                format!("sudo chgrp kvm {path} && sudo chmod 660 {path}; then {}", join("kvm"))
             }
             None => format!("{UDEV}; then {}", join("kvm")),
         }),
