@@ -64,14 +64,15 @@ pub trait Platform: Host {
 pub trait Pages: Send + Sync + 'static {
     /// Where they are for the kernel; valid, and for nobody else's use, until they are dropped.
     fn address(&self) -> *mut u8;
-    /// Where they are for the processor.
+    /// Where they are for the processor: as in an entry of its page tables, with the bit of memory encryption where the host has that on.
     fn physical(&self) -> u64;
 }
 
 /// A page of the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostPage {
-    /// Its physical address: of the 4 KiB at the address that was asked for.
+    /// Its physical address, of the 4 KiB at the address that was asked for; as in an entry of page tables, as
+    /// [`Pages::physical`] is.
     pub physical: u64,
     /// Whether it may be written.
     pub writable: bool,

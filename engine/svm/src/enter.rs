@@ -297,6 +297,8 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             Cause::Out(intercept) => {
                 if intercept == Intercept::Shutdown {
                     self.undelivered = None;
+                    // What the VMCB has of the guest is undefined; this nobody else sets again.
+                    self.reset_pat();
                 }
                 Next::Out(intercept)
             }

@@ -347,13 +347,20 @@ fn clean_bits_hold_for_the_processor_that_ran_it_last() {
     let expect = |clean: u32, asid: u32, control: u32| {
         machine.then(move |vmcb, _| {
             assert_eq!((vmcb.clean, vmcb.asid, vmcb.tlb_control), (clean, asid, control));
-            vmcb.exit_code = code::SHUTDOWN;
+            vmcb.exit_code = code::WBINVD;
         });
     };
     const ALL: u32 = 0x1fff;
+    let pat = vcpu.vmcb.g_pat;
     expect(0, 1, 1);
     enter(&mut vcpu);
     expect(ALL, 1, 0);
+    enter(&mut vcpu);
+    // What a guest that is shut down leaves is undefined.
+    machine.then(|vmcb, _| (vmcb.exit_code, vmcb.g_pat) = (code::SHUTDOWN, 0));
+    assert_eq!(enter(&mut vcpu), Intercept::Shutdown);
+    assert_eq!(vcpu.vmcb.g_pat, pat);
+    expect(0, 1, 0);
     enter(&mut vcpu);
     vcpu.set_cr2(7);
     expect(ALL & !(1 << 9), 1, 0);

@@ -79,7 +79,6 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         vmcb.msrpm_base = shared.svm.permissions.registers();
         vmcb.nested_paging = 1;
         vmcb.nested_cr3 = shared.nested.root();
-        vmcb.g_pat = PAT;
         events::set_window(&mut vmcb, false);
         let mut vcpu = Self {
             id,
@@ -104,6 +103,7 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             undelivered: None,
             shared,
         };
+        vcpu.reset_pat();
         vcpu.reset();
         vcpu.update_intercepts();
         Ok(vcpu)
@@ -137,6 +137,12 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         self.set_dr(6, dr6::FIXED);
         self.set_dr(7, dr7::FIXED);
         self.set_sysreg(SysReg::Xcr0, xcr0::X87);
+    }
+
+    /// Sets the guest's PAT.
+    pub(crate) fn reset_pat(&mut self) {
+        self.vmcb.g_pat = PAT;
+        self.vmcb.clean = 0;
     }
 
     /// Sets the VMCB's intercepts, which something changed.
