@@ -7,7 +7,11 @@
 //! - While they are other than what the processor has: reads of CR0 (and all writes), and of CR4.
 //! - What CPUID does not offer, where there is an intercept for it: RDTSCP, INVPCID. Deviation: other instructions that CPUID does not
 //!   offer, but the processor has, are executed by the guest all the same.
-//! - While NMIs are blocked: IRET. While a window is waited for: the virtual interrupt that shows it.
+//! - While NMIs are blocked: IRET, which the run loop executes. Deviation: if that sets RFLAGS.TF the step ends with it, and RF is lost.
+//!   While a window is waited for: the virtual interrupt that shows it.
+//!
+//! Deviation: VMCALL, which is Intel's, is no instruction, and is not replaced by VMMCALL; nor has a guest of another maker's
+//! processor that one's SYSENTER and SYSCALL.
 //!
 //! Task switches are the processor's to do, and so is the freezing with CR0.NE off: an interrupt of ours ends that.
 //!

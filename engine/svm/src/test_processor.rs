@@ -200,7 +200,8 @@ impl Processor for TestProcessor {
             None => vmcb.exit_code = code::SHUTDOWN,
         }
         // As VMRUN's end does.
-        self.state.lock().dr[7] = 0x400;
+        let mut state = self.state.lock();
+        (state.dr[6], state.dr[7]) = (vmcb.dr6, 0x400);
     }
 }
 
