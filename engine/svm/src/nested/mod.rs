@@ -21,6 +21,8 @@ use virt::memory::{PAGE, Slot, View};
 
 #[cfg(test)]
 mod nested_test;
+#[cfg(test)]
+mod race_test;
 pub mod table;
 
 use table::{ENTRIES, Reserve, Table, entry};
