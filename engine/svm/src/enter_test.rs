@@ -4,11 +4,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch_x86::engine::{EngineVcpu, Entry, Event, Intercept};
 use arch_x86::exception::{self, Exception};
-use arch_x86::regs::{Regs, SysReg, cr0, cr4, rflags};
+use arch_x86::regs::{Regs, cr0, rflags};
 use virt::Errno;
 
 use crate::exits::code;
-use crate::test_processor::{HOST, TestMachine, TestVcpu, enter, enter_with, svm};
+use crate::test_processor::{TestMachine, TestVcpu, enter, enter_with};
 
 const VALID: u64 = 1 << 31;
 
@@ -298,99 +298,6 @@ fn a_debug_exception_that_is_wanted_leaves_the_registers_as_they_were() {
     });
     enter(&mut vcpu);
     assert_eq!((vcpu.dr(6), vcpu.dr(7)), (0xffff_4ff1, 0x402));
-}
-
-#[test]
-fn the_hosts_registers_come_back() {
-    let machine = TestMachine::new();
-    let mut vcpu = machine.vcpu();
-    vcpu.set_sysreg(SysReg::Xcr0, 3);
-    vcpu.set_sysreg(SysReg::TscAux, 0x77);
-    vcpu.set_dr(0, 0x1234);
-    machine.processor.state.lock().dr[0] = 0x9999;
-    machine.then_exit(code::SHUTDOWN);
-    enter(&mut vcpu);
-    // Without OSXSAVE, and without breakpoints, there is nothing to change but TSC_AUX.
-    let [xcr0, xss, _] = HOST;
-    assert_eq!(machine.processor.state.lock().seen[0], [xcr0, xss, 0x77, 0x9999, 0x400]);
-    vcpu.set_cr4(cr4::PAE | cr4::OSXSAVE);
-    vcpu.set_dr(7, 0x402);
-    machine.processor.state.lock().dr[7] = 0x403;
-    machine.then_exit(code::SHUTDOWN);
-    enter(&mut vcpu);
-    let state = machine.processor.state.lock();
-    assert_eq!(state.seen[1], [3, 0, 0x77, 0x1234, 0x402]);
-    assert_eq!([state.xcr0, state.xss, state.tsc_aux], HOST);
-    assert_eq!((state.dr[0], state.dr[7]), (0x9999, 0x403));
-}
-
-#[test]
-fn another_vcpu_learns_nothing_from_predictions() {
-    let machine = TestMachine::new();
-    let mut vcpu = machine.vcpu();
-    let mut other = machine.vcpu();
-    let barriers = |vcpu: &mut TestVcpu| {
-        machine.then_exit(code::SHUTDOWN);
-        enter(vcpu);
-        machine.processor.state.lock().barriers
-    };
-    assert_eq!(barriers(&mut vcpu), 1);
-    assert_eq!(barriers(&mut vcpu), 1, "it is the same");
-    assert_eq!(barriers(&mut other), 2);
-    assert_eq!(barriers(&mut vcpu), 3);
-}
-
-#[test]
-fn clean_bits_hold_for_the_processor_that_ran_it_last() {
-    let machine = TestMachine::new();
-    let mut vcpu = machine.vcpu();
-    let expect = |clean: u32, asid: u32, control: u32| {
-        machine.then(move |vmcb, _| {
-            assert_eq!((vmcb.clean, vmcb.asid, vmcb.tlb_control), (clean, asid, control));
-            vmcb.exit_code = code::WBINVD;
-        });
-    };
-    const ALL: u32 = 0x1fff;
-    let pat = vcpu.vmcb.g_pat;
-    expect(0, 1, 1);
-    enter(&mut vcpu);
-    expect(ALL, 1, 0);
-    enter(&mut vcpu);
-    // What a guest that is shut down leaves is undefined.
-    machine.then(|vmcb, _| (vmcb.exit_code, vmcb.g_pat) = (code::SHUTDOWN, 0));
-    assert_eq!(enter(&mut vcpu), Intercept::Shutdown);
-    assert_eq!(vcpu.vmcb.g_pat, pat);
-    expect(0, 1, 0);
-    enter(&mut vcpu);
-    vcpu.set_cr2(7);
-    expect(ALL & !(1 << 9), 1, 0);
-    enter(&mut vcpu);
-    vcpu.flush_tlb();
-    expect(ALL, 1, 3);
-    enter(&mut vcpu);
-    expect(ALL, 1, 0);
-    enter(&mut vcpu);
-    machine.platform.asked.processor.store(1, Ordering::Relaxed);
-    expect(0, 1, 1);
-    enter(&mut vcpu);
-    machine.platform.asked.processor.store(0, Ordering::Relaxed);
-    expect(0, 2, 0);
-    enter(&mut vcpu);
-}
-
-#[test]
-fn an_old_processor_needs_none_of_that() {
-    let machine = TestMachine::on(svm::NESTED_PAGING);
-    let mut vcpu = machine.vcpu();
-    for (asid, control) in [(1, 1), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (1, 1)] {
-        machine.then(move |vmcb, _| {
-            assert_eq!((vmcb.clean, vmcb.asid, vmcb.tlb_control), (0, asid, control));
-            assert_eq!((vmcb.pause_filter_count, vmcb.intercepts[0] & 1 << 23), (0, 0));
-            vmcb.exit_code = code::CPUID;
-        });
-        assert!(matches!(enter(&mut vcpu), Intercept::NestedFault { .. }));
-        vcpu.flush_tlb();
-    }
 }
 
 #[test]

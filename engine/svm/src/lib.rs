@@ -53,6 +53,8 @@ mod resolve_test;
 #[cfg(test)]
 mod run_test;
 #[cfg(test)]
+mod switch_test;
+#[cfg(test)]
 mod test_platform;
 #[cfg(test)]
 mod test_processor;

@@ -7,7 +7,8 @@ use arch_x86::hardware::Platform;
 use virt::Errno;
 use virt::memory::PAGE;
 
-use crate::nested::{Mapped, Mapping};
+use crate::nested::Mapped;
+use crate::nested::tree::Mapping;
 use crate::processor::Processor;
 use crate::vcpu::SvmVcpu;
 

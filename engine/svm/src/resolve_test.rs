@@ -12,8 +12,8 @@ use virt::memory::{Memory, Slot};
 
 use crate::engine::SvmEngine;
 use crate::exits::code;
-use crate::nested::LARGE;
 use crate::nested::table::entry;
+use crate::nested::tree::LARGE;
 use crate::test_platform::PHYSICAL;
 use crate::test_processor::{TestEngine, TestMachine, TestVcpu, enter, svm};
 

@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use virt::memory::{Memory, Slot, View};
 
 use super::table::{Reserve, entry};
-use super::{LARGE, Mapped, Mapping, Nested};
+use super::tree::{LARGE, Mapping};
+use super::{Mapped, Nested};
 use crate::test_platform::{PHYSICAL, TestPages, TestPlatform};
 
 const RIGHTS: u64 = entry::PRESENT | entry::USER;

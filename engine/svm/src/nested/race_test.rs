@@ -6,7 +6,8 @@ use std::thread;
 use virt::memory::{Memory, Slot};
 
 use super::table::{Reserve, entry};
-use super::{Mapped, Mapping, Nested};
+use super::tree::Mapping;
+use super::{Mapped, Nested};
 use crate::test_platform::TestPlatform;
 
 /// Pages that are mapped and taken away.
@@ -55,6 +56,11 @@ fn no_page_outlives_what_took_it_away() {
     let changer = |own: u64| {
         for n in 0..CHANGES {
             let page = if n % 2 == 0 { own } else { 3 };
+            if page == own
+                && let Some((found, _)) = nested.look(page << 12)
+            {
+                assert_eq!(found & entry::ADDRESS, host.physical(page), "what there is now");
+            }
             nested.change(page << 12, (page + 1) << 12);
             assert_eq!(nested.look(page << 12), None, "it is the host's");
             host.move_page(page);
