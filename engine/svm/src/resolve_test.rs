@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use arch_x86::engine::{Engine, EngineVcpu, Intercept};
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Event, Intercept};
 use arch_x86::hardware::HostPages;
 use virt::dirty_ring::{DirtyRing, Entries, RESERVED};
 use virt::memory::{Memory, Slot};
@@ -15,7 +15,7 @@ use crate::exits::code;
 use crate::nested::table::entry;
 use crate::nested::tree::LARGE;
 use crate::test_platform::PHYSICAL;
-use crate::test_processor::{TestEngine, TestMachine, TestVcpu, enter, svm};
+use crate::test_processor::{TestEngine, TestMachine, TestVcpu, enter, enter_with, svm};
 
 const RIGHTS: u64 = entry::PRESENT | entry::USER;
 const WRITABLE: u64 = RIGHTS | entry::WRITABLE;
@@ -184,7 +184,10 @@ fn where_the_host_has_nothing_the_memory_is_bad() {
     let mut vcpu = machine.vcpu();
     machine.platform.asked.has_none.store(true, Ordering::Relaxed);
     assert_eq!(fault(&machine, &mut vcpu, 0x5008, READ), None);
-    assert_eq!(enter(&mut vcpu), Intercept::BadMemory { gpa: 0x5008 });
+    let event = Some(Event::Interrupt { vector: 0x31 });
+    let entry = Entry { inject: event, ..Entry::default() };
+    assert_eq!(enter_with(&mut vcpu, &entry), Intercept::BadMemory { gpa: 0x5008 });
+    assert_eq!(vcpu.take_undelivered(), event);
     // It may be there by the next time.
     machine.platform.asked.has_none.store(false, Ordering::Relaxed);
     assert!(fault(&machine, &mut vcpu, 0x5008, READ).is_some());

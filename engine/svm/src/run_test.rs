@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use arch_x86::cpuid::Leaf;
 use arch_x86::emulate::Feature;
 use arch_x86::engine::Intercept;
+use arch_x86::guest_debug::{DebugCause, GuestDebug};
 use arch_x86::machine::X86;
 use arch_x86::msr::index;
 use arch_x86::regs::{Attr, Seg, Segment, State, Table, cr0, cr4, efer, gpr, rflags};
@@ -286,6 +287,35 @@ fn instructions_of_svm_are_undefined() {
             vmcb.exit_code = code::SHUTDOWN;
         });
         assert_eq!(run.go(Answer::None), Exit::Shutdown);
+    });
+}
+
+#[test]
+fn a_debugger_steps_and_the_guest_does_not_see_it() {
+    on_both(|mut run| {
+        run.vcpu.set_debug(&GuestDebug { single_step: true, ..GuestDebug::default() });
+        run.then(|vmcb, _| {
+            assert_ne!(vmcb.rflags & rflags::TF, 0);
+            vmcb.rip = CODE + 6;
+            vmcb.dr6 |= 1 << 14;
+            vmcb.exit_code = 0x41;
+        });
+        let cause = DebugCause::Exception { stepped: true, breakpoints: 0 };
+        assert_eq!(run.go(Answer::None), Exit::Debug { cause, address: CODE + 6 });
+        let guest = State::read(run.vcpu.engine());
+        assert_eq!((guest.rflags & rflags::TF, guest.debug[4]), (0, 0xffff_0ff0));
+        // What the guest steps by itself is its own: it is delivered.
+        run.vcpu.set_debug(&GuestDebug::default());
+        run.then(|vmcb, _| {
+            vmcb.dr6 |= 1 << 14;
+            vmcb.exit_code = 0x41;
+        });
+        run.then(|vmcb, _| {
+            assert_eq!(vmcb.event_injection, VALID | 3 << 8 | 1);
+            vmcb.exit_code = code::SHUTDOWN;
+        });
+        assert_eq!(run.go(Answer::None), Exit::Shutdown);
+        assert_eq!(State::read(run.vcpu.engine()).debug[4], 0xffff_4ff0);
     });
 }
 
