@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use abi::ioctl;
@@ -80,7 +81,9 @@ fn boxed_core<V: Virtualization<Kernel>>(
     machine: &Machine<V>,
     id: u32,
 ) -> Result<Box<CoreVcpu<V>>, Errno> {
-    boxed(create_vcpu(machine.core(), id)?)
+    // The place first: what is handed on by value has one more copy on the stack.
+    let place = boxed(MaybeUninit::uninit())?;
+    Ok(Box::write(place, create_vcpu(machine.core(), id)?))
 }
 
 impl<V: Virtualization<Kernel>> Object for Vcpu<V> {
