@@ -67,31 +67,36 @@ mod watch;
 
 use core::ffi::c_int;
 
-/// Linux's `EINVAL`: what a load that must not go on gives back.
-#[cfg(feature = "selftest")]
-const EINVAL: c_int = 22;
+use virt::Errno;
 
 /// Loads the module: 0, or a negative error number. Called once by `glue.c`,
 /// in process context.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_init() -> c_int {
+    match load() {
+        Ok(()) => {
+            printk::print!(printk::Level::Info, "loaded");
+            0
+        }
+        Err(errno) => {
+            deferred::wait_for_all();
+            -errno.0
+        }
+    }
+}
+
+/// What there is to do.
+fn load() -> Result<(), Errno> {
     // Later decodes happen where nothing may be allocated.
     arch_x86::build_tables();
     #[cfg(feature = "selftest")]
-    if selftest::run().is_err() {
-        deferred::wait_for_all();
-        return -EINVAL;
+    {
+        selftest::run().map_err(|()| Errno::EINVAL)?;
+        // Their own engine, which any processor has.
+        device::register::<test_engine::TestVirtualization>()
     }
-    // With the bodies the node is of their engine, which any processor has.
-    #[cfg(feature = "selftest")]
-    let registered = device::register::<test_engine::TestVirtualization>();
     #[cfg(not(feature = "selftest"))]
-    let registered = device::register::<engine_hardware::Hardware<kernel::Kernel>>();
-    if let Err(errno) = registered {
-        return -errno.0;
-    }
-    printk::print!(printk::Level::Info, "loaded");
-    0
+    device::register::<engine_hardware::Hardware<kernel::Kernel>>()
 }
 
 /// Unloads the module. Called by `glue.c`, in process context, after
