@@ -6,7 +6,7 @@
 //! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
-//! - [`gate`]: what the gate runs there;
+//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -23,6 +23,7 @@ mod modules;
 mod options;
 mod outcome;
 mod output;
+mod own_module;
 mod quoting;
 mod unibody;
 

@@ -6,7 +6,7 @@
 //! takes one that may sleep, waits for that elsewhere ([`crate::deferred`]).
 //! Reallocation is `GlobalAlloc`'s own: allocate, copy, free.
 //!
-//! [`boxed`] is a box that may fail.
+//! [`boxed`] is a box that may fail. What is never given up is in [`crate::arena`].
 
 use alloc::boxed::Box;
 use core::alloc::{GlobalAlloc, Layout};
@@ -15,6 +15,7 @@ use core::ptr::NonNull;
 
 use virt::Errno;
 
+use crate::arena;
 use crate::deferred::{self, Node};
 
 // SAFETY: these are the glue's functions (glue/heap.c), with these types; to be given memory takes nothing of the caller.
@@ -35,14 +36,23 @@ struct Kernel;
 // large and as aligned as the layout says, or gives null.
 unsafe impl GlobalAlloc for Kernel {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(block) = arena::take(layout) {
+            return block;
+        }
         unibody_alloc(layout.size(), layout.align(), false).cast()
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(block) = arena::take(layout) {
+            return block;
+        }
         unibody_alloc(layout.size(), layout.align(), true).cast()
     }
 
     unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
+        if arena::has(block) {
+            return;
+        }
         if unibody_free_may_sleep(block.cast()) && !deferred::may_sleep() {
             let node = block.cast::<Node>();
             // SAFETY: the block is given up, and has room for a node: it is of whole pages. A pointer that is freed is not null.
@@ -65,6 +75,20 @@ unsafe impl GlobalAlloc for Kernel {
 unsafe fn finish(node: NonNull<Node>) {
     // SAFETY: the caller's promise.
     unsafe { unibody_free(node.as_ptr().cast()) }
+}
+
+/// Zeroed memory of whole pages; null if there is none. Process context.
+pub fn block(size: usize) -> *mut u8 {
+    unibody_alloc(size, 4096, true).cast()
+}
+
+/// Frees what [`block`] gave, or null. Process context.
+///
+/// # Safety
+/// It is nobody's any more.
+pub unsafe fn free_block(block: *mut u8) {
+    // SAFETY: the caller's promise. The kernel frees null, which is nothing.
+    unsafe { unibody_free(block.cast()) }
 }
 
 /// A box. Process context.

@@ -14,7 +14,7 @@
 //!   descriptors, as [`descriptor`] has it; [`shared`], the pages that programs map; [`mm`], whose memory a VM's is;
 //! - [`sleep_lock`]: the lock of calls that are made one after the other;
 //! - [`deferred`]: what has to wait for process context;
-//! - [`allocator`]: the heap;
+//! - [`allocator`]: the heap; [`arena`], what of it is never given up;
 //! - [`printk`]: the kernel's log;
 //! - [`panic`]: what becomes of a panic;
 //! - [`selftest`]: the core's test bodies, run when the module is loaded.
@@ -28,6 +28,7 @@ extern crate alloc;
 mod allocator;
 #[cfg(feature = "selftest")]
 mod allocator_test;
+mod arena;
 mod deferred;
 mod descriptor;
 pub mod device;
@@ -80,6 +81,7 @@ extern "C" fn unibody_init() -> c_int {
         }
         Err(errno) => {
             deferred::wait_for_all();
+            arena::release();
             -errno.0
         }
     }
@@ -88,7 +90,7 @@ extern "C" fn unibody_init() -> c_int {
 /// What there is to do.
 fn load() -> Result<(), Errno> {
     // Later decodes happen where nothing may be allocated.
-    arch_x86::build_tables();
+    arena::fill(arch_x86::build_tables);
     #[cfg(feature = "selftest")]
     {
         selftest::run().map_err(|()| Errno::EINVAL)?;
@@ -105,5 +107,6 @@ fn load() -> Result<(), Errno> {
 extern "C" fn unibody_exit() {
     device::deregister();
     deferred::wait_for_all();
+    arena::release();
     printk::print!(printk::Level::Info, "unloaded");
 }

@@ -100,12 +100,14 @@ const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Progra
 
 /// Runs the tests of the gate.
 pub fn check() -> Result<()> {
-    run(false, Duration::from_secs(1200))
+    run(false, Duration::from_secs(1200))?;
+    super::own_module::check()
 }
 
 /// Runs all of them.
 pub fn soak() -> Result<()> {
-    run(true, Duration::from_secs(7200))
+    run(true, Duration::from_secs(7200))?;
+    super::own_module::soak()
 }
 
 fn run(long: bool, timeout: Duration) -> Result<()> {
