@@ -25,6 +25,7 @@ use arch_x86::regs::{Regs, cr4, rflags};
 use virt::Errno;
 use virt::dirty_ring::DirtyRing;
 
+use crate::asid::Assigned;
 use crate::engine::Shared;
 use crate::events;
 use crate::exits::{self, Cause};
@@ -174,7 +175,11 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         // The host's page is this processor's.
         unsafe { svm.processor.run(&mut self.vmcb, physical, local.host(), &mut self.gprs) };
         self.take_registers_back(&kept);
-        self.vmcb.clean = if svm.features.clean_bits { clean::ALL } else { 0 };
+        if exits::is_invalid(&self.vmcb) {
+            self.refused(local);
+        } else {
+            self.vmcb.clean = if svm.features.clean_bits { clean::ALL } else { 0 };
+        }
         self.vmcb.tlb_control = tlb_control::KEEP;
         self.vmcb.event_injection = 0;
         if exits::is_exception(&self.vmcb, exception::MC) {
@@ -198,6 +203,17 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         }
         self.vmcb.set(clean::ASID, |vmcb| &mut vmcb.asid, asid);
         self.vmcb.tlb_control = control;
+    }
+
+    /// VMRUN did not take the VMCB: it may not have flushed what it was to, and the processor's copy is of something else.
+    fn refused(&mut self, local: &Local<P::Pages>) {
+        if self.vmcb.tlb_control == tlb_control::FLUSH_ALL {
+            // The generation that it was to begin is not clean: the next assignment begins another.
+            local.asids().restart();
+        }
+        self.asid = Assigned::default();
+        self.flush = true;
+        self.vmcb.clean = 0;
     }
 
     /// Has an event be delivered, and leaves in registers what goes with it.
@@ -278,7 +294,12 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
     fn came_out(&mut self, injected: Option<Event>) -> Next {
         let wanted = self.intercepts.exceptions;
         let cause = exits::cause(&self.vmcb, &self.shared.svm.features, wanted);
-        self.undelivered = events::undelivered(&self.vmcb, self.dr6, injected);
+        self.undelivered = if exits::is_invalid(&self.vmcb) {
+            // EXITINTINFO may be the last exit's.
+            injected
+        } else {
+            events::undelivered(&self.vmcb, self.dr6, injected)
+        };
         if self.undelivered == Some(Event::Nmi) {
             self.set_nmi_blocked(false);
         }

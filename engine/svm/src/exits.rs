@@ -109,6 +109,11 @@ pub const fn is_exception(vmcb: &Vmcb, vector: u8) -> bool {
     vmcb.exit_code == code::EXCEPTION_0 + vector as u64
 }
 
+/// Whether VMRUN did not take the VMCB (VMEXIT_INVALID). What it did of the rest is not known.
+pub const fn is_invalid(vmcb: &Vmcb) -> bool {
+    vmcb.exit_code as u32 == u32::MAX
+}
+
 /// Whether an exception pushes an error code.
 const fn has_error(vector: u8) -> bool {
     matches!(vector, exception::DF | exception::TS..=exception::PF | exception::AC)

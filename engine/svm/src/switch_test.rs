@@ -2,11 +2,15 @@
 
 use core::sync::atomic::Ordering;
 
-use arch_x86::engine::{EngineVcpu, Intercept};
+use arch_x86::engine::{EngineVcpu, Entry, Event, Intercept};
 use arch_x86::regs::{Regs, SysReg, cr4};
+use virt::Errno;
 
 use crate::exits::code;
-use crate::test_processor::{HOST, TestMachine, TestVcpu, enter, svm};
+use crate::test_processor::{HOST, TestMachine, TestVcpu, enter, enter_with, svm};
+
+/// VMRUN did not take the VMCB.
+const INVALID: u64 = u64::MAX;
 
 #[test]
 fn the_hosts_registers_come_back() {
@@ -84,6 +88,42 @@ fn clean_bits_hold_for_the_processor_that_ran_it_last() {
     machine.platform.asked.processor.store(0, Ordering::Relaxed);
     expect(0, 2, 0);
     enter(&mut vcpu);
+}
+
+#[test]
+fn a_failed_vmrun_has_flushed_nothing_and_keeps_nothing() {
+    let machine = TestMachine::new();
+    let (mut vcpu, mut other) = (machine.vcpu(), machine.vcpu());
+    let go = |vcpu: &mut TestVcpu, exit_code: u64, asid: u32, control: u32| {
+        machine.then(move |vmcb, _| {
+            assert_eq!((vmcb.asid, vmcb.tlb_control), (asid, control));
+            if exit_code == INVALID {
+                assert_eq!(vmcb.event_injection & 0xff, 0x30);
+                vmcb.exit_int_info = 1 << 31 | 0x99;
+            }
+            vmcb.exit_code = exit_code;
+        });
+        let event = Event::Interrupt { vector: 0x30 };
+        let inject = (exit_code == INVALID).then_some(event);
+        let intercept = enter_with(vcpu, &Entry { inject, ..Entry::default() });
+        if exit_code == INVALID {
+            assert_eq!(intercept, Intercept::Failed(Errno::EIO));
+            assert_eq!(vcpu.take_undelivered(), Some(event), "not what EXITINTINFO has");
+            assert_eq!(vcpu.vmcb.clean, 0);
+        }
+    };
+    // It was to begin a generation: the next one does, and again.
+    go(&mut vcpu, INVALID, 1, 1);
+    go(&mut other, INVALID, 1, 1);
+    go(&mut vcpu, code::WBINVD, 1, 1);
+    go(&mut other, code::WBINVD, 2, 0);
+    // It was to flush one ASID: that is not used any more.
+    vcpu.flush_tlb();
+    go(&mut vcpu, INVALID, 1, 3);
+    go(&mut vcpu, code::WBINVD, 3, 0);
+    go(&mut vcpu, 0xffff_ffff, 3, 0);
+    go(&mut vcpu, code::WBINVD, 4, 0);
+    go(&mut other, code::WBINVD, 2, 0);
 }
 
 #[test]

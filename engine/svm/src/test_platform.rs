@@ -228,6 +228,10 @@ impl Host for TestPlatform {
         self.host.yield_now();
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.host.is_interrupted()
+    }
+
     fn timer(&self, target: Arc<dyn Expire>) -> Result<TestTimer, Errno> {
         self.host.timer(target)
     }
