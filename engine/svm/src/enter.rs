@@ -107,16 +107,19 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             // Delivers what is injected, and comes out at once: an NMI is next.
             let briefly = entry.nmi_window && event.is_some() && !self.nmi_blocked();
             let went = platform.without_interrupts(|| {
+                if !local.is_on() {
+                    return Err(Intercept::Failed(Errno::EIO));
+                }
                 shared.presence.enter(self.id, processor);
                 let went = !self.is_held_back(request);
                 if went {
                     self.switch(shared, local, processor, briefly);
                 }
                 shared.presence.leave(self.id);
-                went
+                if went { Ok(()) } else { Err(Intercept::Interrupted) }
             });
-            if !went {
-                return Intercept::Interrupted;
+            if let Err(intercept) = went {
+                return intercept;
             }
             match self.came_out(event) {
                 Next::Enter => {}
@@ -168,8 +171,8 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         self.fpu.restore();
         let kept = self.lend_registers(local);
         let (physical, dr7) = (self.vmcb.physical(), self.vmcb.dr7);
-        // SAFETY: interrupts are off, and the thread stays here: this is inside of the platform's functions that say so. SVM is on where
-        // there is a `Local`: guests are run while the module has the processors. The VMCB's nested tables are the machine's, which
+        // SAFETY: interrupts are off, and the thread stays here: this is inside of the platform's functions that say so. SVM is on: the
+        // caller has looked since interrupts are off, and it is switched off by an interrupt of this processor's. The VMCB's nested tables are the machine's, which
         // `shared` holds; a page that is taken out of them is used no more when who does that goes on, since the flushes were
         // looked at after this vCPU had said that it is inside. The maps intercept all, and `Intercepts` always has what the contract names.
         // The host's page is this processor's.

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arch_x86::hardware::{Pages, Platform, Unusable, Virtualization};
 use virt::{Errno, Memory};
@@ -16,6 +16,8 @@ use crate::processor::{Native, Processor};
 
 /// What there is for one processor. All but making it is done there, with interrupts off or the thread kept there.
 pub struct Local<G> {
+    /// SVM is on: guests may be run.
+    on: AtomicBool,
     asids: Asids,
     /// Where VMRUN keeps the host's state.
     save_area: G,
@@ -31,6 +33,7 @@ pub struct Local<G> {
 impl<G: Pages> Local<G> {
     fn new(platform: &impl Platform<Pages = G>, asids: u32) -> Result<Self, Errno> {
         Ok(Self {
+            on: AtomicBool::new(false),
             asids: Asids::new(asids),
             save_area: platform.pages(1)?,
             host: platform.pages(1)?,
@@ -38,6 +41,11 @@ impl<G: Pages> Local<G> {
             tsc_aux: AtomicU64::new(0),
             xss: AtomicU64::new(0),
         })
+    }
+
+    /// Whether SVM is on. With interrupts off it stays so: it is switched on and off there, by an interrupt.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
     }
 
     /// Its ASIDs.
@@ -121,10 +129,15 @@ impl<P: Platform, C: Processor + Default> Virtualization<P> for Svm<P, C> {
         if self.features.xsaves {
             local.xss.store(self.processor.xss(), Ordering::Relaxed);
         }
+        local.on.store(true, Ordering::Release);
         Ok(())
     }
 
-    fn disable(&self, _processor: u32) {
+    fn disable(&self, processor: u32) {
+        // A reboot does so while guests are run: who comes to the processor later must not try.
+        if let Some(local) = self.local(processor) {
+            local.on.store(false, Ordering::SeqCst);
+        }
         self.processor.switch_off();
     }
 

@@ -2,13 +2,13 @@
 
 use alloc::sync::Arc;
 
-use arch_x86::engine::Engine;
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Event, Intercept};
 use arch_x86::hardware::{Unusable, Virtualization};
 use virt::{Errno, Memory};
 
 use crate::features::Features;
 use crate::test_platform::TestPlatform;
-use crate::test_processor::{State, TestMachine, TestProcessor, svm};
+use crate::test_processor::{State, TestMachine, TestProcessor, enter, enter_with, svm};
 use crate::virtualization::Svm;
 
 fn looked_at(change: impl FnOnce(&mut State)) -> Result<Features, Unusable> {
@@ -54,6 +54,20 @@ fn it_is_switched_on_once_and_off_again() {
     assert!(!processor.state.lock().is_on);
     assert_eq!(svm.enable(0), Ok(()));
     assert_eq!(svm.enable(4), Err(Unusable::Host(Errno::EINVAL)), "there are four");
+}
+
+#[test]
+fn no_guest_is_run_where_it_was_switched_off() {
+    let machine = TestMachine::new();
+    let mut vcpu = machine.vcpu();
+    machine.svm.disable(0);
+    let inject = Some(Event::Interrupt { vector: 0x30 });
+    let intercept = enter_with(&mut vcpu, &Entry { inject, ..Entry::default() });
+    assert_eq!(intercept, Intercept::Failed(Errno::EIO));
+    assert_eq!(vcpu.take_undelivered(), inject);
+    assert!(machine.processor.state.lock().seen.is_empty());
+    assert_eq!(machine.svm.enable(0), Ok(()));
+    assert_eq!(enter(&mut vcpu), Intercept::Shutdown, "it runs");
 }
 
 #[test]
