@@ -349,7 +349,13 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         let slot = self.view.slots().find(gpa);
         let is_memory = slot.is_some_and(|slot| !(write && slot.read_only));
         if !is_memory || !self.shared.nested.reaches(gpa) {
-            return Intercept::NestedFault { gpa, write };
+            // With an event on its way no instruction does it, which could be executed instead.
+            let delivers = self.undelivered.is_some();
+            return if delivers {
+                Intercept::BadMemory { gpa }
+            } else {
+                Intercept::NestedFault { gpa, write }
+            };
         }
         self.waiting = Waiting::Page { gpa, write };
         Intercept::Interrupted

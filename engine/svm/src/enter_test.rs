@@ -179,6 +179,28 @@ fn what_was_not_delivered_is_given_back_or_delivered_at_once() {
 }
 
 #[test]
+fn an_event_cannot_be_delivered_by_way_of_a_device() {
+    let machine = TestMachine::new();
+    let mut vcpu = machine.vcpu();
+    let gpa = 0xd000_0000;
+    let event = Event::Interrupt { vector: 0x30 };
+    machine.then(move |vmcb, _| {
+        vmcb.exit_int_info = vmcb.event_injection;
+        (vmcb.exit_code, vmcb.exit_info1, vmcb.exit_info2) = (0x400, 6, gpa);
+    });
+    assert_eq!(enter_with(&mut vcpu, &injecting(event)), Intercept::BadMemory { gpa });
+    assert_eq!(vcpu.take_undelivered(), Some(event));
+    // An instruction's access is the run loop's, INT n's, too: it is executed again.
+    for info in [0, VALID | 4 << 8 | 0x80] {
+        machine.then(move |vmcb, _| {
+            vmcb.exit_int_info = info;
+            (vmcb.exit_code, vmcb.exit_info1, vmcb.exit_info2) = (0x400, 6, gpa);
+        });
+        assert_eq!(enter(&mut vcpu), Intercept::NestedFault { gpa, write: true });
+    }
+}
+
+#[test]
 fn the_guest_comes_out_when_it_is_open_for_an_interrupt() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();
