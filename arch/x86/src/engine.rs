@@ -34,8 +34,8 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// the CPUID policy.
     fn instructions(&self) -> Instructions;
 
-    /// Of what CPUID offers whatever the host's processor has, what the engine cannot run here: no guest is offered that. Nothing, if it
-    /// executes all of that itself.
+    /// What the engine cannot run here, of what CPUID offers whatever the host's processor has, and what a VMM might offer: no guest is
+    /// offered that. Nothing, if it executes all of that itself.
     fn lacks(&self) -> Instructions {
         Instructions::default()
     }

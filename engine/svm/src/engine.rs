@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use arch_x86::cpuid::Instructions;
 use arch_x86::engine::Engine;
 use arch_x86::hardware::{HostPages, Platform};
+use arch_x86::regs::xcr0;
 use virt::{Errno, Memory};
 
 use crate::nested::Nested;
@@ -79,6 +80,29 @@ const NATIVE: Instructions = Instructions {
     extended1_edx: 1 << 26 | 1 << 27,
 };
 
+/// What needs the upper halves of vector registers.
+const AVX: Instructions = Instructions {
+    // FMA, AVX, F16C.
+    leaf1_ecx: 1 << 12 | 1 << 28 | 1 << 29,
+    leaf1_edx: 0,
+    // AVX2.
+    leaf7_ebx: 1 << 5,
+    // VAES, VPCLMULQDQ.
+    leaf7_ecx: 1 << 9 | 1 << 10,
+    leaf7_edx: 0,
+    extended1_ecx: 0,
+    extended1_edx: 0,
+};
+
+impl<P: Platform, C: Processor> SvmEngine<P, C> {
+    /// What is AVX's, where the host has that switched off: no guest can have it then, whatever CPUID says.
+    fn without_avx(&self) -> Instructions {
+        let svm = &self.shared.svm;
+        let has = svm.features.xsave && svm.processor.xcr0() & xcr0::AVX != 0;
+        if has { Instructions::default() } else { AVX }
+    }
+}
+
 impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
     type Vcpu = SvmVcpu<P, C>;
 
@@ -89,17 +113,25 @@ impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
 
     fn instructions(&self) -> Instructions {
         let processor = &self.shared.svm.processor;
-        KNOWN.on(&|function, index| processor.cpuid(function, index))
+        let has = KNOWN.on(&|function, index| processor.cpuid(function, index));
+        let off = self.without_avx();
+        Instructions {
+            leaf1_ecx: has.leaf1_ecx & !off.leaf1_ecx,
+            leaf7_ebx: has.leaf7_ebx & !off.leaf7_ebx,
+            leaf7_ecx: has.leaf7_ecx & !off.leaf7_ecx,
+            ..has
+        }
     }
 
     fn lacks(&self) -> Instructions {
         let processor = &self.shared.svm.processor;
         let has = NATIVE.on(&|function, index| processor.cpuid(function, index));
+        let off = self.without_avx();
         Instructions {
-            leaf1_ecx: NATIVE.leaf1_ecx & !has.leaf1_ecx,
+            leaf1_ecx: NATIVE.leaf1_ecx & !has.leaf1_ecx | off.leaf1_ecx,
             leaf1_edx: NATIVE.leaf1_edx & !has.leaf1_edx,
-            leaf7_ebx: NATIVE.leaf7_ebx & !has.leaf7_ebx,
-            leaf7_ecx: NATIVE.leaf7_ecx & !has.leaf7_ecx,
+            leaf7_ebx: NATIVE.leaf7_ebx & !has.leaf7_ebx | off.leaf7_ebx,
+            leaf7_ecx: NATIVE.leaf7_ecx & !has.leaf7_ecx | off.leaf7_ecx,
             leaf7_edx: NATIVE.leaf7_edx & !has.leaf7_edx,
             extended1_ecx: NATIVE.extended1_ecx & !has.extended1_ecx,
             extended1_edx: NATIVE.extended1_edx & !has.extended1_edx,

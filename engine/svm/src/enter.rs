@@ -254,8 +254,10 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         // Without OSXSAVE nothing in the guest depends on these.
         if svm.features.xsave && self.cr4 & cr4::OSXSAVE != 0 {
             let host = processor.xcr0();
-            if host != self.xcr0 {
-                processor.set_xcr0(self.xcr0);
+            // A component that the host has not switched on the processor may not have: XSETBV would be refused.
+            let guest = self.xcr0 & host;
+            if host != guest {
+                processor.set_xcr0(guest);
                 kept.xcr0 = Some(host);
             }
             // The guest has no components of XSAVES's, and must not see the host's.

@@ -37,6 +37,21 @@ fn the_hosts_registers_come_back() {
 }
 
 #[test]
+fn no_component_is_switched_on_that_the_host_has_off() {
+    let machine = TestMachine::new();
+    let mut vcpu = machine.vcpu();
+    vcpu.set_sysreg(SysReg::Xcr0, 7);
+    vcpu.set_cr4(cr4::PAE | cr4::OSXSAVE);
+    machine.processor.state.lock().xcr0 = 3;
+    machine.then_exit(code::SHUTDOWN);
+    enter(&mut vcpu);
+    let state = machine.processor.state.lock();
+    assert_eq!((state.seen[0][0], state.xcr0), (3, 3));
+    drop(state);
+    assert_eq!(vcpu.sysreg(SysReg::Xcr0), 7, "it is the guest's");
+}
+
+#[test]
 fn another_vcpu_learns_nothing_from_predictions() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();

@@ -80,6 +80,21 @@ fn an_engine_has_the_instructions_that_the_host_and_the_core_know() {
 }
 
 #[test]
+fn avx_that_the_host_has_switched_off_is_not_there() {
+    let machine = TestMachine::new();
+    let before = (machine.engine.instructions(), machine.engine.lacks());
+    machine.processor.state.lock().xcr0 = 3;
+    let (instructions, lacks) = (machine.engine.instructions(), machine.engine.lacks());
+    // AVX; AVX2.
+    assert_eq!((instructions.leaf1_ecx, instructions.leaf7_ebx), (0, 0));
+    assert_eq!(instructions.extended1_ecx, before.0.extended1_ecx);
+    // FMA, AVX, F16C; AVX2; VAES, VPCLMULQDQ.
+    assert_eq!(lacks.leaf1_ecx, before.1.leaf1_ecx | 1 << 12 | 1 << 28 | 1 << 29);
+    assert_eq!(lacks.leaf7_ebx, before.1.leaf7_ebx | 1 << 5);
+    assert_eq!(lacks.leaf7_ecx, before.1.leaf7_ecx | 1 << 9 | 1 << 10);
+}
+
+#[test]
 fn a_vcpu_has_a_number_that_there_is_room_for() {
     let machine = TestMachine::new();
     assert_eq!(machine.engine.create_vcpu(1024).err(), Some(Errno::EINVAL));
