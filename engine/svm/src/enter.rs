@@ -10,7 +10,7 @@
 //! a processor of AMD's is offered it.
 //!
 //! Deviations. An NMI that waits for the end of the shadow of MOV SS, with interrupts off, is delivered only when the host interrupts next. An
-//! interrupt whose delivery raises #DB or #AC is lost, as in the software CPU.
+//! interrupt whose delivery raises #AC is lost, as in the software CPU.
 //!
 //! See: AMD APM vol. 2, 15.5, 15.6, 15.20–15.22.
 
@@ -55,6 +55,10 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
     /// Runs guest code until it must come out.
     pub(crate) fn run(&mut self, entry: &Entry, request: &AtomicU32) -> Intercept {
         self.undelivered = entry.inject;
+        if !matches!(entry.inject, Some(Event::Interrupt { .. } | Event::Nmi)) {
+            // The run loop has done without the event.
+            self.behind = None;
+        }
         if let Some(gpa) = self.bad.take() {
             return Intercept::BadMemory { gpa };
         }
@@ -104,8 +108,9 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
                 return Intercept::NmiWindow;
             }
             let event = self.undelivered;
-            // Delivers what is injected, and comes out at once: an NMI is next.
-            let briefly = entry.nmi_window && event.is_some() && !self.nmi_blocked();
+            // Delivers what is injected, and comes out at once: an NMI is next, or a #DB.
+            let nmi_is_next = entry.nmi_window && event.is_some() && !self.nmi_blocked();
+            let briefly = nmi_is_next || self.behind.is_some();
             let went = platform.without_interrupts(|| {
                 if !local.is_on() {
                     return Err(Intercept::Failed(Errno::EIO));
@@ -171,6 +176,11 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         self.fpu.restore();
         let kept = self.lend_registers(local);
         let (physical, dr7) = (self.vmcb.physical(), self.vmcb.dr7);
+        let is_again = self.behind.is_some();
+        if is_again {
+            // The breakpoint that it hit is not hit again.
+            self.vmcb.set(clean::DEBUG, |vmcb| &mut vmcb.dr7, dr7::FIXED);
+        }
         // SAFETY: interrupts are off, and the thread stays here: this is inside of the platform's functions that say so. SVM is on: the
         // caller has looked since interrupts are off, and it is switched off by an interrupt of this processor's. The VMCB's nested tables are the machine's, which
         // `shared` holds; a page that is taken out of them is used no more when who does that goes on, since the flushes were
@@ -187,7 +197,8 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         self.vmcb.event_injection = 0;
         if exits::is_exception(&self.vmcb, exception::MC) {
             svm.processor.machine_check();
-        } else if exits::is_exception(&self.vmcb, exception::DB) {
+        }
+        if is_again || exits::is_exception(&self.vmcb, exception::DB) {
             // It is as the handler would see it.
             self.vmcb.set(clean::DEBUG, |vmcb| &mut vmcb.dr7, dr7);
         }
@@ -308,6 +319,19 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         if self.undelivered == Some(Event::Nmi) {
             self.set_nmi_blocked(false);
         }
+        if cause == Cause::Out(Intercept::Shutdown) {
+            self.behind = None;
+        }
+        if self.undelivered.is_none()
+            && let Some(raised) = self.behind.take()
+        {
+            // The event was delivered, and nothing of its handler executed: what it came out with comes again.
+            if wanted >> raised.vector & 1 != 0 {
+                return Next::Out(Intercept::Exception(raised));
+            }
+            self.undelivered = Some(Event::Exception(raised));
+            return Next::Enter;
+        }
         match cause {
             Cause::Host | Cause::MachineCheck => Next::Enter,
             Cause::Window => Next::Out(Intercept::InterruptWindow),
@@ -335,6 +359,12 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
     fn raised(&mut self, raised: Exception) -> Next {
         let becomes = match self.undelivered.take() {
             Some(Event::Exception(first)) => raised.during(first.vector),
+            // A trap: the event is delivered all the same, and the #DB when it was.
+            Some(event) if raised.vector == exception::DB => {
+                self.undelivered = Some(event);
+                self.behind = Some(raised);
+                return Next::Enter;
+            }
             _ => Some(raised),
         };
         match becomes {

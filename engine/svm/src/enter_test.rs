@@ -323,6 +323,54 @@ fn a_debug_exception_that_is_wanted_leaves_the_registers_as_they_were() {
 }
 
 #[test]
+fn an_event_whose_delivery_hits_a_breakpoint_is_delivered_and_then_the_breakpoint() {
+    for (event, wanted) in
+        [(Event::Interrupt { vector: 0x30 }, 0), (Event::Nmi, 0), (Event::Nmi, 1 << exception::DB)]
+    {
+        let machine = TestMachine::new();
+        let mut vcpu = machine.vcpu();
+        vcpu.set_dr(7, 0x402);
+        vcpu.set_exception_intercepts(wanted);
+        let info = match event {
+            Event::Nmi => VALID | 2 << 8 | 2,
+            _ => VALID | 0x30,
+        };
+        machine.then(move |vmcb, _| {
+            assert_eq!((vmcb.event_injection, vmcb.dr7), (info, 0x402));
+            vmcb.exit_int_info = info;
+            vmcb.dr6 |= 1;
+            vmcb.exit_code = 0x41;
+        });
+        // A page on the way is not there.
+        machine.then(move |vmcb, _| {
+            assert_eq!((vmcb.event_injection, vmcb.dr7), (info, 0x400), "not hit again");
+            vmcb.exit_int_info = info;
+            (vmcb.exit_code, vmcb.exit_info1, vmcb.exit_info2) = (0x400, 6, 0x5000);
+        });
+        assert_eq!(enter_with(&mut vcpu, &injecting(event)), Intercept::Interrupted);
+        assert_eq!((vcpu.take_undelivered(), vcpu.dr(7)), (Some(event), 0x402));
+        machine.then(move |vmcb, _| {
+            assert_eq!((vmcb.event_injection, vmcb.dr7), (info, 0x400));
+            vmcb.exit_code = code::INTR;
+        });
+        if wanted == 0 {
+            machine.then(|vmcb, _| {
+                assert_eq!((vmcb.event_injection, vmcb.dr7), (VALID | 3 << 8 | 1, 0x402));
+                vmcb.exit_code = code::WBINVD;
+            });
+            assert_eq!(enter_with(&mut vcpu, &injecting(event)), crate::exits::emulated());
+            assert_eq!((vcpu.dr(6), vcpu.dr(7)), (0xffff_0ff1, 0x402));
+        } else {
+            let debug = Intercept::Exception(Exception::db(1));
+            assert_eq!(enter_with(&mut vcpu, &injecting(event)), debug);
+        }
+        assert_eq!(*machine.platform.asked.interrupted.lock(), [0, 0], "it came out at once");
+        assert_eq!(vcpu.take_undelivered(), None);
+        assert_eq!(vcpu.nmi_blocked(), event == Event::Nmi);
+    }
+}
+
+#[test]
 fn a_pause_lets_others_run() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch_x86::emulate::debug::{dr6, dr7};
 use arch_x86::engine::{EngineVcpu, Entry, Event, Features, Intercept};
+use arch_x86::exception::Exception;
 use arch_x86::hardware::{GuestFpu, Platform};
 use arch_x86::mmu::Limits;
 use arch_x86::regs::{Attr, Regs, Seg, Segment, SysReg, Table, cr0, xcr0};
@@ -65,6 +66,8 @@ pub struct SvmVcpu<P: Platform, C: Processor = Native> {
     /// The host has nothing at this guest-physical address.
     pub(crate) bad: Option<u64>,
     pub(crate) undelivered: Option<Event>,
+    /// The #DB that comes when `undelivered`, whose delivery raised it, was delivered.
+    pub(crate) behind: Option<Exception>,
 }
 
 impl<P: Platform, C: Processor> SvmVcpu<P, C> {
@@ -101,6 +104,7 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             waiting: Waiting::Nothing,
             bad: None,
             undelivered: None,
+            behind: None,
             shared,
         };
         vcpu.reset_pat();
