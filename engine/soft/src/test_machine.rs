@@ -226,7 +226,15 @@ impl Machine {
         state.gdtr = Table { base: at::GDT, limit: 7 * 8 - 1 };
         state.idtr = Table { base: at::IDT, limit: 0xfff };
         state.write(&mut vcpu);
-        let features = [Feature::Cmpxchg16b, Feature::Popcnt, Feature::Invpcid, Feature::Smap];
+        let features = [
+            Feature::Cmpxchg16b,
+            Feature::Popcnt,
+            Feature::Invpcid,
+            Feature::Smap,
+            Feature::Smep,
+            Feature::Pcid,
+            Feature::La57,
+        ];
         let set = |all: Features, feature: Feature| all.with(feature, true);
         vcpu.set_features(features.into_iter().fold(Features::default(), set));
         vcpu.prepare().expect("a code cache");

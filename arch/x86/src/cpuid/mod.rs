@@ -151,6 +151,7 @@ impl Table {
         let bits = [
             (Feature::Monitor, 1, ECX, 3),
             (Feature::Cmpxchg16b, 1, ECX, 13),
+            (Feature::Pcid, 1, ECX, 17),
             (Feature::Sse42, 1, ECX, 20),
             (Feature::Movbe, 1, ECX, 22),
             (Feature::Popcnt, 1, ECX, 23),
@@ -159,6 +160,7 @@ impl Table {
             (Feature::Rdrand, 1, ECX, 30),
             (Feature::Fsgsbase, 7, EBX, 0),
             (Feature::Bmi1, 7, EBX, 3),
+            (Feature::Smep, 7, EBX, 7),
             (Feature::Bmi2, 7, EBX, 8),
             (Feature::Invpcid, 7, EBX, 10),
             (Feature::Rdseed, 7, EBX, 18),
@@ -167,6 +169,7 @@ impl Table {
             (Feature::Clflushopt, 7, EBX, 23),
             (Feature::Clwb, 7, EBX, 24),
             (Feature::Umip, 7, ECX, 2),
+            (Feature::La57, 7, ECX, 16),
             (Feature::Rdpid, 7, ECX, 22),
             (Feature::Serialize, 7, EDX, 14),
             (Feature::Lzcnt, 0x8000_0001, ECX, 5),

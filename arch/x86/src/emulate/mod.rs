@@ -256,6 +256,10 @@ pub enum Feature {
     Rdtscp,
     Rdpid,
     Smap,
+    /// Its bit of CR4 only, as of the next two.
+    Smep,
+    Pcid,
+    La57,
     Serialize,
     Clflushopt,
     Clwb,

@@ -172,7 +172,7 @@ fn flat_segments(state: &mut State, code: Attr) {
 }
 
 /// All of [`Feature`], but [`Feature::AmdEncodings`].
-const FEATURES: [Feature; 24] = [
+const FEATURES: [Feature; 27] = [
     Feature::Cmpxchg16b,
     Feature::Popcnt,
     Feature::Movbe,
@@ -187,6 +187,9 @@ const FEATURES: [Feature; 24] = [
     Feature::Rdtscp,
     Feature::Rdpid,
     Feature::Smap,
+    Feature::Smep,
+    Feature::Pcid,
+    Feature::La57,
     Feature::Serialize,
     Feature::Clflushopt,
     Feature::Clwb,

@@ -173,7 +173,11 @@ cases! {
         vcpu.set_cpuid(table);
         sregs.apic_base &= !(1 << 10);
         caller.refused(&mut vcpu, SET_SREGS, &sregs, Errno::EINVAL)?;
-        sregs.cr4 &= !(cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE);
+        sregs.cr4 &= !(cr4::SMAP | cr4::FSGSBASE | cr4::OSXSAVE | cr4::SMEP);
+        for bit in [cr4::SMEP, cr4::PCIDE, cr4::LA57] {
+            let with = Sregs { cr4: sregs.cr4 | bit, ..sregs };
+            caller.refused(&mut vcpu, SET_SREGS, &with, Errno::EINVAL)?;
+        }
         // Linux looks at no CPUID for these.
         sregs.cr4 |= cr4::VME | cr4::PVI;
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));

@@ -118,14 +118,14 @@ fn cr4_allowed(offers: impl Fn(Feature) -> bool) -> u64 {
         | cr4::PGE
         | cr4::PCE
         | cr4::OSFXSR
-        | cr4::OSXMMEXCPT
-        | cr4::LA57
-        | cr4::PCIDE
-        | cr4::SMEP;
+        | cr4::OSXMMEXCPT;
     for (feature, bit) in [
         (Feature::Fsgsbase, cr4::FSGSBASE),
         (Feature::Xsave, cr4::OSXSAVE),
         (Feature::Smap, cr4::SMAP),
+        (Feature::Smep, cr4::SMEP),
+        (Feature::Pcid, cr4::PCIDE),
+        (Feature::La57, cr4::LA57),
         (Feature::Umip, cr4::UMIP),
     ] {
         if offers(feature) {

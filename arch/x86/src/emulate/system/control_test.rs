@@ -127,9 +127,14 @@ selftest::cases! {
         check!(accepted(&mut cpu, 4, cr4::PAE | cr4::PCIDE));
         check!(refused(&mut protected(), 4, cr4::PAE | cr4::PCIDE), "outside long mode");
         cpu.features = crate::engine::Features::default();
-        for bit in [cr4::SMAP, cr4::FSGSBASE, cr4::OSXSAVE] {
+        for bit in [cr4::SMAP, cr4::FSGSBASE, cr4::OSXSAVE, cr4::SMEP, cr4::PCIDE] {
             check!(refused(&mut cpu, 4, cr4::PAE | bit), "not offered");
         }
+        let mut cpu = protected();
+        check!(accepted(&mut cpu, 4, cr4::PAE | cr4::LA57));
+        cpu = protected();
+        cpu.features = cpu.features.with(Feature::La57, false);
+        check!(refused(&mut cpu, 4, cr4::PAE | cr4::LA57), "not offered");
     }
 
     fn bits_of_cr4_that_a_vmm_has_set_may_stay() {
