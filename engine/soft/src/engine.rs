@@ -236,6 +236,7 @@ const INTEGER: Instructions = Instructions {
     // LAHF, LZCNT, PREFETCHW.
     extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
     extended1_edx: 0,
+    leaf_d1_eax: 0,
 };
 
 impl Engine for SoftEngine {

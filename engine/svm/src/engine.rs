@@ -61,6 +61,7 @@ const KNOWN: Instructions = Instructions {
     // LAHF, LZCNT, PREFETCHW.
     extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
     extended1_edx: 0,
+    leaf_d1_eax: 0,
 };
 
 /// What CPUID offers on every host, and a guest has only if the processor does.
@@ -78,6 +79,8 @@ const NATIVE: Instructions = Instructions {
     extended1_ecx: 1 << 0,
     // 1 GiB pages, RDTSCP.
     extended1_edx: 1 << 26 | 1 << 27,
+    // XSAVEOPT, XSAVEC, XGETBV of register 1.
+    leaf_d1_eax: 0b111,
 };
 
 /// What needs the upper halves of vector registers.
@@ -92,6 +95,7 @@ const AVX: Instructions = Instructions {
     leaf7_edx: 0,
     extended1_ecx: 0,
     extended1_edx: 0,
+    leaf_d1_eax: 0,
 };
 
 impl<P: Platform, C: Processor> SvmEngine<P, C> {
@@ -135,6 +139,7 @@ impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
             leaf7_edx: NATIVE.leaf7_edx & !has.leaf7_edx,
             extended1_ecx: NATIVE.extended1_ecx & !has.extended1_ecx,
             extended1_edx: NATIVE.extended1_edx & !has.extended1_edx,
+            leaf_d1_eax: NATIVE.leaf_d1_eax & !has.leaf_d1_eax,
         }
     }
 

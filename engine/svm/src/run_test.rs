@@ -349,6 +349,8 @@ fn what_the_processor_lacks_is_offered_by_nobody() {
         [leaf(1)[2] >> 17 & 1, leaf(7)[1] >> 20 & 1, leaf(7)[2] >> 16 & 1, leaf(7)[2] >> 22 & 1]
     };
     assert_eq!(offered(&run), [0, 0, 0, 1], "PCID, SMAP, LA57; RDPID");
+    let [xsave, ..] = run.vcpu.cpuid().get(0xd, 1).expect("a leaf");
+    assert_eq!(xsave, 1, "XSAVEOPT, and neither XSAVEC nor XGETBV of register 1");
     let mut table = run.vcpu.cpuid().clone();
     table.set(1, None, [0, 0, u32::MAX, 0]).expect("room");
     table.set(7, Some(0), [0, u32::MAX, u32::MAX, 0]).expect("room");

@@ -118,4 +118,5 @@ fn what_only_the_processor_could_run_and_does_not_have_is_not_offered() {
     assert_eq!((lacks.leaf7_ebx, lacks.leaf7_ecx), (1 | 1 << 7 | 1 << 20, 1 << 2 | 1 << 16));
     assert_eq!((lacks.leaf7_edx, lacks.extended1_ecx), (1 << 14, 0));
     assert_eq!(lacks.extended1_edx, 1 << 26);
+    assert_eq!(lacks.leaf_d1_eax, 0b110, "XSAVEOPT it has");
 }

@@ -72,13 +72,14 @@ impl Table {
 
     /// Offers these instructions no more.
     pub fn withhold(&mut self, lacks: &Instructions) {
-        for Entry { function, index, leaf: [_, ebx, ecx, edx] } in &mut self.0 {
+        for Entry { function, index, leaf: [eax, ebx, ecx, edx] } in &mut self.0 {
             match (*function, index.unwrap_or(0)) {
                 (1, _) => (*ecx, *edx) = (*ecx & !lacks.leaf1_ecx, *edx & !lacks.leaf1_edx),
                 (7, 0) => {
                     *ebx &= !lacks.leaf7_ebx;
                     (*ecx, *edx) = (*ecx & !lacks.leaf7_ecx, *edx & !lacks.leaf7_edx);
                 }
+                (0xd, 1) => *eax &= !lacks.leaf_d1_eax,
                 (0x8000_0001, _) => {
                     (*ecx, *edx) = (*ecx & !lacks.extended1_ecx, *edx & !lacks.extended1_edx);
                 }

@@ -186,6 +186,7 @@ const ONE: Instructions = Instructions {
     leaf7_edx: 0,
     extended1_ecx: bits(&[0]),
     extended1_edx: 0,
+    leaf_d1_eax: 0,
 };
 
 /// And SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT.

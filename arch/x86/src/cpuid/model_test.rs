@@ -16,6 +16,7 @@ const EVERYTHING: Instructions = Instructions {
     leaf7_edx: u32::MAX,
     extended1_ecx: u32::MAX,
     extended1_edx: u32::MAX,
+    leaf_d1_eax: u32::MAX,
 };
 
 /// In leaf 7's EBX.

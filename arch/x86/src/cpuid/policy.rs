@@ -43,6 +43,7 @@ pub struct Instructions {
     pub leaf7_edx: u32,
     pub extended1_ecx: u32,
     pub extended1_edx: u32,
+    pub leaf_d1_eax: u32,
 }
 
 impl Instructions {
@@ -51,6 +52,7 @@ impl Instructions {
     pub fn on(&self, hardware: &impl Hardware) -> Self {
         let [leaf1, leaf7] = [1, 7].map(|function| hardware.cpuid(function, 0));
         let extended1 = hardware.cpuid(0x8000_0001, 0);
+        let leaf_d1 = hardware.cpuid(0xd, 1);
         Self {
             leaf1_ecx: self.leaf1_ecx & leaf1[2],
             leaf1_edx: self.leaf1_edx & leaf1[3],
@@ -59,6 +61,7 @@ impl Instructions {
             leaf7_edx: self.leaf7_edx & leaf7[3],
             extended1_ecx: self.extended1_ecx & extended1[2],
             extended1_edx: self.extended1_edx & extended1[3],
+            leaf_d1_eax: self.leaf_d1_eax & leaf_d1[0],
         }
     }
 
@@ -72,6 +75,7 @@ impl Instructions {
             | (others.leaf7_edx & !self.leaf7_edx)
             | (others.extended1_ecx & !self.extended1_ecx)
             | (others.extended1_edx & !self.extended1_edx)
+            | (others.leaf_d1_eax & !self.leaf_d1_eax)
             == 0
     }
 }
@@ -103,6 +107,8 @@ const ALWAYS: Instructions = Instructions {
     extended1_ecx: bits(&[0]),
     // SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
     extended1_edx: bits(&[11, 20, 26, 27, 29]),
+    // XSAVEOPT, XSAVEC, and XGETBV of register 1.
+    leaf_d1_eax: bits(&[0, 1, 2]),
 };
 
 /// The bits of leaf 1's EDX that AMD repeats in leaf 0x8000_0001.
@@ -226,8 +232,7 @@ fn state_leaves(table: &mut Table) -> Result<(), Errno> {
     };
     let size = xstate::size(components) as u32;
     table.set(0xd, Some(0), [components as u32, size, size, 0])?;
-    // XSAVEOPT, XSAVEC, and XGETBV of register 1.
-    table.set(0xd, Some(1), [0b111, size, 0, 0])?;
+    table.set(0xd, Some(1), [ALWAYS.leaf_d1_eax, size, 0, 0])?;
     if components & xcr0::AVX == 0 {
         return Ok(());
     }
