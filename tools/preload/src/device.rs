@@ -1,5 +1,6 @@
 //! What `/dev/kvm` is: [`Device`].
 
+use arch_x86::cpuid::Instructions;
 use arch_x86::ioctl::{System, system};
 use host_user::Process;
 use virt::Errno;
@@ -20,7 +21,9 @@ impl Device {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let (hardware, instructions) = (options.processor.hardware(), engine_soft::instructions());
-        let system = System { host: Process::new(), hardware, instructions };
+        // The software CPU executes all that is offered whatever the host has.
+        let lacks = Instructions::default();
+        let system = System { host: Process::new(), hardware, instructions, lacks };
         Self { system, options }
     }
 

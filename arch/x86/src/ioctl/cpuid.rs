@@ -1,7 +1,8 @@
 //! KVM_GET_CPUID2, KVM_SET_CPUID2, and the device's KVM_GET_SUPPORTED_CPUID and KVM_GET_EMULATED_CPUID: what CPUID answers, and what
 //! it can.
 //!
-//! What is offered is the VMM's to choose; that it chooses of what KVM_GET_SUPPORTED_CPUID tells is not checked, as in Linux.
+//! What is offered is the VMM's to choose; that it chooses of what KVM_GET_SUPPORTED_CPUID tells is not checked, as in Linux. But what the
+//! engine lacks is taken out of it.
 //! Of several answers to one question the last counts.
 //!
 //! Deviations: flags other than of a significant index, and an index without
@@ -45,6 +46,7 @@ pub(super) fn get<E: Engine, H: Host>(
 pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> Result<u32, Errno> {
     let khz = system.host.tsc_khz();
     let mut table = default_table(&system.hardware, system.instructions, 0, 1, khz)?;
+    table.withhold(&system.lacks);
     if let Some([eax, ebx, ecx, edx]) = table.get(1, 0) {
         table.set(1, None, [eax, ebx, ecx & !TSC_DEADLINE, edx])?;
     }
@@ -114,6 +116,8 @@ pub(super) fn set<E: Engine, H: Host>(
         let leaf = [entry.eax, entry.ebx, entry.ecx, entry.edx];
         table.set(entry.function, index, leaf)?;
     }
+    // As it will be kept: so is the one that it is compared with.
+    vcpu.withhold(&mut table);
     // What has run stays what it is: the same is no change.
     if vcpu.has_run() {
         return if is_same(vcpu, &table) { Ok(0) } else { Err(Errno::EINVAL) };

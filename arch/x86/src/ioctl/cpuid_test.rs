@@ -7,7 +7,7 @@ use selftest::{Failure, cases, check, check_eq};
 use virt::Errno;
 
 use super::caller::Caller;
-use crate::cpuid::Table;
+use crate::cpuid::{Instructions, Table};
 use crate::emulate::Feature;
 use crate::mmu::Limits;
 use crate::msr::index;
@@ -152,5 +152,19 @@ cases! {
             check_eq!(set(&caller, &mut vcpu, changed), Err(Errno::EINVAL));
         }
         check_eq!(vcpu.cpuid().get(7, 0), Some([1, 2, 3, 4]));
+    }
+
+    fn the_same_is_the_same_where_the_engine_lacks_some_of_it() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        let lacks = Instructions { leaf7_ebx: 2, ..Instructions::default() };
+        *caller.fixture.vm.arch().machine().engine.lacks.lock() = lacks;
+        let entries = [leaf(7, [1, 6, 3, 4])];
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        check_eq!(vcpu.cpuid().get(7, 0), Some([1, 4, 3, 4]));
+        engine(&mut vcpu).then(out);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check_eq!(set(&caller, &mut vcpu, &entries), Ok(0));
+        check_eq!(set(&caller, &mut vcpu, &[leaf(7, [1, 4, 3, 4])]), Ok(0));
+        check_eq!(set(&caller, &mut vcpu, &[leaf(7, [1, 2, 3, 4])]), Err(Errno::EINVAL));
     }
 }

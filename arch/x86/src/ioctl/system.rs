@@ -10,6 +10,7 @@ use virt::ioctl::Argument;
 
 use super::{capability, cpuid, msr, msr_index};
 use crate::cpuid::{Instructions, Leaf};
+use crate::engine::Engine;
 use crate::machine_check::MachineCheck;
 
 /// What VMs are made on.
@@ -21,6 +22,15 @@ pub struct System<H> {
     pub hardware: fn(u32, u32) -> Leaf,
     /// The instructions that the engine can run.
     pub instructions: Instructions,
+    /// What it lacks: no vCPU is offered that.
+    pub lacks: Instructions,
+}
+
+impl<H> System<H> {
+    /// What VMs are made on whose vCPUs such an engine runs: any, also one that runs nothing.
+    pub fn of(host: H, hardware: fn(u32, u32) -> Leaf, engine: &impl Engine) -> Self {
+        Self { host, hardware, instructions: engine.instructions(), lacks: engine.lacks() }
+    }
 }
 
 /// Answers the ioctl `number` on the device, with `argument` a value or an address of the caller's; `create_vm` makes a VM and gives

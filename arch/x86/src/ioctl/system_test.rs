@@ -10,7 +10,7 @@ use abi::ioctl::{
     X86_GET_MCE_CAP_SUPPORTED, io,
 };
 use abi::msr::{MsrEntry, MsrListHeader, MsrsHeader};
-use selftest::{Outcome, cases, check, check_eq};
+use selftest::{Failure, Outcome, cases, check, check_eq};
 use virt::{Errno, Host};
 
 use super::caller::{ARGUMENT, BAD, Caller};
@@ -21,7 +21,7 @@ use super::system::{System, system};
 use crate::cpuid::{Instructions, Leaf, Vendor};
 use crate::machine_check::MachineCheck;
 use crate::msr::index;
-use crate::vcpu::scripted::{Fixture, TestHost};
+use crate::vcpu::scripted::{Fixture, Scripted, TestHost};
 
 /// What the device's calls with an argument in memory are.
 const POINTERS: [u32; 6] = [
@@ -48,6 +48,7 @@ fn device(caller: &Caller) -> System<TestHost> {
         host: caller.fixture.host.clone(),
         hardware: amd,
         instructions: Instructions::default(),
+        lacks: Instructions::default(),
     }
 }
 
@@ -159,6 +160,34 @@ cases! {
         let cut = Fixture::MEMORY - CpuidHeader::SIZE as u64;
         check_eq!(caller.fixture.host.write(cut, &[1, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
         check_eq!(ask(&caller, GET_EMULATED_CPUID, cut), Err(Errno::EINVAL));
+    }
+
+    fn what_the_engine_lacks_is_not_said_to_be_supported() {
+        let caller = Caller::new()?;
+        // x2APIC; SMEP; XSAVEC.
+        let lacks = Instructions {
+            leaf1_ecx: 1 << 21, leaf7_ebx: 1 << 7, leaf_d1_eax: 1 << 1, ..Instructions::default()
+        };
+        let engine = Scripted::default();
+        *engine.lacks.lock() = lacks;
+        let all = device(&caller);
+        let less = System::of(all.host.clone(), all.hardware, &engine);
+        let supported = |device: &System<TestHost>| {
+            caller.put(0, &CpuidHeader { nent: 256, padding: 0 });
+            check_eq!(system(device, GET_SUPPORTED_CPUID, ARGUMENT, || Ok(VM)), Ok(0));
+            let count = u64::from(caller.at::<CpuidHeader>(0).nent);
+            let entry = |n| -> CpuidEntry {
+                caller.at(CpuidHeader::SIZE as u64 + n * CpuidEntry::SIZE as u64)
+            };
+            let find = |function, index| {
+                let is = |e: &CpuidEntry| e.function == function && e.index == index;
+                (0..count).map(entry).find(is).unwrap_or_default()
+            };
+            let words = [find(1, 0).ecx >> 21 & 1, find(7, 0).ebx >> 7 & 1, find(0xd, 1).eax];
+            Ok::<_, Failure>(words)
+        };
+        check_eq!(supported(&all)?, [1, 1, 0b111]);
+        check_eq!(supported(&less)?, [0, 0, 0b101]);
     }
 
     fn lists_of_registers_fit_or_say_their_size() {

@@ -29,11 +29,16 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Replaces the CPUID table, but for what the engine lacks. The local APIC offers what it says from now on; what it does already, it
     /// goes on to.
     pub fn set_cpuid(&mut self, mut table: Table) {
-        table.withhold(&self.machine.engine.lacks());
+        self.withhold(&mut table);
         *self.lapic.config_mut() = lapic_config(self.id, &self.machine.setup, &table);
         self.cpuid = table;
         self.engine.set_limits(self.cpuid.limits());
         self.update_features();
+    }
+
+    /// Takes out of a table what the engine lacks.
+    pub(crate) fn withhold(&self, table: &mut Table) {
+        table.withhold(&self.machine.engine.lacks());
     }
 
     /// What a leaf of a table says in the vCPU's state.

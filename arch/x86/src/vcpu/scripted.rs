@@ -28,6 +28,8 @@ pub type Step = Box<dyn FnMut(&mut State, &Entry) -> Intercept + Send>;
 pub struct Scripted {
     /// Guest-physical ranges that were invalidated.
     pub invalidated: Arc<spin::Mutex<Vec<(u64, u64)>>>,
+    /// What it lacks.
+    pub lacks: Arc<spin::Mutex<Instructions>>,
 }
 
 /// One vCPU of the engine.
@@ -83,6 +85,10 @@ impl Engine for Scripted {
 
     fn instructions(&self) -> Instructions {
         Instructions::default()
+    }
+
+    fn lacks(&self) -> Instructions {
+        *self.lacks.lock()
     }
 
     fn invalidate(&self, start: u64, size: u64) {
