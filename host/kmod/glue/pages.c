@@ -2,8 +2,12 @@
 /*
  * Pages: the kernel's own, and those behind a process's addresses:
  * src/pages.rs.
+ *
+ * Physical addresses are as the processor takes them in tables and control
+ * blocks: where the kernel's memory is encrypted, with the bit that says so.
  */
 #include <linux/gfp.h>
+#include <linux/mem_encrypt.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/sched.h>
@@ -23,7 +27,7 @@ void unibody_pages_free(void *pages, size_t size)
 
 u64 unibody_physical(void *address)
 {
-	return virt_to_phys(address);
+	return __sme_set(virt_to_phys(address));
 }
 
 /*
@@ -42,7 +46,7 @@ bool unibody_user_page(unsigned long address, bool write, bool at_once, u64 *phy
 		got = get_user_pages_fast(address, 1, flags, &page);
 	if (got != 1)
 		return false;
-	*physical = page_to_phys(page);
+	*physical = __sme_set(page_to_phys(page));
 	if (write && !PageReserved(page))
 		SetPageDirty(page);
 	put_page(page);
@@ -77,14 +81,14 @@ size_t unibody_large_mapping(unsigned long address, u64 *physical)
 		goto out;
 	if (pud_large(pud)) {
 		size = PUD_SIZE;
-		*physical = PFN_PHYS(pud_pfn(pud));
+		*physical = __sme_set(PFN_PHYS(pud_pfn(pud)));
 		goto out;
 	}
 	pmd = READ_ONCE(*pmd_offset(&pud, address));
 	if (pmd_none(pmd) || !pmd_present(pmd) || !pmd_large(pmd))
 		goto out;
 	size = PMD_SIZE;
-	*physical = PFN_PHYS(pmd_pfn(pmd));
+	*physical = __sme_set(PFN_PHYS(pmd_pfn(pmd)));
 out:
 	local_irq_restore(flags);
 	return size;

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/irqflags.h>
 #include <linux/kprobes.h>
+#include <linux/mem_encrypt.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/sched/signal.h>
@@ -121,7 +122,7 @@ void unibody_pretend_signal(bool there)
 
 const void *unibody_at_physical(u64 physical)
 {
-	return phys_to_virt(physical);
+	return phys_to_virt(__sme_clr(physical));
 }
 
 /* What these system calls do with a descriptor that has the operation. */
