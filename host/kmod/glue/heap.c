@@ -19,6 +19,7 @@ void *unibody_alloc(size_t size, size_t align, bool zero)
 	bool atomic = in_atomic() || irqs_disabled();
 	/* Who asks for more than there is gets NULL, and the log stays clean. */
 	gfp_t flags = __GFP_NOWARN | (zero ? __GFP_ZERO : 0);
+	void *block;
 
 	if (align > ARCH_KMALLOC_MINALIGN) {
 		if (size > KMALLOC_MAX_SIZE && align > PAGE_SIZE)
@@ -31,7 +32,16 @@ void *unibody_alloc(size_t size, size_t align, bool zero)
 	flags |= GFP_KERNEL_ACCOUNT;
 	if (align > PAGE_SIZE)
 		return kmalloc(size, flags);
-	return kvmalloc(size, flags);
+	block = kvmalloc(size, flags);
+	/*
+	 * The kernel has small blocks for whoever waits, but a control group
+	 * that is at its limit and dies does not let them be charged. Most of
+	 * the core's small allocations cannot fail: without memory they end in
+	 * BUG. So what the group refuses is had uncharged.
+	 */
+	if (!block && size <= PAGE_SIZE)
+		block = kmalloc(size, (flags & ~__GFP_ACCOUNT) | __GFP_NOFAIL);
+	return block;
 }
 
 void unibody_free(void *block)
