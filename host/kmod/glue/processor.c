@@ -42,6 +42,7 @@ bool unibody_is_online(u32 processor)
 	return cpu_online(processor);
 }
 
+/* This processor's APIC sends it to itself as to any other; KVM does the same. */
 void unibody_interrupt(u32 processor)
 {
 	smp_send_reschedule(processor);

@@ -135,6 +135,19 @@ cases! {
         Kernel.interrupt_and_wait(u32::MAX);
     }
 
+    fn a_processor_interrupts_itself_with_interrupts_off() {
+        // It is taken when they are on again.
+        for _ in 0..50 {
+            let off = Kernel.on_processor(|own| {
+                Kernel.without_interrupts(|| {
+                    Kernel.interrupt(own);
+                    unibody_interrupts_are_off()
+                })
+            });
+            check!(off && !unibody_interrupts_are_off());
+        }
+    }
+
     fn a_waiting_thread_is_woken_by_a_timer_and_not_by_its_own_looks() {
         struct Wake(<Kernel as Host>::Parker);
         impl Expire for Wake {

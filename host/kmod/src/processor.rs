@@ -1,4 +1,4 @@
-//! Processors: staying on one, interrupts, and interrupting another.
+//! Processors: staying on one, interrupts, and interrupting one.
 
 use core::ffi::c_ulong;
 
@@ -38,10 +38,13 @@ pub fn without_interrupts<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Interrupts another processor. This one, which is not in a guest, needs it not; one that is off takes none. Any context.
+/// Interrupts a processor; one that is off takes none. Any context.
+///
+/// It may be this one: with interrupts off it takes the interrupt when they are on again, or at once from a guest that it
+/// enters meanwhile, which so comes out.
 pub fn interrupt(processor: u32) {
-    stay(|own| {
-        if processor != own && is_online(processor) {
+    stay(|_| {
+        if is_online(processor) {
             // SAFETY: there is such a processor.
             unsafe { unibody_interrupt(processor) };
         }
