@@ -42,21 +42,27 @@ static const struct mmu_notifier_ops operations = {
 	.release = all_go,
 };
 
-/* Tells of this process's pages. NULL without memory. It keeps the mm_struct. */
+/*
+ * Tells of this process's pages, or an error number as ERR_PTR gives it. It keeps
+ * the mm_struct.
+ */
 struct unibody_notifier *unibody_notifier_new(void *pages)
 {
 	struct unibody_notifier *new;
+	int error;
 
 	if (!current->mm)
-		return NULL;
+		return ERR_PTR(-EINVAL);
 	new = kzalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
 	if (!new)
-		return NULL;
+		return ERR_PTR(-ENOMEM);
 	new->pages = pages;
 	new->notifier.ops = &operations;
-	if (mmu_notifier_register(&new->notifier, current->mm)) {
+	/* It is given up for a signal. */
+	error = mmu_notifier_register(&new->notifier, current->mm);
+	if (error) {
 		kfree(new);
-		return NULL;
+		return ERR_PTR(error);
 	}
 	return new;
 }

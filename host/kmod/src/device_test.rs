@@ -210,6 +210,15 @@ cases! {
         check_eq!(reason?, exit::INTR);
     }
 
+    fn a_signal_that_keeps_a_vm_from_being_made_is_told() {
+        let device = Descriptor::device()?;
+        unibody_pretend_signal(true);
+        let interrupted = device.ioctl(ioctl::CREATE_VM, 0);
+        unibody_pretend_signal(false);
+        check_eq!((interrupted, ON.load(Ordering::SeqCst)), (EINTR, 0));
+        device.make(ioctl::CREATE_VM, 0)?;
+    }
+
     fn signals_are_blocked_during_a_run_as_was_said() {
         let vm = Descriptor::vm()?;
         let vcpu = vm.make(ioctl::CREATE_VCPU, 0)?;

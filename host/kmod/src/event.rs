@@ -97,7 +97,10 @@ impl Drop for Open {
 }
 
 /// Takes an error number out of a pointer. See: Linux, include/linux/err.h.
-fn checked<T>(pointer: *mut T) -> Result<*mut T, Errno> {
+///
+/// # Errors
+/// That one; `EINVAL` for a null pointer.
+pub fn checked<T>(pointer: *mut T) -> Result<*mut T, Errno> {
     const MOST: usize = 4095;
     match pointer.addr().wrapping_neg() {
         errno @ 1..=MOST => Err(Errno(errno as i32)),

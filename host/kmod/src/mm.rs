@@ -8,6 +8,7 @@ use arch_x86::hardware::HostPages;
 use virt::Errno;
 
 use crate::allocator::boxed;
+use crate::event::checked;
 use alloc::boxed::Box;
 
 /// The glue's `struct unibody_notifier`.
@@ -16,7 +17,7 @@ struct Opaque([u8; 0]);
 
 // SAFETY: these are the glue's functions (glue/mm.c), with these types.
 unsafe extern "C" {
-    /// Has `unibody_pages_change` and its neighbour be called with `pages` of this process's pages; null if that cannot be.
+    /// Has `unibody_pages_change` and its neighbour be called with `pages` of this process's pages; an error number as a pointer if that cannot be.
     fn unibody_notifier_new(pages: *mut c_void) -> *mut Opaque;
     /// When it returns they are not called any more, nor under way. Process context.
     fn unibody_notifier_free(notifier: *mut Opaque);
@@ -43,16 +44,19 @@ impl Watched {
     /// Has `told` be told of the pages of the process that this thread is of. Process context.
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENOMEM`, and `EINTR` if there is a signal.
     pub fn new(told: Told) -> Result<Self, Errno> {
         let told = NonNull::from(Box::leak(boxed(told)?));
         // SAFETY: who is told stays there until the notifier is gone: see `drop`.
-        match NonNull::new(unsafe { unibody_notifier_new(told.as_ptr().cast()) }) {
-            Some(notifier) => Ok(Self { notifier, told }),
-            None => {
+        match checked(unsafe { unibody_notifier_new(told.as_ptr().cast()) }) {
+            // SAFETY: what is checked is not null.
+            Ok(notifier) => {
+                Ok(Self { notifier: unsafe { NonNull::new_unchecked(notifier) }, told })
+            }
+            Err(errno) => {
                 // SAFETY: it came from a box, and nobody knows of it.
                 drop(unsafe { Box::from_raw(told.as_ptr()) });
-                Err(Errno::ENOMEM)
+                Err(errno)
             }
         }
     }
