@@ -2,8 +2,10 @@
 /*
  * What has to wait for a context that may sleep: src/deferred.rs.
  */
+#include <linux/delay.h>
+#include <linux/irqflags.h>
 #include <linux/preempt.h>
-#include <linux/sched.h>
+#include <linux/processor.h>
 #include <linux/workqueue.h>
 
 #include "glue.h"
@@ -31,7 +33,14 @@ void unibody_flush_deferred(void)
 	flush_work(&deferred);
 }
 
+/*
+ * Whoever waits by this may be of a real-time priority, to which yield() comes
+ * back at once: then what is waited for never runs. So it sleeps a little.
+ */
 void unibody_yield(void)
 {
-	yield();
+	if (in_atomic() || irqs_disabled())
+		cpu_relax();
+	else
+		usleep_range(20, 100);
 }

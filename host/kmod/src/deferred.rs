@@ -24,7 +24,7 @@ unsafe extern "C" {
     safe fn unibody_defer();
     /// Returns when it is not running, and not going to. Process context.
     safe fn unibody_flush_deferred();
-    /// Lets other threads run.
+    /// Lets other threads run, for some microseconds.
     safe fn unibody_yield();
 }
 
@@ -54,7 +54,7 @@ pub fn may_sleep() -> bool {
     unibody_may_sleep()
 }
 
-/// Lets other threads run. Process context.
+/// Lets other threads run, for some microseconds, whatever their priority. Process context.
 pub fn yield_now() {
     unibody_yield();
 }
