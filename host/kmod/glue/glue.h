@@ -34,6 +34,9 @@ void unibody_pages_change(void *pages, unsigned long start, unsigned long end);
 void unibody_pages_changed(void *pages, unsigned long start, unsigned long end);
 int unibody_processor_up(u32 processor);
 void unibody_processor_down(u32 processor);
+void unibody_reboot_begins(void);
+bool unibody_sleep_begins(void);
+void unibody_sleep_ends(void);
 
 /* glue.c */
 void unibody_print(int level, const char *text, size_t length);
@@ -158,8 +161,8 @@ bool unibody_notifier_is_currents(const struct unibody_notifier *notifier);
 /* hotplug.c */
 int unibody_processors_begin(void);
 void unibody_processors_end(int state);
-int unibody_reboot_begin(void);
-void unibody_reboot_end(void);
+int unibody_power_begin(void);
+void unibody_power_end(void);
 
 /* selftest.c */
 void unibody_stack_paint(void);

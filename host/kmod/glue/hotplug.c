@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 /*
- * Processors that come and go: src/virtualization.rs.
+ * Processors that come and go, and a machine that sleeps or reboots:
+ * src/virtualization.rs.
  */
 #include <linux/cpuhotplug.h>
 #include <linux/irqflags.h>
 #include <linux/reboot.h>
 #include <linux/smp.h>
+#include <linux/suspend.h>
 
 #include "glue.h"
 
-static int up(unsigned int processor)
+static int comes(unsigned int processor)
 {
 	unsigned long flags;
 	int error;
@@ -20,7 +22,7 @@ static int up(unsigned int processor)
 	return error;
 }
 
-static int down(unsigned int processor)
+static int goes(unsigned int processor)
 {
 	unsigned long flags;
 
@@ -31,13 +33,13 @@ static int down(unsigned int processor)
 }
 
 /*
- * On each processor that is there, and each that comes; down undoes it on each
- * that goes. A state, or a negative error number of up's, which is undone then.
+ * Up on each processor that is there, and each that comes; down on each that
+ * goes. A state, or a negative error number of one's, when all are down again.
  * Threads of programs run on a processor only while it is up.
  */
 int unibody_processors_begin(void)
 {
-	return cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "unibody:online", up, down);
+	return cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "unibody:online", comes, goes);
 }
 
 /* Down on each that is there. */
@@ -53,18 +55,49 @@ static void reboot_down(void *nothing)
 
 static int reboot(struct notifier_block *block, unsigned long event, void *data)
 {
+	/* Who comes up after that is refused, and who did before goes down. */
+	unibody_reboot_begins();
 	on_each_cpu(reboot_down, NULL, 1);
 	return NOTIFY_OK;
 }
 
 static struct notifier_block on_reboot = { .notifier_call = reboot };
 
-int unibody_reboot_begin(void)
+static int sleep(struct notifier_block *block, unsigned long event, void *data)
 {
-	return register_reboot_notifier(&on_reboot);
+	switch (event) {
+	case PM_SUSPEND_PREPARE:
+	case PM_HIBERNATION_PREPARE:
+	case PM_RESTORE_PREPARE:
+		return unibody_sleep_begins() ? NOTIFY_OK : NOTIFY_BAD;
+	case PM_POST_SUSPEND:
+	case PM_POST_HIBERNATION:
+	case PM_POST_RESTORE:
+		unibody_sleep_ends();
+	}
+	return NOTIFY_OK;
 }
 
-void unibody_reboot_end(void)
+static struct notifier_block on_sleep = { .notifier_call = sleep };
+
+/*
+ * From now on it is told of what the machine does. That is for as long as the
+ * module is there: whoever asks only with the first VM may ask too late.
+ */
+int unibody_power_begin(void)
 {
+	int error = register_reboot_notifier(&on_reboot);
+
+	if (error)
+		return error;
+	error = register_pm_notifier(&on_sleep);
+	if (error)
+		unregister_reboot_notifier(&on_reboot);
+	return error;
+}
+
+void unibody_power_end(void)
+{
+	unregister_pm_notifier(&on_sleep);
 	unregister_reboot_notifier(&on_reboot);
 }

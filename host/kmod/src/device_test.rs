@@ -26,6 +26,9 @@ use crate::kernel::Kernel;
 use crate::test_engine::{
     BLOCKED, CHANGES, ON, PORTS, TestVirtualization, unibody_blocked_signals,
 };
+use crate::virtualization::{
+    pretend_no_reboot, unibody_reboot_begins, unibody_sleep_begins, unibody_sleep_ends,
+};
 
 // SAFETY: these are the glue's functions (glue/selftest.c), which do what system calls do.
 unsafe extern "C" {
@@ -37,6 +40,7 @@ unsafe extern "C" {
 }
 
 const EINTR: c_long = -4;
+const EBUSY: c_long = -16;
 const EINVAL: c_long = -22;
 const ENOTTY: c_long = -25;
 
@@ -131,7 +135,7 @@ cases! {
         let (one, other) = (device.make(ioctl::CREATE_VM, 0)?, device.make(ioctl::CREATE_VM, 0)?);
         check_eq!(ON.load(Ordering::SeqCst), online);
         // They are nobody else's now.
-        check_eq!(Descriptor::device()?.ioctl(ioctl::CREATE_VM, 0), -16);
+        check_eq!(Descriptor::device()?.ioctl(ioctl::CREATE_VM, 0), EBUSY);
         check_eq!(ON.load(Ordering::SeqCst), online);
         let vcpu = one.make(ioctl::CREATE_VCPU, 0)?;
         drop(one);
@@ -140,6 +144,32 @@ cases! {
         check_eq!(ON.load(Ordering::SeqCst), online);
         drop(vcpu);
         check_eq!(ON.load(Ordering::SeqCst), 0);
+    }
+
+    fn the_machine_sleeps_without_vms_only() {
+        let device = Descriptor::device()?;
+        let vm = device.make(ioctl::CREATE_VM, 0)?;
+        check!(!unibody_sleep_begins());
+        // So it does not.
+        device.make(ioctl::CREATE_VM, 0)?;
+        drop(vm);
+        let may = unibody_sleep_begins();
+        let made = device.ioctl(ioctl::CREATE_VM, 0);
+        unibody_sleep_ends();
+        check_eq!((may, made), (true, EBUSY));
+        device.make(ioctl::CREATE_VM, 0)?;
+    }
+
+    fn no_vm_is_made_once_the_machine_reboots() {
+        let device = Descriptor::device()?;
+        let vm = device.make(ioctl::CREATE_VM, 0)?;
+        unibody_reboot_begins();
+        let beside = device.ioctl(ioctl::CREATE_VM, 0);
+        drop(vm);
+        let alone = device.ioctl(ioctl::CREATE_VM, 0);
+        pretend_no_reboot();
+        check_eq!((beside, alone, ON.load(Ordering::SeqCst)), (EBUSY, EBUSY, 0));
+        device.make(ioctl::CREATE_VM, 0)?;
     }
 
     fn a_guest_runs() {

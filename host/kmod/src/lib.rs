@@ -74,7 +74,7 @@ use virt::Errno;
 /// in process context.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_init() -> c_int {
-    match load() {
+    match virtualization::begin().and_then(|()| load().inspect_err(|_| virtualization::end())) {
         Ok(()) => {
             printk::print!(printk::Level::Info, "loaded");
             0
@@ -106,6 +106,7 @@ fn load() -> Result<(), Errno> {
 #[unsafe(no_mangle)]
 extern "C" fn unibody_exit() {
     device::deregister();
+    virtualization::end();
     deferred::wait_for_all();
     arena::release();
     printk::print!(printk::Level::Info, "unloaded");

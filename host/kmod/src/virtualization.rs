@@ -1,9 +1,10 @@
 //! [`Switch`]: the processors' virtualization, on while there are VMs.
 //!
 //! The kernel switches it on for each processor that is there or comes, and off for each that goes, through [`unibody_processor_up`] and its neighbour. It
-//! is switched off as well when the machine reboots.
+//! is switched off as well when the machine reboots, and not on any more from then on.
 //!
-//! Not implemented: suspending the machine while there are VMs, and a crash that starts another kernel (kexec).
+//! Not implemented: suspending or hibernating the machine while there are VMs, which is refused, with a line in the log; and a crash that
+//! starts another kernel (kexec).
 
 use alloc::sync::Arc;
 use core::ffi::c_int;
@@ -12,6 +13,7 @@ use lock_api::Mutex;
 use virt::Errno;
 
 use crate::lock::SpinLock;
+use crate::printk::{Level, print};
 use crate::sleep_lock::SleepLock;
 
 // SAFETY: these are the glue's functions (glue/hotplug.c), which take numbers.
@@ -20,8 +22,10 @@ unsafe extern "C" {
     safe fn unibody_processors_begin() -> c_int;
     /// Down on each, and no more of it.
     safe fn unibody_processors_end(state: c_int);
-    safe fn unibody_reboot_begin() -> c_int;
-    safe fn unibody_reboot_end();
+    /// Tells of the machine's sleep and reboot from now on. 0, or a negative error number. Process context.
+    safe fn unibody_power_begin() -> c_int;
+    /// When it returns it tells no more, nor just now.
+    safe fn unibody_power_end();
 }
 
 /// What is switched on and off: a processor's virtualization, whosever it is.
@@ -35,8 +39,16 @@ pub trait Switched: Send + Sync + 'static {
     fn off(&self, processor: u32);
 }
 
-/// What is on now, if anything.
-static ON: Mutex<SpinLock, Option<Arc<dyn Switched>>> = Mutex::new(None);
+/// What is on, and what keeps it from being switched on.
+struct Now {
+    on: Option<Arc<dyn Switched>>,
+    /// The machine sleeps, or is about to.
+    sleeps: bool,
+    /// It reboots, and does not come back from that.
+    reboots: bool,
+}
+
+static NOW: Mutex<SpinLock, Now> = Mutex::new(Now { on: None, sleeps: false, reboots: false });
 
 /// How many VMs there are, and by which state the kernel knows of it.
 #[derive(Default)]
@@ -63,9 +75,12 @@ impl Switch {
     /// Has it be on until that is dropped. Process context.
     ///
     /// # Errors
-    /// `EBUSY` if another one's is on, and what keeps it from being switched on.
+    /// `EBUSY` if another one's is on, or the machine sleeps or reboots; and what keeps it from being switched on.
     pub fn on(self: &Arc<Self>) -> Result<On, Errno> {
         let mut users = self.users.lock()?;
+        if NOW.lock().reboots {
+            return Err(Errno::EBUSY);
+        }
         if users.count == 0 {
             occupy(&self.switched)?;
             let state = unibody_processors_begin();
@@ -73,8 +88,6 @@ impl Switch {
                 forget();
                 return Err(Errno(-state));
             }
-            // It cannot fail.
-            unibody_reboot_begin();
             users.state = state;
         }
         users.count += 1;
@@ -85,7 +98,6 @@ impl Switch {
         let mut users = self.users.wait();
         users.count -= 1;
         if users.count == 0 {
-            unibody_reboot_end();
             unibody_processors_end(users.state);
             forget();
         }
@@ -95,19 +107,19 @@ impl Switch {
 /// Says what is on.
 ///
 /// # Errors
-/// `EBUSY` if something is.
+/// `EBUSY` if something is, or the machine sleeps.
 fn occupy(switched: &Arc<dyn Switched>) -> Result<(), Errno> {
-    let mut on = ON.lock();
-    if on.is_some() {
+    let mut now = NOW.lock();
+    if now.on.is_some() || now.sleeps {
         return Err(Errno::EBUSY);
     }
-    *on = Some(Arc::clone(switched));
+    now.on = Some(Arc::clone(switched));
     Ok(())
 }
 
 /// Nothing is on.
 fn forget() {
-    let old = ON.lock().take();
+    let old = NOW.lock().on.take();
     drop(old);
 }
 
@@ -120,17 +132,71 @@ impl Drop for On {
     }
 }
 
+/// Is told from now on of what the machine does. Process context, once.
+///
+/// # Errors
+/// The kernel's.
+pub fn begin() -> Result<(), Errno> {
+    match unibody_power_begin() {
+        0 => Ok(()),
+        refused => Err(Errno(-refused)),
+    }
+}
+
+/// Undoes [`begin`].
+pub fn end() {
+    unibody_power_end();
+}
+
 /// A processor is there. Called by `glue/hotplug.c` on it, with interrupts off. Gives 0 or a negative error number.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_processor_up(processor: u32) -> c_int {
-    let done = ON.lock().as_ref().map_or(Ok(()), |switched| switched.on(processor));
+    let now = NOW.lock();
+    let done = match &now.on {
+        None => Ok(()),
+        // Those that are there were switched off, or are about to be.
+        Some(_) if now.reboots => Err(Errno::EBUSY),
+        Some(switched) => switched.on(processor),
+    };
     done.map_or_else(|errno| -errno.0, |()| 0)
 }
 
 /// It goes, or the machine does. Called by `glue/hotplug.c` on it, with interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn unibody_processor_down(processor: u32) {
-    if let Some(switched) = &*ON.lock() {
+    if let Some(switched) = &NOW.lock().on {
         switched.off(processor);
     }
+}
+
+/// The machine is about to reboot. Called by `glue/hotplug.c`, which has each processor go then.
+#[unsafe(no_mangle)]
+pub extern "C" fn unibody_reboot_begins() {
+    NOW.lock().reboots = true;
+}
+
+/// The machine is about to sleep, or to have another kernel's memory. Called by `glue/hotplug.c` in process context. Gives whether it may.
+#[unsafe(no_mangle)]
+pub extern "C" fn unibody_sleep_begins() -> bool {
+    let may = {
+        let mut now = NOW.lock();
+        now.sleeps = now.on.is_none();
+        now.sleeps
+    };
+    if !may {
+        print!(Level::Info, "the machine cannot sleep while there are VMs");
+    }
+    may
+}
+
+/// It has slept, or does not after all. Called likewise.
+#[unsafe(no_mangle)]
+pub extern "C" fn unibody_sleep_ends() {
+    NOW.lock().sleeps = false;
+}
+
+/// As if the machine did not reboot after all, for the tests.
+#[cfg(feature = "selftest")]
+pub fn pretend_no_reboot() {
+    NOW.lock().reboots = false;
 }

@@ -85,6 +85,9 @@ const ENTRY_POINTS: &[&str] = &[
     "unibody_pages_changed",
     "unibody_processor_up",
     "unibody_processor_down",
+    "unibody_reboot_begins",
+    "unibody_sleep_begins",
+    "unibody_sleep_ends",
 ];
 
 /// The kernel has its own of these; `compiler_builtins` must not bring others.
