@@ -6,6 +6,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/err.h>
 #include <linux/fcntl.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
@@ -52,7 +53,9 @@ static int mmap(struct file *file, struct vm_area_struct *vma)
 
 static int release(struct inode *inode, struct file *file)
 {
-	unibody_release(file->private_data);
+	/* One that was given up has no object. */
+	if (file->private_data)
+		unibody_release(file->private_data);
 	return 0;
 }
 
@@ -67,10 +70,37 @@ static const struct file_operations operations = {
 	.llseek = noop_llseek,
 };
 
-/* A new descriptor of this process, or a negative error number. */
-int unibody_descriptor_new(const char *name, void *object)
+/*
+ * A descriptor of this process, or a negative error number, and its file, which
+ * nobody sees before it is installed or given up. positions: it is read at any
+ * offset, as by pread.
+ */
+int unibody_descriptor_reserve(const char *name, bool positions, struct file **file)
 {
-	return anon_inode_getfd(name, &operations, object, O_RDWR | O_CLOEXEC);
+	int descriptor = get_unused_fd_flags(O_CLOEXEC);
+
+	if (descriptor < 0)
+		return descriptor;
+	*file = anon_inode_getfile(name, &operations, NULL, O_RDWR);
+	if (IS_ERR(*file)) {
+		put_unused_fd(descriptor);
+		return PTR_ERR(*file);
+	}
+	if (positions)
+		(*file)->f_mode |= FMODE_PREAD;
+	return descriptor;
+}
+
+void unibody_descriptor_install(int descriptor, struct file *file, void *object)
+{
+	file->private_data = object;
+	fd_install(descriptor, file);
+}
+
+void unibody_descriptor_give_up(int descriptor, struct file *file)
+{
+	put_unused_fd(descriptor);
+	fput(file);
 }
 
 static int open(struct inode *inode, struct file *file)

@@ -148,7 +148,9 @@ void unibody_signals_block(u64 mask);
 void unibody_signals_restore(void);
 
 /* descriptor.c */
-int unibody_descriptor_new(const char *name, void *object);
+int unibody_descriptor_reserve(const char *name, bool positions, struct file **file);
+void unibody_descriptor_install(int descriptor, struct file *file, void *object);
+void unibody_descriptor_give_up(int descriptor, struct file *file);
 const char *unibody_node_name(void);
 int unibody_node_register(bool kvms);
 void unibody_node_deregister(void);
@@ -179,6 +181,8 @@ void unibody_pretend_signal(bool there);
 const void *unibody_at_physical(u64 physical);
 long unibody_ioctl_of(int descriptor, unsigned int number, unsigned long argument);
 long unibody_read_of(int descriptor, char __user *to, size_t size, loff_t *offset);
+bool unibody_may_pread(int descriptor);
+unsigned long unibody_limit_descriptors(unsigned long most);
 u64 unibody_blocked_signals(void);
 unsigned long unibody_map_of(int descriptor, size_t size, unsigned long page, bool shared);
 

@@ -150,6 +150,28 @@ long unibody_read_of(int descriptor, char __user *to, size_t size, loff_t *offse
 	return done;
 }
 
+bool unibody_may_pread(int descriptor)
+{
+	struct file *file = fget(descriptor);
+	bool may = false;
+
+	if (file) {
+		may = file->f_mode & FMODE_PREAD;
+		fput(file);
+	}
+	return may;
+}
+
+/* How many this process may have, from now on; gives how many until now. */
+unsigned long unibody_limit_descriptors(unsigned long most)
+{
+	struct rlimit *limit = &current->signal->rlim[RLIMIT_NOFILE];
+	unsigned long before = limit->rlim_cur;
+
+	limit->rlim_cur = most;
+	return before;
+}
+
 unsigned long unibody_map_of(int descriptor, size_t size, unsigned long page, bool shared)
 {
 	unsigned long flags = shared ? MAP_SHARED : MAP_PRIVATE;

@@ -4,17 +4,27 @@
 
 use alloc::boxed::Box;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
-use core::ptr::NonNull;
+use core::mem::ManuallyDrop;
+use core::ptr::{NonNull, null_mut};
 
 use virt::Errno;
 
 use crate::allocator::boxed;
+use crate::event::File;
 use crate::memory;
 
-// SAFETY: it is the glue's function (glue/descriptor.c), with these types.
+// SAFETY: these are the glue's functions (glue/descriptor.c), with these types.
 unsafe extern "C" {
-    /// A new descriptor of this process's, or a negative error number.
-    fn unibody_descriptor_new(name: *const c_char, object: *mut c_void) -> c_int;
+    /// A descriptor of this process's that nobody sees yet, with its file; or a negative error number.
+    fn unibody_descriptor_reserve(
+        name: *const c_char,
+        positions: bool,
+        file: *mut *mut File,
+    ) -> c_int;
+    /// It is there, of an object.
+    fn unibody_descriptor_install(descriptor: c_int, file: *mut File, object: *mut c_void);
+    /// It will not be.
+    fn unibody_descriptor_give_up(descriptor: c_int, file: *mut File);
 }
 
 /// The device, a VM, a vCPU or statistics.
@@ -26,6 +36,11 @@ pub trait Object: Send + Sync + 'static {
     fn ioctl(&self, number: u32, argument: u64) -> Result<u32, Errno> {
         let _ = (number, argument);
         Err(Errno::ENOTTY)
+    }
+
+    /// Whether it is one to be read, at any offset.
+    fn is_read(&self) -> bool {
+        false
     }
 
     /// Fills a buffer with what there is from an offset on, if it is one to be read.
@@ -73,14 +88,49 @@ fn keep(object: impl Object) -> Result<*mut c_void, Errno> {
 /// # Errors
 /// `ENOMEM`, and when the process has too many.
 pub fn install(name: &CStr, object: impl Object) -> Result<u32, Errno> {
-    let kept = keep(object)?;
-    // SAFETY: the file has the object until it is released.
-    let descriptor = unsafe { unibody_descriptor_new(name.as_ptr(), kept) };
-    u32::try_from(descriptor).map_err(|_| {
-        // SAFETY: there is no file, and nobody else has it.
-        unsafe { unibody_release(kept) };
-        Errno(-descriptor)
-    })
+    Reserved::new(name, object.is_read())?.install(object)
+}
+
+/// A descriptor that nobody sees yet, for an object that is not there yet.
+pub struct Reserved {
+    descriptor: u32,
+    file: *mut File,
+}
+
+impl Reserved {
+    /// One of this process's, which is closed when that executes a program.
+    ///
+    /// # Errors
+    /// `ENOMEM`, and when the process or the system has too many.
+    pub fn new(name: &CStr, is_read: bool) -> Result<Self, Errno> {
+        let mut file = null_mut();
+        // SAFETY: the name is a string; the file is written.
+        let descriptor =
+            unsafe { unibody_descriptor_reserve(name.as_ptr(), is_read, &raw mut file) };
+        match u32::try_from(descriptor) {
+            Ok(descriptor) => Ok(Self { descriptor, file }),
+            Err(_) => Err(Errno(-descriptor)),
+        }
+    }
+
+    /// Is the object's from now on.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn install(self, object: impl Object) -> Result<u32, Errno> {
+        let kept = keep(object)?;
+        let this = ManuallyDrop::new(self);
+        // SAFETY: both were reserved, and are used up here; the file has the object until it is released.
+        unsafe { unibody_descriptor_install(this.descriptor as c_int, this.file, kept) };
+        Ok(this.descriptor)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: both were reserved, and are not used any more.
+        unsafe { unibody_descriptor_give_up(self.descriptor as c_int, self.file) };
+    }
 }
 
 /// # Safety

@@ -36,6 +36,10 @@ unsafe extern "C" {
     safe fn unibody_read_of(descriptor: c_int, to: u64, size: usize, offset: &mut i64) -> c_long;
     safe fn unibody_map_of(descriptor: c_int, size: usize, page: u64, shared: bool) -> u64;
     safe fn unibody_close(descriptor: c_int);
+    /// Whether it is read at any offset.
+    safe fn unibody_may_pread(descriptor: c_int) -> bool;
+    /// How many descriptors this process may have from now on; gives how many until now.
+    safe fn unibody_limit_descriptors(most: u64) -> u64;
     safe fn unibody_pretend_signal(there: bool);
 }
 
@@ -183,6 +187,17 @@ cases! {
         outcome?;
     }
 
+    fn a_vcpu_without_a_descriptor_has_no_number() {
+        let vm = Descriptor::vm()?;
+        let before = unibody_limit_descriptors(0);
+        let made = vm.ioctl(ioctl::CREATE_VCPU, 0);
+        unibody_limit_descriptors(before);
+        check_eq!(made, -24);
+        vm.make(ioctl::CREATE_VCPU, 0)?;
+        // Nor does one that cannot be made have a descriptor.
+        check_eq!(vm.ioctl(ioctl::CREATE_VCPU, 0), -17);
+    }
+
     fn what_is_mapped_is_what_the_vcpus_share() {
         let vm = Descriptor::vm()?;
         let vcpus = [vm.make(ioctl::CREATE_VCPU, 0)?, vm.make(ioctl::CREATE_VCPU, 1)?];
@@ -301,6 +316,7 @@ cases! {
         let vcpu = vm.make(ioctl::CREATE_VCPU, 0)?;
         for of in [&vm, &vcpu] {
             let statistics = of.make(ioctl::GET_STATS_FD, 0)?;
+            check!(unibody_may_pread(statistics.0) && !unibody_may_pread(of.0));
             let at = map(4 * PAGE, true, true)?;
             let mut offset = 0;
             let first = unibody_read_of(statistics.0, at, 24, &mut offset);

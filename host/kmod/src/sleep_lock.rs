@@ -1,6 +1,7 @@
 //! [`SleepLock`]: the kernel's mutex, under which one may sleep: what calls of a VM or a vCPU are made one after the other by.
 
 use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -58,6 +59,15 @@ impl<T> SleepLock<T> {
         // SAFETY: as above.
         unsafe { unibody_mutex_wait(self.mutex.as_ptr()) };
         Held(self)
+    }
+}
+
+impl SleepLock<()> {
+    /// The same lock, of a value that is there only now.
+    pub fn of<T>(self, value: T) -> SleepLock<T> {
+        // The mutex goes on.
+        let this = ManuallyDrop::new(self);
+        SleepLock { mutex: this.mutex, value: UnsafeCell::new(value) }
     }
 }
 

@@ -18,6 +18,10 @@ impl Statistics {
 }
 
 impl Object for Statistics {
+    fn is_read(&self) -> bool {
+        true
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         Ok(self.0.read(offset, buffer))
     }

@@ -47,7 +47,9 @@ impl<V: Virtualization<Kernel>> Vcpu<V> {
     /// # Errors
     /// As [`create_vcpu`], and `ENOMEM`.
     pub fn new(machine: &Arc<Machine<V>>, id: u32) -> Result<Self, Errno> {
+        // A vCPU that was made has its number for good: so what may fail comes before.
         let pages = VcpuPages::new(Arc::clone(machine.ring()))?;
+        let lock = SleepLock::new(())?;
         let (mut core, mut dirty) = (boxed_core(machine, id)?, None);
         if let Some(entries) = machine.core().ring_entries() {
             let pages = Arc::new(SharedPages::new(ring_size(entries) as usize)?);
@@ -55,7 +57,7 @@ impl<V: Virtualization<Kernel>> Vcpu<V> {
             core.set_dirty_ring(machine.core().add_dirty_ring(gfns, entries)?);
             dirty = Some(pages);
         }
-        let state = SleepLock::new(State { core, mask: None })?;
+        let state = lock.of(State { core, mask: None });
         Ok(Self { state, pages, dirty, machine: Arc::clone(machine) })
     }
 

@@ -14,7 +14,7 @@ use virt::memory::PAGE;
 use virt::{Errno, Memory};
 
 use crate::deferred;
-use crate::descriptor::{Object, install};
+use crate::descriptor::{Object, Reserved, install};
 use crate::device::{Device, hardware};
 use crate::kernel::Kernel;
 use crate::mm::Watched;
@@ -130,7 +130,9 @@ impl<V: Virtualization<Kernel>> Object for Vm<V> {
         // What it makes has a descriptor when nobody waits any more for this call.
         let made = Cell::new(None);
         let create_vcpu = |id| {
-            made.set(Some(Made::Vcpu(Vcpu::new(machine, id)?)));
+            // First: one that could not have a descriptor would keep its number.
+            let place = Reserved::new(c"kvm-vcpu", false)?;
+            made.set(Some(Made::Vcpu(place, Vcpu::new(machine, id)?)));
             Ok(0)
         };
         let create_statistics = |file| {
@@ -141,7 +143,7 @@ impl<V: Virtualization<Kernel>> Object for Vm<V> {
         drop(alone);
         match made.take() {
             None => done,
-            Some(Made::Vcpu(vcpu)) => install(c"kvm-vcpu", vcpu),
+            Some(Made::Vcpu(place, vcpu)) => place.install(vcpu),
             Some(Made::Statistics(statistics)) => install(c"kvm-vm-stats", statistics),
         }
     }
@@ -149,6 +151,7 @@ impl<V: Virtualization<Kernel>> Object for Vm<V> {
 
 /// What a call has made.
 enum Made<V: Virtualization<Kernel>> {
-    Vcpu(Vcpu<V>),
+    /// With the descriptor that it is to have.
+    Vcpu(Reserved, Vcpu<V>),
     Statistics(Statistics),
 }
