@@ -11,7 +11,6 @@ use alloc::sync::Arc;
 use core::ffi::{CStr, c_char, c_int};
 
 use arch_x86::cpuid::Leaf;
-use arch_x86::engine::Engine;
 use arch_x86::hardware::{Unusable, Virtualization};
 use arch_x86::ioctl::{System, system};
 use lock_api::Mutex;
@@ -81,8 +80,8 @@ impl<V: Virtualization<Kernel>> Device<V> {
         })?);
         let switch = Arc::new(Switch::new(Arc::new(Processors(Arc::clone(&virtualization))))?);
         // One that runs nothing says what any would.
-        let instructions = virtualization.engine(Arc::new(Memory::default()))?.instructions();
-        let system = System { host: Kernel, hardware, instructions };
+        let system =
+            System::of(Kernel, hardware, &virtualization.engine(Arc::new(Memory::default()))?);
         Ok(Arc::new(Self { virtualization, switch, system }))
     }
 }

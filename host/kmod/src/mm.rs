@@ -49,9 +49,10 @@ impl Watched {
         let told = NonNull::from(Box::leak(boxed(told)?));
         // SAFETY: who is told stays there until the notifier is gone: see `drop`.
         match checked(unsafe { unibody_notifier_new(told.as_ptr().cast()) }) {
-            // SAFETY: what is checked is not null.
             Ok(notifier) => {
-                Ok(Self { notifier: unsafe { NonNull::new_unchecked(notifier) }, told })
+                // SAFETY: what is checked is not null.
+                let notifier = unsafe { NonNull::new_unchecked(notifier) };
+                Ok(Self { notifier, told })
             }
             Err(errno) => {
                 // SAFETY: it came from a box, and nobody knows of it.
