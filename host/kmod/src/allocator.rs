@@ -1,7 +1,8 @@
 //! The heap: Rust's allocator over `kmalloc` and `vmalloc`.
 //!
 //! Memory is charged to the control group of the process that asks for it, as
-//! KVM's is; a small block is had even where the group refuses it, for who asks may not be able to do without. In atomic context only what `GFP_ATOMIC` gives is had; the core
+//! KVM's is; a small block is had even where the group refuses it, for who asks may not be
+//! able to do without. In atomic context only what `GFP_ATOMIC` gives is had; the core
 //! promises not to allocate there, and the glue warns if it does. Memory may be given up in any context: what `vmalloc` gave, which
 //! takes one that may sleep, waits for that elsewhere ([`crate::deferred`]).
 //! Reallocation is `GlobalAlloc`'s own: allocate, copy, free.

@@ -17,7 +17,8 @@ struct Opaque([u8; 0]);
 
 // SAFETY: these are the glue's functions (glue/mm.c), with these types.
 unsafe extern "C" {
-    /// Has `unibody_pages_change` and its neighbour be called with `pages` of this process's pages; an error number as a pointer if that cannot be.
+    /// Has `unibody_pages_change` and its neighbour be called with `pages` of this process's pages; an error number as a pointer if
+    /// that cannot be.
     fn unibody_notifier_new(pages: *mut c_void) -> *mut Opaque;
     /// When it returns they are not called any more, nor under way. Process context.
     fn unibody_notifier_free(notifier: *mut Opaque);
