@@ -48,8 +48,8 @@ pub trait Platform: Host {
 
     /// Whether this thread has something to do that is not the guest: a signal came, or another thread is to run. Atomic context.
     ///
-    /// The vCPU comes out then, as interrupted, and calls [`Host::yield_now`] in process context, which is where another thread is let run.
-    /// Nobody else looks for a signal: it is to be posted as [`request::EXIT`](crate::vcpu::inbox::request::EXIT) there, so that `run` returns.
+    /// The vCPU comes out then, as interrupted, and the run loop asks [`Host::is_interrupted`], in process context: that is where another
+    /// thread is let run, and a signal ends `run`.
     fn is_wanted(&self) -> bool;
 
     /// Makes a processor take an interrupt, and so come out of guest code. It may be the one that this runs on. Atomic context.

@@ -138,13 +138,10 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
     }
 
     /// Whether it is not to go in.
-    fn is_held_back(&mut self, request: &AtomicU32) -> bool {
-        let is_wanted = self.shared.svm.platform.is_wanted();
-        if is_wanted {
-            self.waiting = Waiting::Processor;
-        }
+    fn is_held_back(&self, request: &AtomicU32) -> bool {
         let ring_is_full = self.view.ring().is_some_and(DirtyRing::is_nearly_full);
-        is_wanted || ring_is_full || request.load(Ordering::SeqCst) != 0
+        // What the thread is wanted for is done when the run loop asks whether it is interrupted.
+        self.shared.svm.platform.is_wanted() || ring_is_full || request.load(Ordering::SeqCst) != 0
     }
 
     /// Has the guest come out when it is open for an interrupt, or not.

@@ -44,15 +44,15 @@ fn a_request_keeps_the_guest_from_running_and_the_event_from_being_delivered() {
 }
 
 #[test]
-fn who_is_wanted_comes_out_and_lets_others_run() {
+fn who_is_wanted_comes_out() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();
     machine.platform.asked.wanted.store(1, Ordering::Relaxed);
     assert_eq!(enter(&mut vcpu), Intercept::Interrupted);
-    assert_eq!(machine.platform.asked.yields.load(Ordering::Relaxed), 0);
     machine.then_exit(code::SHUTDOWN);
     assert_eq!(enter(&mut vcpu), Intercept::Shutdown);
-    assert_eq!(machine.platform.asked.yields.load(Ordering::Relaxed), 1);
+    // It does not wait besides: the kernel has done what it was wanted for.
+    assert_eq!(machine.platform.asked.yields.load(Ordering::Relaxed), 0);
 }
 
 #[test]
