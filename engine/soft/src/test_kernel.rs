@@ -86,7 +86,8 @@ impl Guest {
         });
         let mut vcpu = machine.vcpu();
         if Extension::Avx.host_has() {
-            let all = [Feature::Avx, Feature::Xsave, Feature::Invpcid, Feature::Smap];
+            let all =
+                [Feature::Avx, Feature::Xsave, Feature::Invpcid, Feature::Smap, Feature::Pcid];
             let all = all.into_iter().fold(Features::default(), |all, one| all.with(one, true));
             vcpu.set_features(all);
             vcpu.set_cr4(vcpu.cr4() | cr4::OSXSAVE);

@@ -74,7 +74,7 @@ pub fn differences(native: &Outcome, engine: &Outcome, free: &Free) -> String {
     for (n, name) in ["es", "ds", "fs", "gs"].iter().enumerate() {
         word(name, selector(native.selectors[n]), selector(engine.selectors[n]));
     }
-    if native.vector != engine.vector {
+    if native.vector != engine.vector && !free.vectors {
         vectors(&mut text, &native.vector, &engine.vector, free);
     }
     if native.image != engine.image {

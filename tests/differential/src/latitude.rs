@@ -40,6 +40,8 @@ pub struct Free {
     pub tags: u8,
     /// Of MXCSR.
     pub mxcsr: u32,
+    /// All of the x87 and vector registers.
+    pub vectors: bool,
     /// Bytes of the image.
     pub memory: Vec<Range<usize>>,
 }

@@ -10,6 +10,7 @@ use super::Free;
 use crate::case::{Case, End, Outcome};
 use crate::layout::image_offset;
 use crate::vector::{Vector, fsw, mxcsr};
+use crate::vendor::is_amd;
 
 /// As long as any memory operand is.
 const LONGEST: u64 = 1024;
@@ -96,6 +97,8 @@ pub(super) fn faulted(case: &Case, outcome: &Outcome) -> Option<(Instruction, u8
 /// - what an instruction that faults has written of an operand that it accesses in pieces;
 /// - MXCSR.PE after an unmasked overflow or underflow, and the flags after any exception of DPPS and DPPD,
 ///   deviations that `engine_soft::vector` names;
+/// - what XRSTOR has loaded when it raises #GP for what is in its area: on Intel's processors (a Cascade Lake) components
+///   that come before MXCSR;
 /// - TOP and the tags after a fault of an MMX instruction: Intel's processors have changed them
 ///   already.
 pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
@@ -131,6 +134,9 @@ pub(super) fn add(free: &mut Free, case: &Case, native: &Outcome) {
             let start = address(case, &instruction, &[false; 16]).unwrap_or(native.cr2);
             ranges.push(start..start.saturating_add(LONGEST));
             ranges.push(native.cr2.saturating_sub(LONGEST)..native.cr2);
+        }
+        if matches!(instruction.mnemonic(), Mnemonic::Xrstor | Mnemonic::Xrstor64) {
+            free.vectors = vector == 13 && !is_amd();
         }
         if is_mmx(&instruction) {
             free.fsw |= fsw::TOP;
