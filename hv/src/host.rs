@@ -69,7 +69,8 @@ impl Device {
     }
 
     fn open_at(self, path: &Path) -> Result<Kvm, Readiness> {
-        Kvm::open(path).map_err(|error| match error {
+        let opened = Kvm::open(path).map(|kvm| kvm.named(self.name()));
+        opened.map_err(|error| match error {
             OpenError::Open { error, .. } => self.not_opened(path, &error),
             OpenError::NotKvm { .. } => Readiness::NotKvm,
             other => Readiness::Failed { reason: other.to_string() },

@@ -203,6 +203,8 @@ pub enum Intercept {
         /// Whether it was a write.
         write: bool,
     },
+    /// An instruction that the engine leaves to the run loop, which emulates it.
+    Emulate,
     /// The guest's memory could not be reached although a slot is there: the
     /// host's mapping is bad.
     BadMemory {

@@ -1,7 +1,7 @@
 //! What an exit means: from the VMCB to a [`Cause`]. Pure.
 //!
 //! Most instructions that come out are the run loop's to execute, by the core's emulator, which makes all checks, knows the length, and
-//! answers CPUID and the like itself: that is [`emulated`]. Without next-RIP saves it is so with all of them but ports, whose length is
+//! answers CPUID and the like itself: [`Intercept::Emulate`]. Without next-RIP saves it is so with all of them but ports, whose length is
 //! known by the next RIP in EXITINFO2; with them the frequent ones come out with what the run loop needs.
 //!
 //! See: AMD APM vol. 2, 15.6–15.14, appendix C.
@@ -98,12 +98,6 @@ pub enum Cause {
     Out(Intercept),
 }
 
-/// The run loop executes the instruction at RIP, as it does that of an access to a device. So it is named as one; the address is
-/// nobody's.
-pub const fn emulated() -> Intercept {
-    Intercept::NestedFault { gpa: u64::MAX, write: false }
-}
-
 /// Whether the guest came out with this exception.
 pub const fn is_exception(vmcb: &Vmcb, vector: u8) -> bool {
     vmcb.exit_code == code::EXCEPTION_0 + vector as u64
@@ -135,7 +129,7 @@ fn length(vmcb: &Vmcb, next: u64) -> Option<u8> {
 pub fn cause(vmcb: &Vmcb, features: &Features, wanted: u32) -> Cause {
     let with_length = |out: fn(u8) -> Intercept| {
         let len = if features.next_rip { length(vmcb, vmcb.next_rip) } else { None };
-        Cause::Out(len.map_or(emulated(), out))
+        Cause::Out(len.map_or(Intercept::Emulate, out))
     };
     match vmcb.exit_code {
         code::INTR | code::NMI | code::SMI | code::INIT => Cause::Host,
@@ -167,7 +161,7 @@ pub fn cause(vmcb: &Vmcb, features: &Features, wanted: u32) -> Cause {
         | code::MWAIT
         | code::MWAIT_ARMED
         | code::XSETBV
-        | code::INVPCID => Cause::Out(emulated()),
+        | code::INVPCID => Cause::Out(Intercept::Emulate),
         code::RSM | code::INVLPGA | code::VMRUN | code::VMLOAD..=code::SKINIT | code::RDPRU => {
             Cause::Raised(Exception::ud())
         }
@@ -212,10 +206,10 @@ fn port_access(vmcb: &Vmcb) -> Cause {
     let size = (info >> port::SIZE_SHIFT & 7) as u8;
     Cause::Out(match length(vmcb, vmcb.exit_info2) {
         _ if info & port::STRING != 0 => Intercept::StringIo,
-        Some(_) if !matches!(size, 1 | 2 | 4) => emulated(),
+        Some(_) if !matches!(size, 1 | 2 | 4) => Intercept::Emulate,
         Some(len) if info & port::IN != 0 => Intercept::In { port: number, size, len },
         Some(len) => Intercept::Out { port: number, size, len },
-        None => emulated(),
+        None => Intercept::Emulate,
     })
 }
 
@@ -230,7 +224,7 @@ fn cr8(vmcb: &Vmcb, features: &Features) -> Intercept {
                 _ => Intercept::WriteCr8 { gpr, len },
             }
         }
-        _ => emulated(),
+        _ => Intercept::Emulate,
     }
 }
 
@@ -239,6 +233,6 @@ fn debug_register(vmcb: &Vmcb, wanted: u32) -> Intercept {
     if vmcb.dr7 & dr7::GD != 0 && wanted >> exception::DB & 1 != 0 && vmcb.cpl == 0 {
         Intercept::Exception(Exception::db(dr6::BD))
     } else {
-        emulated()
+        Intercept::Emulate
     }
 }

@@ -8,7 +8,7 @@ use arch_x86::exception::{self, Exception};
 use arch_x86::regs::{Attr, efer};
 use virt::Errno;
 
-use crate::exits::{Cause, cause, code, emulated};
+use crate::exits::{Cause, cause, code};
 use crate::features::Features;
 use crate::test_platform::TestPlatform;
 use crate::vmcb::Vmcb;
@@ -64,10 +64,14 @@ fn instructions_come_out_with_their_length_or_are_emulated() {
         for len in [1, 2, 5, 15] {
             let vmcb = with(code, info, len);
             assert_eq!(cause(&vmcb, &NEW, 0), Cause::Out(out(len as u8)));
-            assert_eq!(cause(&vmcb, &OLD, 0), Cause::Out(emulated()), "no length is assumed");
+            assert_eq!(
+                cause(&vmcb, &OLD, 0),
+                Cause::Out(Intercept::Emulate),
+                "no length is assumed"
+            );
         }
         for len in [0, 16, 1 << 32, u64::MAX] {
-            assert_eq!(of(code, info, len), Cause::Out(emulated()), "{len} is no length");
+            assert_eq!(of(code, info, len), Cause::Out(Intercept::Emulate), "{len} is no length");
         }
     }
 }
@@ -85,7 +89,7 @@ fn what_is_rare_is_emulated() {
         .into_iter()
         .chain([0x87, 0x88, 0x89, 0x8a, 0x8b, 0x8c, 0x8d, 0xa2]);
     for code in rare {
-        assert_eq!(of(code, [0; 2], 3), Cause::Out(emulated()), "{code:#x}");
+        assert_eq!(of(code, [0; 2], 3), Cause::Out(Intercept::Emulate), "{code:#x}");
     }
 }
 
@@ -130,8 +134,8 @@ fn ports_have_their_next_rip_on_every_processor() {
         }
     }
     // What the processor should not say.
-    assert_eq!(of(code::IOIO, [0x80 << 16 | 0x30, next], 2), Cause::Out(emulated()));
-    assert_eq!(of(code::IOIO, [0x80 << 16 | 0x10, 0], 2), Cause::Out(emulated()));
+    assert_eq!(of(code::IOIO, [0x80 << 16 | 0x30, next], 2), Cause::Out(Intercept::Emulate));
+    assert_eq!(of(code::IOIO, [0x80 << 16 | 0x10, 0], 2), Cause::Out(Intercept::Emulate));
 }
 
 #[test]
@@ -143,10 +147,10 @@ fn cr8_needs_decode_assists() {
     let one = Features { decode_assists: true, ..OLD };
     let other = Features { next_rip: true, ..OLD };
     for features in [OLD, one, other] {
-        assert_eq!(cause(&read, &features, 0), Cause::Out(emulated()));
-        assert_eq!(cause(&write, &features, 0), Cause::Out(emulated()));
+        assert_eq!(cause(&read, &features, 0), Cause::Out(Intercept::Emulate));
+        assert_eq!(cause(&write, &features, 0), Cause::Out(Intercept::Emulate));
     }
-    assert_eq!(of(code::READ_CR8, [13, 0], 4), Cause::Out(emulated()), "it is no MOV");
+    assert_eq!(of(code::READ_CR8, [13, 0], 4), Cause::Out(Intercept::Emulate), "it is no MOV");
 }
 
 #[test]
@@ -182,13 +186,17 @@ fn an_access_to_a_debug_register_is_an_exception_of_the_debuggers() {
     for code in [0x20, 0x27, 0x30, 0x37] {
         vmcb.exit_code = code;
         vmcb.dr7 = 0x400;
-        assert_eq!(cause(&vmcb, &NEW, db), Cause::Out(emulated()));
+        assert_eq!(cause(&vmcb, &NEW, db), Cause::Out(Intercept::Emulate));
         vmcb.dr7 |= 1 << 13;
         let detected = Intercept::Exception(Exception::db(1 << 13));
         assert_eq!(cause(&vmcb, &NEW, db), Cause::Out(detected));
-        assert_eq!(cause(&vmcb, &NEW, 0), Cause::Out(emulated()), "the emulator finds GD itself");
+        assert_eq!(
+            cause(&vmcb, &NEW, 0),
+            Cause::Out(Intercept::Emulate),
+            "the emulator finds GD itself"
+        );
         vmcb.cpl = 3;
-        assert_eq!(cause(&vmcb, &NEW, db), Cause::Out(emulated()), "#GP comes first");
+        assert_eq!(cause(&vmcb, &NEW, db), Cause::Out(Intercept::Emulate), "#GP comes first");
         vmcb.cpl = 0;
     }
     vmcb.exit_code = code::ICEBP;

@@ -6,7 +6,6 @@ use alloc::sync::Arc;
 
 use arch_x86::cpuid::Leaf;
 use arch_x86::emulate::Feature;
-use arch_x86::engine::Intercept;
 use arch_x86::guest_debug::{DebugCause, GuestDebug};
 use arch_x86::machine::X86;
 use arch_x86::msr::index;
@@ -371,10 +370,4 @@ fn a_slot_that_is_taken_away_is_a_devices_place() {
         run.vm.remove_slot(0).expect("a slot");
         assert_eq!(run.shared.nested.look(0x5000), None);
     });
-}
-
-#[test]
-fn a_device_is_named_by_nobodys_address_where_an_instruction_is_emulated() {
-    let intercept = crate::exits::emulated();
-    assert!(matches!(intercept, Intercept::NestedFault { gpa, .. } if gpa >> 52 != 0));
 }

@@ -59,9 +59,21 @@ static int release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* Of the node: files of other objects are made with theirs. */
+static int open(struct inode *inode, struct file *file)
+{
+	void *object = unibody_open();
+
+	if (IS_ERR(object))
+		return PTR_ERR(object);
+	file->private_data = object;
+	return 0;
+}
+
 /* A file holds the module. */
 static const struct file_operations operations = {
 	.owner = THIS_MODULE,
+	.open = open,
 	.unlocked_ioctl = ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.read = read,
@@ -103,29 +115,8 @@ void unibody_descriptor_give_up(int descriptor, struct file *file)
 	fput(file);
 }
 
-static int open(struct inode *inode, struct file *file)
-{
-	void *object = unibody_open();
-
-	if (IS_ERR(object))
-		return PTR_ERR(object);
-	file->private_data = object;
-	return 0;
-}
-
-static const struct file_operations node_operations = {
-	.owner = THIS_MODULE,
-	.open = open,
-	.unlocked_ioctl = ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-	.read = read,
-	.mmap = mmap,
-	.release = release,
-	.llseek = noop_llseek,
-};
-
 static struct miscdevice node = {
-	.fops = &node_operations,
+	.fops = &operations,
 	.mode = 0600,
 };
 

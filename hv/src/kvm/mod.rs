@@ -115,6 +115,7 @@ pub enum OpenError {
 
 /// A device of KVM's.
 pub struct Kvm {
+    name: &'static str,
     device: Device,
     supported: Arc<Supported>,
 }
@@ -168,7 +169,14 @@ impl Kvm {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|errno| OpenError::Cpuid { device, error: errno.into() })?;
         let deadline = kvm.check_extension_raw(TSC_DEADLINE_TIMER) > 0;
-        Ok(Self { device: kvm, supported: Arc::new(Supported { cpuid, deadline }) })
+        let supported = Arc::new(Supported { cpuid, deadline });
+        Ok(Self { name: "kvm", device: kvm, supported })
+    }
+
+    /// The same, under another name: what is behind the device is not Linux's own.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
     }
 }
 
@@ -176,7 +184,7 @@ impl Hypervisor for Kvm {
     type Vm = KvmVm;
 
     fn name(&self) -> &'static str {
-        "kvm"
+        self.name
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<KvmVm, Error> {

@@ -75,7 +75,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Intercept::Out { port, size, len } => return self.port_out(port, size, len),
             Intercept::StringIo => return self.string_io(),
             Intercept::Hypercall { len } => return self.hypercall(len),
-            Intercept::NestedFault { .. } => return self.emulate(),
+            Intercept::NestedFault { .. } | Intercept::Emulate => return self.emulate(),
             Intercept::BadMemory { gpa } => return Some(Exit::BadMemory { gpa }),
             Intercept::Shutdown => {
                 self.activity = Activity::Shutdown;

@@ -342,6 +342,23 @@ cases! {
         check_eq!(index[0], 0x18);
     }
 
+    fn what_an_engine_leaves_to_the_run_loop_is_emulated() {
+        let (fixture, mut vcpu) = machine(1)?;
+        // cpuid; mov eax, 7
+        check_eq!(fixture.host.write(CODE, &[0x0f, 0xa2, 0xb8, 7, 0, 0, 0]), Ok(()));
+        engine(&mut vcpu).set_gpr(gpr::RAX, 0x8000_0001);
+        let [.., edx] = vcpu.cpuid().get(0x8000_0001, 0).unwrap_or_default();
+        engine(&mut vcpu).then(|_, _| Intercept::Emulate);
+        engine(&mut vcpu).then(out);
+        check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+        check!(edx != 0);
+        check_eq!(vcpu.engine().gpr(gpr::RDX), edx.into());
+        engine(&mut vcpu).set_rip(CODE + 2);
+        engine(&mut vcpu).then(|_, _| Intercept::Emulate);
+        check_eq!(vcpu.run(Answer::None), Exit::Shutdown);
+        check_eq!((vcpu.engine().gpr(gpr::RAX), vcpu.engine().rip()), (7, CODE + 7));
+    }
+
     fn a_read_from_a_device_is_answered_by_the_vmm_and_the_instruction_done_anew() {
         let (fixture, mut vcpu) = machine(1)?;
         // add eax, [0x600010]

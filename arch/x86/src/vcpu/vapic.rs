@@ -26,7 +26,8 @@ pub(super) struct TaskPriorityWatch {
     reports: bool,
     /// Of the instruction that is emulated, or was last.
     rip: u64,
-    access: Option<Exit>,
+    /// What is to be told: where the instruction is, and whether it wrote.
+    access: Option<(u64, bool)>,
     word: Option<u64>,
 }
 
@@ -38,8 +39,9 @@ impl TaskPriorityWatch {
 
     /// An exit that is due.
     #[inline]
-    pub(super) const fn take(&mut self) -> Option<Exit> {
-        self.access.take()
+    pub(super) fn take(&mut self) -> Option<Exit> {
+        let (rip, is_write) = self.access.take()?;
+        Some(Exit::TaskPriority { rip, is_write })
     }
 }
 
@@ -81,7 +83,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     fn note_access(&mut self, rip: u64, is_write: bool) {
         if self.task_priority.reports {
-            self.task_priority.access = Some(Exit::TaskPriority { rip, is_write });
+            self.task_priority.access = Some((rip, is_write));
         }
     }
 

@@ -14,6 +14,9 @@ use crate::test_platform::TestPlatform;
 const PAGES: u64 = 4;
 /// How often the host takes some away.
 const CHANGES: u64 = 3000;
+/// After so many changes it waits for a page to be mapped, so often for another thread's turn at most.
+const PAUSE: u64 = 100;
+const PATIENCE: u64 = 100_000;
 
 /// What the host has behind each page: it is another page after each change.
 struct HostTables([AtomicU64; PAGES as usize]);
@@ -67,6 +70,12 @@ fn no_page_outlives_what_took_it_away() {
             thread::yield_now();
             assert_eq!(nested.look(page << 12), None, "until that is over");
             nested.changed();
+            if n % PAUSE == 0 {
+                // However busy the machine is, vCPUs get to map something.
+                let before = mapped.load(Ordering::Relaxed);
+                let is_mapped = || mapped.load(Ordering::Relaxed) != before;
+                (0..PATIENCE).take_while(|_| !is_mapped()).for_each(|_| thread::yield_now());
+            }
         }
     };
     thread::scope(|scope| {
