@@ -1,7 +1,8 @@
 //! KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2, KVM_REINJECT_CONTROL: the 8254.
 //!
 //! A counter begins anew from its count when it is set, as in Linux. Deviation: that the HPET has taken the timer's line
-//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so.//!
+//! (KVM_PIT_FLAGS_HPET_LEGACY) is not known, and told as not so.
+//!
 //! See: api.rst 4.71 (`KVM_CREATE_PIT2`), 4.72, 4.73; Linux, arch/x86/kvm/x86.c, `kvm_vm_ioctl_set_pit2`.
 
 use abi::irqchip::{

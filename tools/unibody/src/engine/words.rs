@@ -23,7 +23,7 @@ pub(crate) fn detail(engine: &Engine) -> String {
             "absent, though the processor can virtualize".into()
         }
         Readiness::Absent { virtualization: false } => {
-            "absent: the processor does not virtualize here".into()
+            format!("absent: the processor {}", lack(engine.device()))
         }
         Readiness::NotPermitted { .. } => "present, but not permitted".into(),
         Readiness::NotKvm => "something else is in its place".into(),
@@ -31,16 +31,24 @@ pub(crate) fn detail(engine: &Engine) -> String {
     }
 }
 
+/// What the processor is not, or has not, that a device takes.
+const fn lack(device: Option<Device>) -> &'static str {
+    match device {
+        Some(Device::Unibody) => "has no SVM here",
+        _ => "does not virtualize here",
+    }
+}
+
 /// Why what is at a device can't be used, after "cannot use KVM".
 pub(crate) fn refusal(readiness: &Readiness, device: Device) -> String {
-    let device = device.path();
+    let (what, device) = (lack(Some(device)), device.path());
     match readiness {
         Readiness::Ready => "it is ready".into(),
         Readiness::Absent { virtualization: true } => {
             format!("there is no {device}, though the processor can virtualize")
         }
         Readiness::Absent { virtualization: false } => {
-            format!("there is no {device}, and the processor does not virtualize here")
+            format!("there is no {device}, and the processor {what}")
         }
         Readiness::NotPermitted { .. } => format!("this user may not open {device}"),
         Readiness::NotKvm => format!("{device} is something else"),

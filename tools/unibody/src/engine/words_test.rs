@@ -74,6 +74,27 @@ fn a_kvm_that_can_not_be_used_is_told_with_what_to_do() {
 }
 
 #[test]
+fn what_the_processor_lacks_is_what_the_device_takes() {
+    let absent = Readiness::Absent { virtualization: false };
+    for (device, lack) in [
+        (Device::Kvm, "the processor does not virtualize here"),
+        (Device::Unibody, "the processor has no SVM here"),
+    ] {
+        assert_eq!(detail(&Engine::at(device, absent.clone(), None)), format!("absent: {lack}"));
+        let told = format!("there is no {}, and {lack}", device.path());
+        assert_eq!(refusal(&absent, device), told);
+        assert_eq!(fix(&absent, device), None);
+    }
+    let present = Readiness::Absent { virtualization: true };
+    assert!(fix(&present, Device::Unibody).unwrap().contains("modprobe unibody"));
+    let closed = fix(&Readiness::NotPermitted { group: Some(0) }, Device::Unibody).unwrap();
+    assert!(
+        closed.contains("chgrp kvm /dev/unibody") && closed.contains("usermod -aG kvm"),
+        "{closed}"
+    );
+}
+
+#[test]
 fn what_is_slow_is_not_fit_but_the_software_cpu_is_what_is_left() {
     let mut engine = tried(1_000_000, Seen::Right);
     let told = "present, but not fit: it runs guests too slowly (1 million instructions a second)";
