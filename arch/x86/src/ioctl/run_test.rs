@@ -364,6 +364,12 @@ cases! {
         engine(&mut vcpu).then(|_, _| Intercept::Cpuid { len: 2 });
         let debug = comes_out(&mut vcpu, &shared, exit::DEBUG)?.debug();
         check_eq!((debug.exception, debug.pc, debug.dr6, debug.dr7), (1, CODE + 2, 0xffff_4ff0, 0x400));
+        // What comes out for the caller is stepped over when that is done, whether or not the guest goes on, and once.
+        engine(&mut vcpu).then(|_, _| Intercept::Out { port: 0x80, size: 1, len: 2 });
+        comes_out(&mut vcpu, &shared, exit::IO)?;
+        shared.set(IMMEDIATE, 1_u8);
+        check_eq!(comes_out(&mut vcpu, &shared, exit::DEBUG)?.debug().pc, CODE + 4);
+        check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::EINTR));
     }
 
     fn what_cannot_go_on_says_why() {

@@ -228,7 +228,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         self.engine.load();
         // With what was read the instruction is executed.
         let next = if reads { self.emulate() } else { None };
-        let exit = next.or_else(|| self.finish_writes());
+        let exit = next.or_else(|| self.finish_writes()).or_else(|| self.debug_exit());
         self.engine.put();
         exit
     }
