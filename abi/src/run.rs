@@ -285,9 +285,15 @@ impl Details {
         get_u64(&self.0, 0)
     }
 
-    /// Sets the processor's reason.
-    pub fn set_hardware_reason(&mut self, reason: u64) {
+    /// Sets the details of [`crate::exit::FAIL_ENTRY`]: the processor's reason, and its number.
+    pub fn set_entry_failure(&mut self, reason: u64, processor: u32) {
         set(&mut self.0, 0, reason.to_ne_bytes());
+        set(&mut self.0, 8, processor.to_ne_bytes());
+    }
+
+    /// The number of the processor of [`crate::exit::FAIL_ENTRY`].
+    pub fn processor(&self) -> u32 {
+        get_u32(&self.0, 8)
     }
 
     /// The vector of [`crate::exit::IOAPIC_EOI`].

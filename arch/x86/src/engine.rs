@@ -213,6 +213,13 @@ pub enum Intercept {
     },
     /// A triple fault.
     Shutdown,
+    /// The processor refuses to go into the guest: its state is none that there can be.
+    EntryRefused {
+        /// What it says, in its own words.
+        reason: u64,
+        /// Which processor it is.
+        processor: u32,
+    },
     /// The engine can't go on; what it knows of the reason is asked there.
     Failed(Errno),
     /// An instruction that the engine lacks.

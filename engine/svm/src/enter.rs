@@ -126,7 +126,7 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             if let Err(intercept) = went {
                 return intercept;
             }
-            match self.came_out(event) {
+            match self.came_out(event, processor) {
                 Next::Enter => {}
                 Next::Out(intercept) => return intercept,
             }
@@ -303,8 +303,8 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         }
     }
 
-    /// What becomes of an exit. `injected` is what the guest was entered with.
-    fn came_out(&mut self, injected: Option<Event>) -> Next {
+    /// What becomes of an exit. `injected` is what the guest was entered with, on `processor`.
+    fn came_out(&mut self, injected: Option<Event>, processor: u32) -> Next {
         let wanted = self.intercepts.exceptions;
         let cause = exits::cause(&self.vmcb, &self.shared.svm.features, wanted);
         self.undelivered = if exits::is_invalid(&self.vmcb) {
@@ -338,6 +338,11 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             }
             Cause::Nested { gpa, write } => Next::Out(self.reached(gpa, write)),
             Cause::Raised(raised) => self.raised(raised),
+            Cause::Refused => {
+                // Half of the word, as Linux's KVM tells it.
+                let reason = self.vmcb.exit_code & 0xffff_ffff;
+                Next::Out(Intercept::EntryRefused { reason, processor })
+            }
             Cause::Out(Intercept::Exception(raised)) if self.undelivered.is_some() => {
                 self.raised(raised)
             }

@@ -80,11 +80,12 @@ fn what_is_the_hosts_brings_nobody_out() {
 }
 
 #[test]
-fn a_failed_vmrun_is_the_hosts_failure() {
+fn a_state_that_vmrun_does_not_take_is_told_with_the_processor() {
     let machine = TestMachine::new();
     let mut vcpu = machine.vcpu();
     machine.then_exit(u64::MAX);
-    assert_eq!(enter(&mut vcpu), Intercept::Failed(Errno::EIO));
+    let refused = Intercept::EntryRefused { reason: 0xffff_ffff, processor: 0 };
+    assert_eq!(enter(&mut vcpu), refused);
     machine.platform.asked.processor.store(9, Ordering::Relaxed);
     assert_eq!(enter(&mut vcpu), Intercept::Failed(Errno::EIO), "there is no such processor");
 }

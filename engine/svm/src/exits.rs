@@ -94,6 +94,8 @@ pub enum Cause {
     },
     /// An exception that the guest is to have after all.
     Raised(Exception),
+    /// VMRUN did not take the VMCB.
+    Refused,
     /// The run loop's.
     Out(Intercept),
 }
@@ -165,7 +167,8 @@ pub fn cause(vmcb: &Vmcb, features: &Features, wanted: u32) -> Cause {
         code::RSM | code::INVLPGA | code::VMRUN | code::VMLOAD..=code::SKINIT | code::RDPRU => {
             Cause::Raised(Exception::ud())
         }
-        // VMRUN did not take the VMCB (VMEXIT_INVALID), or it is none that was asked for.
+        _ if is_invalid(vmcb) => Cause::Refused,
+        // None that was asked for.
         _ => Cause::Out(Intercept::Failed(virt::Errno::EIO)),
     }
 }

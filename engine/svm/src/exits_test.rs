@@ -112,7 +112,10 @@ fn what_is_the_hosts_is_served_by_it() {
 
 #[test]
 fn what_was_not_asked_for_is_a_failure() {
-    let asked = [0x6d, 0x6e, 0x70, 0x7d, 0x7e, 0xa0, 0x401, u64::MAX, u64::MAX - 1];
+    for code in [u64::MAX, 0xffff_ffff] {
+        assert_eq!(of(code, [0; 2], 2), Cause::Refused);
+    }
+    let asked = [0x6d, 0x6e, 0x70, 0x7d, 0x7e, 0xa0, 0x401, u64::MAX - 1];
     for code in asked {
         assert_eq!(of(code, [0; 2], 2), Cause::Out(Intercept::Failed(Errno::EIO)), "{code:#x}");
     }

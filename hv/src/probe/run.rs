@@ -202,6 +202,9 @@ fn stray(exit: &Exit) -> Stray {
         Exit::In { port, .. } => Stray::Dead(format!("it read port {port:#x} unasked")),
         Exit::MmioRead { gpa, .. } => Stray::Dead(format!("{gpa:#x} is taken for a device")),
         Exit::BadMemory { gpa } => Stray::Dead(format!("it can't reach memory at {gpa:#x}")),
+        Exit::EntryRefused { reason, .. } => {
+            Stray::Dead(format!("the processor refuses to enter it, with reason {reason:#x}"))
+        }
         Exit::Failed(errno) => Stray::Dead(format!("it failed with error {}", errno.0)),
         Exit::EndOfInterrupt { vector } => {
             Stray::Dead(format!("it ended interrupt {vector:#x} unasked"))

@@ -235,6 +235,10 @@ fn tell<E: Engine, H: Host>(
             exit::X86_WRMSR
         }
         Exit::Shutdown => exit::SHUTDOWN,
+        Exit::EntryRefused { reason, processor } => {
+            details.set_entry_failure(reason, processor);
+            exit::FAIL_ENTRY
+        }
         Exit::DirtyRingFull => exit::DIRTY_RING_FULL,
         Exit::Debug { cause, address } => {
             details.set_debug(&debugged(cause, address, vcpu.debug_control()));

@@ -389,6 +389,9 @@ cases! {
         engine(&mut vcpu).then(|_, _| Intercept::BadMemory { gpa: 0xd000_0000 });
         let error = comes_out(&mut vcpu, &shared, exit::INTERNAL_ERROR)?.internal_error();
         check_eq!((error.suberror, error.ndata, error.data[0]), (1, 1, 0));
+        engine(&mut vcpu).then(|_, _| Intercept::EntryRefused { reason: u64::MAX, processor: 3 });
+        let refused = comes_out(&mut vcpu, &shared, exit::FAIL_ENTRY)?;
+        check_eq!((refused.hardware_reason(), refused.processor()), (u64::MAX, 3));
         engine(&mut vcpu).then(|_, _| Intercept::Failed(Errno::ENOMEM));
         check_eq!(run(&mut vcpu, 0, &shared), Err(Errno::ENOMEM));
         // A slot whose memory is nowhere.

@@ -151,6 +151,13 @@ pub enum Exit {
         /// The address.
         gpa: u64,
     },
+    /// The processor refuses to go into the guest: its registers are no state that there can be.
+    EntryRefused {
+        /// What the processor says, in its own words.
+        reason: u64,
+        /// Which one of the host it is.
+        processor: u32,
+    },
     /// The engine can't go on: the host lacks what it needs, or it found a fault of its own.
     Failed(virt::Errno),
     /// An instruction that the engine, or the emulator of accesses to devices, lacks.

@@ -81,6 +81,9 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
                 self.activity = Activity::Shutdown;
                 return Some(Exit::Shutdown);
             }
+            Intercept::EntryRefused { reason, processor } => {
+                return Some(Exit::EntryRefused { reason, processor });
+            }
             Intercept::Failed(errno) => return Some(Exit::Failed(errno)),
             Intercept::Unsupported { bytes, len } => {
                 return Some(Exit::Unsupported { bytes, len });
