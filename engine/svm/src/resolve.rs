@@ -79,10 +79,11 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         let Ok(page) = platform.host_page(hva, write) else { return Found::Nothing };
         let mut mapping =
             Mapping { gpa, hva, physical: page.physical, size: page.size, writable: write };
-        // What may be written anyway, and nobody wants to know of, is had for writing at once.
+        // What the host lets be written at once is had for writing, and counts as written where that is logged: so it is with Linux's
+        // KVM, and programs count on it.
         if !write
             && page.writable
-            && self.view.is_freely_written(gpa)
+            && self.view.host_address(gpa, true).is_ok()
             && let Ok(page) = platform.host_page(hva, true)
         {
             mapping =

@@ -100,9 +100,11 @@ fn a_write_to_a_logged_page_is_marked_before_it_can_be_made() {
     machine.engine.invalidate(0, TestMachine::MEMORY);
     let mut vcpu = machine.vcpu();
     let (_, log) = machine.memory.log(0).expect("a log");
+    machine.platform.asked.shares.store(true, Ordering::Relaxed);
     let mapped = fault(&machine, &mut vcpu, 0x5000, READ);
     assert_eq!(mapped, Some(((0x5000 + PHYSICAL) | RIGHTS, 4096)));
     assert_eq!(log.look().expect("memory")[0], 0);
+    machine.platform.asked.shares.store(false, Ordering::Relaxed);
     let mapped = fault(&machine, &mut vcpu, 0x5000, WRITE);
     assert_eq!(mapped, Some(((0x5000 + PHYSICAL) | WRITABLE, 4096)));
     // Taken, and written again.
@@ -114,6 +116,10 @@ fn a_write_to_a_logged_page_is_marked_before_it_can_be_made() {
     );
     fault(&machine, &mut vcpu, 0x5000, WRITE);
     assert_eq!(log.take().expect("memory")[0], 1 << 5);
+    // One that the host lets be written is had for writing when it is read, and that is marked, too.
+    let mapped = fault(&machine, &mut vcpu, 0x6000, READ);
+    assert_eq!(mapped, Some(((0x6000 + PHYSICAL) | WRITABLE, 4096)));
+    assert_eq!(log.take().expect("memory")[0], 1 << 6);
 }
 
 #[test]

@@ -58,7 +58,6 @@ impl<V: Virtualization<Kernel>> Machine<V> {
     fn new(device: &Device<V>) -> Result<Self, Errno> {
         let on = device.switch.on()?;
         let memory = Arc::new(Memory::default());
-        memory.count_first_reads();
         let engine = device.virtualization.engine(Arc::clone(&memory))?;
         let arch = X86::new(Kernel, engine, Arc::clone(&memory), hardware, MAX_CPUS)?;
         let (exclusive, ring) = (SleepLock::new(())?, SharedPages::new(PAGE as usize)?);

@@ -197,7 +197,7 @@ impl<P: Platform> Nested<P> {
         inner.sequence += 1;
     }
 
-    /// Makes the tables be of the slots that are `current`: takes out what is of others. [`flush`](Self::flush) is to follow. Gives false
+    /// Makes the tables be of the slots that are `current`: takes out what is of others, and from those that are logged now the right to write. [`flush`](Self::flush) is to follow. Gives false
     /// while another one does so: then it is to be tried again. Process context.
     #[must_use]
     pub fn adopt(&self, current: impl Fn() -> View) -> bool {
@@ -216,8 +216,12 @@ impl<P: Platform> Nested<P> {
         // Once more: those of before may be older than what another one has just made it be of.
         let view = current();
         for slot in old.slots().iter() {
-            if view.slots().find(slot.gpa) != Some(slot) {
-                self.each(slot.gpa, slot.gpa + slot.size, Work::Remove);
+            let now = view.slots().find(slot.gpa);
+            let logged = Slot { log_dirty: true, ..*slot };
+            // What is only to be logged from now on can still be read.
+            let work = if now == Some(&logged) { Work::Protect } else { Work::Remove };
+            if now != Some(slot) {
+                self.each(slot.gpa, slot.gpa + slot.size, work);
             }
         }
         let mut inner = self.inner.lock();

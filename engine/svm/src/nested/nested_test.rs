@@ -137,13 +137,31 @@ fn small_pages_give_way_to_a_large_one_when_they_are_gone() {
 #[test]
 fn a_large_page_that_is_small_now_is_forgotten_by_processors() {
     let tables = Tables::new(&[slot(0, 0, 4 << 20)]);
-    tables.map_large(0);
+    let large = tables.map_large(0);
     assert_eq!(tables.waits_of_flush(), 0, "nothing was taken out");
     let before = tables.nested.flushes();
-    tables.map_small(0x1000);
-    assert_eq!(tables.nested.look(0x2000), None);
+    let small = tables.map_small(0x1000);
+    assert_eq!(tables.nested.look(0x1000), Some((small | WRITABLE, 4096)));
+    for gpa in [0, 0x2000, 0x1f_f000] {
+        assert_eq!(tables.nested.look(gpa), Some(((large + gpa) | WRITABLE, 4096)), "the same");
+    }
     assert!(tables.nested.flushes() > before);
     assert_eq!(tables.waits_of_flush(), 1, "who takes a page of it away has to wait");
+    tables.nested.renew(0, LARGE);
+    assert_eq!(tables.nested.look(0x2000), None);
+    tables.map_large(0);
+    assert_eq!(tables.nested.look(0).map(|(_, size)| size), Some(LARGE));
+}
+
+#[test]
+fn what_was_in_a_large_page_and_is_elsewhere_now_takes_all_of_it_out() {
+    let tables = Tables::new(&[slot(0, 0, 4 << 20)]);
+    let large = tables.map_large(0);
+    let elsewhere = Mapping { physical: large + (8 << 20), ..tables.mapping(0x1000) };
+    assert_eq!(tables.map(elsewhere), Mapped::Done);
+    assert_eq!(tables.nested.look(0x1000), Some((elsewhere.physical | WRITABLE, 4096)));
+    assert_eq!(tables.nested.look(0x2000), None);
+    assert_eq!(tables.waits_of_flush(), 1);
 }
 
 #[test]
@@ -264,10 +282,24 @@ fn a_slot_that_is_gone_is_known_until_its_pages_are_out() {
 #[test]
 fn a_slot_that_is_logged_from_now_on_loses_what_could_be_written() {
     let tables = Tables::new(&[slot(0, 0, 4 << 20)]);
-    tables.map_large(0);
+    let large = tables.map_large(0);
+    let small = tables.map_small(LARGE);
     tables.memory.set_log(0, true).expect("it is there");
     assert!(tables.nested.adopt(|| tables.memory.view()));
-    assert_eq!(tables.nested.look(0), None);
+    assert_eq!(tables.nested.look(0), Some((large | RIGHTS | entry::LARGE, LARGE)));
+    assert_eq!(tables.nested.look(LARGE), Some((small | RIGHTS, 4096)));
+    assert_eq!(tables.waits_of_flush(), 1);
+    // What is written to is a small page of the large one; the others can still only be read.
+    let view = tables.memory.view();
+    let (ticket, mapping) = (tables.nested.ticket(), tables.mapping(0x1000));
+    let mapped = tables.nested.map(ticket, &view, mapping, &mut tables.reserve());
+    assert_eq!(mapped, Mapped::Done);
+    assert_eq!(tables.nested.look(0x1000), Some((mapping.physical | WRITABLE, 4096)));
+    assert_eq!(tables.nested.look(0x2000), Some(((large + 0x2000) | RIGHTS, 4096)));
+    // When it is not logged any more all of it may be had at once again.
+    tables.memory.set_log(0, false).expect("it is there");
+    assert!(tables.nested.adopt(|| tables.memory.view()));
+    assert_eq!([0x1000, LARGE].map(|gpa| tables.nested.look(gpa)), [None, None]);
 }
 
 #[test]

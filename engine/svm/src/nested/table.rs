@@ -24,6 +24,8 @@ pub mod entry {
     pub const USER: u64 = 1 << 2;
     pub const LARGE: u64 = 1 << 7;
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// What the entry of a large page and those of the small ones in it have in common, but for where they are.
+    pub const SMALL: u64 = ADDRESS | PRESENT | WRITABLE | USER;
 }
 
 /// The entry `index` of a page of them.
@@ -126,18 +128,45 @@ impl<G: Pages> Table<G> {
         reserve: &mut Reserve<G>,
         leaf: bool,
     ) -> Option<&mut Self> {
-        let place = self.below.get_mut(index)?;
-        if place.is_none() {
-            *place = Some(reserve.take(leaf)?);
-        }
-        let physical = place.as_ref()?.physical();
+        let physical = self.have_below(index, reserve, leaf)?.physical();
         let old = self.get(index);
         if old & entry::PRESENT == 0 {
-            self.set(index, physical | entry::PRESENT | entry::WRITABLE | entry::USER);
+            self.lead(index, physical);
         } else if old & entry::LARGE != 0 {
             return None;
         }
         self.below(index)
+    }
+
+    /// Puts a table of the same pages, with the same rights, in a large page's place. `None` without a table.
+    pub fn split(&mut self, index: usize, reserve: &mut Reserve<G>) -> Option<()> {
+        let large = self.get(index);
+        let pages = self.have_below(index, reserve, true)?;
+        for (n, offset) in (0..ENTRIES).zip((0..).step_by(1 << 12)) {
+            pages.set(n, (large & entry::SMALL) + offset);
+        }
+        let physical = pages.physical();
+        self.lead(index, physical);
+        Some(())
+    }
+
+    /// The table whose place is below an entry, made of one in the reserve if there is none yet.
+    fn have_below(
+        &mut self,
+        index: usize,
+        reserve: &mut Reserve<G>,
+        leaf: bool,
+    ) -> Option<&mut Self> {
+        let place = self.below.get_mut(index)?;
+        if place.is_none() {
+            *place = Some(reserve.take(leaf)?);
+        }
+        place.as_deref_mut()
+    }
+
+    /// Has an entry lead to a table.
+    fn lead(&mut self, index: usize, physical: u64) {
+        self.set(index, physical | entry::PRESENT | entry::WRITABLE | entry::USER);
     }
 }
 

@@ -58,7 +58,7 @@ impl Mapping {
 pub enum Work {
     /// It is taken out.
     Remove,
-    /// Pages may not be written any more; a large one is removed.
+    /// Pages may not be written any more.
     Protect,
 }
 
@@ -145,9 +145,14 @@ impl<G: Pages> Tree<G> {
             table.set(at, new);
             return Some(self.replaced(old, new));
         }
-        // The large page is not the host's any more: it goes, for small ones.
         if is_large {
-            table.set(at, 0);
+            // It goes, for small ones. Those are the same memory, unless it is not the host's any more.
+            let is_part = (old & entry::ADDRESS) + page.gpa % LARGE == page.physical;
+            if is_part {
+                table.split(at, reserve)?;
+            } else {
+                table.set(at, 0);
+            }
             self.taken += 1;
         }
         let pages = table.make_below(at, reserve, true)?;
@@ -188,8 +193,10 @@ impl<G: Pages> Tree<G> {
             };
             let (here, next) = (index(at, 2), behind(at, 2));
             if is_large(table.get(here)) {
-                table.set(here, 0);
-                self.taken += 1;
+                self.taken += u64::from(match work {
+                    Work::Protect => table.protect(here),
+                    Work::Remove => table.remove(here),
+                });
                 return next;
             }
             let Some(pages) = table.below(here).filter(|pages| !pages.is_empty()) else {
