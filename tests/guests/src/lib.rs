@@ -7,7 +7,7 @@
 //! - [`guest`]: a machine with its vCPUs, and what it reported: [`Log`];
 //! - [`layout`]: where things lie in it, its ports and selectors;
 //! - [`paging`]: page tables in every format;
-//! - [`qemu`]: QEMU's TCG, to compare with; [`kvm`]: Linux's own KVM;
+//! - [`qemu`]: QEMU's TCG, to compare with; [`kvm`]: Linux's own KVM, and the project's module;
 //! - [`differences`]: where those are known to deviate;
 //! - [`programs`]: the assembler, and the handlers that report exceptions;
 //! - [`states`]: registers to start with in each mode.
@@ -57,6 +57,15 @@ macro_rules! on_every_engine {
                 $crate::differences::run($crate::kvm::DIFFERENCES, place, &engine, super::$name);
             })*
         }
+
+        mod module {
+            $(#[test] fn $name() {
+                let place = (module_path!(), stringify!($name));
+                let engine = $crate::kvm::open_module();
+                let known = $crate::kvm::MODULE_DIFFERENCES;
+                $crate::differences::run(known, place, &engine, super::$name);
+            })*
+        }
     };
 }
 
@@ -71,6 +80,15 @@ macro_rules! on_every_irqchip {
                 let place = (module_path!(), stringify!($name));
                 let engine = $crate::kvm::Split($crate::kvm::open());
                 let known = $crate::kvm::SPLIT_DIFFERENCES;
+                $crate::differences::run(known, place, &engine, super::$name);
+            })*
+        }
+
+        mod module_split {
+            $(#[test] fn $name() {
+                let place = (module_path!(), stringify!($name));
+                let engine = $crate::kvm::Split($crate::kvm::open_module());
+                let known = $crate::kvm::MODULE_DIFFERENCES;
                 $crate::differences::run(known, place, &engine, super::$name);
             })*
         }

@@ -100,23 +100,31 @@ const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Progra
 
 /// Runs the tests of the gate.
 pub fn check() -> Result<()> {
-    run(false, Duration::from_secs(1200))?;
-    super::own_module::check()
+    let files = programs::files()?;
+    run(&files, false, Duration::from_secs(1200))?;
+    super::own_module::check(about_a_machine(&files)?)
 }
 
 /// Runs all of them.
 pub fn soak() -> Result<()> {
-    run(true, Duration::from_secs(7200))?;
-    super::own_module::soak()
+    let files = programs::files()?;
+    run(&files, true, Duration::from_secs(7200))?;
+    super::own_module::soak(about_a_machine(&files)?)
 }
 
-fn run(long: bool, timeout: Duration) -> Result<()> {
-    let files = programs::files()?;
+/// The program of the guests that are about a machine, of those that were built.
+fn about_a_machine(files: &[Extra]) -> Result<Extra> {
+    let path = format!("{FOLDER}/{}", MACHINES[0][0].name);
+    let file = files.iter().find(|file| file.to == path);
+    file.cloned().with_context(|| format!("'{path}' is not among what was built"))
+}
+
+fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
     let options = [(MACHINES[0], "console.log"), (MACHINES[1], "console-2.log")].map(
         |(programs, console)| Options {
             memory: "3G".to_owned(),
             timeout,
-            files: files.clone(),
+            files: files.to_vec(),
             command: command(programs, long),
             console,
             ..Options::default()

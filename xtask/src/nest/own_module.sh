@@ -1,4 +1,5 @@
-# What `cargo xtask check nest` runs where the project's own module is loaded: see xtask/src/nest/own_module.rs. The argument: how often.
+# What `cargo xtask check nest` runs where the project's own module is loaded: see xtask/src/nest/own_module.rs. Arguments: how often; the program
+# of the tests that are about a machine.
 
 failed() {
     echo "failed: $*"
@@ -9,6 +10,8 @@ failed() {
 held() {
     sed -n 's/^SUnreclaim: *\([0-9]*\) kB$/\1/p' /proc/meminfo
 }
+
+"$2" module:: module_split:: --test-threads 1 || failed "a guest of the tests"
 
 # As an ordinary user, who was let.
 cp -r "$HOME/.cache" /tmp/cache
