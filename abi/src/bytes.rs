@@ -4,6 +4,7 @@
 //! beyond the end is nothing, so that there is no panic to compile.
 
 /// The `N` bytes at `offset`.
+#[inline]
 pub(crate) fn get<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     let mut value = [0; N];
     if let Some(source) = bytes.get(offset..).and_then(|rest| rest.get(..N)) {
@@ -13,6 +14,7 @@ pub(crate) fn get<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
 }
 
 /// Sets the `N` bytes at `offset`.
+#[inline]
 pub(crate) fn set<const N: usize>(bytes: &mut [u8], offset: usize, value: [u8; N]) {
     if let Some(target) = bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..N)) {
         target.copy_from_slice(&value);

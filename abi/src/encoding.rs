@@ -32,9 +32,11 @@ macro_rules! integers {
     ($($type:ty)*) => {
         $(
             impl Encoded for $type {
+                #[inline]
                 fn decode(bytes: &[u8]) -> Self {
                     Self::from_ne_bytes(bytes::get(bytes, 0))
                 }
+                #[inline]
                 fn encode(&self, bytes: &mut [u8]) {
                     bytes::set(bytes, 0, self.to_ne_bytes());
                 }

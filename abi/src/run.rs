@@ -57,10 +57,11 @@ pub struct Run {
     pub sync_regs: [u8; SYNC_REGS_BYTES],
 }
 
-/// The details of an exit: a union, whose member is the exit's reason to say.
+/// The details of an exit: a union, whose member is the exit's reason to say. `BYTES`: all of it, or its beginning, of which
+/// what lies beyond reads as zero, and is not set.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Details(pub [u8; EXIT_BYTES]);
+pub struct Details<const BYTES: usize = EXIT_BYTES>(pub [u8; BYTES]);
 
 /// [`crate::exit::IO`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,10 +158,10 @@ impl Run {
     }
 }
 
-impl Details {
+impl<const BYTES: usize> Details<BYTES> {
     /// All zero.
     pub const fn new() -> Self {
-        Self([0; EXIT_BYTES])
+        Self([0; BYTES])
     }
 
     /// An access to a port.
@@ -329,7 +330,7 @@ impl Details {
     }
 }
 
-impl Default for Details {
+impl<const BYTES: usize> Default for Details<BYTES> {
     fn default() -> Self {
         Self::new()
     }

@@ -25,7 +25,7 @@ fn members_are_where_linux_has_them() {
 fn a_port_access_comes_back() {
     let io =
         Io { direction: crate::exit::IO_OUT, size: 2, port: 0x3F8, count: 7, data_offset: 4096 };
-    let mut run = Details::new();
+    let mut run: Details = Details::new();
     run.set_io(&io);
     assert_eq!(run.io(), io);
 }
@@ -34,14 +34,14 @@ fn a_port_access_comes_back() {
 fn a_memory_access_comes_back() {
     let mmio =
         Mmio { phys_addr: 0xFEC0_0010, data: [1, 2, 3, 4, 5, 6, 7, 8], len: 4, is_write: true };
-    let mut run = Details::new();
+    let mut run: Details = Details::new();
     run.set_mmio(&mmio);
     assert_eq!(run.mmio(), mmio);
 }
 
 #[test]
 fn the_other_details_come_back() {
-    let mut run = Details::new();
+    let mut run: Details = Details::new();
     let debug = DebugExit { exception: 1, pad: 0, pc: 0x1000, dr6: 0xFFFF_0FF1, dr7: 0x400 };
     run.set_debug(&debug);
     assert_eq!(run.debug(), debug);

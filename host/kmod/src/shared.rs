@@ -72,8 +72,14 @@ impl Mapping for SharedPages {
                     there.copy_from_slice(&value.to_ne_bytes());
                 }
                 _ => {
-                    for (at, byte) in there.iter_mut().enumerate() {
-                        *byte = AtomicU8::from_ptr(from.add(at)).load(Relaxed);
+                    let words = whole_words(from, there.len());
+                    let (whole, rest) = there.split_at_mut(words * 8);
+                    for (at, word) in whole.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                        let value = AtomicU64::from_ptr(from.cast::<u64>().add(at)).load(Relaxed);
+                        *word = value.to_ne_bytes();
+                    }
+                    for (at, byte) in rest.iter_mut().enumerate() {
+                        *byte = AtomicU8::from_ptr(from.add(words * 8 + at)).load(Relaxed);
                     }
                 }
             }
@@ -97,13 +103,24 @@ impl Mapping for SharedPages {
                     AtomicU64::from_ptr(to.cast()).store(value, Relaxed);
                 }
                 _ => {
-                    for (at, byte) in bytes.iter().enumerate() {
-                        AtomicU8::from_ptr(to.add(at)).store(*byte, Relaxed);
+                    let words = whole_words(to, bytes.len());
+                    let (whole, rest) = bytes.split_at(words * 8);
+                    for (at, word) in whole.as_chunks::<8>().0.iter().enumerate() {
+                        let value = u64::from_ne_bytes(*word);
+                        AtomicU64::from_ptr(to.cast::<u64>().add(at)).store(value, Relaxed);
+                    }
+                    for (at, byte) in rest.iter().enumerate() {
+                        AtomicU8::from_ptr(to.add(words * 8 + at)).store(*byte, Relaxed);
                     }
                 }
             }
         }
     }
+}
+
+/// How many words of eight bytes there are among so many bytes from an address on.
+fn whole_words(address: *const u8, bytes: usize) -> usize {
+    if address.cast::<u64>().is_aligned() { bytes / 8 } else { 0 }
 }
 
 /// The pages of a vCPU, the last of which is one of the machine's: see [`virt::ioctl::VCPU_MMAP_SIZE`].

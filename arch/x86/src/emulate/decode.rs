@@ -98,7 +98,9 @@ pub fn decode<C: Cpu>(
 ) -> Result<Decoded<C>, Undecoded> {
     let amd = features.has(Feature::AmdEncodings);
     let options = if amd { DecoderOptions::AMD } else { DecoderOptions::NONE };
-    let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, options);
+    // Where it is: it is large to be moved.
+    let mut decoder = Decoder::try_with_ip(mode.bits(), bytes, rip, options);
+    let Ok(decoder) = &mut decoder else { return Err(Undecoded::Truncated) };
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::NoMoreBytes if bytes.len() < MAX_LENGTH => return Err(Undecoded::Truncated),

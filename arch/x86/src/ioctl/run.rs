@@ -39,6 +39,8 @@ use crate::vcpu::{Answer, Awaited, Data, Exit, Vcpu};
 const PORT_DATA: usize = PAGE as usize;
 /// Where an exit's details are.
 const DETAILS: usize = offset_of!(Run, exit);
+/// How many bytes the details of an exit have, but for those of an error.
+const SHORT: usize = 32;
 /// In the details of an instruction that could not be emulated: its bytes are there.
 const INSTRUCTION_BYTES: u64 = 1 << 0;
 
@@ -155,7 +157,7 @@ fn wait_in_ring<E: Engine, H: Host>(
 /// The caller's answer to the last exit.
 fn answer(awaited: Awaited, mapping: &impl Mapping) -> Answer {
     let details = || {
-        let mut details = Details::new();
+        let mut details = Details::<SHORT>::new();
         mapping.load(DETAILS, &mut details.0);
         details
     };
@@ -189,7 +191,7 @@ fn tell<E: Engine, H: Host>(
     mapping: &impl Mapping,
 ) -> Result<(), Errno> {
     vcpu.statistics().came_out_to_vmm(&exit);
-    let mut details = Details::new();
+    let mut details = Details::<SHORT>::new();
     let reason = match exit {
         Exit::Interrupted => {
             store(mapping, offset_of!(Run, exit_reason), exit::INTR);
@@ -197,10 +199,7 @@ fn tell<E: Engine, H: Host>(
         }
         Exit::BadMemory { gpa } if vcpu.has_slot(gpa) => return Err(Errno::EFAULT),
         // Page tables, say, where there is no memory at all: nothing can be emulated with that.
-        Exit::BadMemory { .. } => {
-            details.set_internal_error(&not_emulated(&[0; 15], 0));
-            exit::INTERNAL_ERROR
-        }
+        Exit::BadMemory { .. } => return tell_error(&not_emulated(&[0; 15], 0), mapping),
         Exit::Failed(errno) => return Err(errno),
         Exit::In { port, size, count } => {
             port_access(&mut details, exit::IO_IN, port, size, count.into())
@@ -245,8 +244,7 @@ fn tell<E: Engine, H: Host>(
             exit::DEBUG
         }
         Exit::Unsupported { bytes, len } => {
-            details.set_internal_error(&not_emulated(&bytes, len));
-            exit::INTERNAL_ERROR
+            return tell_error(&not_emulated(&bytes, len), mapping);
         }
     };
     mapping.store(DETAILS, &details.0);
@@ -254,12 +252,27 @@ fn tell<E: Engine, H: Host>(
     Ok(())
 }
 
-fn port_access(details: &mut Details, direction: u8, port: u16, size: u8, count: u32) -> u32 {
+#[cold]
+fn tell_error(error: &InternalError, mapping: &impl Mapping) -> Result<(), Errno> {
+    let mut details: Details = Details::new();
+    details.set_internal_error(error);
+    mapping.store(DETAILS, &details.0);
+    store(mapping, offset_of!(Run, exit_reason), exit::INTERNAL_ERROR);
+    Ok(())
+}
+
+fn port_access(
+    details: &mut Details<SHORT>,
+    direction: u8,
+    port: u16,
+    size: u8,
+    count: u32,
+) -> u32 {
     details.set_io(&Io { direction, size, port, count, data_offset: PORT_DATA as u64 });
     exit::IO
 }
 
-fn memory_access(details: &mut Details, gpa: u64, size: u8, written: Option<u64>) -> u32 {
+fn memory_access(details: &mut Details<SHORT>, gpa: u64, size: u8, written: Option<u64>) -> u32 {
     let data = written.unwrap_or(0).to_le_bytes();
     let is_write = written.is_some();
     details.set_mmio(&Mmio { phys_addr: gpa, data, len: size.into(), is_write });
