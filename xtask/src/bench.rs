@@ -2,9 +2,11 @@
 //!
 //! - `cargo xtask bench engine` is about the software CPU alone: workloads beside QEMU's TCG and the host;
 //! - `cargo xtask bench with-kvm` about QEMU on `unibody with-kvm`, beside its TCG;
-//! - `cargo xtask bench kvm` ([`kvm`]) about Linux's KVM.
+//! - `cargo xtask bench kvm` ([`kvm`]) about Linux's KVM;
+//! - `cargo xtask bench module` ([`module`]) about the project's own module, beside that.
 
 mod kvm;
+mod module;
 
 use crate::{Command, process, tree};
 use anyhow::Result;
@@ -13,13 +15,16 @@ use std::process::Command as Process;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; with-kvm [ROUNDS]; kvm",
+    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; with-kvm [ROUNDS]; kvm; module",
     run,
 };
 
 fn run(arguments: &[String]) -> Result<()> {
     if arguments == ["kvm"] {
         return kvm::run();
+    }
+    if arguments == ["module"] {
+        return module::run();
     }
     let mut build = process::cargo();
     build.args(["build", "--release", "--package", "unibody", "--package", "benches"]);

@@ -32,7 +32,7 @@ pub fn run() -> Result<()> {
     let qemu = qemu.context("no qemu-system-x86_64: `cargo xtask setup` installs it")?;
     let mut files = vec![
         extra(nest::build("benches")?, "bin/benches"),
-        extra(bare()?, "bin/bare"),
+        extra(compile("bare")?, "bin/bare"),
         extra(qemu, "usr/bin/qemu-system-x86_64"),
     ];
     for file in FIRMWARE.map(PathBuf::from) {
@@ -52,14 +52,15 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn extra(from: PathBuf, to: &str) -> Extra {
+/// A file, and where it goes.
+pub fn extra(from: PathBuf, to: &str) -> Extra {
     Extra { from, to: to.to_owned() }
 }
 
-/// Compiles the bare loop around KVM_RUN.
-fn bare() -> Result<PathBuf> {
-    let source: &Path = &tree::root().join("benches/kvm/bare.c");
-    let program = tree::target().join("nest/bare");
+/// Compiles a program of `benches/kvm`.
+pub fn compile(name: &str) -> Result<PathBuf> {
+    let source: &Path = &tree::root().join(format!("benches/kvm/{name}.c"));
+    let program = tree::target().join("nest").join(name);
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
     process::run(&mut gcc)?;
