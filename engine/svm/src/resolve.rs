@@ -55,7 +55,9 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
                 for _ in 0..ATTEMPTS {
                     match self.map(gpa, write) {
                         Found::Mapped(Mapped::Done) | Found::NoSlot => break,
-                        Found::Mapped(Mapped::Again) => self.shared.svm.platform.yield_now(),
+                        // It may have been this that changed it: what is only read becomes a page of its own when it is to be written.
+                        Found::Mapped(Mapped::Again) => {}
+                        Found::Mapped(Mapped::Busy) => self.shared.svm.platform.yield_now(),
                         Found::Nothing => {
                             self.bad = Some(gpa);
                             break;

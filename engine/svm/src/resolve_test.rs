@@ -159,6 +159,7 @@ fn a_page_that_the_host_takes_back_meanwhile_is_not_mapped() {
     // One that is over at once: the page is found anew.
     let (engine, once) = (same(&machine.engine), AtomicBool::new(true));
     let before = machine.platform.asked.pages.lock().len();
+    let yields = machine.platform.asked.yields.load(Ordering::Relaxed);
     *machine.platform.asked.on_page.lock() = Some(Box::new(move |_, _| {
         if once.swap(false, Ordering::Relaxed) {
             engine.change(0x7000, 0x8000);
@@ -167,6 +168,11 @@ fn a_page_that_the_host_takes_back_meanwhile_is_not_mapped() {
     }));
     assert!(fault(&machine, &mut vcpu, 0x7000, WRITE).is_some());
     assert_eq!(machine.platform.asked.pages.lock().len(), before + 2);
+    assert_eq!(
+        machine.platform.asked.yields.load(Ordering::Relaxed),
+        yields,
+        "nobody is waited for"
+    );
 }
 
 #[test]

@@ -41,8 +41,10 @@ pub struct Ticket(u64);
 pub enum Mapped {
     /// It is mapped.
     Done,
-    /// What led to it may not hold any more.
+    /// What led to it may not hold any more: it is to be looked for again.
     Again,
+    /// The same, when others have done what they are about: the host changes it, or the slots are being replaced.
+    Busy,
 }
 
 /// What the lock holds.
@@ -146,14 +148,17 @@ impl<P: Platform> Nested<P> {
             return Mapped::Again;
         }
         let same = core::ptr::eq(inner.slots.slots(), view.slots());
-        if inner.sequence != ticket.0 || inner.adopting || !same {
+        if inner.adopting || !same {
+            return Mapped::Busy;
+        }
+        if inner.sequence != ticket.0 {
             return Mapped::Again;
         }
         let is_changing = |page: &Mapping, size: u64| {
             inner.changes != 0 && page.hva < inner.changing.1 && inner.changing.0 < page.hva + size
         };
         if is_changing(&mapping, PAGE) {
-            return Mapped::Again;
+            return Mapped::Busy;
         }
         let large = mapping.large(slot).filter(|large| !is_changing(large, LARGE));
         match inner.tree.place(&mapping, large.as_ref(), reserve) {

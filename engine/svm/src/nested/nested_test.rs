@@ -211,7 +211,7 @@ fn a_change_between_finding_a_page_and_mapping_it_is_noticed() {
     let before = tables.nested.ticket();
     tables.nested.change(HVA + 0x3000, HVA + 0x4000);
     for ticket in [before, tables.nested.ticket()] {
-        assert_eq!(tables.nested.map(ticket, &tables.view, mapping, &mut reserve), Mapped::Again);
+        assert_eq!(tables.nested.map(ticket, &tables.view, mapping, &mut reserve), Mapped::Busy);
     }
     // What it is not about goes on, also where a large page would reach into it.
     let beside = Mapping { size: LARGE, ..tables.mapping(0x4000) };
@@ -232,8 +232,8 @@ fn changes_that_overlap_in_time_hold_pages_back_until_the_last_is_over() {
     tables.nested.change(HVA, HVA + 0x1000);
     tables.nested.change(HVA + 0x10_0000, HVA + 0x10_1000);
     tables.nested.changed();
-    assert_eq!(tables.map(tables.mapping(0)), Mapped::Again);
-    assert_eq!(tables.map(tables.mapping(0x10_0000)), Mapped::Again);
+    assert_eq!(tables.map(tables.mapping(0)), Mapped::Busy);
+    assert_eq!(tables.map(tables.mapping(0x10_0000)), Mapped::Busy);
     tables.nested.changed();
     assert_eq!(tables.map(tables.mapping(0)), Mapped::Done);
 }
@@ -264,7 +264,7 @@ fn a_slot_that_is_gone_is_known_until_its_pages_are_out() {
     let ticket = tables.nested.ticket();
     let mapping = tables.mapping(0x1000);
     let mut reserve = tables.reserve();
-    assert_eq!(tables.nested.map(ticket, &new, mapping, &mut reserve), Mapped::Again);
+    assert_eq!(tables.nested.map(ticket, &new, mapping, &mut reserve), Mapped::Busy);
     // The host's change is found by the old ones.
     tables.nested.change(HVA + (8 << 20), HVA + (8 << 20) + 0x1000);
     tables.nested.changed();
@@ -273,7 +273,7 @@ fn a_slot_that_is_gone_is_known_until_its_pages_are_out() {
     assert!(tables.nested.adopt(|| tables.memory.view()));
     assert_eq!(tables.nested.look((8 << 20) + 0x1000), None);
     assert!(tables.nested.look(0).is_some(), "that slot stays");
-    assert_eq!(tables.map(mapping), Mapped::Again, "the view is old");
+    assert_eq!(tables.map(mapping), Mapped::Busy, "the view is old");
     assert_eq!(tables.waits_of_flush(), 1);
     let ticket = tables.nested.ticket();
     assert_eq!(tables.nested.map(ticket, &new, mapping, &mut reserve), Mapped::Done);
