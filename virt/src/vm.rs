@@ -368,8 +368,9 @@ impl<A: Arch> Vm<A> {
     pub fn reset_dirty_rings(&self) -> Result<u32, Errno> {
         self.ring_entries().ok_or(Errno::EINVAL)?;
         let mut rings = Vec::new();
-        // None comes in between: who makes a vCPU comes after the other, too.
-        rings.try_reserve_exact(self.rings.lock().len()).map_err(|_| Errno::ENOMEM)?;
+        // None comes in between: who makes a vCPU comes after the other, too. Memory is had without the lock.
+        let there = self.rings.lock().len();
+        rings.try_reserve_exact(there).map_err(|_| Errno::ENOMEM)?;
         rings.extend(self.rings.lock().iter().take(rings.capacity()).cloned());
         let mut marks = Marks { memory: &self.memory, last: None, changed: None };
         let mut count = 0_u32;
