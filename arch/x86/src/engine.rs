@@ -205,6 +205,8 @@ pub enum Intercept {
     },
     /// An instruction that the engine leaves to the run loop, which emulates it.
     Emulate,
+    /// An instruction that the processor has not: another maker's hypercall, or none.
+    Undefined,
     /// The guest's memory could not be reached although a slot is there: the
     /// host's mapping is bad.
     BadMemory {

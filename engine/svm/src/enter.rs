@@ -338,6 +338,9 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             }
             Cause::Nested { gpa, write } => Next::Out(self.reached(gpa, write)),
             Cause::Raised(raised) => self.raised(raised),
+            // What delivers an event is no hypercall.
+            Cause::Undefined if self.undelivered.is_some() => self.raised(Exception::ud()),
+            Cause::Undefined => Next::Out(Intercept::Undefined),
             Cause::Refused => {
                 // Half of the word, as Linux's KVM tells it.
                 let reason = self.vmcb.exit_code & 0xffff_ffff;

@@ -94,6 +94,8 @@ pub enum Cause {
     },
     /// An exception that the guest is to have after all.
     Raised(Exception),
+    /// #UD: an instruction that the processor has not.
+    Undefined,
     /// VMRUN did not take the VMCB.
     Refused,
     /// The run loop's.
@@ -197,6 +199,8 @@ fn raised(vmcb: &Vmcb, wanted: u32) -> Cause {
     };
     if wanted >> vector & 1 != 0 {
         Cause::Out(Intercept::Exception(raised))
+    } else if vector == exception::UD {
+        Cause::Undefined
     } else {
         Cause::Raised(raised)
     }

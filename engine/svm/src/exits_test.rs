@@ -166,7 +166,12 @@ fn every_exception_is_the_guests_or_the_run_loops() {
             error: with_error.contains(&vector).then_some(0x18),
             payload: if vector == exception::PF { 0xdead_b000 } else { 0 },
         };
-        assert_eq!(cause(&vmcb, &NEW, !(1 << vector)), Cause::Raised(expected));
+        let unwanted = match vector {
+            // It may be another maker's hypercall.
+            exception::UD => Cause::Undefined,
+            _ => Cause::Raised(expected),
+        };
+        assert_eq!(cause(&vmcb, &NEW, !(1 << vector)), unwanted);
         let wanted = Cause::Out(Intercept::Exception(expected));
         assert_eq!(cause(&vmcb, &NEW, 1 << vector), wanted);
     }

@@ -102,7 +102,8 @@ const WRITES: u32 = 16;
 /// All accesses to debug registers.
 const DEBUG_REGISTERS: u32 = 0xffff_ffff;
 /// Exceptions that never go to the guest without the engine.
-const EXCEPTIONS: u32 = 1 << exception::DB | 1 << exception::AC | 1 << exception::MC;
+const EXCEPTIONS: u32 =
+    1 << exception::DB | 1 << exception::UD | 1 << exception::AC | 1 << exception::MC;
 /// Vectors that are an exception's: there is none of 2, 9, 15 and above 19.
 const VECTORS: u32 = 0x000f_7dfb;
 /// So many PAUSEs, this close to each other, are a wait for another vCPU.

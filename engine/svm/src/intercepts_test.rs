@@ -44,7 +44,7 @@ fn what_always_comes_out() {
     // Reads of CR8; writes of CR4 and CR8.
     assert_eq!(vmcb.intercept_cr, 1 << 8 | 1 << 20 | 1 << 24);
     assert_eq!(vmcb.intercept_dr, u32::MAX);
-    assert_eq!(vmcb.intercept_exceptions, 1 << 1 | 1 << 17 | 1 << 18);
+    assert_eq!(vmcb.intercept_exceptions, 1 << 1 | 1 << 6 | 1 << 17 | 1 << 18);
     // INTR, NMI, SMI, INIT, CR0, RDPMC, CPUID, RSM, INVD, PAUSE, HLT, INVLPGA, ports, MSRs, shutdown.
     let first = [0, 1, 2, 3, 5, 15, 18, 19, 22, 23, 24, 26, 27, 28, 31];
     let first: u32 = first.iter().map(|bit| 1 << bit).sum();
@@ -78,7 +78,7 @@ fn what_comes_out_at_times() {
     assert_eq!(bits(Intercepts { exceptions, ..usual() }), (0, exceptions, [0; 3]));
     // Vector 2 is no exception's, and what is not defined stays 0.
     let exceptions = u32::MAX;
-    let all = 0x000f_7dfb & !(1 << 1 | 1 << 17 | 1 << 18);
+    let all = 0x000f_7dfb & !(1 << 1 | 1 << 6 | 1 << 17 | 1 << 18);
     assert_eq!(bits(Intercepts { exceptions, ..usual() }), (0, all, [0; 3]));
 }
 

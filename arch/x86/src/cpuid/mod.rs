@@ -146,42 +146,12 @@ impl Table {
     /// Which of the integer and system instructions the table offers.
     #[must_use]
     pub fn features(&self) -> Features {
-        const EBX: usize = 1;
-        const ECX: usize = 2;
-        const EDX: usize = 3;
-        let bits = [
-            (Feature::Monitor, 1, ECX, 3),
-            (Feature::Cmpxchg16b, 1, ECX, 13),
-            (Feature::Pcid, 1, ECX, 17),
-            (Feature::Sse42, 1, ECX, 20),
-            (Feature::Movbe, 1, ECX, 22),
-            (Feature::Popcnt, 1, ECX, 23),
-            (Feature::Xsave, 1, ECX, 26),
-            (Feature::Avx, 1, ECX, 28),
-            (Feature::Rdrand, 1, ECX, 30),
-            (Feature::Fsgsbase, 7, EBX, 0),
-            (Feature::Bmi1, 7, EBX, 3),
-            (Feature::Smep, 7, EBX, 7),
-            (Feature::Bmi2, 7, EBX, 8),
-            (Feature::Invpcid, 7, EBX, 10),
-            (Feature::Rdseed, 7, EBX, 18),
-            (Feature::Adx, 7, EBX, 19),
-            (Feature::Smap, 7, EBX, 20),
-            (Feature::Clflushopt, 7, EBX, 23),
-            (Feature::Clwb, 7, EBX, 24),
-            (Feature::Umip, 7, ECX, 2),
-            (Feature::La57, 7, ECX, 16),
-            (Feature::Rdpid, 7, ECX, 22),
-            (Feature::Serialize, 7, EDX, 14),
-            (Feature::Lzcnt, 0x8000_0001, ECX, 5),
-            (Feature::Rdtscp, 0x8000_0001, EDX, 27),
-        ];
         let amd = self.vendor() == Vendor::Amd;
         let by_vendor = Features::default()
             .with(Feature::LegacySyscall, amd)
             .with(Feature::LongSysenter, !amd)
             .with(Feature::AmdEncodings, amd);
-        bits.iter().fold(by_vendor, |set, (feature, function, register, bit)| {
+        BITS.iter().fold(by_vendor, |set, (feature, function, register, bit)| {
             set.with(*feature, self.bit(*function, *register, *bit))
         })
     }
@@ -208,4 +178,46 @@ impl Vendor {
             _ => Self::Other,
         }
     }
+}
+
+const EBX: usize = 1;
+const ECX: usize = 2;
+const EDX: usize = 3;
+
+/// What offers a feature: leaf, register and bit.
+const BITS: [(Feature, u32, usize, u32); 25] = [
+    (Feature::Monitor, 1, ECX, 3),
+    (Feature::Cmpxchg16b, 1, ECX, 13),
+    (Feature::Pcid, 1, ECX, 17),
+    (Feature::Sse42, 1, ECX, 20),
+    (Feature::Movbe, 1, ECX, 22),
+    (Feature::Popcnt, 1, ECX, 23),
+    (Feature::Xsave, 1, ECX, 26),
+    (Feature::Avx, 1, ECX, 28),
+    (Feature::Rdrand, 1, ECX, 30),
+    (Feature::Fsgsbase, 7, EBX, 0),
+    (Feature::Bmi1, 7, EBX, 3),
+    (Feature::Smep, 7, EBX, 7),
+    (Feature::Bmi2, 7, EBX, 8),
+    (Feature::Invpcid, 7, EBX, 10),
+    (Feature::Rdseed, 7, EBX, 18),
+    (Feature::Adx, 7, EBX, 19),
+    (Feature::Smap, 7, EBX, 20),
+    (Feature::Clflushopt, 7, EBX, 23),
+    (Feature::Clwb, 7, EBX, 24),
+    (Feature::Umip, 7, ECX, 2),
+    (Feature::La57, 7, ECX, 16),
+    (Feature::Rdpid, 7, ECX, 22),
+    (Feature::Serialize, 7, EDX, 14),
+    (Feature::Lzcnt, 0x8000_0001, ECX, 5),
+    (Feature::Rdtscp, 0x8000_0001, EDX, 27),
+];
+
+/// All features, but for those of instructions that an engine lacks.
+#[must_use]
+pub fn all_but(lacks: &Instructions) -> Features {
+    let is_lacking = |function, register, bit| lacks.word(function, register) >> bit & 1 != 0;
+    BITS.iter().fold(Features::ALL, |set, (feature, function, register, bit)| {
+        if is_lacking(*function, *register, *bit) { set.with(*feature, false) } else { set }
+    })
 }

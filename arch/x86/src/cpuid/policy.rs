@@ -65,6 +65,22 @@ impl Instructions {
         }
     }
 
+    /// The bits of a leaf's register: EAX is 0, EDX 3. 0 for one that has none of them.
+    #[must_use]
+    pub const fn word(&self, function: u32, register: usize) -> u32 {
+        match (function, register) {
+            (1, 2) => self.leaf1_ecx,
+            (1, 3) => self.leaf1_edx,
+            (7, 1) => self.leaf7_ebx,
+            (7, 2) => self.leaf7_ecx,
+            (7, 3) => self.leaf7_edx,
+            (0x8000_0001, 2) => self.extended1_ecx,
+            (0x8000_0001, 3) => self.extended1_edx,
+            (0xd, 0) => self.leaf_d1_eax,
+            _ => 0,
+        }
+    }
+
     /// Whether it has all that are in `others`.
     #[must_use]
     pub const fn have(&self, others: &Self) -> bool {

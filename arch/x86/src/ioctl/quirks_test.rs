@@ -48,6 +48,17 @@ fn hypercall(caller: &Caller, vcpu: &mut TestVcpu, code: [u8; 3], number: u64) -
     Ok(())
 }
 
+/// The same, where the processor does not know it.
+fn undefined(caller: &Caller, vcpu: &mut TestVcpu, code: [u8; 3]) -> Outcome {
+    check_eq!(caller.fixture.host.write(CODE, &code), Ok(()));
+    engine(vcpu).set_rip(CODE);
+    engine(vcpu).set_gpr(gpr::RAX, 11);
+    engine(vcpu).then(|_, _| Intercept::Undefined);
+    engine(vcpu).then(|_, _| Intercept::Out { port: 0x1080, size: 1, len: 2 });
+    check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));
+    Ok(())
+}
+
 /// What is there instead of the hypercall.
 fn code(caller: &Caller) -> [u8; 3] {
     let mut code = [0; 3];
@@ -63,6 +74,17 @@ fn has_monitor(vcpu: &mut TestVcpu) -> bool {
 }
 
 cases! {
+    fn what_the_processor_does_not_know_is_another_makers_hypercall_or_undefined() {
+        let (caller, mut vcpu) = Caller::with_vcpu()?;
+        set_cpuid(&caller, &mut vcpu, b"AuthenticAMD", 0)?;
+        undefined(&caller, &mut vcpu, VMCALL)?;
+        check_eq!((code(&caller), vcpu.engine().rip()), (VMMCALL, CODE + 2));
+        check!(vcpu.engine().injected().is_empty());
+        undefined(&caller, &mut vcpu, [0x0f, 0x0b, 0xc1])?;
+        check_eq!(vcpu.engine().injected(), [Event::Exception(Exception::ud())]);
+        check_eq!(code(&caller), [0x0f, 0x0b, 0xc1]);
+    }
+
     fn the_hypercall_of_another_maker_is_replaced_and_executed_again() {
         for (vendor, own, other) in [
             (b"GenuineIntel", VMCALL, VMMCALL), (b"AuthenticAMD", VMMCALL, VMCALL),

@@ -6,7 +6,7 @@ use selftest::{Outcome, cases, check, check_eq};
 use virt::Errno;
 
 use super::caller::Caller;
-use crate::cpuid::Table;
+use crate::cpuid::{Instructions, Table};
 use crate::engine::Event;
 use crate::regs::{Regs, Seg, cr0, cr4, efer, gpr, rflags};
 use crate::vcpu::run_test::{TestVcpu, engine, out};
@@ -159,6 +159,12 @@ cases! {
         sregs.cr4 |= all;
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
         check_eq!(vcpu.engine().cr4() & all, all);
+        // What the engine lacks there is not.
+        let lacks = Instructions { leaf1_ecx: 1 << 17, ..Instructions::default() };
+        *caller.fixture.vm.arch().machine().engine.lacks.lock() = lacks;
+        check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Err(Errno::EINVAL));
+        sregs.cr4 &= !cr4::PCIDE;
+        check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Ok(0));
         sregs.cr4 |= 1 << 13;
         check_eq!(caller.set(&mut vcpu, SET_SREGS, &sregs), Err(Errno::EINVAL));
     }

@@ -17,7 +17,7 @@ use virt::host::Host;
 use virt::ioctl::{Argument, zeroed};
 
 use crate::emulate::control::ControlRegisters;
-use crate::engine::{Engine, Features};
+use crate::engine::Engine;
 use crate::regs::{Attr, Regs, Seg, Segment, Table, cr0, cr4, efer};
 use crate::vcpu::Vcpu;
 
@@ -135,7 +135,7 @@ fn check<E: Engine, H: Host>(vcpu: &Vcpu<E, H>, from: &Sregs) -> Result<(), Errn
     let cpuid = vcpu.cpuid();
     // Until CPUID says what there is, it is all that there can be.
     let told = !cpuid.entries().is_empty();
-    let features = if told { cpuid.features() } else { Features::ALL };
+    let features = if told { cpuid.features() } else { vcpu.possible_features() };
     let fine = control.are_consistent(features, cpuid.physical_bits() as u8)
         && vcpu.lapic().check_base(from.apic_base).is_ok();
     if fine { Ok(()) } else { Err(Errno::EINVAL) }

@@ -5,7 +5,7 @@
 use virt::host::Host;
 
 use super::{Vcpu, lapic_config};
-use crate::cpuid::{Leaf, Table};
+use crate::cpuid::{Leaf, Table, all_but};
 use crate::emulate::Feature;
 use crate::engine::{Engine, EngineVcpu, Features};
 use crate::irqchip::lapic::base;
@@ -39,6 +39,11 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Takes out of a table what the engine lacks.
     pub(crate) fn withhold(&self, table: &mut Table) {
         table.withhold(&self.machine.engine.lacks());
+    }
+
+    /// All that a table can offer here.
+    pub(crate) fn possible_features(&self) -> Features {
+        all_but(&self.machine.engine.lacks())
     }
 
     /// What a leaf of a table says in the vCPU's state.

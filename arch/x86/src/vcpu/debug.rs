@@ -326,6 +326,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             }
             // An instruction's own: INT1, INT3, INTO.
             exception::DB | exception::BP | exception::OF => self.emulate(),
+            exception::UD => self.undefined(),
             _ => {
                 self.raise(exception);
                 None

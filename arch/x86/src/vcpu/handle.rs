@@ -76,6 +76,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             Intercept::StringIo => return self.string_io(),
             Intercept::Hypercall { len } => return self.hypercall(len),
             Intercept::NestedFault { .. } | Intercept::Emulate => return self.emulate(),
+            Intercept::Undefined => return self.undefined(),
             Intercept::BadMemory { gpa } => return Some(Exit::BadMemory { gpa }),
             Intercept::Shutdown => {
                 self.activity = Activity::Shutdown;

@@ -87,6 +87,18 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         None
     }
 
+    /// Executes a hypercall that the processor does not know, for it is another maker's; any other instruction is the guest's mistake.
+    #[inline(never)]
+    pub(super) fn undefined(&mut self) -> Option<Exit> {
+        let mut bytes = [0; MAX_LENGTH];
+        let fetched = Emulator::new(self).fetch(&mut bytes);
+        if fetched.is_ok() && matches!(bytes, [0x0f, 0x01, 0xc1 | 0xd9, ..]) {
+            return self.emulate();
+        }
+        self.raise(Exception::ud());
+        None
+    }
+
     /// The last byte that the hypercall at RIP would have on the processor that CPUID names, if it has another one.
     fn replacement(&mut self, len: u8) -> Option<u8> {
         let own = if self.cpuid.vendor() == Vendor::Amd { VMMCALL } else { VMCALL };
