@@ -1,11 +1,14 @@
 //! Timers: one thread sleeps until the earliest deadline and calls whoever is due.
+//!
+//! It sleeps by the standard library's lock and condition, which are words of memory and no more: `parking_lot` has a list of all threads that
+//! sleep, in which a process that is forked finds those of its parent, whose memory it may have given to others.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use virt::host::{Expire, Timer};
 
 use crate::scheduling::ask_for_short_slices;
@@ -16,7 +19,7 @@ use crate::thread;
 /// Lock order: whether it is served, then the queue; nothing is called with the queue's lock held.
 pub struct Timers {
     start: Instant,
-    queue: Mutex<Queue>,
+    queue: std::sync::Mutex<Queue>,
     changed: Condvar,
     /// Whether the thread is there.
     served: Mutex<bool>,
@@ -33,8 +36,13 @@ impl Timers {
     /// No timer yet, and no thread: that is there from the first one on, and ends when the last timer and the last handle
     /// are gone.
     pub(crate) fn new(start: Instant) -> Arc<Self> {
-        let (queue, served) = (Mutex::default(), Mutex::default());
+        let (queue, served) = (std::sync::Mutex::default(), Mutex::default());
         Arc::new(Self { start, queue, changed: Condvar::new(), served })
+    }
+
+    /// Nothing of the queue is half done when somebody panics.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a timer that calls `target`.
@@ -43,7 +51,7 @@ impl Timers {
     /// When the thread can't be started.
     pub(crate) fn timer(self: &Arc<Self>, target: Arc<dyn Expire>) -> io::Result<QueuedTimer> {
         self.serve()?;
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue();
         let number = queue.next_number;
         queue.next_number += 1;
         Ok(QueuedTimer { timers: Arc::clone(self), number, target, deadline: Mutex::new(None) })
@@ -69,7 +77,7 @@ fn serve(timers: &Weak<Timers>) {
     let _ = ask_for_short_slices();
     while let Some(timers) = timers.upgrade() {
         let due = {
-            let mut queue = timers.queue.lock();
+            let mut queue = timers.queue();
             let now = timers.start.elapsed().as_nanos() as u64;
             match queue.armed.first_key_value() {
                 Some(((deadline, _), _)) if *deadline <= now => {
@@ -78,7 +86,7 @@ fn serve(timers: &Weak<Timers>) {
                 first => {
                     let left = first
                         .map_or(IDLE, |((at, _), _)| Duration::from_nanos(*at - now).min(IDLE));
-                    timers.changed.wait_for(&mut queue, left);
+                    drop(timers.changed.wait_timeout(queue, left));
                     None
                 }
             }
@@ -100,7 +108,7 @@ pub struct QueuedTimer {
 impl QueuedTimer {
     fn set(&self, deadline: Option<u64>) {
         let mut current = self.deadline.lock();
-        let mut queue = self.timers.queue.lock();
+        let mut queue = self.timers.queue();
         if let Some(old) = current.take() {
             queue.armed.remove(&(old, self.number));
         }
