@@ -61,16 +61,26 @@ impl<H: Host> Irqfds<H> {
 
     /// Gives back what is not added, to be dropped without the lock.
     fn insert(&self, new: Irqfd<H>) -> Result<(), (Errno, Irqfd<H>)> {
-        let mut all = self.0.lock();
-        // Another thread may have been faster.
-        let result =
-            check(&all, &new.event).and_then(|()| all.try_reserve(1).map_err(|_| Errno::ENOMEM));
-        match result {
-            Ok(()) => {
-                all.push(new);
-                Ok(())
+        loop {
+            // Memory is had, and given back, without the lock.
+            let mut more = Vec::new();
+            let count = self.0.lock().len();
+            if more.try_reserve_exact(count + 1).is_err() {
+                return Err((Errno::ENOMEM, new));
             }
-            Err(errno) => Err((errno, new)),
+            let mut all = self.0.lock();
+            // Another thread may have been faster.
+            if let Err(errno) = check(&all, &new.event) {
+                return Err((errno, new));
+            }
+            if all.len() < more.capacity() {
+                more.extend(all.drain(..));
+                more.push(new);
+                let old = core::mem::replace(&mut *all, more);
+                drop(all);
+                drop(old);
+                return Ok(());
+            }
         }
     }
 
