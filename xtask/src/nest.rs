@@ -6,7 +6,7 @@
 //! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
-//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module;
+//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module; [`foreign`], another VMM;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -16,6 +16,7 @@
 //! together anew for each run, which takes a fraction of a second.
 
 mod contents;
+mod foreign;
 mod gate;
 mod libraries;
 mod machine;
@@ -34,6 +35,7 @@ use crate::module::kernel::Headers;
 use crate::module::packages;
 use anyhow::{Context, Result};
 use contents::Contents;
+pub use foreign::qemu;
 pub use gate::{check, soak};
 pub use options::{Extra, Options};
 use outcome::Outcome;

@@ -1,9 +1,20 @@
 //! [`Shelf`]: a folder in which what was built is kept, so that only the first test waits for it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
+/// A folder for the tests of this user, which anyone may enter.
+pub fn folder() -> Result<PathBuf> {
+    let user = fs::metadata("/proc/self").context("there is no /proc")?.uid();
+    let folder = std::env::temp_dir().join(format!("unibody-tests-{user}"));
+    let cannot_use = || format!("cannot use '{}'", folder.display());
+    fs::create_dir_all(&folder).with_context(cannot_use)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).with_context(cannot_use)?;
+    Ok(folder)
+}
 
 /// A folder of things that were built.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 
 use crate::nest::{self, Extra, Options};
 use crate::{process, tree};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,31 +14,13 @@ use std::time::Duration;
 const SCRIPT: &str = "mount -t tracefs tracefs /sys/kernel/tracing &&
     exec benches /bin/unibody kvm /bin/bare ~/.cache/unibody/current";
 
-/// What QEMU's microvm reads, and where it is on Debian.
-const FIRMWARE: [&str; 5] = [
-    "/usr/share/seabios/bios-microvm.bin",
-    "/usr/share/qemu/qboot.rom",
-    "/usr/share/qemu/kvmvapic.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/multiboot_dma.bin",
-];
-
-/// Where QEMU looks for it, when it is in /usr/bin.
-const FIRMWARE_FOLDER: &str = "usr/share/qemu";
-
 /// Prints the numbers.
 pub fn run() -> Result<()> {
-    let qemu = process::find("qemu-system-x86_64");
-    let qemu = qemu.context("no qemu-system-x86_64: `cargo xtask setup` installs it")?;
-    let mut files = vec![
+    let mut files = nest::qemu()?;
+    files.extend([
         extra(nest::build("benches")?, "bin/benches"),
         extra(compile("bare")?, "bin/bare"),
-        extra(qemu, "usr/bin/qemu-system-x86_64"),
-    ];
-    for file in FIRMWARE.map(PathBuf::from) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push(extra(file, &format!("{FIRMWARE_FOLDER}/{name}")));
-    }
+    ]);
     let options = Options {
         icount: true,
         memory: "3G".to_owned(),

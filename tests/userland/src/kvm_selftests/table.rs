@@ -44,6 +44,8 @@ pub struct Expected {
     pub is_long: bool,
     /// How it ends.
     pub end: End,
+    /// How it ends on the project's own module, if it is run there.
+    pub module: Option<End>,
     /// What it prints, among other things.
     pub said: Vec<String>,
 }
@@ -62,7 +64,7 @@ impl Expected {
     }
 }
 
-/// The lines of the document's table: name, parameters, seconds (and whether it is long), end, and why, in which what stands between backquotes is what the
+/// The lines of the document's table: name, parameters, seconds (and whether it is long), end, the end on the module, and why, in which what stands between backquotes is what the
 /// test prints.
 pub fn read(document: &str) -> Result<Vec<Expected>> {
     let lines = document.lines().filter(|line| line.starts_with("| `"));
@@ -71,15 +73,11 @@ pub fn read(document: &str) -> Result<Vec<Expected>> {
 
 fn read_line(line: &str) -> Result<Expected> {
     let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-    let [name, parameters, seconds, end, why] = cells[..] else {
-        bail!("a line has five cells and not {}", cells.len());
+    let [name, parameters, seconds, end, module, why] = cells[..] else {
+        bail!("a line has six cells and not {}", cells.len());
     };
-    let end = match end {
-        "pass" => End::Pass,
-        "skip" => End::Skip,
-        "fail" => End::Fail,
-        other => bail!("a test ends with pass, skip or fail, and not '{other}'"),
-    };
+    let end = read_end(end)?;
+    let module = if module == "-" { None } else { Some(read_end(module)?) };
     if end != End::Pass && why.is_empty() {
         bail!("what does not pass has a reason");
     }
@@ -94,7 +92,17 @@ fn read_line(line: &str) -> Result<Expected> {
         limit: Duration::from_secs(seconds.parse().context("seconds are a number")?),
         is_long,
         end,
+        module,
         said: why.split('`').skip(1).step_by(2).map(str::to_owned).collect(),
+    })
+}
+
+fn read_end(text: &str) -> Result<End> {
+    Ok(match text {
+        "pass" => End::Pass,
+        "skip" => End::Skip,
+        "fail" => End::Fail,
+        other => bail!("a test ends with pass, skip or fail, and not '{other}'"),
     })
 }
 
@@ -105,7 +113,7 @@ mod tests {
     use super::{DOCUMENT, End, Expected, read};
 
     fn a_line() -> Expected {
-        let text = "| test | … |\n|---|---|\n| `one_test` | `-v 2` | 30 | skip | needs it: `not met: it` |\n";
+        let text = "| test | … |\n|---|---|\n| `one_test` | `-v 2` | 30 | skip | - | needs it: `not met: it` |\n";
         read(text).expect("it is a table").remove(0)
     }
 
@@ -117,10 +125,12 @@ mod tests {
             limit: Duration::from_secs(30),
             is_long: false,
             end: End::Skip,
+            module: None,
             said: vec!["not met: it".into()],
         };
         assert_eq!(a_line(), expected);
-        let long = read("| `a` |  | 300, long | pass |  |").expect("it is a line");
+        let long = read("| `a` |  | 300, long | pass | pass |  |").expect("it is a line");
+        assert_eq!(long[0].module, Some(End::Pass));
         assert!(long[0].is_long && long[0].parameters.is_empty());
         assert_eq!(long[0].limit, Duration::from_secs(300));
     }
@@ -146,10 +156,11 @@ mod tests {
     #[test]
     fn what_is_no_line_of_it_is_an_error() {
         for line in [
-            "| `a` | | 1 | pass |",
-            "| `a` | | 1 | maybe | x |",
-            "| `a` | | x | pass | |",
-            "| `a` | | 1 | fail | |",
+            "| `a` | | 1 | pass | |",
+            "| `a` | | 1 | maybe | - | x |",
+            "| `a` | | 1 | pass | maybe | x |",
+            "| `a` | | x | pass | - | |",
+            "| `a` | | 1 | fail | - | |",
         ] {
             assert!(read(line).is_err(), "{line}");
         }
@@ -161,6 +172,9 @@ mod tests {
         let count = |end| table.iter().filter(|line| line.end == end).count();
         let [pass, skip, fail] = [End::Pass, End::Skip, End::Fail].map(count);
         let said = format!("Of {} tests {pass} pass, {skip} skip and {fail} fail.", table.len());
+        assert!(DOCUMENT.contains(&said), "{said}");
+        let on_the_module = table.iter().filter(|line| line.module == Some(End::Pass)).count();
+        let said = format!("runs: {on_the_module} pass\nthere.");
         assert!(DOCUMENT.contains(&said), "{said}");
     }
 

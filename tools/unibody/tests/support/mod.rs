@@ -40,11 +40,7 @@ pub fn is_root() -> bool {
 
 /// A folder for the tests of this user, which anyone may enter.
 fn folder() -> PathBuf {
-    let user = fs::metadata("/proc/self").expect("/proc is there").uid();
-    let folder = std::env::temp_dir().join(format!("unibody-tests-{user}"));
-    fs::create_dir_all(&folder).expect("the temporary folder can be written");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    folder
+    userland::shelf::folder().expect("the temporary folder can be written")
 }
 
 /// The program, where an unprivileged user can reach it.
