@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::{Mutex, RawMutex};
 
 use crate::host::Errno;
+use crate::locked_list;
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,25 +56,15 @@ impl<R: RawMutex> Coalesced<R> {
     /// # Errors
     /// `ENOSPC` if there are too many, `ENOMEM`.
     pub fn add(&self, zone: Zone) -> Result<(), Errno> {
-        let mut new = Vec::new();
-        loop {
-            let zones = self.zones.lock();
-            if zones.iter().filter(|other| other.ports == zone.ports).count() >= MAX {
-                return Err(Errno::ENOSPC);
-            }
-            if zones.len() < new.capacity() {
-                let mut zones = zones;
-                new.extend_from_slice(&zones);
-                new.push(zone);
-                core::mem::swap(&mut *zones, &mut new);
-                self.is_used.store(true, Ordering::Release);
-                return Ok(());
-            }
-            let needed = zones.len() + 1;
-            // Not with the lock held.
-            drop(zones);
-            new.try_reserve_exact(needed).map_err(|_| Errno::ENOMEM)?;
-        }
+        let ports = zone.ports;
+        let has_room = |zones: &[Zone]| {
+            let others = zones.iter().filter(|other| other.ports == ports).count();
+            if others < MAX { Ok(()) } else { Err(Errno::ENOSPC) }
+        };
+        locked_list::push(&self.zones, zone, has_room).map_err(|(errno, _)| errno)?;
+        // Last: if another thread has removed it meanwhile, there is only a look for nothing.
+        self.is_used.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Has writes not wait any more by the ranges that this one lies in: not after this has returned. Process context.

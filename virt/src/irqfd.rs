@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use lock_api::Mutex;
 
 use crate::host::{Errno, Event, Host};
+use crate::locked_list;
 use crate::routing::Pin;
 
 /// How many a machine may have.
@@ -61,27 +62,9 @@ impl<H: Host> Irqfds<H> {
 
     /// Gives back what is not added, to be dropped without the lock.
     fn insert(&self, new: Irqfd<H>) -> Result<(), (Errno, Irqfd<H>)> {
-        loop {
-            // Memory is had, and given back, without the lock.
-            let mut more = Vec::new();
-            let count = self.0.lock().len();
-            if more.try_reserve_exact(count + 1).is_err() {
-                return Err((Errno::ENOMEM, new));
-            }
-            let mut all = self.0.lock();
-            // Another thread may have been faster.
-            if let Err(errno) = check(&all, &new.event) {
-                return Err((errno, new));
-            }
-            if all.len() < more.capacity() {
-                more.extend(all.drain(..));
-                more.push(new);
-                let old = core::mem::replace(&mut *all, more);
-                drop(all);
-                drop(old);
-                return Ok(());
-            }
-        }
+        // Another thread may have been faster.
+        let event = new.event.clone();
+        locked_list::push(&self.0, new, |all| check(all, &event))
     }
 
     /// Removes one, if it is there: what is signalled after this returned raises nothing. Gives the other event of one that is of

@@ -8,6 +8,7 @@
 //! - [`coalesced`]: writes of the guest's that may wait;
 //! - [`ioeventfd`]: writes of the guest's that signal an event;
 //! - [`irqfd`]: events that raise an interrupt;
+//! - `locked_list`: adding to what is behind a spinlock;
 //! - [`ioctl`]: the neutral part of KVM's interface, decoded;
 //! - [`statistics`]: what can be counted;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
@@ -28,6 +29,7 @@ pub mod host;
 pub mod ioctl;
 pub mod ioeventfd;
 pub mod irqfd;
+mod locked_list;
 pub mod memory;
 pub mod routing;
 pub mod statistics;

@@ -13,6 +13,7 @@ use crate::dirty_ring::{DirtyRing, Entries, check_entries};
 use crate::host::{Errno, Host, Notify};
 use crate::ioeventfd::IoEventFd;
 use crate::irqfd::{Ended, Irqfds, Resampled};
+use crate::locked_list;
 use crate::memory::{Memory, PAGE, Slot};
 use crate::routing::{Pin, Reached, Route, Routes, Source, reached_by_both};
 
@@ -343,20 +344,8 @@ impl<A: Arch> Vm<A> {
         size: u32,
     ) -> Result<Arc<DirtyRing>, Errno> {
         let ring = Arc::new(DirtyRing::new(entries, size));
-        loop {
-            let mut more = Vec::new();
-            let count = self.rings.lock().len();
-            more.try_reserve_exact(count + 1).map_err(|_| Errno::ENOMEM)?;
-            let mut rings = self.rings.lock();
-            if rings.len() == count {
-                more.extend(rings.drain(..));
-                more.push(Arc::clone(&ring));
-                let old = core::mem::replace(&mut *rings, more);
-                drop(rings);
-                drop(old);
-                return Ok(ring);
-            }
-        }
+        let added = locked_list::push(&self.rings, Arc::clone(&ring), |_| Ok(()));
+        added.map(|()| ring).map_err(|(errno, _)| errno)
     }
 
     /// Takes the pages that the VMM gives back in the rings, all that it has collected: they are told again when they are written to again.
