@@ -6,39 +6,15 @@
 //
 // Usage: bare KERNEL
 
+#include "machine.h"
+
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 // Where the kernel's first byte goes, and how far behind it the first instruction is: its Multiboot header says the same.
 enum { RAM = 16 << 20, LOAD = 1 << 20, HEADER = 32, TSS = 0xfffbd000, COM1 = 0x3f8, END = 0xf4 };
-
-static long checked(long result, const char *what) {
-    if (result >= 0) return result;
-    perror(what);
-    exit(1);
-}
-
-// Protected mode with flat segments.
-static void set_registers(int vcpu) {
-    struct kvm_sregs system;
-    checked(ioctl(vcpu, KVM_GET_SREGS, &system), "KVM_GET_SREGS");
-    struct kvm_segment flat = {.limit = ~0u, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
-    system.ds = system.es = system.fs = system.gs = system.ss = flat;
-    flat.type = 11;
-    flat.selector = 8;
-    system.cs = flat;
-    system.cr0 |= 1;
-    checked(ioctl(vcpu, KVM_SET_SREGS, &system), "KVM_SET_SREGS");
-    struct kvm_regs registers = {.rip = LOAD + HEADER, .rflags = 2};
-    checked(ioctl(vcpu, KVM_SET_REGS, &registers), "KVM_SET_REGS");
-}
 
 int main(int count, char **arguments) {
     if (count != 2) return 2;
@@ -58,7 +34,7 @@ int main(int count, char **arguments) {
     size_t size = checked(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
     struct kvm_run *run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
     if (run == MAP_FAILED) checked(-1, "mmap");
-    set_registers(vcpu);
+    set_registers(vcpu, LOAD + HEADER, 0);
     for (;;) {
         checked(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
         if (run->exit_reason != KVM_EXIT_IO) {

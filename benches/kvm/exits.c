@@ -4,13 +4,10 @@
 //
 // Usage: exits DEVICE
 
+#include "machine.h"
+
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,7 +15,7 @@
 // Guest code is at CODE; FRESH is memory for pages to be touched one by one. What is written to END ends a guest.
 enum { LOW = 1 << 20, CODE = 0x1000, FRESH = 16 << 20, PAGE = 4096, TSS = 0xfffbd000, END = 0xf4 };
 
-// How often a guest does its thing before it is looked at the clock, and while it is.
+// How often a guest does its thing before the clock is read, and between two readings.
 enum { BEFORE = 200, TIMES = 4000 };
 
 struct guest {
@@ -38,12 +35,6 @@ static const struct guest guests[] = {
     {"a page that the host has", {0x88, 0x07, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00}, 8, 1},
     {"a page that the host has not", {0x88, 0x07, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00}, 8, 0},
 };
-
-static long checked(long result, const char *what) {
-    if (result >= 0) return result;
-    perror(what);
-    exit(1);
-}
 
 // In small pages.
 static void *memory(size_t size, int touched) {
@@ -76,21 +67,6 @@ static unsigned char *loop(unsigned char *at, const struct guest *guest, uint32_
     at++;
     at[-1] = (unsigned char)(again - at);
     return put(at, (unsigned char[]){0xe6, END}, 2);
-}
-
-// Protected mode with flat segments, and no paging.
-static void set_registers(int vcpu) {
-    struct kvm_sregs system;
-    checked(ioctl(vcpu, KVM_GET_SREGS, &system), "KVM_GET_SREGS");
-    struct kvm_segment flat = {.limit = ~0u, .selector = 0x10, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
-    system.ds = system.es = system.fs = system.gs = system.ss = flat;
-    flat.type = 11;
-    flat.selector = 8;
-    system.cs = flat;
-    system.cr0 |= 1;
-    checked(ioctl(vcpu, KVM_SET_SREGS, &system), "KVM_SET_SREGS");
-    struct kvm_regs registers = {.rip = CODE, .rdi = FRESH, .rflags = 2};
-    checked(ioctl(vcpu, KVM_SET_REGS, &registers), "KVM_SET_REGS");
 }
 
 // Runs the guest until it writes to END.
@@ -127,7 +103,7 @@ static double measure(int kvm, const struct guest *guest) {
     size_t length = checked(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
     struct kvm_run *shared = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
     if (shared == MAP_FAILED) checked(-1, "mmap");
-    set_registers(vcpu);
+    set_registers(vcpu, CODE, FRESH);
     run(vcpu, shared);
     double start = now();
     run(vcpu, shared);

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use virt::host::{Expire, Timer};
 
 use crate::scheduling::ask_for_short_slices;
@@ -19,7 +18,7 @@ use crate::thread;
 /// Lock order: whether it is served, then the queue; nothing is called with the queue's lock held.
 pub struct Timers {
     start: Instant,
-    queue: std::sync::Mutex<Queue>,
+    queue: Mutex<Queue>,
     changed: Condvar,
     /// Whether the thread is there.
     served: Mutex<bool>,
@@ -36,13 +35,8 @@ impl Timers {
     /// No timer yet, and no thread: that is there from the first one on, and ends when the last timer and the last handle
     /// are gone.
     pub(crate) fn new(start: Instant) -> Arc<Self> {
-        let (queue, served) = (std::sync::Mutex::default(), Mutex::default());
+        let (queue, served) = (Mutex::default(), Mutex::default());
         Arc::new(Self { start, queue, changed: Condvar::new(), served })
-    }
-
-    /// Nothing of the queue is half done when somebody panics.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a timer that calls `target`.
@@ -51,7 +45,7 @@ impl Timers {
     /// When the thread can't be started.
     pub(crate) fn timer(self: &Arc<Self>, target: Arc<dyn Expire>) -> io::Result<QueuedTimer> {
         self.serve()?;
-        let mut queue = self.queue();
+        let mut queue = lock(&self.queue);
         let number = queue.next_number;
         queue.next_number += 1;
         Ok(QueuedTimer { timers: Arc::clone(self), number, target, deadline: Mutex::new(None) })
@@ -59,7 +53,7 @@ impl Timers {
 
     /// Starts the thread, unless it is there.
     fn serve(self: &Arc<Self>) -> io::Result<()> {
-        let mut served = self.served.lock();
+        let mut served = lock(&self.served);
         if !*served {
             let weak = Arc::downgrade(self);
             thread::start("timers", move || serve(&weak))?;
@@ -67,6 +61,11 @@ impl Timers {
         }
         Ok(())
     }
+}
+
+/// Nothing is half done when somebody panics with the lock held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Longest sleep between looks at whether the machine is still there.
@@ -77,7 +76,7 @@ fn serve(timers: &Weak<Timers>) {
     let _ = ask_for_short_slices();
     while let Some(timers) = timers.upgrade() {
         let due = {
-            let mut queue = timers.queue();
+            let mut queue = lock(&timers.queue);
             let now = timers.start.elapsed().as_nanos() as u64;
             match queue.armed.first_key_value() {
                 Some(((deadline, _), _)) if *deadline <= now => {
@@ -107,8 +106,8 @@ pub struct QueuedTimer {
 
 impl QueuedTimer {
     fn set(&self, deadline: Option<u64>) {
-        let mut current = self.deadline.lock();
-        let mut queue = self.timers.queue();
+        let mut current = lock(&self.deadline);
+        let mut queue = lock(&self.timers.queue);
         if let Some(old) = current.take() {
             queue.armed.remove(&(old, self.number));
         }
