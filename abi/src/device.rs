@@ -1,6 +1,7 @@
 //! Capabilities that are switched on, devices and their attributes. Neighbours: [`crate::cap`].
 //!
-//! See: api.rst 4.37 (`KVM_ENABLE_CAP`), 4.79 (`KVM_CREATE_DEVICE`), 4.80 (`KVM_SET_DEVICE_ATTR`).
+//! See: api.rst 4.37 (`KVM_ENABLE_CAP`), 4.79 (`KVM_CREATE_DEVICE`), 4.80 (`KVM_SET_DEVICE_ATTR`);
+//! Linux, Documentation/virt/kvm/devices/vfio.rst.
 
 /// Switches a capability on: `struct kvm_enable_cap`.
 #[repr(C)]
@@ -27,6 +28,19 @@ pub struct CreateDevice {
     /// In: 1 only asks whether it could be made.
     pub flags: u32,
 }
+
+/// Of its flags: whether it could be made is only asked.
+pub const CREATE_DEVICE_TEST: u32 = 1;
+
+/// A kind of device: that which knows of the groups of devices that are passed through.
+pub const DEV_TYPE_VFIO: u32 = 4;
+
+/// Its group of attributes. Their value is a descriptor, an `i32`.
+pub const VFIO_GROUP: u32 = 1;
+/// Of those: adds the VFIO group.
+pub const VFIO_GROUP_ADD: u64 = 1;
+/// Of those: removes it.
+pub const VFIO_GROUP_DEL: u64 = 2;
 
 /// A group of a vCPU's attributes: its time stamp counter.
 pub const VCPU_TSC_CTRL: u32 = 0;

@@ -111,6 +111,7 @@ structures! {
     crate::cpuid::CpuidHeader { nent, padding }
     crate::cpuid::CpuidEntry { function, index, flags, eax, ebx, ecx, edx, padding }
     crate::clock::ClockData { clock, flags, pad0, realtime, host_tsc, pad }
+    crate::device::CreateDevice { type_, fd, flags }
     crate::device::EnableCap { cap, flags, args, pad }
     crate::device::DeviceAttr { flags, group, attr, addr }
     crate::irqchip::Irqchip { chip_id, pad, chip }
@@ -191,6 +192,7 @@ mod tests {
         there_and_back::<crate::irq::TprAccessCtl, 40>();
         there_and_back::<crate::nested::NestedState, 128>();
         there_and_back::<crate::clock::ClockData, 48>();
+        there_and_back::<crate::device::CreateDevice, 12>();
         there_and_back::<crate::device::EnableCap, 104>();
         there_and_back::<crate::device::DeviceAttr, 24>();
         there_and_back::<crate::irqchip::Irqchip, 520>();

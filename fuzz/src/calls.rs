@@ -2,13 +2,14 @@
 //!
 //! What an argument names besides is made something that may be named: see `Case::redirect`.
 
-use abi::device::EnableCap;
+use abi::device::{DEV_TYPE_VFIO, DeviceAttr, EnableCap};
 use abi::encoding::Encoded;
 use abi::ioctl::{self, argument_size};
 use arch_x86::ioctl::offered::{Descriptor, OFFERED};
+use preload::object::Object;
 
 use crate::arena::{ARGUMENTS, PAGE, RAM};
-use crate::case::Case;
+use crate::case::{Case, check_answer};
 
 /// What gets state, and what sets it, and how many bytes of it there are.
 const PAIRS: [(Descriptor, u32, u32, usize); 16] = [
@@ -96,7 +97,30 @@ impl Case<'_> {
             _ => self.put_argument(number),
         };
         self.redirect(number);
-        drop(self.call(of, which, number, argument));
+        if let Some((_, Some(made))) = self.call(of, which, number, argument)
+            && number == ioctl::CREATE_DEVICE
+        {
+            self.attributes(&made.object);
+        }
+    }
+
+    /// Calls of a VM's device.
+    fn attributes(&mut self, device: &Object) {
+        let all = [ioctl::SET_DEVICE_ATTR, ioctl::HAS_DEVICE_ATTR, ioctl::GET_DEVICE_ATTR];
+        for _ in 0..self.input.u8() % 4 {
+            let number = self.input.one_of(&all);
+            let argument = self.put_argument(number);
+            if self.input.u8() % 8 != 0 {
+                let attribute = DeviceAttr { flags: 0, group: 1, attr: 1, addr: argument + 0x100 };
+                let mut bytes = [0; DeviceAttr::SIZE];
+                attribute.encode(&mut bytes);
+                self.world.arena.write_argument(0, &bytes);
+            }
+            self.redirect(number);
+            check_answer(device.ioctl(number, argument, |_| Ok(0)), || {
+                format!("a device {number:#x}")
+            });
+        }
     }
 
     fn argument(&self) -> u64 {
@@ -200,6 +224,11 @@ impl Case<'_> {
             ioctl::X86_SET_MSR_FILTER => (0..16).for_each(|range| pointer(24 + 24 * range)),
             ioctl::IRQFD => [0, 12].into_iter().for_each(descriptor),
             ioctl::IOEVENTFD => descriptor(20),
+            // The one kind that there is, mostly.
+            ioctl::CREATE_DEVICE if arena.argument_word(8) % 8 != 0 => {
+                arena.write_argument(0, &DEV_TYPE_VFIO.to_le_bytes());
+                arena.write_argument(8, &[0; 4]);
+            }
             // Signals are blocked here.
             ioctl::SET_SIGNAL_MASK => {
                 arena.write_argument(4, &0xffff_ffff_ffff_fb00_u64.to_le_bytes())

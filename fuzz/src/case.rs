@@ -30,7 +30,7 @@ const MAX_RUNS: usize = 12;
 const JIT_CACHE: usize = 1 << 20;
 
 /// What a call may answer. See: api.rst, and the sources that the decoding of ioctls names.
-const KNOWN: [i32; 15] = [
+const KNOWN: [i32; 16] = [
     libc::EPERM,
     libc::ENOENT,
     libc::EINTR,
@@ -42,11 +42,19 @@ const KNOWN: [i32; 15] = [
     libc::EFAULT,
     libc::EBUSY,
     libc::EEXIST,
+    libc::ENODEV,
     libc::EINVAL,
     libc::EMFILE,
     libc::ENOTTY,
     libc::ENOSPC,
 ];
+
+/// Looks at the answer of a call, which `what` tells.
+pub(crate) fn check_answer(answer: Result<u32, Errno>, what: impl FnOnce() -> String) {
+    if let Err(Errno(errno)) = answer {
+        assert!(KNOWN.contains(&errno), "{}: {errno}", what());
+    }
+}
 
 /// What is there for all cases: the device, and memory.
 pub struct World {
@@ -181,13 +189,8 @@ impl<'a> Case<'a> {
             made.replace(Some(new));
             Ok(3)
         });
-        match answer {
-            Ok(value) => Some((value, made.into_inner())),
-            Err(Errno(errno)) => {
-                assert!(KNOWN.contains(&errno), "{of:?} {number:#x}, {argument:#x}: {errno}");
-                None
-            }
-        }
+        check_answer(answer, || format!("{of:?} {number:#x}, {argument:#x}"));
+        answer.ok().map(|value| (value, made.into_inner()))
     }
 
     fn make_vm(&mut self, kind: u64) {

@@ -33,6 +33,8 @@ impl Errno {
     pub const EBUSY: Self = Self(16);
     /// There already.
     pub const EEXIST: Self = Self(17);
+    /// No such device, or none that this can be done with.
+    pub const ENODEV: Self = Self(19);
     /// Invalid argument.
     pub const EINVAL: Self = Self(22);
     /// No such thing.
@@ -58,6 +60,8 @@ pub trait Host: Clone + Send + Sync + 'static {
     type Event: Event;
     /// That an event is watched. Dropped, it is not any more, unless its target is called right now.
     type Watch: Send + Sync + 'static;
+    /// An open file of who makes a call.
+    type File: File;
 
     /// Reads guest memory at a host virtual address. Process context.
     ///
@@ -142,6 +146,19 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the host lacks what it takes.
     fn watch(&self, event: &Self::Event, target: Arc<dyn Notify>) -> Result<Self::Watch, Errno>;
+
+    /// The file that a descriptor of who makes a call is of. Process context, on the thread that makes the call.
+    ///
+    /// # Errors
+    /// `EBADF` if it is no descriptor, and what the host lacks.
+    fn file(&self, descriptor: i32) -> Result<Self::File, Errno>;
+}
+
+/// A handle of an open file, which stays open as long as there is one. It is equal to all handles of the same file, if that is a
+/// VFIO group's; of others that need not be told.
+pub trait File: Clone + PartialEq + Send + Sync + 'static {
+    /// Whether it is that of a VFIO group: of devices that a process may have for itself. Process context.
+    fn is_vfio_group(&self) -> bool;
 }
 
 /// A handle of an event. It is equal to all handles of the same event, and to nothing else.

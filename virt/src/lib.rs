@@ -11,6 +11,7 @@
 //! - `locked_list`: adding to what is behind a spinlock;
 //! - [`ioctl`]: the neutral part of KVM's interface, decoded;
 //! - [`statistics`]: what can be counted;
+//! - [`vfio`]: the devices that are passed through;
 //! - [`routing`]: from a global system interrupt to a chip's pin or a message;
 //! - [`vm`]: one virtual machine, which holds the above together.
 //!
@@ -33,6 +34,7 @@ mod locked_list;
 pub mod memory;
 pub mod routing;
 pub mod statistics;
+pub mod vfio;
 pub mod vm;
 
 #[cfg(feature = "selftest")]

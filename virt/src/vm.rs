@@ -16,6 +16,7 @@ use crate::irqfd::{Ended, Irqfds, Resampled};
 use crate::locked_list;
 use crate::memory::{Memory, PAGE, Slot};
 use crate::routing::{Pin, Reached, Route, Routes, Source, reached_by_both};
+use crate::vfio::Groups;
 
 /// The lock of a host.
 pub type Lock<A> = <<A as Arch>::Host as Host>::RawMutex;
@@ -36,6 +37,7 @@ pub struct Vm<A: Arch> {
     ring_entries: AtomicU32,
     rings: Mutex<Lock<A>, Vec<Arc<DirtyRing>>>,
     irqfds: Irqfds<A::Host>,
+    groups: Groups<A::Host>,
     lines: Arc<Lines<A>>,
 }
 
@@ -143,6 +145,7 @@ impl<A: Arch> Vm<A> {
             ring_entries: AtomicU32::new(0),
             rings: Mutex::new(Vec::new()),
             irqfds: Irqfds::default(),
+            groups: Groups::default(),
             lines,
         })
     }
@@ -150,6 +153,11 @@ impl<A: Arch> Vm<A> {
     /// The architecture's part.
     pub fn arch(&self) -> &A {
         &self.lines.arch
+    }
+
+    /// The devices that are passed through.
+    pub fn groups(&self) -> &Groups<A::Host> {
+        &self.groups
     }
 
     /// The memory slots.

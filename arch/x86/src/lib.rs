@@ -118,6 +118,7 @@ pub const SELFTESTS: &[&[selftest::Case]] = &[
     ioctl::run_test::CASES,
     ioctl::setup_test::CASES,
     ioctl::slots_test::CASES,
+    ioctl::devices_test::CASES,
     ioctl::statistics_test::CASES,
     ioctl::system_test::CASES,
     ioctl::vapic_test::CASES,

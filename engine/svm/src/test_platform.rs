@@ -7,7 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arch_x86::hardware::{GuestFpu, HostPage, Pages, Platform};
 use arch_x86::regs::{FxArea, YmmHigh};
-use arch_x86::vcpu::scripted::{Fixture, TestEvent, TestHost, TestParker, TestTimer, TestWatch};
+use arch_x86::vcpu::scripted::{
+    Fixture, TestEvent, TestFile, TestHost, TestParker, TestTimer, TestWatch,
+};
 use virt::Errno;
 use virt::host::{BadAddress, Expire, Host, Notify};
 
@@ -176,6 +178,7 @@ impl Host for TestPlatform {
     type Parker = TestParker;
     type Event = TestEvent;
     type Watch = TestWatch;
+    type File = TestFile;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         self.host.read(hva, buffer)
@@ -246,5 +249,9 @@ impl Host for TestPlatform {
 
     fn watch(&self, event: &TestEvent, target: Arc<dyn Notify>) -> Result<TestWatch, Errno> {
         self.host.watch(event, target)
+    }
+
+    fn file(&self, descriptor: i32) -> Result<TestFile, Errno> {
+        self.host.file(descriptor)
     }
 }

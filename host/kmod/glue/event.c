@@ -32,11 +32,6 @@ void unibody_event_put(struct file *file, struct eventfd_ctx *event)
 	fput(file);
 }
 
-void unibody_file_put(struct file *file)
-{
-	fput(file);
-}
-
 struct unibody_watch {
 	wait_queue_entry_t wait;
 	poll_table poll;

@@ -103,12 +103,16 @@ struct file *unibody_event_file(int descriptor);
 struct eventfd_ctx *unibody_event_of(struct file *file);
 void unibody_event_signal(struct eventfd_ctx *event);
 void unibody_event_put(struct file *file, struct eventfd_ctx *event);
-void unibody_file_put(struct file *file);
 struct unibody_watch *unibody_watch_new(struct file *file, struct eventfd_ctx *event,
 					void *watcher);
 u64 unibody_watch_take_locked(struct unibody_watch *watch);
 u64 unibody_watch_take(struct unibody_watch *watch);
 void unibody_watch_free(struct unibody_watch *watch);
+
+/* file.c */
+struct file *unibody_file_get(int descriptor);
+void unibody_file_put(struct file *file);
+bool unibody_file_is_vfio_group(struct file *file);
 
 /* pages.c */
 void *unibody_pages_new(size_t size);

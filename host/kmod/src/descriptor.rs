@@ -10,7 +10,7 @@ use core::ptr::{NonNull, null_mut};
 use virt::Errno;
 
 use crate::allocator::boxed;
-use crate::event::File;
+use crate::file::File;
 use crate::memory;
 
 // SAFETY: these are the glue's functions (glue/descriptor.c), with these types.
@@ -27,7 +27,7 @@ unsafe extern "C" {
     fn unibody_descriptor_give_up(descriptor: c_int, file: *mut File);
 }
 
-/// The device, a VM, a vCPU or statistics.
+/// The device, a VM, a vCPU, statistics, or a VM's device for VFIO.
 pub trait Object: Send + Sync + 'static {
     /// Answers an ioctl.
     ///
@@ -58,7 +58,7 @@ pub trait Object: Send + Sync + 'static {
     /// `ENODEV` if none may be, `EINVAL` if not so.
     fn may_map(&self, first: u64, count: u64, plain: bool) -> Result<(), Errno> {
         let _ = (first, count, plain);
-        Err(ENODEV)
+        Err(Errno::ENODEV)
     }
 
     /// The page of this number, of those that the kernel hands out; it is there as long as this is.
@@ -67,9 +67,6 @@ pub trait Object: Send + Sync + 'static {
         None
     }
 }
-
-/// Linux's `ENODEV`: it cannot be mapped.
-const ENODEV: Errno = Errno(19);
 
 /// What a file has of an object: a pointer to one of these, on the heap.
 type Kept = Box<dyn Object>;

@@ -9,9 +9,7 @@ use core::ffi::c_int;
 use virt::Errno;
 use virt::host::Event;
 
-/// The kernel's `struct file`.
-#[repr(C)]
-pub struct File([u8; 0]);
+use crate::file::{File, unibody_file_put};
 
 /// The kernel's `struct eventfd_ctx`.
 #[repr(C)]
@@ -27,8 +25,6 @@ unsafe extern "C" {
     fn unibody_event_signal(event: *mut Context);
     /// Lets go of both. Any context.
     fn unibody_event_put(file: *mut File, event: *mut Context);
-    /// Lets go of a file. Any context.
-    fn unibody_file_put(file: *mut File);
 }
 
 /// A handle of an eventfd.

@@ -7,6 +7,7 @@ use virt::Errno;
 use virt::host::{BadAddress, Expire, Host, Notify};
 
 use crate::event::EventFd;
+use crate::file::OpenFile;
 use crate::fpu::KernelFpu;
 use crate::lock::SpinLock;
 use crate::pages::{self, KernelPages};
@@ -25,6 +26,7 @@ impl Host for Kernel {
     type Parker = ThreadParker;
     type Event = EventFd;
     type Watch = Watch;
+    type File = OpenFile;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         memory::read(hva, buffer)
@@ -95,6 +97,10 @@ impl Host for Kernel {
 
     fn watch(&self, event: &EventFd, target: Arc<dyn Notify>) -> Result<Watch, Errno> {
         Watch::new(event, target)
+    }
+
+    fn file(&self, descriptor: i32) -> Result<OpenFile, Errno> {
+        OpenFile::of(descriptor)
     }
 }
 

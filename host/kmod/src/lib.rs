@@ -9,6 +9,7 @@
 //! - [`time`], [`timer`]: clocks and timers; [`lock`]: the lock that is shared with those;
 //! - [`parker`], [`thread`]: where a halted vCPU's thread waits, and what else is wanted of it;
 //! - [`event`], [`watch`]: eventfds, and who is told when one is signalled;
+//! - [`file`]: open files of who makes calls;
 //! - [`pages`], [`fpu`], [`processor`]: for engines: pages, a guest's x87 and vector registers, processors;
 //! - [`device`]: the device's node; [`virtualization`], on while there are VMs; [`vm`], [`vcpu`], [`statistics`]: what has
 //!   descriptors, as [`descriptor`] has it; [`shared`], the pages that programs map; [`mm`], whose memory a VM's is;
@@ -35,6 +36,7 @@ pub mod device;
 #[cfg(feature = "selftest")]
 mod device_test;
 mod event;
+mod file;
 mod fpu;
 #[cfg(feature = "selftest")]
 mod host_test;

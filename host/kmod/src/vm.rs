@@ -9,7 +9,7 @@ use core::mem::ManuallyDrop;
 use arch_x86::hardware::{HostPages, Virtualization};
 use arch_x86::ioctl::vm;
 use arch_x86::machine::{MAX_CPUS, X86};
-use virt::ioctl::is_exclusive;
+use virt::ioctl::{New, is_exclusive, vfio};
 use virt::memory::PAGE;
 use virt::{Errno, Memory};
 
@@ -128,23 +128,37 @@ impl<V: Virtualization<Kernel>> Object for Vm<V> {
         let alone = if is_exclusive(number) { Some(machine.exclusive.lock()?) } else { None };
         // What it makes has a descriptor when nobody waits any more for this call.
         let made = Cell::new(None);
-        let create_vcpu = |id| {
-            // First: one that could not have a descriptor would keep its number.
-            let place = Reserved::new(c"kvm-vcpu", false)?;
-            made.set(Some(Made::Vcpu(place, Vcpu::new(machine, id)?)));
-            Ok(0)
+        let make = |new| match new {
+            New::Vcpu(id) => {
+                // First: one that could not have a descriptor would keep its number.
+                let place = Reserved::new(c"kvm-vcpu", false)?;
+                made.set(Some(Made::Vcpu(place, Vcpu::new(machine, id)?)));
+                Ok(0)
+            }
+            New::Statistics(file) => {
+                made.set(Some(Made::Statistics(Statistics::new(file))));
+                Ok(0)
+            }
+            // Its number is in the answer. Nothing that is called on it waits for this call.
+            New::Vfio => install(c"kvm-vfio", Vfio(Arc::clone(machine))),
         };
-        let create_statistics = |file| {
-            made.set(Some(Made::Statistics(Statistics::new(file))));
-            Ok(0)
-        };
-        let done = vm(machine.core(), number, argument, create_vcpu, create_statistics);
+        let done = vm(machine.core(), number, argument, make);
         drop(alone);
         match made.take() {
             None => done,
             Some(Made::Vcpu(place, vcpu)) => place.install(vcpu),
             Some(Made::Statistics(statistics)) => install(c"kvm-vm-stats", statistics),
         }
+    }
+}
+
+/// The descriptor of a VM's device for VFIO.
+struct Vfio<V: Virtualization<Kernel>>(Arc<Machine<V>>);
+
+impl<V: Virtualization<Kernel>> Object for Vfio<V> {
+    fn ioctl(&self, number: u32, argument: u64) -> Result<u32, Errno> {
+        self.0.check_process()?;
+        vfio(self.0.core(), number, argument)
     }
 }
 

@@ -17,7 +17,8 @@ use virt::host::Notify;
 
 use crate::allocator::boxed;
 use crate::deferred::{self, Node};
-use crate::event::{Context, EventFd, File};
+use crate::event::{Context, EventFd};
+use crate::file::File;
 
 /// The glue's `struct unibody_watch`.
 #[repr(C)]

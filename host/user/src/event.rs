@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -37,13 +37,14 @@ impl EventFd {
     /// # Errors
     /// When it is no descriptor (`EBADF`), or one of something else (`EINVAL`), and when there are too many files open.
     pub fn of(descriptor: RawFd) -> io::Result<Self> {
-        let duplicate = duplicate(descriptor)?;
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", duplicate.as_raw_fd()))?;
+        let duplicate = OwnDescriptor::duplicate_of(descriptor)?;
+        let number = duplicate.as_fd().as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
         let number = |line: &str| line.strip_prefix("eventfd-id:")?.trim().parse().ok();
         let Some(number) = info.lines().find_map(number) else {
             return Err(rustix::io::Errno::INVAL.into());
         };
-        Ok(Self { descriptor: Arc::new(duplicate.into()), foreign: Some(number) })
+        Ok(Self { descriptor: Arc::new(duplicate), foreign: Some(number) })
     }
 
     /// Whether an access would not wait. One of somebody else's making may be such that it waits; that is not changed, and
@@ -90,17 +91,6 @@ impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
-}
-
-/// A descriptor of the same, for ourselves.
-fn duplicate(descriptor: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes any number, and refuses what is no descriptor.
-    let duplicate = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) };
-    if duplicate < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was just made, and nothing else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
 #[cfg(test)]

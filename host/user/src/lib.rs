@@ -9,11 +9,13 @@
 //! - [`scheduling`]: what the scheduler is told of a thread;
 //! - [`timer`]: one thread that serves all timers of a machine;
 //! - [`event`]: eventfds; [`watch`], one thread that waits for those of a machine that are watched;
+//! - [`mod@file`]: open files of the program's;
 //! - [`parker`]: where a halted vCPU's thread waits;
 //! - [`thread`]: the threads of the above.
 
 pub mod caller;
 pub mod event;
+pub mod file;
 pub mod fixup;
 #[cfg(test)]
 mod fixup_test;
@@ -36,6 +38,7 @@ use virt::Errno;
 use virt::host::{BadAddress, Expire, Host, Notify};
 
 use event::EventFd;
+use file::OpenFile;
 use parker::ThreadParker;
 use timer::{QueuedTimer, Timers};
 use watch::{QueuedWatch, Watches};
@@ -71,6 +74,7 @@ impl Host for Process {
     type Parker = ThreadParker;
     type Event = EventFd;
     type Watch = QueuedWatch;
+    type File = OpenFile;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         memory::read(hva, buffer)
@@ -142,6 +146,10 @@ impl Host for Process {
 
     fn watch(&self, event: &EventFd, target: Arc<dyn Notify>) -> Result<QueuedWatch, Errno> {
         self.watches.watch(event, target).map_err(refused)
+    }
+
+    fn file(&self, descriptor: i32) -> Result<OpenFile, Errno> {
+        OpenFile::of(descriptor).map_err(refused)
     }
 }
 

@@ -9,7 +9,8 @@
 //!
 //! A child that `fork` has made has copies of the descriptors and of the bits: there, too, they are none of the program's.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many numbers can be noted, from 0 on.
@@ -22,6 +23,22 @@ static OWN: [AtomicU64; NOTED / BITS] = [const { AtomicU64::new(0) }; NOTED / BI
 /// A descriptor whose number is noted while it is open.
 #[derive(Debug)]
 pub struct OwnDescriptor(Option<OwnedFd>);
+
+impl OwnDescriptor {
+    /// Another descriptor of what one of the program's is of, which stays the program's.
+    ///
+    /// # Errors
+    /// `EBADF` if it is none, and when there are too many files open.
+    pub fn duplicate_of(number: RawFd) -> io::Result<Self> {
+        // SAFETY: the call takes any number, and refuses what is no descriptor.
+        let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+        if duplicate < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it was just made, and nothing else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(duplicate) }.into())
+    }
+}
 
 impl From<OwnedFd> for OwnDescriptor {
     fn from(descriptor: OwnedFd) -> Self {

@@ -13,7 +13,7 @@ use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 
-/// The device, a VM, a vCPU or statistics, of the process that has made it.
+/// The device, a VM, a vCPU, statistics or a VM's device for VFIO, of the process that has made it.
 pub struct Object {
     owner: Owner,
     kind: ManuallyDrop<Kind>,
@@ -24,6 +24,7 @@ enum Kind {
     Vm(Arc<Vm>),
     Vcpu(Vcpu),
     Statistics(Statistics),
+    Vfio(Arc<Vm>),
 }
 
 /// An object that an ioctl has made, and the descriptor which it is to have.
@@ -63,6 +64,12 @@ impl Object {
         Self::new(Kind::Statistics(statistics))
     }
 
+    /// A VM's device for VFIO.
+    #[must_use]
+    pub fn vfio(vm: Arc<Vm>) -> Self {
+        Self::new(Kind::Vfio(vm))
+    }
+
     /// Answers an ioctl. What it makes is given to `install`, which gives its number.
     ///
     /// # Errors
@@ -85,6 +92,7 @@ impl Object {
             Kind::Vm(vm) => vm.ioctl(number, argument, install),
             Kind::Vcpu(vcpu) => vcpu.ioctl(number, argument, install),
             Kind::Statistics(_) => Err(Errno::ENOTTY),
+            Kind::Vfio(vm) => virt::ioctl::vfio(vm.core(), number, argument),
         }
     }
 
@@ -124,9 +132,21 @@ impl Object {
         }
     }
 
-    /// Whether the descriptor's `size` bytes from `offset` on may be mapped, not shared (`private`) or to be executed.
-    pub(crate) fn may_be_mapped(&self, offset: usize, size: usize, private: bool) -> bool {
-        !private || !matches!(&*self.kind, Kind::Vcpu(vcpu) if vcpu.has_dirty_ring(offset, size))
+    /// Checks whether the descriptor's `size` bytes from `offset` on may be mapped; `private`: not shared, or to be executed.
+    ///
+    /// # Errors
+    /// `ENODEV` if none may be, `EINVAL` if not so.
+    pub(crate) fn check_mapping(
+        &self,
+        offset: usize,
+        size: usize,
+        private: bool,
+    ) -> Result<(), Errno> {
+        match &*self.kind {
+            Kind::Vcpu(vcpu) if private && vcpu.has_dirty_ring(offset, size) => Err(Errno::EINVAL),
+            Kind::Vcpu(_) => Ok(()),
+            _ => Err(Errno::ENODEV),
+        }
     }
 
     /// The descriptor's `size` bytes from `offset` on were mapped at `start`.

@@ -3,7 +3,7 @@
 //! It is one of a memfd, which has the file's bytes. So all of reading is the kernel's own, with its offset and its errors; but before
 //! that the numbers are made those of now: [`interpose`](crate::interpose) stands before `read` and `pread` for that.
 //!
-//! Deviation: what reads in another way (`readv`, a mapping) has the numbers as they were when it was last read so, or made.
+//! Deviation: what reads in another way (`readv`) has the numbers as they were when it was last read so, or made.
 //!
 //! See: api.rst 4.133 (`KVM_GET_STATS_FD`).
 

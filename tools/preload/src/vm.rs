@@ -1,6 +1,5 @@
 //! A VM: [`Vm`]. It lives as long as its descriptor, or one of its vCPUs.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,13 +10,13 @@ use engine_soft::SoftEngine;
 use host_user::Process;
 use parking_lot::Mutex;
 use virt::arch::Arch;
-use virt::ioctl::is_exclusive;
+use virt::ioctl::{New, is_exclusive};
 use virt::{Errno, Memory};
 
 use crate::mappings::MAPPINGS;
 use crate::object::{Made, Object};
 use crate::options::Options;
-use crate::pages::Ring;
+use crate::pages::{self, Ring};
 use crate::statistics::Statistics;
 use crate::vcpu::Vcpu;
 use crate::{CoreVm, Machine};
@@ -55,7 +54,7 @@ impl Vm {
         Ok(Arc::new(Self { core, exclusive: Mutex::default(), ring, gone }))
     }
 
-    /// Answers an ioctl. A vCPU or statistics that it makes are given to `install`, which gives their number.
+    /// Answers an ioctl. What it makes is given to `install`, which gives its number.
     ///
     /// # Errors
     /// As [`vm`].
@@ -66,21 +65,27 @@ impl Vm {
         install: impl FnOnce(Made) -> Result<u32, Errno>,
     ) -> Result<u32, Errno> {
         let _alone = is_exclusive(number).then(|| self.exclusive.lock());
-        // One of the two is called, and once.
-        let install = Cell::new(Some(install));
-        let install = |made| install.take().map_or(Err(Errno::EINVAL), |install| install(made));
-        let create_vcpu = |id| {
-            let (vcpu, descriptor) = Vcpu::new(self, id)?;
-            install(Made { object: Object::vcpu(vcpu), descriptor })
-        };
-        let done =
-            vm(&self.core, number, argument, create_vcpu, |file| install(Statistics::made(file)?));
+        let done = vm(&self.core, number, argument, |new| install(self.make(new)?));
         if matches!(number, ioctl::SET_USER_MEMORY_REGION | ioctl::SET_USER_MEMORY_REGION2) {
             for slot in self.core.memory().view().slots().iter() {
                 MAPPINGS.used(slot.hva, slot.size);
             }
         }
         done
+    }
+
+    fn make(self: &Arc<Self>, new: New) -> Result<Made, Errno> {
+        match new {
+            New::Vcpu(id) => {
+                let (vcpu, descriptor) = Vcpu::new(self, id)?;
+                Ok(Made { object: Object::vcpu(vcpu), descriptor })
+            }
+            New::Statistics(file) => Statistics::made(file),
+            New::Vfio => {
+                let descriptor = pages::descriptor(c"kvm-vfio", 0)?;
+                Ok(Made { object: Object::vfio(Arc::clone(self)), descriptor })
+            }
+        }
     }
 
     /// Has the vCPUs forget where they have found memory, if any is gone since the last time.

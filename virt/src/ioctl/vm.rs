@@ -1,6 +1,6 @@
 //! A VM's ioctls that are the same on every architecture.
 //!
-//! Neighbours: `slots`, `dirty_gfns`, `interrupts`, `events`, `statistics`. Devices are not there.
+//! Neighbours: `slots`, `dirty_gfns`, `interrupts`, `events`, `devices`, `statistics`.
 //!
 //! See: Linux, virt/kvm/kvm_main.c, `kvm_vm_ioctl`; api.rst 4.116 (`KVM_REGISTER_COALESCED_MMIO`), 7 (`KVM_ENABLE_CAP`).
 
@@ -9,11 +9,21 @@ use abi::device::EnableCap;
 use abi::ioctl;
 use abi::memory::{CoalescedMmioZone, DIRTY_LOG_INITIALLY_SET, DIRTY_LOG_MANUAL_PROTECT_ENABLE};
 
-use super::{Argument, StatisticsFile, dirty_gfns, events, interrupts, slots};
+use super::{Argument, StatisticsFile, devices, dirty_gfns, events, interrupts, slots};
 use crate::arch::Arch;
 use crate::coalesced::Zone;
 use crate::host::{Errno, Host};
 use crate::vm::Vm;
+
+/// What an ioctl of a VM's makes that has a descriptor.
+pub enum New {
+    /// The vCPU of that number.
+    Vcpu(u32),
+    /// Statistics, which are read as that file.
+    Statistics(StatisticsFile),
+    /// The device for VFIO: [`vfio`](super::vfio).
+    Vfio,
+}
 
 /// Whether calls of this number on one VM have to be made one after the other. Those that may be made at any time are the ones that
 /// threads make while others run vCPUs. Who has the descriptor has the lock, as it may have to sleep.
@@ -25,22 +35,20 @@ pub const fn is_exclusive(number: u32) -> bool {
     )
 }
 
-/// Answers an ioctl of a VM that is not the architecture's. `create_vcpu` makes the vCPU of that number and gives its descriptor,
-/// `create_statistics` one that reads as that file. Process context.
+/// Answers an ioctl of a VM that is not the architecture's. `make` makes what has a descriptor, and gives that. Process context.
 ///
 /// # Errors
 /// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `EINVAL` and others for what cannot be;
-/// and what those two say.
+/// and what `make` says.
 pub fn vm<A: Arch>(
     vm: &Vm<A>,
     number: u32,
     argument: &Argument<A::Host>,
-    create_vcpu: impl FnOnce(u32) -> Result<u32, Errno>,
-    create_statistics: impl FnOnce(StatisticsFile) -> Result<u32, Errno>,
+    make: impl FnOnce(New) -> Result<u32, Errno>,
 ) -> Result<u32, Errno> {
     match number {
         ioctl::CREATE_VCPU => {
-            create_vcpu(u32::try_from(argument.value()).map_err(|_| Errno::EINVAL)?)
+            make(New::Vcpu(u32::try_from(argument.value()).map_err(|_| Errno::EINVAL)?))
         }
         ioctl::SET_USER_MEMORY_REGION => slots::set(vm, argument),
         ioctl::SET_USER_MEMORY_REGION2 => slots::set2(vm, argument),
@@ -61,7 +69,8 @@ pub fn vm<A: Arch>(
             vm.arch().coalesced().remove(&zone(argument)?);
             Ok(0)
         }
-        ioctl::GET_STATS_FD => create_statistics(StatisticsFile::of_vm(vm.arch().statistics())),
+        ioctl::CREATE_DEVICE => devices::create(vm, argument, || make(New::Vfio)),
+        ioctl::GET_STATS_FD => make(New::Statistics(StatisticsFile::of_vm(vm.arch().statistics()))),
         _ => Err(Errno::ENOTTY),
     }
 }

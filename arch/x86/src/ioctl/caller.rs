@@ -14,6 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use selftest::{Failure, Outcome, check_eq};
+use virt::ioctl::New;
 use virt::{Errno, Host};
 
 use crate::irqchip::lapic::LocalApic;
@@ -29,6 +30,8 @@ pub(super) const BAD: u64 = Fixture::MEMORY - 1;
 
 /// A descriptor of statistics.
 pub(super) const STATISTICS: u32 = 77;
+/// That of the device for VFIO.
+pub(super) const VFIO: u32 = 78;
 
 /// Every call with an argument in memory.
 pub(super) const POINTERS: [u32; 37] = [
@@ -103,10 +106,14 @@ impl Caller {
         host_error(Fixture::without_chips(4)).map(|fixture| Self { fixture })
     }
 
-    /// Makes a VM's call, with an argument or its address. Who makes vCPUs gives their number for a descriptor, and [`STATISTICS`] is that
-    /// of statistics.
+    /// Makes a VM's call, with an argument or its address. Who makes vCPUs gives their number for a descriptor, and [`STATISTICS`] and [`VFIO`]
+    /// are those of the others.
     pub fn vm(&self, number: u32, argument: u64) -> Result<u32, Errno> {
-        super::vm(&self.fixture.vm, number, argument, Ok, |_| Ok(STATISTICS))
+        super::vm(&self.fixture.vm, number, argument, |new| match new {
+            New::Vcpu(id) => Ok(id),
+            New::Statistics(_) => Ok(STATISTICS),
+            New::Vfio => Ok(VFIO),
+        })
     }
 
     /// Makes a VM's call with a structure for its argument.

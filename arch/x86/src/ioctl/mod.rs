@@ -48,6 +48,8 @@ pub mod cpuid_test;
 #[cfg(feature = "selftest")]
 pub mod debug_test;
 #[cfg(feature = "selftest")]
+pub mod devices_test;
+#[cfg(feature = "selftest")]
 pub mod events_test;
 #[cfg(feature = "selftest")]
 pub mod interface_test;

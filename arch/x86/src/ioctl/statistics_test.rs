@@ -9,7 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use selftest::{Failure, cases, check, check_eq};
 use virt::host::{Expire, Timer};
-use virt::ioctl::StatisticsFile;
+use virt::ioctl::{New, StatisticsFile};
 use virt::statistics::Statistics;
 use virt::{Errno, Host};
 
@@ -99,7 +99,10 @@ cases! {
     fn a_machines_statistics_are_a_file() {
         let caller = Caller::new()?;
         let vm = &caller.fixture.vm;
-        let (file, answer) = file_of(|make| super::vm(vm, GET_STATS_FD, 0, Ok, make));
+        let (file, answer) = file_of(|make| super::vm(vm, GET_STATS_FD, 0, |new| match new {
+            New::Statistics(file) => make(file),
+            New::Vcpu(_) | New::Vfio => Err(Errno::EINVAL),
+        }));
         check_eq!(answer, Ok(7));
         let file = host_error(file.ok_or(Errno::EBADF))?;
         let whole = contents(&file, 4096);
@@ -134,9 +137,10 @@ cases! {
 
     fn it_outlives_the_vcpu_and_who_makes_descriptors_may_have_none() {
         let (caller, mut vcpu) = Caller::with_vcpu()?;
-        let none = |_| Err(Errno::ENOMEM);
+        let none = |_: StatisticsFile| Err(Errno::ENOMEM);
+        let nothing = |_: New| Err(Errno::ENOMEM);
         check_eq!(super::vcpu(&mut vcpu, GET_STATS_FD, 0, none), Err(Errno::ENOMEM));
-        check_eq!(super::vm(&caller.fixture.vm, GET_STATS_FD, 0, Ok, none), Err(Errno::ENOMEM));
+        check_eq!(super::vm(&caller.fixture.vm, GET_STATS_FD, 0, nothing), Err(Errno::ENOMEM));
         let file = StatisticsFile::of_vcpu(u32::MAX, vcpu.statistics().clone());
         engine(&mut vcpu).then(out);
         check!(matches!(vcpu.run(Answer::None), Exit::Out { .. }));

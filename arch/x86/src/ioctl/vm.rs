@@ -11,7 +11,7 @@ use abi::device::EnableCap;
 use abi::irq::{X2APIC_API_DISABLE_BROADCAST_QUIRK, X2APIC_API_USE_32BIT_IDS, X2APIC_API_VALID};
 use abi::{cap, ioctl};
 use virt::host::Host;
-use virt::ioctl::{Argument, StatisticsFile};
+use virt::ioctl::{Argument, New};
 use virt::routing::Routes;
 use virt::{Arch, Errno, Vm};
 
@@ -31,19 +31,17 @@ const MAX_RESERVED_PINS: u64 = Routes::MAX as u64;
 /// Fewer shadow pages a machine cannot do with that has any.
 const MIN_SHADOW_PAGES: u64 = 64;
 
-/// Answers the ioctl `number` on a VM, with `argument` a value or an address of the caller's. `create_vcpu` makes the vCPU of that
-/// number, by [`create_vcpu`], and gives its descriptor; `create_statistics` gives one that reads as that file. Gives what `ioctl`
-/// returns. Process context, on the caller's thread; calls of which [`virt::ioctl::is_exclusive`] says so are made one after the other.
+/// Answers the ioctl `number` on a VM, with `argument` a value or an address of the caller's. `make`
+/// makes what has a descriptor, a vCPU by [`create_vcpu`], and gives that. Gives what `ioctl` returns. Process context, on the caller's thread; calls of which [`virt::ioctl::is_exclusive`] says so are made one after the other.
 ///
 /// # Errors
 /// As Linux: `ENOTTY` for an unknown number, `EFAULT` for an address that cannot be reached, `EINVAL`, `EEXIST`, `ENXIO` and others for
-/// what cannot be; and what those two say.
+/// what cannot be; and what `make` says.
 pub fn vm<E: Engine, H: Host>(
     vm: &Vm<X86<E, H>>,
     number: u32,
     argument: u64,
-    create_vcpu: impl FnOnce(u32) -> Result<u32, Errno>,
-    create_statistics: impl FnOnce(StatisticsFile) -> Result<u32, Errno>,
+    make: impl FnOnce(New) -> Result<u32, Errno>,
 ) -> Result<u32, Errno> {
     let argument = &Argument::new(vm.arch().host().clone(), argument);
     match number {
@@ -71,7 +69,7 @@ pub fn vm<E: Engine, H: Host>(
         ioctl::X86_SET_MSR_FILTER => msr_filter::set(vm, argument),
         ioctl::GET_CLOCK => clock::get(vm, argument),
         ioctl::SET_CLOCK => clock::set(vm, argument),
-        _ => virt::ioctl::vm(vm, number, argument, create_vcpu, create_statistics),
+        _ => virt::ioctl::vm(vm, number, argument, make),
     }
 }
 

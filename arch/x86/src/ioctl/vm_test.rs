@@ -4,9 +4,9 @@ use abi::cap;
 use abi::clock::ClockData;
 use abi::device::EnableCap;
 use abi::ioctl::{
-    CHECK_EXTENSION, CLEAR_DIRTY_LOG, CREATE_IRQCHIP, CREATE_PIT2, CREATE_VCPU, ENABLE_CAP,
-    GET_CLOCK, GET_DIRTY_LOG, GET_IRQCHIP, GET_NR_MMU_PAGES, GET_PIT2, GET_REGS, IOEVENTFD,
-    IRQ_LINE, IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, REINJECT_CONTROL, RUN,
+    CHECK_EXTENSION, CLEAR_DIRTY_LOG, CREATE_DEVICE, CREATE_IRQCHIP, CREATE_PIT2, CREATE_VCPU,
+    ENABLE_CAP, GET_CLOCK, GET_DIRTY_LOG, GET_IRQCHIP, GET_NR_MMU_PAGES, GET_PIT2, GET_REGS,
+    IOEVENTFD, IRQ_LINE, IRQ_LINE_STATUS, IRQFD, REGISTER_COALESCED_MMIO, REINJECT_CONTROL, RUN,
     SET_BOOT_CPU_ID, SET_CLOCK, SET_GSI_ROUTING, SET_IDENTITY_MAP_ADDR, SET_IRQCHIP,
     SET_NR_MMU_PAGES, SET_PIT2, SET_TSS_ADDR, SET_USER_MEMORY_REGION, SET_USER_MEMORY_REGION2,
     SIGNAL_MSI, UNREGISTER_COALESCED_MMIO, argument_size, io,
@@ -31,7 +31,7 @@ use crate::vcpu::run_test::{enable_apic, engine, host_error, out};
 use crate::vcpu::scripted::{Fixture, TestHost};
 
 /// A VM's calls with an argument in memory.
-const POINTERS: [u32; 21] = [
+const POINTERS: [u32; 22] = [
     SET_USER_MEMORY_REGION,
     SET_USER_MEMORY_REGION2,
     GET_DIRTY_LOG,
@@ -53,6 +53,7 @@ const POINTERS: [u32; 21] = [
     SET_PIT2,
     SIGNAL_MSI,
     ENABLE_CAP,
+    CREATE_DEVICE,
 ];
 
 /// Those without.
@@ -129,6 +130,7 @@ fn call_noise(caller: &Caller, random: &mut Random) -> Outcome {
         Errno::ENOTTY,
         Errno::ENOSPC,
         Errno::EPERM,
+        Errno::ENODEV,
     ];
     let answer = caller.vm(number, argument);
     check!(

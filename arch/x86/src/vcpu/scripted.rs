@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use virt::dirty_ring::DirtyRing;
-use virt::host::{BadAddress, Event as HostEvent, Expire, Host, Notify, Parker, Timer};
+use virt::host::{BadAddress, Event as HostEvent, Expire, File, Host, Notify, Parker, Timer};
 use virt::memory::Slot;
 use virt::{Errno, Memory, Vm};
 
@@ -186,6 +186,8 @@ impl TestHost {
     pub const EVENTS: usize = 4;
     /// A descriptor of something else.
     pub const OTHER: usize = 7;
+    /// The first two descriptors of VFIO's groups; the second of each, too, is of the same file.
+    pub const GROUPS: [i32; 2] = [10, 12];
 
     fn new(memory: usize) -> Self {
         let host = Self::default();
@@ -224,6 +226,7 @@ impl Host for TestHost {
     type Parker = TestParker;
     type Event = TestEvent;
     type Watch = TestWatch;
+    type File = TestFile;
 
     fn read(&self, hva: u64, buffer: &mut [u8]) -> Result<(), BadAddress> {
         let range = self.range(hva, buffer.len())?;
@@ -315,6 +318,24 @@ impl Host for TestHost {
         *event.0.target.lock() = Some(target);
         event.tell();
         Ok(TestWatch(event.clone()))
+    }
+
+    fn file(&self, descriptor: i32) -> Result<TestFile, Errno> {
+        match usize::try_from(descriptor) {
+            Ok(at) if at < Self::EVENTS || at == Self::OTHER => Ok(TestFile(descriptor)),
+            _ if Self::GROUPS.contains(&(descriptor & !1)) => Ok(TestFile(descriptor & !1)),
+            _ => Err(Errno::EBADF),
+        }
+    }
+}
+
+/// A file of the test host, by its first descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TestFile(i32);
+
+impl File for TestFile {
+    fn is_vfio_group(&self) -> bool {
+        TestHost::GROUPS.contains(&self.0)
     }
 }
 

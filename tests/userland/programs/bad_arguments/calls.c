@@ -51,6 +51,7 @@ const struct call CALLS[] = {
     PLAIN(KVM_SET_NR_MMU_PAGES, VM, 0),
     PLAIN(KVM_GET_NR_MMU_PAGES, VM, 0),
     CALL(KVM_REINJECT_CONTROL, VM, READ, struct kvm_reinject_control, 0),
+    CALL(KVM_CREATE_DEVICE, VM, READ, struct kvm_create_device, 0),
 
     PLAIN(KVM_RUN, VCPU, 0),
     PLAIN(KVM_SET_SIGNAL_MASK, VCPU, 0),

@@ -46,6 +46,48 @@ static void what_chips_that_are_not_there_answer(void) {
     end(&m), end(&split);
 }
 
+// What is no group of VFIO's is not added, and was not. See: virt/kvm/kvm_main.c, kvm_ioctl_create_device; virt/kvm/vfio.c.
+static void a_machine_has_one_device_for_vfio(void) {
+    struct machine m = machine(NO_CHIPS);
+    struct kvm_create_device device = {.type = KVM_DEV_TYPE_FSL_MPIC_20};
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &device), ENODEV);
+    device = (struct kvm_create_device){.type = KVM_DEV_TYPE_VFIO, .flags = KVM_CREATE_DEVICE_TEST};
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &device), 0);
+    device.flags = 0;
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &device), 0);
+    ENSURE(fcntl(device.fd, F_GETFD) == FD_CLOEXEC);
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &device), EBUSY);
+    int32_t group = open("/dev/null", O_RDWR);
+    struct kvm_device_attr add = {.group = KVM_DEV_VFIO_GROUP,
+                                  .attr = KVM_DEV_VFIO_GROUP_ADD,
+                                  .addr = (uintptr_t)&group};
+    struct kvm_device_attr remove = add, nowhere = add, unknown = add;
+    remove.attr = KVM_DEV_VFIO_GROUP_DEL, nowhere.addr = 0, unknown.attr = 77;
+    EXPECT(ioctl(device.fd, KVM_HAS_DEVICE_ATTR, &add), 0);
+    EXPECT(ioctl(device.fd, KVM_HAS_DEVICE_ATTR, &unknown), ENXIO);
+    EXPECT(ioctl(device.fd, KVM_HAS_DEVICE_ATTR, 0), EFAULT);
+    EXPECT(ioctl(device.fd, KVM_GET_DEVICE_ATTR, &add), EPERM);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &add), EINVAL);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &remove), ENOENT);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &nowhere), EFAULT);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &unknown), ENXIO);
+    close(group);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &add), EBADF);
+    EXPECT(ioctl(device.fd, KVM_SET_DEVICE_ATTR, &remove), EBADF);
+    const int unmapped[] = {m.kvm, m.vm, device.fd};
+    for (size_t n = 0; n < 3; n++) {
+        ENSURE(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, unmapped[n], 0) == MAP_FAILED);
+        ENSURE(errno == ENODEV);
+    }
+    // It is the machine's, not the descriptor's. And that has the machine be there.
+    int again = dup(device.fd);
+    close(device.fd);
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &device), EBUSY);
+    end(&m);
+    EXPECT(ioctl(again, KVM_HAS_DEVICE_ATTR, &add), 0);
+    close(again);
+}
+
 // See: virt/kvm/kvm_main.c, kvm_vm_ioctl_create_vcpu; arch/x86/kvm/x86.c, kvm_arch_vcpu_precreate.
 static void numbers_of_vcpus(void) {
     struct machine m = bare_machine(NO_CHIPS);
@@ -137,6 +179,7 @@ static void runs(void) {
 }
 
 const struct check ORDER[] = {
+    {"a_machine_has_one_device_for_vfio", a_machine_has_one_device_for_vfio},
     {"chips_are_chosen_once_and_before_vcpus", chips_are_chosen_once_and_before_vcpus},
     {"what_chips_that_are_not_there_answer", what_chips_that_are_not_there_answer},
     {"numbers_of_vcpus", numbers_of_vcpus},

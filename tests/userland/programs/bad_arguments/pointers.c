@@ -154,6 +154,8 @@ static void another_size_is_another_call(void) {
 static void each_call_has_its_descriptor(void) {
     struct machine m = whole_machine();
     int statistics = ioctl(m.vm, KVM_GET_STATS_FD, 0);
+    struct kvm_create_device vfio = {.type = KVM_DEV_TYPE_VFIO};
+    EXPECT(ioctl(m.vm, KVM_CREATE_DEVICE, &vfio), 0);
     const int kinds[] = {DEVICE, VM, VCPU};
     for (size_t n = 0; n < CALL_COUNT; n++) {
         char what[128];
@@ -168,8 +170,12 @@ static void each_call_has_its_descriptor(void) {
         expect(__FILE_NAME__, __LINE__, what, ioctl(-1, CALLS[n].number, 0), EBADF);
         snprintf(what, sizeof what, "%s of statistics", CALLS[n].name);
         expect(__FILE_NAME__, __LINE__, what, ioctl(statistics, CALLS[n].number, 0), ENOTTY);
+        if (CALLS[n].not_tried_on == (DEVICE | VM))
+            continue; // Attributes, which this has.
+        snprintf(what, sizeof what, "%s of the device for VFIO", CALLS[n].name);
+        expect(__FILE_NAME__, __LINE__, what, ioctl(vfio.fd, CALLS[n].number, 0), ENOTTY);
     }
-    close(statistics);
+    close(statistics), close(vfio.fd);
     end(&m);
 }
 

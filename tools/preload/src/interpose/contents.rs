@@ -5,6 +5,8 @@
 
 use libc::{c_int, c_void, off_t, size_t, ssize_t};
 
+use virt::Errno;
+
 use super::{answer, fail};
 use crate::descriptors::DESCRIPTORS;
 use crate::mappings::MAPPINGS;
@@ -114,8 +116,10 @@ unsafe fn map(
     let object = Some(descriptor).filter(|_| flags & libc::MAP_ANONYMOUS == 0);
     let object = object.and_then(|descriptor| DESCRIPTORS.get(descriptor));
     let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE || access & libc::PROT_EXEC != 0;
-    if object.as_ref().is_some_and(|object| !object.may_be_mapped(offset as usize, size, private)) {
-        fail(libc::EINVAL);
+    if let Some(object) = &object
+        && let Err(Errno(errno)) = object.check_mapping(offset as usize, size, private)
+    {
+        fail(errno);
         return libc::MAP_FAILED;
     }
     // SAFETY: the caller's promise.
