@@ -42,6 +42,9 @@ pub const VFIO_GROUP_ADD: u64 = 1;
 /// Of those: removes it.
 pub const VFIO_GROUP_DEL: u64 = 2;
 
+/// An attribute of `/dev/kvm`, of group 0: the components of XSAVE that guests may be let use, a `u64` as XCR0 has them.
+pub const X86_XCOMP_GUEST_SUPP: u64 = 0;
+
 /// A group of a vCPU's attributes: its time stamp counter.
 pub const VCPU_TSC_CTRL: u32 = 0;
 /// Of that: what is added to the host's.

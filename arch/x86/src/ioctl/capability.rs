@@ -136,7 +136,7 @@ pub const CAPABILITIES: &[Capability] = capabilities! {
     VM_GPA_BITS = 0,
     // What XSAVE can save here fits into KVM_GET_XSAVE's 4 KiB.
     XSAVE2 = size_of::<abi::fpu::Xsave>() as u32,
-    SYS_ATTRIBUTES = 0,
+    SYS_ATTRIBUTES = 1,
     PMU_CAPABILITY = 0,
     DISABLE_QUIRKS2 = Quirks::ALL as u32,
     VM_TSC_CONTROL = 0,

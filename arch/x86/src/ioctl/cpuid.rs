@@ -26,6 +26,8 @@ use crate::vcpu::Vcpu;
 
 /// In leaf 1's ECX: the local APIC's timer has that mode.
 const TSC_DEADLINE: u32 = 1 << 24;
+/// What XSAVE and its kin save.
+const XSAVE: u32 = 0xd;
 /// KVM's leaves: how many there are, what KVM has, and frequencies.
 const KVM_SIGNATURE: u32 = 0x4000_0000;
 const KVM_FEATURES: u32 = 0x4000_0001;
@@ -41,12 +43,24 @@ pub(super) fn get<E: Engine, H: Host>(
     write_table(argument, vcpu.cpuid(), current)
 }
 
-/// What a vCPU can be told to answer.
-#[inline(never)]
-pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> Result<u32, Errno> {
+/// What one vCPU alone would answer, if it were up to the policy.
+fn offered<H: Host>(system: &System<H>) -> Result<Table, Errno> {
     let khz = system.host.tsc_khz();
     let mut table = default_table(&system.hardware, system.instructions, 0, 1, khz)?;
     table.withhold(&system.lacks);
+    Ok(table)
+}
+
+/// The components of XSAVE that a vCPU can be told to have, as XCR0 has them. See: AMD APM vol. 3, E.4.9.
+pub(super) fn xsave_components<H: Host>(system: &System<H>) -> Result<u64, Errno> {
+    let [low, _, _, high] = offered(system)?.get(XSAVE, 0).unwrap_or_default();
+    Ok(u64::from(high) << 32 | u64::from(low))
+}
+
+/// What a vCPU can be told to answer.
+#[inline(never)]
+pub(super) fn supported<H: Host>(system: &System<H>, argument: &Argument<H>) -> Result<u32, Errno> {
+    let mut table = offered(system)?;
     if let Some([eax, ebx, ecx, edx]) = table.get(1, 0) {
         table.set(1, None, [eax, ebx, ecx & !TSC_DEADLINE, edx])?;
     }

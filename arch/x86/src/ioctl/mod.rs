@@ -153,7 +153,7 @@ pub fn vcpu<E: Engine, H: Host>(
         ioctl::GET_STATS_FD => {
             create_statistics(StatisticsFile::of_vcpu(vcpu.id(), vcpu.statistics().clone()))
         }
-        ioctl::HAS_DEVICE_ATTR => attributes::has(argument),
+        ioctl::HAS_DEVICE_ATTR => attributes::has(attributes::VCPU, argument),
         ioctl::GET_DEVICE_ATTR => attributes::get(vcpu, argument),
         ioctl::SET_DEVICE_ATTR => attributes::set(vcpu, argument),
         ioctl::ENABLE_CAP => enable(vcpu, argument),

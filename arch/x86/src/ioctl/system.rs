@@ -1,6 +1,6 @@
 //! The device's ioctls: [`system`]. What they tell does not depend on a VM.
 //!
-//! Neighbours: `capability`, `msr_index`; `cpuid` and `msr`, which a vCPU shares. See: Linux, arch/x86/kvm/x86.c,
+//! Neighbours: `capability`, `msr_index`; `attributes`, `cpuid` and `msr`, which a vCPU shares. See: Linux, arch/x86/kvm/x86.c,
 //! `kvm_arch_dev_ioctl`.
 
 use abi::ioctl;
@@ -8,7 +8,7 @@ use virt::Errno;
 use virt::host::Host;
 use virt::ioctl::Argument;
 
-use super::{capability, cpuid, msr, msr_index};
+use super::{attributes, capability, cpuid, msr, msr_index};
 use crate::cpuid::{Instructions, Leaf};
 use crate::engine::Engine;
 use crate::machine_check::MachineCheck;
@@ -57,6 +57,8 @@ pub fn system<H: Host>(
             argument.write(&MachineCheck::CAPABILITIES)?;
             Ok(0)
         }
+        ioctl::HAS_DEVICE_ATTR => attributes::has(attributes::DEVICE, argument),
+        ioctl::GET_DEVICE_ATTR => attributes::get_devices(system, argument),
         _ => virt::ioctl::system(number, argument, create_vm),
     }
 }

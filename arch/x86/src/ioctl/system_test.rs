@@ -2,11 +2,12 @@
 
 use abi::cap;
 use abi::cpuid::{CpuidEntry, CpuidHeader};
+use abi::device::DeviceAttr;
 use abi::encoding::Encoded;
 use abi::ioctl::{
-    CHECK_EXTENSION, CREATE_VM, GET_API_VERSION, GET_CPUID2, GET_EMULATED_CPUID,
+    CHECK_EXTENSION, CREATE_VM, GET_API_VERSION, GET_CPUID2, GET_DEVICE_ATTR, GET_EMULATED_CPUID,
     GET_MSR_FEATURE_INDEX_LIST, GET_MSR_INDEX_LIST, GET_MSRS, GET_SUPPORTED_CPUID,
-    GET_SUPPORTED_HV_CPUID, GET_VCPU_MMAP_SIZE, RUN, SET_CPUID2, SET_MSRS,
+    GET_SUPPORTED_HV_CPUID, GET_VCPU_MMAP_SIZE, HAS_DEVICE_ATTR, RUN, SET_CPUID2, SET_MSRS,
     X86_GET_MCE_CAP_SUPPORTED, io,
 };
 use abi::msr::{MsrEntry, MsrListHeader, MsrsHeader};
@@ -24,13 +25,15 @@ use crate::msr::index;
 use crate::vcpu::scripted::{Fixture, Scripted, TestHost};
 
 /// What the device's calls with an argument in memory are.
-const POINTERS: [u32; 6] = [
+const POINTERS: [u32; 8] = [
     GET_SUPPORTED_CPUID,
     GET_EMULATED_CPUID,
     GET_MSR_INDEX_LIST,
     GET_MSR_FEATURE_INDEX_LIST,
     GET_MSRS,
     X86_GET_MCE_CAP_SUPPORTED,
+    HAS_DEVICE_ATTR,
+    GET_DEVICE_ATTR,
 ];
 
 /// The descriptor of a new VM.
@@ -190,6 +193,24 @@ cases! {
         check_eq!(supported(&less)?, [0, 0, 0b101]);
     }
 
+    fn what_xsave_saves_is_an_attribute() {
+        let caller = Caller::new()?;
+        let components = DeviceAttr { flags: 0, group: 0, attr: 0, addr: ARGUMENT + 0x100 };
+        let asked = |number, attribute: DeviceAttr| {
+            caller.put(0, &attribute);
+            ask(&caller, number, ARGUMENT)
+        };
+        check_eq!(asked(HAS_DEVICE_ATTR, components), Ok(0));
+        check_eq!(asked(GET_DEVICE_ATTR, components), Ok(0));
+        // This host has no AVX.
+        check_eq!(caller.at::<u64>(0x100), 0b11);
+        check_eq!(asked(GET_DEVICE_ATTR, DeviceAttr { addr: BAD, ..components }), Err(Errno::EFAULT));
+        for number in [HAS_DEVICE_ATTR, GET_DEVICE_ATTR] {
+            check_eq!(asked(number, DeviceAttr { group: 1, ..components }), Err(Errno::ENXIO));
+            check_eq!(asked(number, DeviceAttr { attr: 1, ..components }), Err(Errno::ENXIO));
+        }
+    }
+
     fn lists_of_registers_fit_or_say_their_size() {
         let caller = Caller::new()?;
         for (number, indices) in [
@@ -259,7 +280,7 @@ cases! {
             };
             scramble(&caller, &mut random);
             let argument = if random.below(4) == 0 { random.next() } else { ARGUMENT };
-            let known = [Errno::EINVAL, Errno::E2BIG, Errno::EFAULT];
+            let known = [Errno::EINVAL, Errno::E2BIG, Errno::EFAULT, Errno::ENXIO];
             let answer = ask(&caller, number, argument);
             check!(answer.map_or_else(|errno| known.contains(&errno), |_| true), "{number:x}, seed {seed}");
         }

@@ -18,6 +18,8 @@ const struct call CALLS[] = {
     // Of no entries none is written.
     CALL(KVM_GET_MSRS, DEVICE, READ, struct kvm_msrs, VCPU),
     CALL(KVM_X86_GET_MCE_CAP_SUPPORTED, DEVICE, WRITTEN, uint64_t, 0),
+    CALL(KVM_HAS_DEVICE_ATTR, DEVICE, READ, struct kvm_device_attr, VM | VCPU),
+    CALL(KVM_GET_DEVICE_ATTR, DEVICE, READ, struct kvm_device_attr, VM | VCPU),
 
     PLAIN(KVM_CHECK_EXTENSION, VM, DEVICE),
     CALL(KVM_ENABLE_CAP, VM, READ, struct kvm_enable_cap, VCPU),
@@ -95,7 +97,7 @@ const struct call CALLS[] = {
     CALL(KVM_TPR_ACCESS_REPORTING, VCPU, WRITTEN, struct kvm_tpr_access_ctl, 0),
     CALL(KVM_SET_VAPIC_ADDR, VCPU, READ, struct kvm_vapic_addr, 0),
     PLAIN(KVM_GET_STATS_FD, VCPU, VM),
-    // Linux has attributes of the device and of a VM as well.
+    // Linux has attributes of a VM as well.
     CALL(KVM_HAS_DEVICE_ATTR, VCPU, READ, struct kvm_device_attr, DEVICE | VM),
     CALL(KVM_GET_DEVICE_ATTR, VCPU, READ, struct kvm_device_attr, DEVICE | VM),
     CALL(KVM_SET_DEVICE_ATTR, VCPU, READ, struct kvm_device_attr, DEVICE | VM),

@@ -283,6 +283,17 @@ static void what_is_absent_or_an_attribute(void) {
     EXPECT(ioctl(m.vcpu, KVM_HAS_DEVICE_ATTR, &a), 0);
     EXPECT(ioctl(m.vcpu, KVM_GET_DEVICE_ATTR, &a), EFAULT);
     EXPECT(ioctl(m.vcpu, KVM_SET_DEVICE_ATTR, &a), EFAULT);
+    // The device has one, KVM_X86_XCOMP_GUEST_SUPP: x87 and SSE at least.
+    uint64_t components = 0;
+    a.addr = (uintptr_t)&components;
+    EXPECT(ioctl(m.kvm, KVM_HAS_DEVICE_ATTR, &a), 0);
+    EXPECT(ioctl(m.kvm, KVM_GET_DEVICE_ATTR, &a), 0);
+    ENSURE((components & 3) == 3);
+    a.addr = 0;
+    EXPECT(ioctl(m.kvm, KVM_GET_DEVICE_ATTR, &a), EFAULT);
+    a.attr = 1;
+    EXPECT(ioctl(m.kvm, KVM_HAS_DEVICE_ATTR, &a), ENXIO);
+    EXPECT(ioctl(m.kvm, KVM_GET_DEVICE_ATTR, &a), ENXIO);
     struct kvm_tpr_access_ctl tpr = {.flags = 1};
     EXPECT(ioctl(m.vcpu, KVM_TPR_ACCESS_REPORTING, &tpr), EINVAL);
     // x86.c, kvm_arch_vcpu_ioctl: the local APIC's is refused without one whatever it points to.
