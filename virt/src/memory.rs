@@ -122,6 +122,12 @@ impl Slots {
         self.0.iter().map(|entry| &entry.slot)
     }
 
+    /// Those of them that begin at an address, or behind it.
+    pub fn from(&self, gpa: u64) -> impl Iterator<Item = &Slot> {
+        let first = self.0.partition_point(|entry| entry.slot.gpa < gpa);
+        self.0[first..].iter().map(|entry| &entry.slot)
+    }
+
     fn insert(&mut self, entry: Entry) -> Result<(), Errno> {
         let slot = &entry.slot;
         let end = slot.check()?;

@@ -47,6 +47,13 @@ pub enum Mapped {
     Busy,
 }
 
+/// What is done with a part of a slot.
+struct Part {
+    start: u64,
+    end: u64,
+    work: Work,
+}
+
 /// What the lock holds.
 struct Inner<G> {
     tree: Tree<G>,
@@ -183,12 +190,10 @@ impl<P: Platform> Nested<P> {
             let (from, to) = inner.changing;
             inner.changing = (from.min(start), to.max(end));
         }
-        self.each_slot(|slot| {
+        self.each_part(|slot| {
             let (from, to) = (start.max(slot.hva), end.min(slot.hva.saturating_add(slot.size)));
-            if from < to {
-                let gpa = slot.gpa + (from - slot.hva);
-                self.each(gpa, gpa + (to - from), Work::Remove);
-            }
+            let gpa = slot.gpa.wrapping_add(from.wrapping_sub(slot.hva));
+            (from < to).then(|| Part { start: gpa, end: gpa + (to - from), work: Work::Remove })
         });
     }
 
@@ -243,28 +248,27 @@ impl<P: Platform> Nested<P> {
     /// only may not be written any more. [`flush`](Self::flush) is to follow. Process context.
     pub fn renew(&self, start: u64, end: u64) {
         self.inner.lock().sequence += 1;
-        self.each_slot(|slot| {
+        self.each_part(|slot| {
             let (from, to) = (start.max(slot.gpa), end.min(slot.gpa.saturating_add(slot.size)));
-            if from < to {
-                let work = if slot.log_dirty { Work::Protect } else { Work::Remove };
-                self.each(from, to, work);
-            }
+            let work = if slot.log_dirty { Work::Protect } else { Work::Remove };
+            (from < to).then_some(Part { start: from, end: to, work })
         });
     }
 
-    /// Calls `work` for each slot that the tables are of, without the lock. If others take their place meanwhile, that takes
+    /// Works on what `part` says of each slot that the tables are of, a slot at a time. If others take their place meanwhile, that takes
     /// these out, and nothing of the new ones is there yet that a change under way, or a renewal, could be about. Any context: the last
     /// handle of slots is not dropped here.
-    fn each_slot(&self, work: impl Fn(&Slot)) {
+    fn each_part(&self, part: impl Fn(&Slot) -> Option<Part>) {
         let mut next = 0;
         loop {
-            let slot = {
+            let found = {
                 let inner = self.inner.lock();
-                inner.slots.slots().iter().find(|slot| slot.gpa >= next).copied()
+                let mut slots = inner.slots.slots().from(next);
+                slots.find_map(|slot| Some((slot.gpa.saturating_add(slot.size), part(slot)?)))
             };
-            let Some(slot) = slot else { return };
-            work(&slot);
-            next = slot.gpa.saturating_add(slot.size);
+            let Some((behind, Part { start, end, work })) = found else { return };
+            self.each(start, end, work);
+            next = behind;
         }
     }
 
