@@ -5,7 +5,8 @@
 
 use crate::nest::{self, Extra, Options};
 use crate::{process, tree};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,7 +43,9 @@ pub fn extra(from: PathBuf, to: &str) -> Extra {
 /// Compiles a program of `benches/kvm`.
 pub fn compile(name: &str) -> Result<PathBuf> {
     let source: &Path = &tree::root().join(format!("benches/kvm/{name}.c"));
-    let program = tree::target().join("nest").join(name);
+    let folder = tree::target().join("nest");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let program = folder.join(name);
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
     process::run(&mut gcc)?;

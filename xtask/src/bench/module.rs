@@ -1,6 +1,6 @@
-//! `cargo xtask bench module`: what an exit, a page and a boot cost on the project's own module, beside Linux's kvm_amd.
+//! `cargo xtask bench module`: what an exit, a page, an interrupt between vCPUs and a boot cost on the project's own module, beside Linux's kvm_amd.
 //!
-//! The exits and the pages are `benches/kvm/exits.c`'s, which knows nothing of what is behind the device. Both run in one nest, whose clock
+//! The exits and the pages are `benches/kvm/exits.c`'s, the interrupts `benches/kvm/ipi.c`'s; both know nothing of what is behind the device. Both run in one nest, whose clock
 //! counts instructions, one after the other: only one of the two modules can have the processor.
 
 use super::kvm::{compile, extra};
@@ -17,7 +17,7 @@ pub fn run() -> Result<()> {
         icount: true,
         module: true,
         timeout: Duration::from_secs(900),
-        files: vec![extra(compile("exits")?, "bin/exits")],
+        files: vec![extra(compile("exits")?, "bin/exits"), extra(compile("ipi")?, "bin/ipi")],
         command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
         ..Options::default()
     };

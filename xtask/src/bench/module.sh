@@ -8,6 +8,7 @@ clock() {
 # measure ENGINE DEVICE FILE
 measure() {
     exits "$2" >"$3" || exit 1
+    ipi "$2" >>"$3" || exit 1
     unibody run --quiet --engine "$1" --memory 256M -- true || exit 1
     start=$(clock)
     unibody run --quiet --engine "$1" --memory 256M -- true || exit 1
