@@ -89,6 +89,10 @@ pub trait EngineVcpu: Regs + Send {
     fn tsc(&self) -> u64;
     /// All translations of the guest's own tables are dropped.
     fn flush_tlb(&mut self);
+    /// The guest has written SPEC_CTRL. See: AMD APM vol. 2, 3.2.9.
+    fn set_speculation_control(&mut self, value: u64);
+    /// None of the guest's indirect branches is to be predicted by what ran before (IBPB). See: AMD APM vol. 2, 3.2.9.
+    fn forget_branches(&mut self);
 }
 
 /// What a vCPU is entered with.

@@ -88,8 +88,8 @@ const ARCH_CAPABILITIES: u64 = {
 /// In PLATFORM_INFO: CPUID can be made to fault, which it cannot here. See: Intel SDM vol. 4, MSR_PLATFORM_INFO.
 const CPUID_FAULTING: u64 = 1 << 31;
 
-/// IBRS, STIBP, SSBD, and BHI_DIS_S. See: Intel SDM vol. 4, IA32_SPEC_CTRL.
-const SPEC_CTRL_BITS: u64 = 1 << 10 | 0b111;
+/// IBRS, STIBP, SSBD; AMD's PSFD; Intel's BHI_DIS_S. See: AMD APM vol. 2, 3.2.9; Intel SDM vol. 4, IA32_SPEC_CTRL.
+const SPEC_CTRL_BITS: u64 = 1 << 10 | 1 << 7 | 0b111;
 
 /// The MSRs that only hold what was written, with the checks that the manuals ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,9 +188,8 @@ impl Stored {
                 self.mtrr_variable[(number - MTRR_FIRST_VARIABLE) as usize] = value;
             }
             MISC_ENABLE => self.misc_enable = value,
-            // IBRS, STIBP and SSBD.
             SPEC_CTRL if value & !SPEC_CTRL_BITS == 0 => self.spec_ctrl = value,
-            // IBPB: the engine shares no branch history worth a barrier.
+            // IBPB, which is the engine's.
             PRED_CMD if value & !1 == 0 => {}
             DEBUG_CTL if value & !0b11 == 0 => self.debug_ctl = value,
             // Of a processor's power: there is nothing to be chosen.

@@ -237,6 +237,8 @@ const INTEGER: Instructions = Instructions {
     extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
     extended1_edx: 0,
     leaf_d1_eax: 0,
+    extended8_ebx: 0,
+    extended21_eax: 0,
 };
 
 impl Engine for SoftEngine {

@@ -357,6 +357,11 @@ impl EngineVcpu for SoftVcpu {
         self.tsc_offset = offset;
     }
 
+    // It does not speculate on the guest's behalf.
+    fn set_speculation_control(&mut self, _value: u64) {}
+
+    fn forget_branches(&mut self) {}
+
     fn set_dirty_ring(&mut self, ring: Arc<DirtyRing>) {
         self.view.set_ring(ring);
     }

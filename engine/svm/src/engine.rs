@@ -62,6 +62,10 @@ const KNOWN: Instructions = Instructions {
     extended1_ecx: 1 << 0 | 1 << 5 | 1 << 8,
     extended1_edx: 0,
     leaf_d1_eax: 0,
+    // IBPB; IBRS, STIBP, and how they are best used (16 to 19); SSBD, PSFD; IBPB covers returns.
+    extended8_ebx: 1 << 12 | 0x3f << 14 | 1 << 24 | 1 << 28 | 1 << 30,
+    // IBPB covers all kinds of branches.
+    extended21_eax: 1 << 28,
 };
 
 /// What CPUID offers on every host, and a guest has only if the processor does.
@@ -81,7 +85,14 @@ const NATIVE: Instructions = Instructions {
     extended1_edx: 1 << 26 | 1 << 27,
     // XSAVEOPT, XSAVEC, XGETBV of register 1.
     leaf_d1_eax: 0b111,
+    // XSAVE and XRSTOR always have the last x87 instruction; no speculative store bypass, no branch type confusion.
+    extended8_ebx: 1 << 2 | 1 << 26 | 1 << 29,
+    // LFENCE serialises, null selectors clear the base, no SRSO.
+    extended21_eax: 1 << 2 | 1 << 6 | 1 << 29,
 };
+
+/// In leaf 8000_0021's EAX: EFER can switch it on, which no guest's can. Deviation.
+const AUTOMATIC_IBRS: u32 = 1 << 8;
 
 /// What needs the upper halves of vector registers.
 const AVX: Instructions = Instructions {
@@ -96,6 +107,8 @@ const AVX: Instructions = Instructions {
     extended1_ecx: 0,
     extended1_edx: 0,
     leaf_d1_eax: 0,
+    extended8_ebx: 0,
+    extended21_eax: 0,
 };
 
 impl<P: Platform, C: Processor> SvmEngine<P, C> {
@@ -140,6 +153,8 @@ impl<P: Platform, C: Processor> Engine for SvmEngine<P, C> {
             extended1_ecx: NATIVE.extended1_ecx & !has.extended1_ecx,
             extended1_edx: NATIVE.extended1_edx & !has.extended1_edx,
             leaf_d1_eax: NATIVE.leaf_d1_eax & !has.leaf_d1_eax,
+            extended8_ebx: NATIVE.extended8_ebx & !has.extended8_ebx,
+            extended21_eax: NATIVE.extended21_eax & !has.extended21_eax | AUTOMATIC_IBRS,
         }
     }
 

@@ -6,8 +6,9 @@
 //! ([`crate::presence`]).
 //!
 //! What of the host's registers VMRUN does not change by itself is put back when the guest is out, but for TSC_AUX, which is when the
-//! thread may leave the processor. SPEC_CTRL stays the host's: the core keeps what a guest writes to it, and no guest of
-//! a processor of AMD's is offered it.
+//! thread may leave the processor. SPEC_CTRL is the host's with what the guest has set besides: so it never restricts less than the host
+//! wants, where the host's code runs with it before it is put back. The core keeps what a guest writes to it. A processor that has a
+//! guest's SPEC_CTRL in the VMCB (AMD APM vol. 2, 15.12) combines the two in the same way, and finds 0 there.
 //!
 //! Deviations. An NMI that waits for the end of the shadow of MOV SS, with interrupts off, is delivered only when the host interrupts next. An
 //! interrupt whose delivery raises #AC is lost, as in the software CPU.
@@ -42,6 +43,7 @@ struct Kept {
     xss: Option<u64>,
     breakpoints: Option<[u64; 4]>,
     dr7: u64,
+    speculation_control: Option<u64>,
 }
 
 /// What goes on.
@@ -259,6 +261,14 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             kept.breakpoints = Some([0, 1, 2, 3].map(|n| processor.dr(n)));
             self.set_breakpoints(&self.breakpoints);
         }
+        let control = self.speculation_control & svm.features.speculation_control;
+        if control != 0 {
+            let host = processor.speculation_control();
+            if host | control != host {
+                processor.set_speculation_control(host | control);
+                kept.speculation_control = Some(host);
+            }
+        }
         // Without OSXSAVE nothing in the guest depends on these.
         if svm.features.xsave && self.cr4 & cr4::OSXSAVE != 0 {
             let host = processor.xcr0();
@@ -280,6 +290,9 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
     /// Loads the host's again. VMRUN's end has left DR7 without breakpoints.
     fn take_registers_back(&self, kept: &Kept) {
         let processor = &self.shared.svm.processor;
+        if let Some(host) = kept.speculation_control {
+            processor.set_speculation_control(host);
+        }
         if let Some(xcr0) = kept.xcr0 {
             processor.set_xcr0(xcr0);
         }

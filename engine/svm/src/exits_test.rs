@@ -30,6 +30,7 @@ const fn features(new: bool) -> Features {
         xsave: new,
         xsaves: new,
         prediction_barrier: new,
+        speculation_control: 0,
         asids: 8,
     }
 }

@@ -31,12 +31,20 @@ pub struct Features {
     pub xsaves: bool,
     /// Indirect branches can be kept from being predicted by what ran before (IBPB).
     pub prediction_barrier: bool,
+    /// The bits that SPEC_CTRL has; 0: there is none.
+    pub speculation_control: u64,
     /// The number of address spaces, the host's among them.
     pub asids: u32,
 }
 
 /// Firmware keeps it from being switched on. See: AMD APM vol. 2, 15.30.1.
 const VM_CR_SVMDIS: u64 = 1 << 4;
+
+/// SPEC_CTRL's bits by leaf 8000_0008's EBX: IBRS, STIBP, SSBD, PSFD. See: AMD APM vol. 2, 3.2.9.
+const fn speculation_control(ebx: u32) -> u64 {
+    let [ibrs, stibp, ssbd, psfd] = [ebx >> 14 & 1, ebx >> 15 & 1, ebx >> 24 & 1, ebx >> 28 & 1];
+    (ibrs | stibp << 1 | ssbd << 2 | psfd << 7) as u64
+}
 
 impl Features {
     /// Looks what the processor has.
@@ -68,6 +76,7 @@ impl Features {
             if function <= highest { processor.cpuid(function, index) } else { [0; 4] }
         };
         let [leaf1, leaf7] = [basic(1, 0), basic(7, 0)];
+        let speculation = extended(0x8000_0008)[1];
         let xsave = has(leaf1[2], 26) && has(leaf1[2], 27);
         Ok(Self {
             next_rip: has(svm, 3),
@@ -80,7 +89,8 @@ impl Features {
             tsc_aux: has(edx, 27) || has(leaf7[2], 22),
             xsave,
             xsaves: xsave && has(basic(0xd, 1)[0], 3),
-            prediction_barrier: has(extended(0x8000_0008)[1], 12),
+            prediction_barrier: has(speculation, 12),
+            speculation_control: speculation_control(speculation),
             asids,
         })
     }

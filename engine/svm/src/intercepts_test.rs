@@ -25,6 +25,7 @@ const FEATURES: Features = Features {
     xsave: true,
     xsaves: true,
     prediction_barrier: false,
+    speculation_control: 0,
     asids: 8,
 };
 

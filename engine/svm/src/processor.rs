@@ -43,6 +43,10 @@ pub trait Processor: Clone + Send + Sync + 'static {
     fn dr(&self, n: u8) -> u64;
     /// Sets DR0 to DR3, DR6 or DR7. The host's is set again before interrupts are on.
     fn set_dr(&self, n: u8, value: u64);
+    /// SPEC_CTRL.
+    fn speculation_control(&self) -> u64;
+    /// Sets SPEC_CTRL, to no less than the host has. The host's is set again before interrupts are on.
+    fn set_speculation_control(&self, value: u64);
     /// No indirect branch is predicted by what ran before.
     fn forget_branches(&self);
     /// Has the host handle a machine check that was intercepted: the processor has not called its handler.

@@ -23,14 +23,14 @@ fn the_hosts_registers_come_back() {
     enter(&mut vcpu);
     // Without OSXSAVE, and without breakpoints, there is nothing to change but TSC_AUX.
     let [xcr0, xss, _] = HOST;
-    assert_eq!(machine.processor.state.lock().seen[0], [xcr0, xss, 0x77, 0x9999, 0x400]);
+    assert_eq!(machine.processor.state.lock().seen[0], [xcr0, xss, 0x77, 0x9999, 0x400, 0]);
     vcpu.set_cr4(cr4::PAE | cr4::OSXSAVE);
     vcpu.set_dr(7, 0x402);
     machine.processor.state.lock().dr[7] = 0x403;
     machine.then_exit(code::SHUTDOWN);
     enter(&mut vcpu);
     let state = machine.processor.state.lock();
-    assert_eq!(state.seen[1], [3, 0, 0x77, 0x1234, 0x402]);
+    assert_eq!(state.seen[1], [3, 0, 0x77, 0x1234, 0x402, 0]);
     assert_eq!([state.xcr0, state.xss, state.tsc_aux], HOST);
     assert_eq!((state.dr[0], state.dr[7]), (0x9999, 0x403));
 }
@@ -48,6 +48,53 @@ fn no_component_is_switched_on_that_the_host_has_off() {
     assert_eq!((state.seen[0][0], state.xcr0), (3, 3));
     drop(state);
     assert_eq!(vcpu.sysreg(SysReg::Xcr0), 7, "it is the guest's");
+}
+
+#[test]
+fn a_guests_speculation_control_is_beside_the_hosts() {
+    // IBPB, IBRS, SSBD, and no STIBP nor PSFD.
+    let machine = TestMachine::changed(|state| {
+        state.speculation = [1 << 12 | 1 << 14 | 1 << 24, 0];
+        state.speculation_control = 1 << 1;
+    });
+    let mut vcpu = machine.vcpu();
+    let mut run = |value| {
+        vcpu.set_speculation_control(value);
+        machine.then_exit(code::SHUTDOWN);
+        enter(&mut vcpu);
+        let state = machine.processor.state.lock();
+        assert_eq!(state.speculation_control, 1 << 1, "the host's is there again");
+        state.seen.last().map(|seen| seen[5])
+    };
+    assert_eq!(run(0), Some(1 << 1));
+    assert_eq!(run(1), Some(1 << 1 | 1));
+    // A processor does not take what it does not have.
+    assert_eq!(run(1 << 7 | 1 << 2), Some(1 << 1 | 1 << 2));
+    assert_eq!(run(0), Some(1 << 1));
+}
+
+#[test]
+fn without_speculation_control_nothing_is_written() {
+    let machine = TestMachine::changed(|state| state.speculation_control = 0x55);
+    let mut vcpu = machine.vcpu();
+    vcpu.set_speculation_control(0x87);
+    machine.then_exit(code::SHUTDOWN);
+    enter(&mut vcpu);
+    assert_eq!(machine.processor.state.lock().seen[0][5], 0x55);
+}
+
+#[test]
+fn a_guests_own_barrier_is_one_on_every_processor() {
+    let machine = TestMachine::new();
+    let mut vcpu = machine.vcpu();
+    let run = |vcpu: &mut TestVcpu| {
+        machine.then_exit(code::SHUTDOWN);
+        enter(vcpu);
+        machine.processor.state.lock().barriers
+    };
+    assert_eq!((run(&mut vcpu), run(&mut vcpu)), (1, 1));
+    vcpu.forget_branches();
+    assert_eq!((run(&mut vcpu), run(&mut vcpu)), (2, 2));
 }
 
 #[test]

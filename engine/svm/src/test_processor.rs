@@ -37,12 +37,15 @@ pub struct State {
     pub xcr0: u64,
     pub xss: u64,
     pub tsc_aux: u64,
+    /// EBX of leaf 8000_0008, and EAX of leaf 8000_0021.
+    pub speculation: [u32; 2],
+    pub speculation_control: u64,
     pub dr: [u64; 8],
     pub barriers: u32,
     pub machine_checks: u32,
     pub script: VecDeque<Step>,
-    /// What was in registers while the guest ran: XCR0, XSS, TSC_AUX, DR0, DR7.
-    pub seen: Vec<[u64; 5]>,
+    /// What was in registers while the guest ran: XCR0, XSS, TSC_AUX, DR0, DR7, SPEC_CTRL.
+    pub seen: Vec<[u64; 6]>,
     /// The physical addresses of VMCBs and of the host's page.
     pub at: Vec<(u64, u64)>,
 }
@@ -89,6 +92,8 @@ impl TestProcessor {
             xcr0: HOST[0],
             xss: HOST[1],
             tsc_aux: HOST[2],
+            speculation: [1 << 12, 0],
+            speculation_control: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             barriers: 0,
             machine_checks: 0,
@@ -113,9 +118,10 @@ impl Processor for TestProcessor {
             (1, _) => [0, 0, 1 << 26 | 1 << 27 | 1 << 28, !0],
             (7, 0) => [0, 1 << 10 | 1 << 5, 1 << 22, 0],
             (0xd, 1) => [1 << 3 | 1 << 0, 0, 0, 0],
-            (0x8000_0000, _) => [0x8000_000a, 0, 0, 0],
+            (0x8000_0000, _) => [0x8000_0021, 0, 0, 0],
             (0x8000_0001, _) => [0, 0, u32::from(state.has_svm) << 2 | 1, 1 << 27],
-            (0x8000_0008, _) => [48, 1 << 12, 0, 0],
+            (0x8000_0008, _) => [48, state.speculation[0], 0, 0],
+            (0x8000_0021, _) => [state.speculation[1], 0, 0, 0],
             (0x8000_000a, _) => [1, state.asids, 0, state.svm],
             _ => [0; 4],
         }
@@ -174,6 +180,14 @@ impl Processor for TestProcessor {
         self.state.lock().dr[usize::from(n)] = value;
     }
 
+    fn speculation_control(&self) -> u64 {
+        self.state.lock().speculation_control
+    }
+
+    fn set_speculation_control(&self, value: u64) {
+        self.state.lock().speculation_control = value;
+    }
+
     fn forget_branches(&self) {
         self.state.lock().barriers += 1;
     }
@@ -188,7 +202,14 @@ impl Processor for TestProcessor {
         let step = {
             let mut state = self.state.lock();
             assert!(state.is_on);
-            let seen = [state.xcr0, state.xss, state.tsc_aux, state.dr[0], vmcb.dr7];
+            let seen = [
+                state.xcr0,
+                state.xss,
+                state.tsc_aux,
+                state.dr[0],
+                vmcb.dr7,
+                state.speculation_control,
+            ];
             state.seen.push(seen);
             state.at.push((physical, host));
             state.script.pop_front()
@@ -250,10 +271,24 @@ impl TestMachine {
         Self::with(features, memory)
     }
 
+    /// On one that was changed before.
+    pub fn changed(change: impl FnOnce(&mut State)) -> Self {
+        Self::make(svm::ALL, Arc::default(), change)
+    }
+
     /// With memory of the caller's.
     pub fn with(features: u32, memory: Arc<Memory<spin::Mutex<()>>>) -> Self {
+        Self::make(features, memory, |_| {})
+    }
+
+    fn make(
+        features: u32,
+        memory: Arc<Memory<spin::Mutex<()>>>,
+        change: impl FnOnce(&mut State),
+    ) -> Self {
         let platform = TestPlatform::new();
         let processor = TestProcessor::new(features, Arc::clone(&platform.asked));
+        change(&mut processor.state.lock());
         let svm = Svm::on(platform.clone(), processor.clone()).expect("SVM");
         let svm = Arc::new(svm);
         for at in 0..2 {

@@ -32,7 +32,7 @@ const PAT: u64 = 0x0007_0406_0007_0406;
 pub struct SvmVcpu<P: Platform, C: Processor = Native> {
     pub(crate) shared: Arc<Shared<P, C>>,
     pub(crate) id: u32,
-    /// Tells it from all others of the host.
+    /// Tells it from all others of the host, and from itself before it had branches forgotten.
     pub(crate) number: u64,
 
     // The guest's state.
@@ -48,6 +48,8 @@ pub struct SvmVcpu<P: Platform, C: Processor = Native> {
     /// DR6. The VMCB's says what an exception adds.
     pub(crate) dr6: u64,
     pub(crate) tsc_aux: u64,
+    /// SPEC_CTRL.
+    pub(crate) speculation_control: u64,
     pub(crate) xcr0: u64,
     pub(crate) fpu: P::Fpu,
     /// What comes out. NMIs' blocking is part of it.
@@ -93,6 +95,7 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
             breakpoints: [0; 4],
             dr6: 0,
             tsc_aux: 0,
+            speculation_control: 0,
             xcr0: 0,
             fpu: platform.fpu()?,
             intercepts: Intercepts::default(),
@@ -188,6 +191,15 @@ impl<P: Platform, C: Processor> EngineVcpu for SvmVcpu<P, C> {
 
     // Deviation: which bits of an entry are reserved is the processor's to say.
     fn set_limits(&mut self, _limits: Limits) {}
+
+    fn set_speculation_control(&mut self, value: u64) {
+        self.speculation_control = value;
+    }
+
+    fn forget_branches(&mut self) {
+        // As another one it comes to each processor behind a barrier.
+        self.number = self.shared.svm.vcpus.fetch_add(1, Ordering::Relaxed);
+    }
 
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb.set(clean::INTERCEPTS, |vmcb| &mut vmcb.tsc_offset, offset);

@@ -120,3 +120,19 @@ fn what_only_the_processor_could_run_and_does_not_have_is_not_offered() {
     assert_eq!(lacks.extended1_edx, 1 << 26);
     assert_eq!(lacks.leaf_d1_eax, 0b110, "XSAVEOPT it has");
 }
+
+#[test]
+fn what_the_processor_is_vulnerable_to_is_not_kept_from_the_guest() {
+    let machine = TestMachine::new();
+    let none = machine.engine.lacks();
+    assert_eq!(none.extended8_ebx, 1 << 2 | 1 << 26 | 1 << 29);
+    assert_eq!(none.extended21_eax, 1 << 2 | 1 << 6 | 1 << 8 | 1 << 29);
+    // IBPB.
+    assert_eq!(machine.engine.instructions().extended8_ebx, 1 << 12);
+    machine.processor.state.lock().speculation = [!0, !0];
+    let all = machine.engine.lacks();
+    assert_eq!((all.extended8_ebx, all.extended21_eax), (0, 1 << 8));
+    let has = machine.engine.instructions();
+    assert_eq!(has.extended8_ebx, 1 << 12 | 0x3f << 14 | 1 << 24 | 1 << 28 | 1 << 30);
+    assert_eq!(has.extended21_eax, 1 << 28);
+}

@@ -80,6 +80,8 @@ impl Table {
                     (*ecx, *edx) = (*ecx & !lacks.leaf7_ecx, *edx & !lacks.leaf7_edx);
                 }
                 (0xd, 1) => *eax &= !lacks.leaf_d1_eax,
+                (0x8000_0008, _) => *ebx &= !lacks.extended8_ebx,
+                (0x8000_0021, _) => *eax &= !lacks.extended21_eax,
                 (0x8000_0001, _) => {
                     (*ecx, *edx) = (*ecx & !lacks.extended1_ecx, *edx & !lacks.extended1_edx);
                 }

@@ -187,6 +187,8 @@ const ONE: Instructions = Instructions {
     extended1_ecx: bits(&[0]),
     extended1_edx: 0,
     leaf_d1_eax: 0,
+    extended8_ebx: 0,
+    extended21_eax: 0,
 };
 
 /// And SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT.

@@ -17,6 +17,8 @@ const EVERYTHING: Instructions = Instructions {
     extended1_ecx: u32::MAX,
     extended1_edx: u32::MAX,
     leaf_d1_eax: u32::MAX,
+    extended8_ebx: u32::MAX,
+    extended21_eax: u32::MAX,
 };
 
 /// In leaf 7's EBX.

@@ -44,6 +44,8 @@ pub struct Instructions {
     pub extended1_ecx: u32,
     pub extended1_edx: u32,
     pub leaf_d1_eax: u32,
+    pub extended8_ebx: u32,
+    pub extended21_eax: u32,
 }
 
 impl Instructions {
@@ -53,6 +55,9 @@ impl Instructions {
         let [leaf1, leaf7] = [1, 7].map(|function| hardware.cpuid(function, 0));
         let extended1 = hardware.cpuid(0x8000_0001, 0);
         let leaf_d1 = hardware.cpuid(0xd, 1);
+        let highest = hardware.cpuid(0x8000_0000, 0)[0];
+        let [extended8, extended21] = [0x8000_0008, 0x8000_0021]
+            .map(|function| if function <= highest { hardware.cpuid(function, 0) } else { [0; 4] });
         Self {
             leaf1_ecx: self.leaf1_ecx & leaf1[2],
             leaf1_edx: self.leaf1_edx & leaf1[3],
@@ -62,6 +67,8 @@ impl Instructions {
             extended1_ecx: self.extended1_ecx & extended1[2],
             extended1_edx: self.extended1_edx & extended1[3],
             leaf_d1_eax: self.leaf_d1_eax & leaf_d1[0],
+            extended8_ebx: self.extended8_ebx & extended8[1],
+            extended21_eax: self.extended21_eax & extended21[0],
         }
     }
 
@@ -77,6 +84,8 @@ impl Instructions {
             (0x8000_0001, 2) => self.extended1_ecx,
             (0x8000_0001, 3) => self.extended1_edx,
             (0xd, 0) => self.leaf_d1_eax,
+            (0x8000_0008, 1) => self.extended8_ebx,
+            (0x8000_0021, 0) => self.extended21_eax,
             _ => 0,
         }
     }
@@ -92,6 +101,8 @@ impl Instructions {
             | (others.extended1_ecx & !self.extended1_ecx)
             | (others.extended1_edx & !self.extended1_edx)
             | (others.leaf_d1_eax & !self.leaf_d1_eax)
+            | (others.extended8_ebx & !self.extended8_ebx)
+            | (others.extended21_eax & !self.extended21_eax)
             == 0
     }
 }
@@ -125,6 +136,11 @@ const ALWAYS: Instructions = Instructions {
     extended1_edx: bits(&[11, 20, 26, 27, 29]),
     // XSAVEOPT, XSAVEC, and XGETBV of register 1.
     leaf_d1_eax: bits(&[0, 1, 2]),
+    // XSAVE and XRSTOR always have the last x87 instruction (2); not vulnerable to speculative store bypass (26) and
+    // branch type confusion (29).
+    extended8_ebx: bits(&[2, 26, 29]),
+    // LFENCE serialises (2), null selectors clear the base (6), automatic IBRS (8), no SRSO (29).
+    extended21_eax: bits(&[2, 6, 8, 29]),
 };
 
 /// The bits of leaf 1's EDX that AMD repeats in leaf 0x8000_0001.
@@ -305,14 +321,13 @@ fn extended_leaves(
     let physical = if physical == 0 { 40 } else { physical.min(48) };
     let linear = 57 << 8;
     let width = 32 - cpus.saturating_sub(1).leading_zeros();
-    // XSAVE and XRSTOR always have the last x87 instruction (2); not vulnerable to speculative store bypass (26) and
-    // branch type confusion (29).
-    let safe = if amd { bits(&[2, 26, 29]) } else { 0 };
+    let has = engine.on(hardware);
+    let speculation = if amd { has.extended8_ebx | ALWAYS.extended8_ebx } else { 0 };
     let cores = if amd { width << 12 | cpus.saturating_sub(1).min(255) } else { 0 };
-    table.set(0x8000_0008, None, [physical | linear, safe, cores, 0])?;
+    table.set(0x8000_0008, None, [physical | linear, speculation, cores, 0])?;
     if amd {
-        // LFENCE serialises (2), null selectors clear the base (6), automatic IBRS (8), no SRSO (29).
-        table.set(0x8000_0021, None, [bits(&[2, 6, 8, 29]), 0, 0, 0])?;
+        let word = has.extended21_eax | ALWAYS.extended21_eax;
+        table.set(0x8000_0021, None, [word, 0, 0, 0])?;
     }
     Ok(())
 }

@@ -192,6 +192,16 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             }
             _ if MachineCheck::has_msr(number) => self.machine_check.write(number, value, false)?,
             index::MISC_ENABLE => self.set_misc_enable(value)?,
+            index::SPEC_CTRL => {
+                self.msrs.write(number, value)?;
+                self.engine.set_speculation_control(value);
+            }
+            index::PRED_CMD => {
+                self.msrs.write(number, value)?;
+                if value & 1 != 0 {
+                    self.engine.forget_branches();
+                }
+            }
             _ => self.msrs.write(number, value)?,
         }
         Ok(())

@@ -47,6 +47,10 @@ pub struct ScriptedVcpu {
     pub limits: Limits,
     /// Whether the event of an entry is given back, as one that was not delivered.
     pub gives_back: bool,
+    /// The guest's SPEC_CTRL.
+    pub speculation_control: u64,
+    /// How often branches were to be forgotten.
+    pub barriers: u32,
     undelivered: Option<Event>,
     host: Option<TestHost>,
     offset: u64,
@@ -77,6 +81,8 @@ impl Engine for Scripted {
             features: Features::default(),
             limits: Limits::default(),
             gives_back: false,
+            speculation_control: 0,
+            barriers: 0,
             undelivered: None,
             host: None,
             offset: 0,
@@ -145,6 +151,14 @@ impl EngineVcpu for ScriptedVcpu {
 
     fn set_tsc_offset(&mut self, offset: u64) {
         self.offset = offset;
+    }
+
+    fn set_speculation_control(&mut self, value: u64) {
+        self.speculation_control = value;
+    }
+
+    fn forget_branches(&mut self) {
+        self.barriers += 1;
     }
 
     // It writes no memory by itself.

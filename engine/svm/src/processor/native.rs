@@ -19,6 +19,7 @@ use crate::vmcb::Vmcb;
 
 /// The numbers of registers.
 mod msr {
+    pub const SPEC_CTRL: u32 = 0x48;
     pub const PRED_CMD: u32 = 0x49;
     pub const XSS: u32 = 0xda0;
     pub const EFER: u32 = 0xc000_0080;
@@ -187,6 +188,16 @@ impl Processor for Native {
                 _ => asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)),
             }
         }
+    }
+
+    fn speculation_control(&self) -> u64 {
+        // SAFETY: asked for only where CPUID has one of its bits.
+        unsafe { read_msr(msr::SPEC_CTRL) }
+    }
+
+    fn set_speculation_control(&self, value: u64) {
+        // SAFETY: the host's own value, or that with bits which CPUID has: it restricts what the processor predicts, and nothing else.
+        unsafe { write_msr(msr::SPEC_CTRL, value) }
     }
 
     fn forget_branches(&self) {
