@@ -23,7 +23,8 @@ const MAX_STEPS: usize = 64;
 /// Runs of a case.
 const MAX_RUNS: usize = 12;
 
-/// What a call may answer. See: api.rst, and the sources that the decoding of ioctls names.
+/// What a call may answer, wherever it is made: Linux's own module answers cases in the nest with nothing else either.
+/// See: api.rst, and the sources that the decoding of ioctls names.
 const KNOWN: [i32; 16] = [
     libc::EPERM,
     libc::ENOENT,

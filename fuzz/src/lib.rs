@@ -3,6 +3,7 @@
 //! The bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
 //! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
 //! Linux's may come of it: no panic, no signal, no write beside the slots, no run that cannot be ended, no complaint of the kernel's.
+//! What is a panic or a fault of the hypervisor's in this process is such a complaint if it is the kernel's; all else holds of both.
 //!
 //! - [`case`]: the steps; `calls`: ioctls among them, and what their arguments may name; `guest`: what vCPUs execute;
 //! - [`objects`]: what calls are made on, in this process or in the kernel; `feedback`: what is seen of the kernel;

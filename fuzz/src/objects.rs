@@ -2,7 +2,7 @@
 //!
 //! Which of the two is chosen when the program starts, by [`DEVICE`]. What is done differently:
 //! - No more is made than there is room for. In this process who makes it is told so when the descriptor is asked for; the kernel itself
-//!   has none left for the time of the call ([`NoneLeft`]).
+//!   has none left for the time of the call (`NoneLeft`).
 //! - A run is ended by a call in this process; by a flag in the vCPU's pages and a signal, if it is the kernel's ([`Vcpu::end_run`]).
 
 use std::cell::RefCell;

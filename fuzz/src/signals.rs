@@ -1,4 +1,4 @@
-//! Which signals reach the thread that cases run on: [`set_up`], and the one that brings it out of a run of the kernel's: [`Thread`].
+//! Which signals reach the thread that cases run on: `set_up`, and the one that brings it out of a run of the kernel's: [`Thread`].
 
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
