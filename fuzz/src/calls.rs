@@ -6,10 +6,11 @@ use abi::device::{DEV_TYPE_VFIO, DeviceAttr, EnableCap};
 use abi::encoding::Encoded;
 use abi::ioctl::{self, argument_size};
 use arch_x86::ioctl::offered::{Descriptor, OFFERED};
-use preload::object::Object;
 
 use crate::arena::{ARGUMENTS, PAGE, RAM};
 use crate::case::{Case, check_answer};
+use crate::objects::Object;
+use crate::signals::INTERRUPT;
 
 /// What gets state, and what sets it, and how many bytes of it there are.
 const PAIRS: [(Descriptor, u32, u32, usize); 16] = [
@@ -87,7 +88,9 @@ impl Case<'_> {
             // Not one that is somebody else's.
             1 => self.input.u64() | 1 << 47,
             // At the end, or behind it.
-            2 => self.world.arena.argument(ARGUMENTS - usize::from(self.input.u16()) % PAGE),
+            2 if number != ioctl::SET_SIGNAL_MASK => {
+                self.world.arena.argument(ARGUMENTS - usize::from(self.input.u16()) % PAGE)
+            }
             // What is there already.
             3 => self.argument(),
             4 => {
@@ -100,7 +103,7 @@ impl Case<'_> {
         if let Some((_, Some(made))) = self.call(of, which, number, argument)
             && number == ioctl::CREATE_DEVICE
         {
-            self.attributes(&made.object);
+            self.attributes(&made);
         }
     }
 
@@ -110,16 +113,15 @@ impl Case<'_> {
         for _ in 0..self.input.u8() % 4 {
             let number = self.input.one_of(&all);
             let argument = self.put_argument(number);
-            if self.input.u8() % 8 != 0 {
+            if !self.input.u8().is_multiple_of(8) {
                 let attribute = DeviceAttr { flags: 0, group: 1, attr: 1, addr: argument + 0x100 };
                 let mut bytes = [0; DeviceAttr::SIZE];
                 attribute.encode(&mut bytes);
                 self.world.arena.write_argument(0, &bytes);
             }
             self.redirect(number);
-            check_answer(device.ioctl(number, argument, |_| Ok(0)), || {
-                format!("a device {number:#x}")
-            });
+            let (answer, _) = device.ioctl(number, argument, true);
+            check_answer(answer, || format!("a device {number:#x}"));
         }
     }
 
@@ -225,13 +227,14 @@ impl Case<'_> {
             ioctl::IRQFD => [0, 12].into_iter().for_each(descriptor),
             ioctl::IOEVENTFD => descriptor(20),
             // The one kind that there is, mostly.
-            ioctl::CREATE_DEVICE if arena.argument_word(8) % 8 != 0 => {
+            ioctl::CREATE_DEVICE if !arena.argument_word(8).is_multiple_of(8) => {
                 arena.write_argument(0, &DEV_TYPE_VFIO.to_le_bytes());
                 arena.write_argument(8, &[0; 4]);
             }
-            // Signals are blocked here.
+            // Signals are blocked here, but for what ends a run.
             ioctl::SET_SIGNAL_MASK => {
-                arena.write_argument(4, &0xffff_ffff_ffff_fb00_u64.to_le_bytes())
+                let mask = 0xffff_ffff_ffff_fb00_u64 & !(1 << (INTERRUPT - 1));
+                arena.write_argument(4, &mask.to_le_bytes());
             }
             _ => {}
         }

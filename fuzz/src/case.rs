@@ -1,22 +1,18 @@
 //! One sequence of steps: [`Case`], on what is there for all of them: [`World`].
 
-use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use abi::ioctl;
 use arch_x86::ioctl::offered::Descriptor;
-use preload::device::Device;
-use preload::object::{Made, Object};
-use preload::options::Options;
-use preload::pages::SharedPages;
 use rustix::event::{EventfdFlags, eventfd};
 use virt::Errno;
-use virt::ioctl::VCPU_MMAP_SIZE;
 
 use crate::arena::Arena;
+use crate::feedback::{self, Complaints};
 use crate::input::Input;
+use crate::objects::{Object, Vcpu};
 use crate::worker::Running;
 
 /// How many there may be at a time.
@@ -26,10 +22,9 @@ const MAX_VCPUS: usize = 4;
 const MAX_STEPS: usize = 64;
 /// Runs of a case.
 const MAX_RUNS: usize = 12;
-/// Bytes of translated code.
-const JIT_CACHE: usize = 1 << 20;
 
-/// What a call may answer. See: api.rst, and the sources that the decoding of ioctls names.
+/// What a call may answer, wherever it is made: Linux's own module answers cases in the nest with nothing else either.
+/// See: api.rst, and the sources that the decoding of ioctls names.
 const KNOWN: [i32; 16] = [
     libc::EPERM,
     libc::ENOENT,
@@ -63,6 +58,8 @@ pub struct World {
     /// Which vCPU runs.
     pub running: Running,
     device: Object,
+    /// Of the kernel's, if the device is in there.
+    complaints: Option<Complaints>,
     events: [OwnedFd; 2],
     other: File,
 }
@@ -76,9 +73,16 @@ impl World {
     pub fn new(running: Running) -> Self {
         let event = || eventfd(0, EventfdFlags::NONBLOCK).expect("a descriptor");
         let other = File::open("/dev/null").expect("it is there");
-        let options = Options { jit_cache: Some(JIT_CACHE), ..Options::default() };
-        let device = Object::device(Device::new(options));
-        Self { arena: Arena::new(), running, device, events: [event(), event()], other }
+        let device = Object::device();
+        let complaints = device.is_kernels().then(Complaints::new);
+        let events = [event(), event()];
+        Self { arena: Arena::new(), running, device, complaints, events, other }
+    }
+
+    /// Whether calls are made of the kernel.
+    #[must_use]
+    pub fn is_kernels(&self) -> bool {
+        self.device.is_kernels()
     }
 
     /// Descriptors that an argument may name.
@@ -89,23 +93,12 @@ impl World {
     }
 }
 
-/// A VM, and the vCPUs that were made of it.
-pub(crate) struct Vm {
-    pub object: Arc<Object>,
-}
-
-/// A vCPU, and what it shares.
-pub(crate) struct Vcpu {
-    pub object: Arc<Object>,
-    pub pages: SharedPages,
-}
-
 /// Some steps, and what has come of them.
 pub struct Case<'a> {
     pub(crate) world: &'a World,
     pub(crate) input: Input<'a>,
-    pub(crate) vms: Vec<Vm>,
-    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) vms: Vec<Object>,
+    pub(crate) vcpus: Vec<Arc<Vcpu>>,
     pub(crate) runs: usize,
 }
 
@@ -139,6 +132,9 @@ impl<'a> Case<'a> {
         let world = self.world;
         drop(self);
         assert!(world.arena.guards_are_whole(), "something was written beside the slots");
+        if let Some(complaints) = &world.complaints {
+            complaints.check();
+        }
     }
 
     fn step(&mut self) {
@@ -169,42 +165,36 @@ impl<'a> Case<'a> {
         which: u8,
         number: u32,
         argument: u64,
-    ) -> Option<(u32, Option<Made>)> {
+    ) -> Option<(u32, Option<Object>)> {
         let one = |len: usize| usize::from(which) % len.max(1);
         let object = match of {
             Descriptor::Device => &self.world.device,
-            Descriptor::Vm => &self.vms.get(one(self.vms.len()))?.object,
+            Descriptor::Vm => self.vms.get(one(self.vms.len()))?,
             Descriptor::Vcpu => &self.vcpus.get(one(self.vcpus.len()))?.object,
         };
-        let made = RefCell::new(None);
-        let room = Cell::new(match number {
+        let room = match number {
             ioctl::CREATE_VM => self.vms.len() < MAX_VMS,
             ioctl::CREATE_VCPU => self.vcpus.len() < MAX_VCPUS,
             _ => true,
-        });
-        let answer = object.ioctl(number, argument, |new| {
-            if !room.get() {
-                return Err(Errno(libc::EMFILE));
-            }
-            made.replace(Some(new));
-            Ok(3)
-        });
+        };
+        let (answer, made) = object.ioctl(number, argument, room);
         check_answer(answer, || format!("{of:?} {number:#x}, {argument:#x}"));
-        answer.ok().map(|value| (value, made.into_inner()))
+        if self.world.is_kernels() {
+            feedback::note(number, answer);
+        }
+        answer.ok().map(|value| (value, made))
     }
 
     fn make_vm(&mut self, kind: u64) {
         if let Some((_, Some(made))) = self.call(Descriptor::Device, 0, ioctl::CREATE_VM, kind) {
-            self.vms.push(Vm { object: Arc::new(made.object) });
+            self.vms.push(made);
         }
     }
 
     fn make_vcpu(&mut self, vm: u8, id: u64) {
-        let Some((_, Some(made))) = self.call(Descriptor::Vm, vm, ioctl::CREATE_VCPU, id) else {
-            return;
-        };
-        let pages = SharedPages::new(&made.descriptor, VCPU_MMAP_SIZE as usize);
-        self.vcpus.push(Vcpu { object: Arc::new(made.object), pages: pages.expect("memory") });
+        if let Some((_, Some(made))) = self.call(Descriptor::Vm, vm, ioctl::CREATE_VCPU, id) {
+            self.vcpus.push(Arc::new(Vcpu::new(made)));
+        }
     }
 
     /// Closes something. A vCPU keeps its VM.

@@ -9,13 +9,15 @@ use virt::ioctl::Mapping;
 
 use crate::arena::{PAGE, RAM};
 use crate::case::Case;
+use crate::feedback;
+use crate::objects::IMMEDIATE_EXIT;
 
 /// Where code is.
 const CODE: u64 = 0x1000;
 /// Where page tables are that map the first 512 pages of 2 MiB onto themselves.
 const TABLES: u64 = 0x8000;
-/// In a run's mapping: what asks it to come out at once.
-const IMMEDIATE_EXIT: usize = 1;
+/// In a vCPU's pages: why it has come out.
+const EXIT_REASON: usize = 8;
 
 impl Case<'_> {
     /// Makes all memory, or a part of it, a slot.
@@ -103,8 +105,12 @@ impl Case<'_> {
                 vcpu.pages.store(IMMEDIATE_EXIT, &[1]);
             }
             let running = self.world.running.clone();
-            let object = vcpu.object.clone();
-            drop(running.during(&object, || self.call(Descriptor::Vcpu, which, ioctl::RUN, 0)));
+            let run = || self.call(Descriptor::Vcpu, which, ioctl::RUN, 0);
+            if running.during(vcpu, run).is_some() && self.world.is_kernels() {
+                let mut reason = [0; 4];
+                vcpu.pages.load(EXIT_REASON, &mut reason);
+                feedback::note_exit(u32::from_le_bytes(reason));
+            }
         }
     }
 

@@ -1,12 +1,14 @@
 //! What the fuzz targets do with their bytes: [`run`].
 //!
 //! The bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
-//! them. Nothing but an error number of Linux's may come of it: no panic, no signal, no write beside the slots, no run that cannot
-//! be ended.
+//! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
+//! Linux's may come of it: no panic, no signal, no write beside the slots, no run that cannot be ended, no complaint of the kernel's.
+//! What is a panic or a fault of the hypervisor's in this process is such a complaint if it is the kernel's; all else holds of both.
 //!
 //! - [`case`]: the steps; `calls`: ioctls among them, and what their arguments may name; `guest`: what vCPUs execute;
+//! - [`objects`]: what calls are made on, in this process or in the kernel; `feedback`: what is seen of the kernel;
 //! - [`arena`]: the memory, with guards beside it; [`input`]: the bytes;
-//! - [`worker`]: the thread that it happens on, and who ends its runs.
+//! - [`worker`]: the thread that it happens on, and who ends its runs; [`signals`]: which signals reach it.
 //!
 //! Who is called with an address may read and write there, so all addresses are of the arena, or of nothing. Deviation: slots are
 //! over memory that is mapped, as a guest's own access to what goes meanwhile is the program's fault (`preload`).
@@ -14,8 +16,11 @@
 pub mod arena;
 mod calls;
 pub mod case;
+mod feedback;
 mod guest;
 pub mod input;
+pub mod objects;
+pub mod signals;
 pub mod worker;
 
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -2,43 +2,53 @@
 //!
 //! A guest may never come out by itself, so another thread brings the vCPU out that runs, again and again. And libFuzzer looks at the
 //! time in a signal's handler, which must not interrupt a guest's code: here are none of those that put a handler aside from it
-//! (`preload::interpose`).
+//! (`preload::interpose`), so no such signal reaches the thread ([`signals`]).
 
-use std::mem::MaybeUninit;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use host_user::fixup;
-use preload::object::Object;
+use virt::ioctl::Mapping;
 
 use crate::case::{Case, World};
 use crate::input::Input;
+use crate::objects::{self, IMMEDIATE_EXIT, Vcpu};
+use crate::signals::{self, Thread};
 
-/// How long a run lasts that does not end by itself, or twice as long.
+/// How long a run lasts at most.
 const PATIENCE: Duration = Duration::from_micros(500);
+/// And in the kernel, which may have to do with a processor of QEMU's, that takes as long to get into a guest.
+const KERNELS_PATIENCE: Duration = Duration::from_millis(4);
+
+/// A vCPU, and the thread that runs it.
+struct Run(Arc<Vcpu>, Thread);
 
 /// Which vCPU runs.
 #[derive(Clone, Default)]
-pub struct Running(Arc<Mutex<Option<Arc<Object>>>>);
+pub struct Running(Arc<Mutex<Option<Run>>>);
 
 impl Running {
-    fn set(&self, vcpu: Option<Arc<Object>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = vcpu;
+    fn set(&self, run: Option<Run>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = run;
     }
 
-    /// Notes it as long as `run` lasts.
-    pub fn during<T>(&self, vcpu: &Arc<Object>, run: impl FnOnce() -> T) -> T {
-        self.set(Some(Arc::clone(vcpu)));
+    /// Notes it as long as `run` lasts, which this thread makes.
+    pub fn during<T>(&self, vcpu: &Arc<Vcpu>, run: impl FnOnce() -> T) -> T {
+        let mut immediate_exit = [0];
+        vcpu.pages.load(IMMEDIATE_EXIT, &mut immediate_exit);
+        self.set(Some(Run(Arc::clone(vcpu), Thread::this())));
         let result = run();
         self.set(None);
+        // Who has ended it has nothing to say about the next one.
+        vcpu.pages.store(IMMEDIATE_EXIT, &immediate_exit);
         result
     }
 
     fn end(&self) {
-        if let Some(vcpu) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            vcpu.end_run();
+        if let Some(Run(vcpu, thread)) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            vcpu.end_run(*thread);
         }
     }
 }
@@ -48,6 +58,7 @@ pub struct Worker {
     cases: Sender<Vec<u8>>,
     done: Receiver<()>,
     running: Running,
+    patience: Duration,
 }
 
 impl Worker {
@@ -59,10 +70,10 @@ impl Worker {
         let running = Running::default();
         let of_it = running.clone();
         thread::spawn(move || {
-            block_signals();
+            let world = World::new(of_it);
+            signals::set_up(world.is_kernels());
             // After libFuzzer's, which are told of all other faults, and keep the input.
             fixup::install();
-            let world = World::new(of_it);
             for bytes in to_make {
                 Case::new(&world, Input::new(&bytes)).make();
                 if made.send(()).is_err() {
@@ -70,7 +81,8 @@ impl Worker {
                 }
             }
         });
-        Self { cases, done, running }
+        let patience = if objects::chosen().is_some() { KERNELS_PATIENCE } else { PATIENCE };
+        Self { cases, done, running, patience }
     }
 
     /// Makes a case.
@@ -80,26 +92,11 @@ impl Worker {
     pub fn run(&mut self, bytes: &[u8]) {
         self.cases.send(bytes.to_vec()).expect("it is there");
         loop {
-            match self.done.recv_timeout(PATIENCE) {
+            match self.done.recv_timeout(self.patience) {
                 Ok(()) => return,
                 Err(RecvTimeoutError::Timeout) => self.running.end(),
                 Err(RecvTimeoutError::Disconnected) => panic!("a case has failed"),
             }
         }
-    }
-}
-
-/// Has no signal reach this thread but those that are its own fault.
-fn block_signals() {
-    let mut set = MaybeUninit::uninit();
-    let faults =
-        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT];
-    // SAFETY: the first call fills the set, the others change or read it. None fails with these arguments.
-    unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        for fault in faults {
-            libc::sigdelset(set.as_mut_ptr(), fault);
-        }
-        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
     }
 }

@@ -5,6 +5,9 @@
 //! (`corpus`), which later runs begin with, and those that have failed (`artifacts`). `--input` makes one of these again.
 //! The inputs in the tree (`fuzz/corpus`) are a few to begin with, and are only read.
 //!
+//! The same program makes its calls of a device in the kernel if it is told which, and does so in the nest
+//! (`xtask/src/nest/own_module.rs`): [`build`].
+//!
 //! There is no sanitizer: guests' memory is accessed by instructions of the project's own, which none knows, and what goes
 //! wrong with it shows in the guards beside it. libFuzzer looks at whether code was reached; it is linked statically, and needs a C++
 //! compiler.
@@ -25,6 +28,12 @@ pub const COMMAND: Command = Command {
 pub const MANIFEST: &str = "fuzz/Cargo.toml";
 /// Its targets.
 const TARGETS: &[&str] = &["ioctls"];
+/// Where in the tree a target's first inputs are.
+const CORPUS: &str = "fuzz/corpus";
+/// What cargo-fuzz builds for.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// What says how long an input is at most.
+pub const MAX_LEN: &str = "-max_len=2048";
 /// How long each takes, in seconds, unless it is said.
 const SECONDS: u32 = 60;
 
@@ -88,12 +97,12 @@ fn usage() -> String {
 fn fuzz(target: &str, seconds: u32) -> Result<()> {
     let found = folder("corpus", target)?;
     let failed = folder("artifacts", target)?;
-    let mut command = cargo_fuzz(target);
-    command.arg(found).arg(tree::root().join("fuzz/corpus").join(target)).arg("--");
+    let mut command = cargo_fuzz("run", target);
+    command.arg(found).arg(tree::root().join(CORPUS).join(target)).arg("--");
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", failed.display()));
     // A case takes milliseconds.
-    command.args(["-timeout=20", "-rss_limit_mb=4096", "-max_len=2048"]);
+    command.args(["-timeout=20", "-rss_limit_mb=4096", MAX_LEN]);
     command.args(["-verbosity=0", "-print_final_stats=1"]);
     process::run(&mut command)
 }
@@ -101,17 +110,29 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
 /// Makes a case again.
 fn again(target: &str, input: &Path) -> Result<()> {
     let input = input.canonicalize().with_context(|| format!("no '{}'", input.display()))?;
-    process::run(cargo_fuzz(target).arg(input))
+    process::run(cargo_fuzz("run", target).arg(input))
 }
 
-/// `cargo fuzz run TARGET`.
-fn cargo_fuzz(target: &str) -> std::process::Command {
+/// Builds a target, and gives its program and the inputs in the tree.
+pub fn build(target: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    process::run(&mut cargo_fuzz("build", target))?;
+    let program = tree::target().join("fuzz").join(TRIPLE).join("release").join(target);
+    let corpus = tree::root().join(CORPUS).join(target);
+    let cannot_read = || format!("cannot read '{}'", corpus.display());
+    let inputs = fs::read_dir(&corpus).with_context(cannot_read)?;
+    let inputs = inputs.map(|entry| entry.map(|entry| entry.path()));
+    let inputs = inputs.collect::<Result<_, _>>().with_context(cannot_read)?;
+    Ok((program, inputs))
+}
+
+/// `cargo fuzz VERB TARGET`.
+fn cargo_fuzz(verb: &str, target: &str) -> std::process::Command {
     let mut command = process::cargo();
     command.current_dir(tree::root());
     command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_NET_OFFLINE", "true");
-    command.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
-    command.args(["--codegen-units", "16", "--target-dir"]);
-    command.arg(tree::target().join("fuzz")).arg(target);
+    command.args(["fuzz", verb, "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+    command.args(["--codegen-units", "16", "--target", TRIPLE]);
+    command.arg("--target-dir").arg(tree::target().join("fuzz")).arg(target);
     command
 }
 

@@ -12,7 +12,7 @@
 //! `gate.sh` runs them, one program after the other, on two machines at once: QEMU's processor is one thread. [`programs`]
 //! builds them.
 
-mod programs;
+pub(super) mod programs;
 
 use super::Nest;
 use super::options::{Extra, Options};

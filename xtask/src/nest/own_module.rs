@@ -1,12 +1,15 @@
 //! Guests on the project's own module, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
 //!
 //! `own_module.sh` runs the guests of `tests/guests` that are about a machine; then it boots a stock kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest,
-//! kills that, removes the module and loads it again; and so on. As `/dev/kvm` it runs the kernel's own tests of KVM that
+//! kills that, removes the module and loads it again; and so on. As an ordinary user as well, it makes sequences of ioctls that nobody would
+//! write, which are of the fuzz target's (`fuzz/`). As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
 
+use super::gate::programs::strip;
 use super::options::{Extra, Options};
-use crate::process;
+use crate::{fuzz, process, tree};
 use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::time::Duration;
 use userland::kvm_selftests::table::{self, End};
 use userland::{Shelf, kvm_selftests};
@@ -17,32 +20,45 @@ const GCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 /// What the nest runs.
 const SCRIPT: &str = include_str!("own_module.sh");
 
+/// Where the fuzz target and its inputs are.
+const FUZZ: &str = "nest/fuzz";
+
+/// How much of it there is.
+struct Extent {
+    rounds: u32,
+    /// Of the fuzz target's.
+    seconds: u32,
+    timeout: Duration,
+}
+
 /// A few rounds. `tests`: the program of the tests that are about a machine.
 pub fn check(tests: Extra) -> Result<()> {
-    run(tests, 2, Duration::from_secs(600))
+    run(tests, &Extent { rounds: 2, seconds: 60, timeout: Duration::from_secs(720) })
 }
 
 /// Many.
 pub fn soak(tests: Extra) -> Result<()> {
-    run(tests, 20, Duration::from_secs(3600))
+    run(tests, &Extent { rounds: 20, seconds: 600, timeout: Duration::from_secs(4500) })
 }
 
 /// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. With
 /// kvm_amd it hangs as well; that it shuts down was seen on the module only, and is not explained.
-fn run(tests: Extra, rounds: u32, timeout: Duration) -> Result<()> {
+fn run(tests: Extra, extent: &Extent) -> Result<()> {
     // BusyBox's has other options, and its shell takes that before any other: the script says the path.
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
     let (programs, calls) = selftests()?;
     let mut command = ["sh", "-c", SCRIPT, "own_module.sh"].map(str::to_owned).to_vec();
-    command.extend([rounds.to_string(), format!("/{}", tests.to)]);
+    command.extend([extent.rounds.to_string(), format!("/{}", tests.to)]);
+    command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
     command.extend(calls);
     let mut files = super::qemu()?;
     files.extend([Extra { from: setpriv, to: "bin/setpriv".to_owned() }, tests]);
     files.extend(programs);
+    files.extend(fuzz_target()?);
     let outcome = super::boot(&Options {
         module: true,
         memory: "3G".to_owned(),
-        timeout,
+        timeout: extent.timeout,
         files,
         command,
         console: "console-module.log",
@@ -50,6 +66,22 @@ fn run(tests: Extra, rounds: u32, timeout: Duration) -> Result<()> {
     })?;
     ensure!(outcome.status == 0, "the module's test ended with status {}", outcome.status);
     Ok(())
+}
+
+/// The fuzz target, as `cargo xtask fuzz` builds it, and the inputs in the tree.
+fn fuzz_target() -> Result<Vec<Extra>> {
+    let (program, inputs) = fuzz::build("ioctls")?;
+    let folder = tree::target().join(FUZZ);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create '{}'", folder.display()))?;
+    let from = folder.join("ioctls");
+    strip(&program, &from)?;
+    let mut files = vec![Extra { from, to: format!("{FUZZ}/ioctls") }];
+    for from in inputs {
+        let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let to = format!("{FUZZ}/corpus/{name}");
+        files.push(Extra { from, to });
+    }
+    Ok(files)
 }
 
 /// The kernel's tests of KVM that pass on the module, by the table; and a call of each: seconds, path and parameters.

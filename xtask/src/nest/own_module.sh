@@ -1,5 +1,5 @@
 # What `cargo xtask check nest` runs where the project's own module is loaded: see xtask/src/nest/own_module.rs. Arguments: how often; the program
-# of the tests that are about a machine; calls of the kernel's tests, each a limit in seconds, a program and its parameters.
+# of the tests that are about a machine; how many seconds the fuzz target has, the folder that it is in, and how long its inputs are; calls of the kernel's tests, each a limit in seconds, a program and its parameters.
 
 failed() {
     echo "failed: $*"
@@ -21,9 +21,39 @@ guest() {
         unibody run --engine unibody --memory 256M "$@"
 }
 
+# Makes ioctls as an ordinary user for some seconds. What has failed is printed, and can be made again: see CONTRIBUTING.md.
+fuzz() {
+    mkdir -p /tmp/fuzz/found
+    chmod -R 777 /tmp/fuzz
+    at_first=$(held)
+    # The kernel goes on, and the program says which input it was.
+    echo 0 >/proc/sys/kernel/panic_on_oops
+    # What takes milliseconds elsewhere takes longer here.
+    timeout -s KILL $((2 * $1 + 120)) /bin/setpriv --reuid=65534 --regid=65534 --clear-groups \
+        env UNIBODY_FUZZ_DEVICE=/dev/unibody "$2/ioctls" /tmp/fuzz/found "$2/corpus" -artifact_prefix=/tmp/fuzz/ \
+        -max_total_time="$1" "$3" -timeout=60 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 >/tmp/said 2>&1 || {
+        status=$?
+        cat /tmp/said
+        for input in /tmp/fuzz/*-*; do
+            [ ! -f "$input" ] || { echo "${input##*/}, in base64:" && base64 "$input"; }
+        done
+        dmesg | tail -n 100
+        failed "the fuzz target ended with status $status"
+    }
+    echo 1 >/proc/sys/kernel/panic_on_oops
+    cases=$(sed -n 's/^stat::number_of_executed_units: *//p' /tmp/said)
+    # What is not given back does not depend on how many cases there were.
+    lost=$(($(held) - at_first))
+    [ $lost -lt 8192 ] || failed "memory is lost: $lost KiB in $cases cases"
+    [ "${cases:-0}" -gt "$(ls "$2/corpus" | wc -l)" ] || failed "the fuzz target made no case of its own"
+}
+
 rounds=$1
 tests=$2
-shift 2
+seconds=$3
+target=$4
+max_len=$5
+shift 5
 "$tests" module:: module_split:: --test-threads 1 | tee /tmp/tests
 grep -q '^test result: ' /tmp/tests || failed "the guests of the tests broke off"
 # As in gate.sh: an interrupt may come late here, and who waits for it gives up.
@@ -69,8 +99,12 @@ while [ $round -lt "$rounds" ]; do
 done
 [ $round -lt 4 ] || [ $(($(held) - before)) -lt $((256 * round)) ] || failed "memory is lost: $before KiB, and now $(held)"
 
+chmod 666 /dev/unibody
+fuzz "$seconds" "$target" "$max_len"
+echo "$cases sequences of ioctls in $seconds seconds"
+
 # As any VMM finds it.
-rmmod unibody
+rmmod unibody || failed "the module is in use, though the fuzz target is gone"
 insmod /nest/unibody.ko device=kvm || failed "the module is not loaded as /dev/kvm"
 for call in "$@"; do
     # Words are apart.

@@ -64,7 +64,7 @@ fn executable(line: &str, name: &str) -> Option<PathBuf> {
 }
 
 /// Copies a program without what debuggers read, which is most of it.
-fn strip(from: &Path, to: &Path) -> Result<()> {
+pub fn strip(from: &Path, to: &Path) -> Result<()> {
     let mut strip = Command::new("strip");
     process::run(strip.arg("-o").arg(to).arg(from))
 }
