@@ -5,7 +5,7 @@
 //! - [`check`]: the gate; [`layering`]: which crate may use which, one of its steps;
 //! - [`module`]: the kernel module, and its test in a stock kernel;
 //! - [`fuzz`]: the fuzz targets;
-//! - [`nest`]: a command on a machine with hardware virtualization;
+//! - [`nest`]: a command on a machine with hardware virtualization; the module under stress there;
 //! - [`qemu`], [`initramfs`]: machines that boot a stock kernel, and what they start with;
 //! - [`mod@bench`]: the numbers; [`soak`]: the long forms of tests;
 //! - [`tree`]: where things are; [`process`]: running other programs.
@@ -45,6 +45,7 @@ const COMMANDS: &[Command] = &[
     module::COMMAND,
     fuzz::COMMAND,
     nest::COMMAND,
+    nest::STRESS,
     bench::COMMAND,
     soak::COMMAND,
 ];

@@ -6,7 +6,8 @@
 //! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
-//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module; [`foreign`], another VMM;
+//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module; [`stress`], with that and no peace;
+//!   [`foreign`], another VMM;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -26,6 +27,7 @@ mod outcome;
 mod output;
 mod own_module;
 mod quoting;
+mod stress;
 mod unibody;
 
 use crate::Command;
@@ -41,6 +43,7 @@ pub use options::{Extra, Options};
 use outcome::Outcome;
 use std::io::{self, Write};
 use std::path::PathBuf;
+pub use stress::COMMAND as STRESS;
 pub use unibody::build;
 
 /// The command.

@@ -7,7 +7,8 @@
 //! - [`selftests`]: the kernel's own tests of x86, from these;
 //! - [`kvm_selftests`]: its own tests of KVM, and the table of what they come to;
 //! - [`valgrind`]: Valgrind's tests of instructions, from its sources;
-//! - [`own`]: small programs of the project's own; for the host [`vmm`]: a VMM, and [`bad_arguments`]: calls of one that are wrong;
+//! - [`own`]: small programs of the project's own; for the host [`vmm`]: a VMM, [`bad_arguments`]: calls of one that are wrong, and
+//!   [`pressure`]: one whose guest's memory is disturbed;
 //! - [`image`]: the file system that a list of test programs runs in;
 //! - [`report`]: what the programs said in there;
 //! - [`qemu`]: the same list under QEMU's software CPU;
@@ -26,6 +27,7 @@ pub mod image;
 pub mod kernel;
 pub mod kvm_selftests;
 pub mod own;
+pub mod pressure;
 pub mod qemu;
 pub mod report;
 pub mod selftests;

@@ -79,6 +79,38 @@ fn bad_arguments_are_those_of_every_call_that_there_is() {
     assert_eq!(tried, told);
 }
 
+/// Cases of the VMM whose guest's memory is disturbed: those that an ordinary user can have, and in which the guest touches no page that
+/// it may not have just then, which is the program's fault here (`tools/preload/src/lib.rs`).
+const DISTURBANCES: [&str; 4] = [
+    "pages_are_dropped",
+    "dropped_pages_are_zeros",
+    "pages_are_mapped_anew",
+    "a_child_has_the_pages_of_its_time",
+];
+
+/// Has a guest look at its memory while the VMM's other thread does such things to it.
+fn disturbed_memory_is_right(options: &[&str]) {
+    let program = userland::pressure::build(&shelf()).expect("there is a C compiler");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = now.expect("it is past 1970").as_secs().to_string();
+    let mut command = with_kvm(options, &program);
+    command.args(["/dev/kvm", "0.3", &seed]).args(DISTURBANCES);
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "seed {seed}: {stdout}");
+    let passed = stdout.lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(passed, DISTURBANCES.len(), "seed {seed}: {stdout}");
+}
+
+#[test]
+fn a_guest_finds_its_memory_whatever_the_vmm_does_to_the_pages() {
+    disturbed_memory_is_right(&[]);
+}
+
+#[test]
+fn it_finds_it_where_all_is_interpreted() {
+    disturbed_memory_is_right(&["--no-jit"]);
+}
+
 /// This program, where an unprivileged user can reach it.
 fn this_program() -> PathBuf {
     let own = std::env::current_exe().expect("it is known");

@@ -10,7 +10,7 @@
 //! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
 //!
 //! `gate.sh` runs them, one program after the other, on two machines at once: QEMU's processor is one thread. [`programs`]
-//! builds them.
+//! builds them. Then come guests on the project's own module: `own_module.rs`, and `stress.rs`.
 
 pub(super) mod programs;
 
@@ -102,14 +102,16 @@ const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Progra
 pub fn check() -> Result<()> {
     let files = programs::files()?;
     run(&files, false, Duration::from_secs(1200))?;
-    super::own_module::check(about_a_machine(&files)?)
+    super::own_module::check(about_a_machine(&files)?)?;
+    super::stress::check()
 }
 
 /// Runs all of them.
 pub fn soak() -> Result<()> {
     let files = programs::files()?;
     run(&files, true, Duration::from_secs(7200))?;
-    super::own_module::soak(about_a_machine(&files)?)
+    super::own_module::soak(about_a_machine(&files)?)?;
+    super::stress::soak()
 }
 
 /// The program of the guests that are about a machine, of those that were built.

@@ -28,6 +28,7 @@ pub const CONSOLE: &str = "console.log";
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
 const TOLD: &str = "told";
+const DISK: &str = "disk";
 
 /// This process's runs so far.
 static RUNS: AtomicUsize = AtomicUsize::new(0);
@@ -48,8 +49,12 @@ pub fn run(
     let log = directory.write("qemu.log", &[])?;
     let mut stdout = Output::create(&directory.path.join(STDOUT), STDOUT, stdout)?;
     let mut stderr = Output::create(&directory.path.join(STDERR), STDERR, stderr)?;
-    let mut machine = qemu::machine(kernel, &file, PARAMETERS);
-    describe(&mut machine, options);
+    let parameters = format!("{PARAMETERS} {}", options.append);
+    let mut machine = qemu::machine(kernel, &file, parameters.trim_end());
+    describe(&mut machine, options)?;
+    if let Some(size) = &options.disk {
+        add_disk(&mut machine, &directory, size)?;
+    }
     let log = File::create(&log).context("cannot create QEMU's log")?;
     machine.current_dir(&directory.path);
     machine.stdout(log.try_clone().context("cannot share QEMU's log")?).stderr(log);
@@ -73,8 +78,15 @@ pub fn run(
 }
 
 /// Adds to a machine of QEMU's what makes it the nest. Its files are in the current directory.
-fn describe(machine: &mut Command, options: &Options) {
+fn describe(machine: &mut Command, options: &Options) -> Result<()> {
     machine.args(["-cpu", PROCESSOR, "-smp", &options.cpus.to_string(), "-m", &options.memory]);
+    if options.nodes > 1 {
+        let part = bytes(&options.memory)? / u64::from(options.nodes);
+        for node in 0..options.nodes {
+            machine.args(["-object", &format!("memory-backend-ram,id=node{node},size={part}")]);
+            machine.args(["-numa", &format!("node,nodeid={node},memdev=node{node}")]);
+        }
+    }
     for (index, (file, line)) in PORTS.iter().enumerate() {
         machine.args(["-chardev", &format!("file,id=port{index},path={file}")]);
         let port = format!("isa-serial,chardev=port{index},index={index},irq={line}");
@@ -85,6 +97,27 @@ fn describe(machine: &mut Command, options: &Options) {
         machine.args(["-icount", "shift=0,sleep=off", "-seed", "1"]);
         machine.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
     }
+    Ok(())
+}
+
+/// A disk whose driver is part of the stock kernel. It takes the space that is written to.
+fn add_disk(machine: &mut Command, directory: &Directory, size: &str) -> Result<()> {
+    let file = directory.write(DISK, &[])?;
+    let file = File::options().write(true).open(file).context("cannot open the disk")?;
+    file.set_len(bytes(size)?).context("cannot give the disk its size")?;
+    machine.args(["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={DISK}")]);
+    machine.args(["-device", "nvme,serial=nest,drive=disk"]);
+    Ok(())
+}
+
+/// Of a size as 512M or 4G.
+fn bytes(size: &str) -> Result<u64> {
+    let (digits, shift) = match size.strip_suffix('G') {
+        Some(digits) => (digits, 30),
+        None => (size.trim_end_matches('M'), 20),
+    };
+    let count: u64 = digits.parse().with_context(|| format!("'{size}' is no size"))?;
+    Ok(count << shift)
 }
 
 /// The files of one run. Removed with it.

@@ -19,6 +19,9 @@ pulled. Its stdout, stderr and exit status are the command's.
                       NAME is a name in /bin, or a path; default: its own name, in /bin
   --cpus N            processors; default: 1
   --memory SIZE       as 512M or 4G; default: 2G
+  --nodes N           NUMA nodes, which have equal parts of that; default: 1
+  --disk SIZE         a disk, /dev/nvme0n1, that is empty; default: none
+  --append WORDS      more of the kernel's command line
   --timeout SECONDS   how long it may take; default: 600
   --icount            let its clock count instructions, one a nanosecond; says on stderr, as
                       `nest: nanoseconds=N`, how many passed from the command's start to its end
@@ -44,6 +47,12 @@ pub struct Options {
     pub cpus: u32,
     /// Memory, in QEMU's words.
     pub memory: String,
+    /// NUMA nodes.
+    pub nodes: u32,
+    /// The size of an empty disk, in QEMU's words.
+    pub disk: Option<String>,
+    /// More of the kernel's command line.
+    pub append: String,
     /// How long the machine may run.
     pub timeout: Duration,
     /// Files.
@@ -62,6 +71,9 @@ impl Default for Options {
             module: false,
             cpus: 1,
             memory: "2G".to_owned(),
+            nodes: 1,
+            disk: None,
+            append: String::new(),
             timeout: Duration::from_secs(600),
             files: Vec::new(),
             command: Vec::new(),
@@ -81,7 +93,10 @@ pub fn parse(arguments: &[String]) -> Result<Option<Options>> {
             "--icount" => options.icount = true,
             "--module" => options.module = true,
             "--cpus" => options.cpus = number(argument, value()?)?,
-            "--memory" => options.memory = memory(value()?)?,
+            "--memory" => options.memory = value().and_then(|text| size(argument, text))?,
+            "--nodes" => options.nodes = number(argument, value()?)?,
+            "--disk" => options.disk = Some(value().and_then(|text| size(argument, text))?),
+            "--append" => options.append.clone_from(value()?),
             "--timeout" => {
                 options.timeout = Duration::from_secs(number(argument, value()?)?.into())
             }
@@ -107,11 +122,11 @@ fn number(option: &str, text: &str) -> Result<u32> {
     }
 }
 
-fn memory(text: &str) -> Result<String> {
+fn size(option: &str, text: &str) -> Result<String> {
     let digits = text.strip_suffix(['M', 'G']).unwrap_or_default();
     match digits.parse::<u32>() {
         Ok(size) if size > 0 => Ok(text.to_owned()),
-        _ => bail!("--memory wants a size as 512M or 4G, not '{text}'"),
+        _ => bail!("{option} wants a size as 512M or 4G, not '{text}'"),
     }
 }
 
@@ -159,6 +174,8 @@ mod tests {
             &["--icount", "--cpus", "2", "--", "true"],
             &["--memory", "much", "--", "true"],
             &["--memory", "12", "--", "true"],
+            &["--disk", "0M", "--", "true"],
+            &["--nodes", "0", "--", "true"],
             &["--file"],
             &["true"],
         ] {
