@@ -170,6 +170,11 @@ void unibody_processors_end(int state);
 int unibody_power_begin(void);
 void unibody_power_end(void);
 
+/* trace.c */
+void unibody_trace_entry(u32 vcpu, u64 rip);
+void unibody_trace_exit(u32 vcpu, u64 rip, u64 reason, u64 info1, u64 info2);
+void unibody_trace_inject(u32 vcpu, u8 what, u8 vector, bool has_error, u32 error);
+
 /* selftest.c */
 void unibody_stack_paint(void);
 size_t unibody_stack_depth(void);

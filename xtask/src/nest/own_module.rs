@@ -1,7 +1,7 @@
 //! Guests on the project's own module, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
 //!
 //! `own_module.sh` runs the guests of `tests/guests` that are about a machine; then it boots a stock kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest,
-//! kills that, removes the module and loads it again; and so on. As `/dev/kvm` it runs the kernel's own tests of KVM that
+//! kills that, removes the module and loads it again; and so on. A guest is traced. As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
 
 use super::options::{Extra, Options};
@@ -19,7 +19,7 @@ const SCRIPT: &str = include_str!("own_module.sh");
 
 /// A few rounds. `tests`: the program of the tests that are about a machine.
 pub fn check(tests: Extra) -> Result<()> {
-    run(tests, 2, Duration::from_secs(600))
+    run(tests, 2, Duration::from_secs(900))
 }
 
 /// Many.
