@@ -40,6 +40,7 @@ void unibody_sleep_ends(void);
 
 /* glue.c */
 void unibody_print(int level, const char *text, size_t length);
+bool unibody_may_print(void);
 void __noreturn unibody_bug(void);
 
 /* heap.c */

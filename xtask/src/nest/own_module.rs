@@ -1,7 +1,8 @@
 //! Guests on the project's own module, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
 //!
 //! `own_module.sh` runs the guests of `tests/guests` that are about a machine; then it boots a stock kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest,
-//! kills that, removes the module and loads it again; and so on. A guest is traced. As `/dev/kvm` it runs the kernel's own tests of KVM that
+//! kills that, removes the module and loads it again; and so on. A guest is traced; beside kvm_amd, of which the processor is while that has a VM,
+//! there is none. As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
 
 use super::options::{Extra, Options};
