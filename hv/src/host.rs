@@ -1,5 +1,6 @@
 //! What this host offers to run guests on: [`Candidates`], which are tried with a guest
-//! ([`probe`](mod@crate::probe)), which of them is taken ([`choose`]), and the [`Processor`].
+//! ([`probe`](mod@crate::probe)), which of them is taken ([`choose`]), the [`Processor`], and what there is of the project's own
+//! [`Module`].
 //!
 //! Nothing here is asked for on the way of a guest: it is what is looked at before.
 
@@ -16,10 +17,12 @@ use crate::{Error, Hypervisor, Irqchip, Vm, VmConfig};
 
 pub use candidates::{Candidates, Tried};
 pub use choice::{Choice, choose};
+pub use module::Module;
 pub use processor::{Extension, Processor};
 
 mod candidates;
 mod choice;
+pub mod module;
 mod processor;
 
 /// A device with KVM's interface.

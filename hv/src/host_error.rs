@@ -5,6 +5,8 @@
 
 use std::io;
 
+use crate::host::Device;
+
 /// What went wrong; and what to do, where that is known.
 #[must_use]
 pub fn explain(error: &io::Error) -> String {
@@ -29,6 +31,17 @@ pub fn explain(error: &io::Error) -> String {
         _ => return plain(error),
     };
     known.into()
+}
+
+/// Why no machine can be made while another hypervisor has the processor, and what to do. Linux's KVM and the project's own module are
+/// each other's likeliest.
+pub(crate) fn explain_taken(engine: &str) -> &'static str {
+    if engine == Device::Unibody.name() {
+        "another hypervisor has the processor, as Linux's KVM does while it has a virtual machine: end those (newer kernels: sudo \
+         modprobe -r kvm_amd)"
+    } else {
+        "another hypervisor has the processor, as Unibody's module does while it has a virtual machine: end those"
+    }
 }
 
 /// Why a vCPU can't be made. See: Linux, Documentation/virt/kvm/api.rst, 4.7.
@@ -86,6 +99,10 @@ mod tests {
             says(run, ["cannot go on running the guest", reason, advice]);
             let start = Error::Start(number(errno));
             says(start, ["cannot start the hypervisor's services", reason, advice]);
+        }
+        for (engine, other) in [("unibody", "Linux's KVM"), ("kvm", "Unibody's module")] {
+            let tried = format!("cannot make a virtual machine on {engine}");
+            says(Error::Taken { engine }, [tried.as_str(), other, "end those"]);
         }
         let other = Error::Run { error: io::Error::other("QEMU's does not") };
         assert_eq!(other.to_string(), "cannot go on running the guest: QEMU's does not");

@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use regions::{MemoryFlags, MemoryId, Refused};
 use vm_memory::GuestRegionMmap;
 
-use host_error::{explain, explain_vcpu};
+use host_error::{explain, explain_taken, explain_vcpu};
 
 pub use host_user::event::EventFd;
 pub use virt::host::Event;
@@ -84,6 +84,12 @@ pub enum Error {
         action: &'static str,
         /// Why.
         error: std::io::Error,
+    },
+    /// Another hypervisor has the processor's virtualization.
+    #[error("cannot make a virtual machine on {engine}: {}", explain_taken(engine))]
+    Taken {
+        /// The name that `--engine` knows the one by that was asked for.
+        engine: &'static str,
     },
     /// There is no place for so many vCPUs.
     #[error("a guest has at most {most} processors here, and not {asked}: give it fewer")]

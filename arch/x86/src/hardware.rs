@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use virt::host::{BadAddress, Host};
 use virt::{Errno, Memory};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Event};
 use crate::regs::{FxArea, YmmHigh};
 
 /// What an engine on the processor's virtualization asks of the kernel.
@@ -58,6 +58,41 @@ pub trait Platform: Host {
     /// The same, and returns when it has taken it. Where it may wait: process context, or where [`HostPages`] is called; not with
     /// interrupts off.
     fn interrupt_and_wait(&self, processor: u32);
+
+    /// Tells what a vCPU does to whoever traces it. Mostly nobody does, and it costs a call then. Any context.
+    fn trace(&self, event: Trace);
+}
+
+/// What is told of a vCPU, which is named by its number in its VM: what is injected, then the entry, then the exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// Guest code is executed from here on.
+    Entry {
+        /// Whose.
+        vcpu: u32,
+        /// The next instruction's address in CS.
+        rip: u64,
+    },
+    /// It is not any more.
+    Exit {
+        /// Whose.
+        vcpu: u32,
+        /// As at the entry.
+        rip: u64,
+        /// Why, as the processor numbers it.
+        reason: u64,
+        /// What the processor says besides, which depends on the reason.
+        info1: u64,
+        /// More of that.
+        info2: u64,
+    },
+    /// The next entry begins with the delivery of an event.
+    Injection {
+        /// To whom.
+        vcpu: u32,
+        /// In real mode it is delivered without its error code.
+        event: Event,
+    },
 }
 
 /// Pages of the kernel's own. Dropped, they are given back.

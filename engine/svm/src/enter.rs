@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use arch_x86::emulate::debug::{self, dr6, dr7};
 use arch_x86::engine::{Entry, Event, Intercept};
 use arch_x86::exception::{self, Exception};
-use arch_x86::hardware::{GuestFpu, Platform};
+use arch_x86::hardware::{GuestFpu, Platform, Trace};
 use arch_x86::regs::{Regs, cr4, rflags};
 use virt::Errno;
 use virt::dirty_ring::DirtyRing;
@@ -167,7 +167,10 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         self.choose_asid(local, processor);
         if let Some(event) = self.undelivered.take() {
             self.inject(event);
+            svm.platform.trace(Trace::Injection { vcpu: self.id, event });
         }
+        // While the registers are the host's: who traces may use them.
+        svm.platform.trace(Trace::Entry { vcpu: self.id, rip: self.vmcb.rip });
         self.vmcb.set(clean::DEBUG, |vmcb| &mut vmcb.dr6, dr6::FIXED);
         if briefly {
             svm.platform.interrupt(processor);
@@ -187,6 +190,13 @@ impl<P: Platform, C: Processor> SvmVcpu<P, C> {
         // The host's page is this processor's.
         unsafe { svm.processor.run(&mut self.vmcb, physical, local.host(), &mut self.gprs) };
         self.take_registers_back(&kept);
+        svm.platform.trace(Trace::Exit {
+            vcpu: self.id,
+            rip: self.vmcb.rip,
+            reason: self.vmcb.exit_code,
+            info1: self.vmcb.exit_info1,
+            info2: self.vmcb.exit_info2,
+        });
         if exits::is_invalid(&self.vmcb) {
             self.refused(local);
         } else {

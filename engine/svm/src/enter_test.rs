@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch_x86::engine::{EngineVcpu, Entry, Event, Intercept};
 use arch_x86::exception::{self, Exception};
+use arch_x86::hardware::Trace;
 use arch_x86::regs::{Regs, cr0, rflags};
 use virt::Errno;
 
@@ -41,6 +42,37 @@ fn a_request_keeps_the_guest_from_running_and_the_event_from_being_delivered() {
     assert_eq!((vcpu.take_undelivered(), vcpu.take_undelivered()), (Some(event), None));
     assert!(machine.processor.state.lock().seen.is_empty());
     assert_eq!(machine.engine.shared.presence.processor(0), None, "it is not inside");
+}
+
+/// And what keeps it from being entered is not told.
+#[test]
+fn who_traces_is_told_what_is_injected_then_the_entry_and_then_the_exit() {
+    let machine = TestMachine::new();
+    let mut vcpu = machine.vcpu();
+    let traced = || core::mem::take(&mut *machine.platform.asked.traced.lock());
+    for event in
+        [Event::Interrupt { vector: 0x30 }, Event::Nmi, Event::Exception(Exception::gp(0x18))]
+    {
+        vcpu.vmcb.rip = 0x1000;
+        machine.then(|vmcb, _| {
+            (vmcb.rip, vmcb.exit_code) = (0x2000, code::NESTED_PAGE_FAULT);
+            (vmcb.exit_info1, vmcb.exit_info2) = (6, 0xd000_0000);
+        });
+        let intercept = enter_with(&mut vcpu, &injecting(event));
+        assert_eq!(intercept, Intercept::NestedFault { gpa: 0xd000_0000, write: true });
+        let exit = Trace::Exit {
+            vcpu: 0,
+            rip: 0x2000,
+            reason: code::NESTED_PAGE_FAULT,
+            info1: 6,
+            info2: 0xd000_0000,
+        };
+        let entry = Trace::Entry { vcpu: 0, rip: 0x1000 };
+        assert_eq!(traced(), [Trace::Injection { vcpu: 0, event }, entry, exit]);
+    }
+    let event = Event::Interrupt { vector: 0x30 };
+    vcpu.enter(&injecting(event), &AtomicU32::new(1));
+    assert_eq!(traced(), []);
 }
 
 #[test]

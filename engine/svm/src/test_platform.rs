@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use arch_x86::hardware::{GuestFpu, HostPage, Pages, Platform};
+use arch_x86::hardware::{GuestFpu, HostPage, Pages, Platform, Trace};
 use arch_x86::regs::{FxArea, YmmHigh};
 use arch_x86::vcpu::scripted::{
     Fixture, TestEvent, TestFile, TestHost, TestParker, TestTimer, TestWatch,
@@ -61,6 +61,8 @@ pub struct Asked {
     pub pages: spin::Mutex<Vec<(u64, bool)>>,
     /// How often the FPU was restored.
     pub restored: AtomicU32,
+    /// What was told of vCPUs.
+    pub traced: spin::Mutex<Vec<Trace>>,
 }
 
 /// The platform. A handle.
@@ -137,6 +139,10 @@ impl Platform for TestPlatform {
 
     fn interrupt_and_wait(&self, processor: u32) {
         self.asked.waited.lock().push(processor);
+    }
+
+    fn trace(&self, event: Trace) {
+        self.asked.traced.lock().push(event);
     }
 }
 

@@ -11,6 +11,7 @@
 #include <linux/bug.h>
 #include <linux/module.h>
 #include <linux/printk.h>
+#include <linux/ratelimit.h>
 
 #include "glue.h"
 
@@ -20,6 +21,14 @@ void unibody_print(int level, const char *text, size_t length)
 		pr_err("%.*s\n", (int)length, text);
 	else
 		pr_info("%.*s\n", (int)length, text);
+}
+
+/* The kernel's own limit for lines that users can bring about. */
+bool unibody_may_print(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
 }
 
 void __noreturn unibody_bug(void)

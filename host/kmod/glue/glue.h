@@ -40,6 +40,7 @@ void unibody_sleep_ends(void);
 
 /* glue.c */
 void unibody_print(int level, const char *text, size_t length);
+bool unibody_may_print(void);
 void __noreturn unibody_bug(void);
 
 /* heap.c */
@@ -169,6 +170,11 @@ int unibody_processors_begin(void);
 void unibody_processors_end(int state);
 int unibody_power_begin(void);
 void unibody_power_end(void);
+
+/* trace.c */
+void unibody_trace_entry(u32 vcpu, u64 rip);
+void unibody_trace_exit(u32 vcpu, u64 rip, u64 reason, u64 info1, u64 info2);
+void unibody_trace_inject(u32 vcpu, u8 what, u8 vector, bool has_error, u32 error);
 
 /* selftest.c */
 void unibody_stack_paint(void);

@@ -19,7 +19,7 @@ use virt::{Errno, Memory};
 use crate::descriptor::{Object, install};
 use crate::kernel::Kernel;
 use crate::lock::SpinLock;
-use crate::printk::{Level, print};
+use crate::printk::{Level, may_print, print};
 use crate::virtualization::{Switch, Switched};
 use crate::vm::Vm;
 
@@ -50,7 +50,16 @@ struct Processors<V>(Arc<V>);
 
 impl<V: Virtualization<Kernel>> Switched for Processors<V> {
     fn on(&self, processor: u32) -> Result<(), Errno> {
-        self.0.enable(processor).map_err(errno)
+        self.0.enable(processor).map_err(|unusable| {
+            if unusable == Unusable::InUse && may_print() {
+                print!(
+                    Level::Error,
+                    "processor {processor} is another hypervisor's: no virtual machine can be made. End those of the other, as Linux's \
+                     KVM, or unload it"
+                );
+            }
+            errno(unusable)
+        })
     }
 
     fn off(&self, processor: u32) {

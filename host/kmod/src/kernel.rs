@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use arch_x86::hardware::{HostPage, Platform};
+use arch_x86::hardware::{HostPage, Platform, Trace};
 use virt::Errno;
 use virt::host::{BadAddress, Expire, Host, Notify};
 
@@ -14,7 +14,7 @@ use crate::pages::{self, KernelPages};
 use crate::parker::ThreadParker;
 use crate::timer::KernelTimer;
 use crate::watch::Watch;
-use crate::{deferred, memory, processor, thread, time};
+use crate::{deferred, memory, processor, thread, time, trace};
 
 /// The kernel that this runs in.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,5 +142,10 @@ impl Platform for Kernel {
 
     fn interrupt_and_wait(&self, processor: u32) {
         processor::interrupt_and_wait(processor);
+    }
+
+    #[inline]
+    fn trace(&self, event: Trace) {
+        trace::trace(event);
     }
 }

@@ -16,7 +16,7 @@
 //! - [`sleep_lock`]: the lock of calls that are made one after the other;
 //! - [`deferred`]: what has to wait for process context;
 //! - [`allocator`]: the heap; [`arena`], what of it is never given up;
-//! - [`printk`]: the kernel's log;
+//! - [`printk`]: the kernel's log; [`trace`], its trace events;
 //! - [`panic`]: what becomes of a panic;
 //! - [`selftest`]: the core's test bodies, run when the module is loaded.
 //!
@@ -63,6 +63,7 @@ mod test_engine;
 mod thread;
 mod time;
 mod timer;
+mod trace;
 mod vcpu;
 mod virtualization;
 mod vm;

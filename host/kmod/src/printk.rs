@@ -7,8 +7,9 @@
 use core::ffi::c_int;
 use core::fmt::{self, Write};
 
-// SAFETY: it is the glue's function (glue/glue.c), with these types.
+// SAFETY: these are the glue's functions (glue/glue.c), with these types.
 unsafe extern "C" {
+    safe fn unibody_may_print() -> bool;
     /// One record of `length` bytes of text under the module's prefix.
     fn unibody_print(level: c_int, text: *const u8, length: usize);
 }
@@ -61,6 +62,11 @@ impl Write for Record {
         }
         Ok(())
     }
+}
+
+/// Whether what anybody who has the device can bring about is to be logged now: some of it every few seconds is enough. Any context.
+pub fn may_print() -> bool {
+    unibody_may_print()
 }
 
 /// Writes formatted text to the log: what [`print!`] becomes.

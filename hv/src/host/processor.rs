@@ -128,12 +128,31 @@ impl Processor {
 
 /// Whether the processor can virtualize by itself.
 pub(super) fn has_virtualization() -> bool {
-    host(1)[ECX] >> 5 & 1 != 0 || has_svm()
+    let announced = announced();
+    announced.vmx || announced.svm
 }
 
 /// Whether it is SVM.
 pub(super) fn has_svm() -> bool {
     host(EXTENDED)[ECX] >> 2 & 1 != 0
+}
+
+/// What the processor says that it can virtualize with, whether or not the firmware lets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Announced {
+    /// AMD's.
+    pub(super) svm: bool,
+    /// A part of that. See: AMD APM vol. 3, CPUID leaf 8000_000A.
+    pub(super) nested_paging: bool,
+    /// Intel's.
+    pub(super) vmx: bool,
+}
+
+/// What this host's does.
+pub(super) fn announced() -> Announced {
+    let svm = has_svm();
+    let nested_paging = svm && host(0x8000_000a)[EDX] & 1 != 0;
+    Announced { svm, nested_paging, vmx: host(1)[ECX] >> 5 & 1 != 0 }
 }
 
 /// The host's own CPUID, zeros where it has no such leaf.

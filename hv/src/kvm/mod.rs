@@ -188,7 +188,7 @@ impl Hypervisor for Kvm {
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<KvmVm, Error> {
-        KvmVm::new(&self.device, Arc::clone(&self.supported), config)
+        KvmVm::new(&self.device, self.name, Arc::clone(&self.supported), config)
     }
 }
 

@@ -93,6 +93,7 @@ pub struct KvmVm(Arc<Shared>);
 impl KvmVm {
     pub(super) fn new(
         device: &Device,
+        engine: &'static str,
         supported: Arc<Supported>,
         config: VmConfig,
     ) -> Result<Self, Error> {
@@ -104,7 +105,10 @@ impl KvmVm {
         if config.cpus as usize > most {
             return Err(Error::TooManyCpus { asked: config.cpus, most });
         }
-        let fd = uninterrupted(|| device.create_vm()).map_err(start("make a virtual machine"))?;
+        let fd = uninterrupted(|| device.create_vm()).map_err(|error| match error.errno() {
+            libc::EBUSY => Error::Taken { engine },
+            _ => start("make a virtual machine")(error),
+        })?;
         fd.set_tss_address(TSS_ADDRESS).map_err(start("place a task segment"))?;
         let split = match config.irqchip {
             Irqchip::Kernel => {

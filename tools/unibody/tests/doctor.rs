@@ -17,7 +17,7 @@ fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
 fn the_page_has_its_sections() {
     let (status, stdout, stderr) = doctor(&[]);
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
-    for section in ["Processor", "Engines", "Machine", "Distribution", "Cache"] {
+    for section in ["Processor", "Engines", "Module", "Machine", "Distribution", "Cache"] {
         assert!(stdout.lines().any(|line| line == section), "{stdout}");
     }
     for name in [
@@ -28,6 +28,8 @@ fn the_page_has_its_sections() {
         "soft",
         "kvm",
         "choice",
+        "state",
+        "processor",
         "memory",
         "cores",
         "pull",
@@ -61,6 +63,12 @@ fn the_json_has_its_fields() {
     let has = report["processor"]["guest_has"].as_array().expect("a list");
     assert!(has.iter().any(|name| name == "nx"), "{stdout}");
     assert!(report["distribution"]["has_apt"].is_boolean());
+    let module = &report["module"];
+    let states = ["loaded", "loadable", "not-ready", "impossible"];
+    assert!(module["state"].as_str().is_some_and(|state| states.contains(&state)), "{stdout}");
+    assert_eq!(module["findings"][0]["name"], "processor");
+    let is_right = module["findings"][0]["right"] == true;
+    assert!(is_right || module["state"] != "loadable", "{stdout}");
     let folder = cache().join("unibody");
     assert_eq!(report["cache"]["folder"], folder.to_str().expect("plain"));
 }

@@ -3,6 +3,8 @@
 //! What stands between backquotes, looks like a path of this tree and is one is fine;
 //! so is the end of one (`vcpu/inbox.rs`). Links are checked as well. Code
 //! blocks are not: they show commands and output. A file called `foo` stands for any.
+//!
+//! And the version that DKMS knows the module by is the workspace's.
 
 use crate::tree;
 use anyhow::{Context, Result, bail};
@@ -35,7 +37,29 @@ pub fn check() -> Result<()> {
         bail!("\n  {}", dead.join("\n  "));
     }
     println!("{count} names of files and folders, all of them there");
+    check_version()
+}
+
+/// Compares the versions of `dkms.conf` and the workspace.
+fn check_version() -> Result<()> {
+    let read = |file: &str| {
+        fs::read_to_string(tree::root().join(file)).with_context(|| format!("cannot read '{file}'"))
+    };
+    let (ours, dkms) = (read("Cargo.toml")?, read("dkms.conf")?);
+    let ours = assigned(&ours, "version").context("Cargo.toml has no version")?;
+    let dkms = assigned(&dkms, "PACKAGE_VERSION").context("dkms.conf has no PACKAGE_VERSION")?;
+    if ours != dkms {
+        bail!("dkms.conf has version {dkms}, and the workspace {ours}");
+    }
     Ok(())
+}
+
+/// The first value in quotes that a line gives to a name.
+fn assigned<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.trim_start().strip_prefix('=')?;
+        value.split('"').nth(1)
+    })
 }
 
 /// The files, and the folders that they are in, which end with a slash.
@@ -92,7 +116,15 @@ fn looks_like_path(span: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{exists, paths, with_folders};
+    use super::{assigned, exists, paths, with_folders};
+
+    #[test]
+    fn a_version_is_found_by_its_name() {
+        let text = "# version\nversion-of-x = \"1\"\nversion = \"0.1.0\"\nversion = \"2\"\n";
+        assert_eq!(assigned(text, "version"), Some("0.1.0"));
+        assert_eq!(assigned("PACKAGE_VERSION=\"3.4\"\n", "PACKAGE_VERSION"), Some("3.4"));
+        assert_eq!(assigned(text, "PACKAGE_VERSION"), None);
+    }
 
     #[test]
     fn names_of_files_are_found() {

@@ -1,8 +1,9 @@
 //! Guests on the project's own module, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
 //!
 //! `own_module.sh` runs the guests of `tests/guests` that are about a machine; then it boots a stock kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest,
-//! kills that, removes the module and loads it again; and so on. As an ordinary user as well, it makes sequences of ioctls that nobody would
-//! write, which are of the fuzz target's (`fuzz/`). As `/dev/kvm` it runs the kernel's own tests of KVM that
+//! kills that, removes the module and loads it again; and so on. A guest is traced. As an ordinary user as well, it makes sequences of ioctls that
+//! nobody would write, which are of the fuzz target's (`fuzz/`). Beside kvm_amd, whose the processor is while that has a VM, there
+//! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
 
 use super::gate::programs::strip;
@@ -33,7 +34,7 @@ struct Extent {
 
 /// A few rounds. `tests`: the program of the tests that are about a machine.
 pub fn check(tests: Extra) -> Result<()> {
-    run(tests, &Extent { rounds: 2, seconds: 60, timeout: Duration::from_secs(720) })
+    run(tests, &Extent { rounds: 2, seconds: 60, timeout: Duration::from_secs(900) })
 }
 
 /// Many.
@@ -41,8 +42,10 @@ pub fn soak(tests: Extra) -> Result<()> {
     run(tests, &Extent { rounds: 20, seconds: 600, timeout: Duration::from_secs(4500) })
 }
 
-/// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. With
-/// kvm_amd it hangs as well; that it shuts down was seen on the module only, and is not explained.
+/// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. It hangs on
+/// kvm_amd as well: VMRUN of QEMU's forgets the interrupt shadow, so that an interrupt comes between STI and HLT, and the guest halts behind it
+/// (QEMU 7.2, `helper_vmrun`; `benches/kvm/ipi.c` shows it on either module). It also delivers an injected interrupt once more at times, which a
+/// guest may shut down of; that was seen on the module only.
 fn run(tests: Extra, extent: &Extent) -> Result<()> {
     // BusyBox's has other options, and its shell takes that before any other: the script says the path.
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;

@@ -65,6 +65,29 @@ for name in $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' /tmp/tests); do
     "$tests" --exact "$name" || failed "a guest of the tests"
 done
 
+# What the kernel's tracing has of a guest: an exit after each entry, and an entry after each event that is injected.
+mount -t tracefs tracefs /sys/kernel/tracing || failed "there is no tracing"
+trace=/sys/kernel/tracing
+echo 1024 >$trace/buffer_size_kb
+chmod 666 /dev/unibody
+echo 1 >$trace/events/unibody/enable || failed "the module has no trace events"
+(guest --cpus 1 -- true) || failed "a guest that is traced ended with status $?"
+echo 0 >$trace/events/unibody/enable
+sed -n 's/.* \(unibody_[a-z]*: .*\)/\1/p' $trace/trace >/tmp/traced
+# An access to a port of the first serial line is an exit that every boot has.
+for line in 'unibody_entry: vcpu 0, rip 0x[0-9a-f]+$' \
+    'unibody_exit: vcpu 0, rip 0x[0-9a-f]+, reason 0x7b, info1 0x3f[89a-f][0-9a-f]{4}, info2 0x[0-9a-f]+$' \
+    'unibody_inject: vcpu 0, vector 0x[2-9a-f][0-9a-f], interrupt, error code 0x0 \(none\)$'; do
+    grep -qE "$line" /tmp/traced || failed "of a guest there is no trace event as: $line"
+done
+sed 's/^unibody_\([a-z]*\): .*/\1/' /tmp/traced | awk '
+    NR > 1 && ($1 == "exit") != (last == "entry") || last == "inject" && $1 != "entry" { wrong = 1 }
+    { last = $1 }
+    END { exit wrong }
+' || failed "the trace events are not in order"
+echo "$(wc -l </tmp/traced) trace events"
+echo >$trace/trace
+
 round=0
 while [ $round -lt "$rounds" ]; do
     chmod 666 /dev/unibody
@@ -99,9 +122,75 @@ while [ $round -lt "$rounds" ]; do
 done
 [ $round -lt 4 ] || [ $(($(held) - before)) -lt $((256 * round)) ] || failed "memory is lost: $before KiB, and now $(held)"
 
+grep unibody_ $trace/trace && failed "what nobody asked for is traced"
+
 chmod 666 /dev/unibody
 fuzz "$seconds" "$target" "$max_len"
 echo "$cases sequences of ioctls in $seconds seconds"
+
+# Beside kvm_amd: who has a VM first has the processor. What has one holds it without a guest.
+for module in /nest/modules/*; do
+    insmod "$module" || failed "$module is not loaded beside the module"
+done
+kvm() {
+    exec qemu-system-x86_64 -machine none -accel kvm -nodefaults -no-user-config -display none -S
+}
+# Waits until a process has a VM.
+has_vm() {
+    until ls -l /proc/"$1"/fd 2>/dev/null | grep -q anon_inode:kvm-vm; do
+        kill -0 "$1" 2>/dev/null || failed "who was to have a VM has ended"
+        sleep 0.05
+    done
+}
+# Ends a process, and waits until a module is nobody's any more.
+end_of() {
+    kill -KILL "$1"
+    wait "$1"
+    tries=0
+    until [ "$(cat /sys/module/"$2"/refcnt)" = 0 ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || failed "$2 is in use, though nobody is there"
+        sleep 0.05
+    done
+}
+# refused STATUS WORDS…: what it comes to that /tmp/said is of.
+refused() {
+    [ "$1" = 125 ] || failed "a VM beside another hypervisor's ended with status $1: $(cat /tmp/said)"
+    grep -q "cannot make a virtual machine on $2: another hypervisor has the processor, as $3 " /tmp/said ||
+        failed "it is not told why there is no VM: $(cat /tmp/said)"
+}
+chmod 666 /dev/unibody
+kvm &
+holder=$!
+has_vm $holder
+(guest -- true) >/tmp/said 2>&1
+refused $? unibody "Linux's KVM"
+cat /tmp/said
+dmesg | grep "unibody: processor 0 is another hypervisor's" || failed "the kernel's log does not tell who has the processor"
+unibody doctor >/tmp/said
+grep -A 8 '^Module$' /tmp/said
+grep -q '^  kvm_amd  *loaded, and in use: ' /tmp/said || failed "the doctor does not see who has the processor"
+end_of $holder kvm_amd
+(guest -- true) || failed "a guest after kvm_amd's ended with status $?"
+guest -- sleep 1000 &
+holder=$!
+has_vm $holder
+(kvm) >/tmp/said 2>&1 &
+other=$!
+while kill -0 $other 2>/dev/null; do
+    ls -l /proc/$other/fd 2>/dev/null | grep anon_inode:kvm-vm && failed "kvm_amd has a VM beside the module's"
+    sleep 0.05
+done
+grep -q 'KVM_CREATE_VM.*busy' /tmp/said || failed "QEMU said: $(cat /tmp/said)"
+unibody run --engine kvm -- true >/tmp/said 2>&1
+refused $? kvm "Unibody's module"
+cat /tmp/said
+end_of $holder unibody
+kvm &
+holder=$!
+has_vm $holder
+end_of $holder kvm_amd
+rmmod kvm_amd kvm || failed "kvm_amd is in use"
 
 # As any VMM finds it.
 rmmod unibody || failed "the module is in use, though the fuzz target is gone"

@@ -3,6 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`report`] | what is found: the structure that `--json` prints |
+//! | [`module`] | whether the project's own module can be used, and what to do |
 //! | [`system`] | memory, processors and distribution, as Linux tells them |
 //! | [`page`] | the same for people |
 //! | [`interface`] | `--kvm`: what of KVM's interface programs get |
@@ -13,6 +14,7 @@
 mod interface;
 #[cfg(test)]
 mod models_test;
+mod module;
 mod page;
 mod report;
 mod system;

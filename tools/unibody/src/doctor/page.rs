@@ -2,6 +2,7 @@
 
 use indicatif::HumanBytes;
 
+use super::module::Module;
 use super::report::{CheckResult, Engine, Probe, Report};
 use crate::engine::words::pace;
 
@@ -31,6 +32,7 @@ pub(super) fn render(report: &Report) -> String {
         Some(choice) => page.line("choice", &format!("{}: {}", choice.engine, choice.reason)),
         None => page.line("choice", "none: nothing here can run a guest"),
     }
+    page.module(&report.module);
     page.section("Machine");
     let memory = report.memory.map_or("unknown".into(), |memory| {
         let (total, available) = (HumanBytes(memory.total), HumanBytes(memory.available));
@@ -78,6 +80,17 @@ impl Page {
         if let Some(fix) = &engine.fix {
             // In one piece, however long: it is to be copied.
             self.line("", &format!("to use it: {fix}"));
+        }
+    }
+
+    fn module(&mut self, module: &Module) {
+        self.section("Module");
+        self.line("state", module.detail);
+        for finding in &module.findings {
+            self.line(finding.name, &finding.detail);
+            if let Some(fix) = &finding.fix {
+                self.line("", &format!("to do: {fix}"));
+            }
         }
     }
 

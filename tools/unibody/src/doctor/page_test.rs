@@ -24,6 +24,12 @@ Engines
                to use it: sudo usermod -aG kvm $USER, and log in again
   choice       soft: it needs nothing
 
+Module
+  state        not loaded
+  processor    AuthenticAMD with SVM
+  file         unknown to modprobe
+               to do: sudo depmod -a
+
 Machine
   memory       4.00 GiB, 1.50 GiB of it available
   cores        2

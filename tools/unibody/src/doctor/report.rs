@@ -10,6 +10,7 @@ use hv::host::{self, Candidates, Readiness};
 use hv::probe::{Outcome, Seen};
 use serde::Serialize;
 
+use super::module::Module;
 use super::system;
 use crate::engine::{self, words};
 use crate::pull::command::user_store;
@@ -30,6 +31,8 @@ pub(super) struct Report {
     pub(super) engines: Vec<Engine>,
     /// The engine that `--engine auto` takes; null if none can run a guest.
     pub(super) choice: Option<Choice>,
+    /// The project's own module, whether it is loaded or not.
+    pub(super) module: Module,
     /// Null if Linux does not tell.
     pub(super) memory: Option<Memory>,
     /// Processors that this process may use.
@@ -169,10 +172,18 @@ impl Report {
         let tried = engine::try_anew(&mut candidates);
         let engines = candidates.engines(tried);
         let choice = host::choose(&engines);
+        let processor = host::processor().ok().map(Processor::from);
+        let its_device = |engine: &&host::Engine| engine.device() == Some(host::Device::Unibody);
+        let module = Module::new(
+            &host::Module::look(),
+            processor.as_ref().map(|processor| processor.vendor.as_str()),
+            engines.iter().find(its_device).map_or(&Readiness::NotKvm, |engine| &engine.readiness),
+        );
         Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION"),
-            processor: host::processor().ok().map(Processor::from),
+            processor,
+            module,
             choice: choice.map(|host::Choice { engine, reason }| Choice { engine, reason }),
             engines: engines.into_iter().map(Engine::from).collect(),
             memory: system::memory(),

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use hv::probe::Finding;
 
+use super::super::module::{Finding as Found, State as Far};
 use super::*;
 
 /// A report on a machine that is not this one.
@@ -51,6 +52,24 @@ pub(in super::super) fn report() -> Report {
         }),
         engines: vec![soft.into(), Engine { fix, ..kvm.into() }],
         choice: Some(Choice { engine: "soft", reason: "it needs nothing" }),
+        module: Module {
+            state: Far::NotReady,
+            detail: "not loaded",
+            findings: vec![
+                Found {
+                    name: "processor",
+                    right: true,
+                    detail: "AuthenticAMD with SVM".into(),
+                    fix: None,
+                },
+                Found {
+                    name: "file",
+                    right: false,
+                    detail: "unknown to modprobe".into(),
+                    fix: Some("sudo depmod -a".into()),
+                },
+            ],
+        },
         memory: Some(Memory { total: 4 << 30, available: 3 << 29 }),
         cores: 2,
         distribution: Distribution {
@@ -108,6 +127,20 @@ fn the_json_has_the_names_of_its_format() {
             }
         ],
         "choice": { "engine": "soft", "reason": "it needs nothing" },
+        "module": {
+            "state": "not-ready",
+            "detail": "not loaded",
+            "findings": [
+                {
+                    "name": "processor", "right": true,
+                    "detail": "AuthenticAMD with SVM", "fix": null
+                },
+                {
+                    "name": "file", "right": false,
+                    "detail": "unknown to modprobe", "fix": "sudo depmod -a"
+                }
+            ]
+        },
         "memory": { "total": 4_294_967_296_u64, "available": 1_610_612_736_u64 },
         "cores": 2,
         "distribution": { "name": "Debian GNU/Linux 12 (bookworm)", "has_apt": true },
