@@ -8,7 +8,7 @@
 //! - [`kvm_selftests`]: its own tests of KVM, and the table of what they come to;
 //! - [`valgrind`]: Valgrind's tests of instructions, from its sources;
 //! - [`own`]: small programs of the project's own; for the host [`vmm`]: a VMM, [`bad_arguments`]: calls of one that are wrong, and
-//!   [`pressure`]: one whose guest's memory is disturbed;
+//!   [`pressure`]: one whose guest's memory is disturbed; `c_program` builds these;
 //! - [`image`]: the file system that a list of test programs runs in;
 //! - [`report`]: what the programs said in there;
 //! - [`qemu`]: the same list under QEMU's software CPU;
@@ -21,6 +21,7 @@
 
 pub mod apt;
 pub mod bad_arguments;
+mod c_program;
 pub mod command;
 pub mod debian;
 pub mod image;

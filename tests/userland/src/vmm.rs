@@ -2,40 +2,17 @@
 //!
 //! It uses `/dev/kvm` as Linux's headers have it, and knows nothing of what is behind it.
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{Shelf, command};
+use crate::Shelf;
+use crate::c_program::{self, Sources, sources};
 
-macro_rules! source {
-    ($name:literal) => {
-        ($name, include_str!(concat!("../programs/vmm/", $name)))
-    };
-}
-
-/// Its files, by name.
-const SOURCES: [(&str, &str); 13] = [
-    source!("vmm.h"),
-    source!("machine.c"),
-    source!("main.c"),
-    source!("guests.c"),
-    source!("signals.c"),
-    source!("handlers.c"),
-    source!("descriptors.c"),
-    source!("closing.c"),
-    source!("shared.c"),
-    source!("dirty.c"),
-    source!("many.c"),
-    source!("priority.c"),
-    source!("cost.c"),
-];
-
-const OPTIONS: [&str; 5] = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"];
+const SOURCES: Sources = sources!(
+    "vmm": "vmm.h", "machine.c", "main.c", "guests.c", "signals.c", "handlers.c", "descriptors.c", "closing.c", "shared.c", "dirty.c",
+    "many.c", "priority.c", "cost.c",
+);
 
 /// The VMM, linked in both ways.
 #[derive(Clone, Debug)]
@@ -48,20 +25,7 @@ pub struct Vmm {
 
 /// Builds it.
 pub fn build(shelf: &Shelf) -> Result<Vmm> {
-    let mut hasher = DefaultHasher::new();
-    (SOURCES, OPTIONS).hash(&mut hasher);
-    let kept = shelf.get(&format!("vmm-{:016x}", hasher.finish()), |folder| {
-        for (name, text) in SOURCES {
-            fs::write(folder.join(name), text)?;
-        }
-        let units = SOURCES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".c"));
-        for (name, option) in [("vmm", "-no-pie"), ("static", "-static")] {
-            let mut gcc = Command::new("gcc");
-            gcc.args(OPTIONS).arg(option).arg("-o").arg(folder.join(name));
-            gcc.args(units.clone().map(|unit| folder.join(unit)));
-            command::run(&mut gcc)?;
-        }
-        Ok(())
-    })?;
-    Ok(Vmm { program: kept.join("vmm"), fixed: kept.join("static") })
+    let ways = [("vmm", "-no-pie"), ("static", "-static")];
+    let folder = c_program::build(shelf, "vmm", SOURCES, &ways)?;
+    Ok(Vmm { program: folder.join("vmm"), fixed: folder.join("static") })
 }
