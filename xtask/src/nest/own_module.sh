@@ -195,12 +195,21 @@ rmmod kvm_amd kvm || failed "kvm_amd is in use"
 # As any VMM finds it.
 rmmod unibody || failed "the module is in use, though the fuzz target is gone"
 insmod /nest/unibody.ko device=kvm || failed "the module is not loaded as /dev/kvm"
+repeats=2
 for call in "$@"; do
     # Words are apart.
     # shellcheck disable=SC2086
     timeout -s KILL $call >/tmp/said 2>&1 || {
         cat /tmp/said
-        failed "$call"
+        # As above: what is late on a busy host is over its limit.
+        echo "once more: $call"
+        [ $repeats != 0 ] || failed "too many of the kernel's tests"
+        repeats=$((repeats - 1))
+        # shellcheck disable=SC2086
+        timeout -s KILL $call >/tmp/said 2>&1 || {
+            cat /tmp/said
+            failed "$call"
+        }
     }
 done
 mkdir -p /tmp/guest/bin /tmp/guest/proc
