@@ -5,10 +5,10 @@
 //!
 //! See: Linux, drivers/vfio/group.c, `vfio_group_init` (the class), `vfio_group_fops_open` (a group is opened once at a time).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::RawFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Dev, FileType, fstat, major, minor};
@@ -42,7 +42,7 @@ impl OpenFile {
 /// Whether a character device is one of that class.
 fn is_of_class(device: Dev, class: &str) -> bool {
     let link = format!("/sys/dev/char/{}:{}/subsystem", major(device), minor(device));
-    fs::read_link(link).is_ok_and(|to| to.file_name() == Path::new(class).file_name())
+    fs::read_link(link).is_ok_and(|to| to.file_name() == Some(OsStr::new(class)))
 }
 
 impl File for OpenFile {

@@ -1,7 +1,8 @@
 //! Guests on the project's own module, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
 //!
-//! `own_module.sh` runs the guests of `tests/guests` that are about a machine; then it boots a stock kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest,
-//! kills that, removes the module and loads it again; and so on. A guest is traced. As an ordinary user as well, it makes sequences of ioctls that
+//! The script runs the guests of `tests/guests` that are about a machine; a guest is traced; then it boots a stock kernel with one processor
+//! and with two, as an ordinary user, tries to remove the module under a guest, kills that, removes the module and loads it again; and so on. As an
+//! ordinary user as well, it makes sequences of ioctls that
 //! nobody would write, which are of the fuzz target's (`fuzz/`). Beside kvm_amd, whose the processor is while that has a VM, there
 //! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
@@ -18,8 +19,16 @@ use userland::{Shelf, kvm_selftests};
 /// GCC's library, where Debian has it.
 const GCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 
-/// What the nest runs.
-const SCRIPT: &str = include_str!("own_module.sh");
+/// What the nest runs: one script, a file for each subject.
+const SCRIPT: &str = concat!(
+    include_str!("own_module/start.sh"),
+    include_str!("own_module/bodies.sh"),
+    include_str!("own_module/trace.sh"),
+    include_str!("own_module/rounds.sh"),
+    include_str!("own_module/fuzz.sh"),
+    include_str!("own_module/beside_kvm_amd.sh"),
+    include_str!("own_module/as_kvm.sh"),
+);
 
 /// Where the fuzz target and its inputs are.
 const FUZZ: &str = "nest/fuzz";
@@ -50,7 +59,7 @@ fn run(tests: Extra, extent: &Extent) -> Result<()> {
     // BusyBox's has other options, and its shell takes that before any other: the script says the path.
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
     let (programs, calls) = selftests()?;
-    let mut command = ["sh", "-c", SCRIPT, "own_module.sh"].map(str::to_owned).to_vec();
+    let mut command = ["sh", "-c", SCRIPT, "own_module"].map(str::to_owned).to_vec();
     command.extend([extent.rounds.to_string(), format!("/{}", tests.to)]);
     command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
     command.extend(calls);
