@@ -11,6 +11,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lock_api::{Mutex, RawMutex};
@@ -108,13 +109,13 @@ impl Slots {
     #[must_use]
     #[inline]
     pub fn find(&self, gpa: u64) -> Option<&Slot> {
-        self.entry(gpa).map(|entry| &entry.slot)
+        self.0.get(self.place(gpa)?).map(|entry| &entry.slot)
     }
 
-    #[inline]
-    fn entry(&self, gpa: u64) -> Option<&Entry> {
-        let at = self.0.partition_point(|entry| entry.slot.gpa <= gpa);
-        self.0.get(at.checked_sub(1)?).filter(|entry| entry.slot.contains(gpa))
+    /// Where the slot that holds `gpa` is in the table.
+    fn place(&self, gpa: u64) -> Option<usize> {
+        let at = self.0.partition_point(|entry| entry.slot.gpa <= gpa).checked_sub(1)?;
+        self.0.get(at)?.slot.contains(gpa).then_some(at)
     }
 
     /// All slots, by address.
@@ -253,7 +254,7 @@ impl<R: RawMutex> Memory<R> {
     pub fn view(&self) -> View {
         let slots = self.current.lock();
         let generation = self.generation.load(Ordering::SeqCst);
-        View { slots: Arc::clone(&slots), generation, ring: None }
+        View { slots: Arc::clone(&slots), generation, last: Cell::new(0), ring: None }
     }
 
     /// Replaces the table by an edited copy. It is made, and the old one freed, while the lock is not held.
@@ -282,6 +283,8 @@ impl<R: RawMutex> Memory<R> {
 pub struct View {
     slots: Arc<Slots>,
     generation: u64,
+    /// Where in the table the slot is that was found last: the next access is most often to the same one.
+    last: Cell<usize>,
     /// Where what is marked is put, too.
     ring: Option<Arc<DirtyRing>>,
 }
@@ -335,10 +338,18 @@ impl View {
         &self.slots
     }
 
+    /// The slot of `gpa`, which is not the one that was found last.
+    fn look_up(&self, gpa: u64) -> Option<&Entry> {
+        let place = self.slots.place(gpa)?;
+        self.last.set(place);
+        self.slots.0.get(place)
+    }
+
     /// The slot of `gpa`, and where it is in there.
     #[inline]
     fn find(&self, gpa: u64, write: bool) -> Result<(&Entry, u64), Unreached> {
-        match self.slots.entry(gpa) {
+        let last = self.slots.0.get(self.last.get()).filter(|entry| entry.slot.contains(gpa));
+        match last.or_else(|| self.look_up(gpa)) {
             Some(entry) if !(write && entry.slot.read_only) => Ok((entry, gpa - entry.slot.gpa)),
             _ => Err(Unreached::NoSlot { gpa }),
         }

@@ -7,7 +7,7 @@ use selftest::{cases, check, check_eq};
 
 use crate::dirty_log::DirtyLog;
 use crate::host::Errno;
-use crate::memory::{Memory, Slot, Slots, Unreached};
+use crate::memory::{Memory, Slot, Slots, Unreached, View};
 use crate::routing::{Pin, Route, Routes};
 
 type TestMemory = Memory<spin::Mutex<()>>;
@@ -60,6 +60,28 @@ cases! {
         check_eq!(memory.remove(0), Err(Errno::ENOENT));
         check!(view.refresh(&memory));
         check!(view.host_address(0, false).is_err());
+    }
+
+    fn a_view_finds_each_slot_whichever_it_found_last() {
+        let memory = TestMemory::default();
+        for (id, gpa) in [(0, 0x4000), (1, 0x6000), (2, 0xa000)] {
+            check_eq!(memory.insert(slot(id, gpa, 0x2000)), Ok(()));
+        }
+        let mut view = memory.view();
+        let places = [0x4000, 0x5fff, 0x6000, 0x8000, 0xbfff];
+        let find = |view: &View, gpa| view.host_address(gpa, false).ok().map(|(hva, _)| hva);
+        let there = |gpa| (gpa != 0x8000).then_some(0x10_0000 + gpa);
+        for first in places {
+            for second in places {
+                check_eq!(find(&view, first), there(first));
+                check_eq!(find(&view, second), there(second), "after {first:#x}");
+            }
+        }
+        check_eq!(find(&view, 0xa000), Some(0x10_a000));
+        check_eq!(memory.remove(1), Ok(slot(1, 0x6000, 0x2000)));
+        check_eq!(memory.remove(2), Ok(slot(2, 0xa000, 0x2000)));
+        check!(view.refresh(&memory));
+        check_eq!([0x4000, 0x6000, 0xa000].map(|gpa| find(&view, gpa)), [Some(0x10_4000), None, None]);
     }
 
     fn a_slot_that_is_moved_is_the_same_elsewhere() {
