@@ -6,8 +6,8 @@
 //! - [`contents`]: its initramfs, in which is everything: [`modules`] of the kernel, [`unibody`],
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
-//! - [`gate`]: what the gate runs there; [`own_module`], with the project's own module; [`stress`], with that and no peace;
-//!   [`foreign`], another VMM;
+//! - [`gate`]: what the gate runs there, two machines at a time ([`together`]); [`own_module`], with the project's own module;
+//!   [`stress`], with that and no peace; [`foreign`], another VMM;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -28,6 +28,7 @@ mod output;
 mod own_module;
 mod quoting;
 mod stress;
+mod together;
 mod unibody;
 
 use crate::Command;
@@ -38,7 +39,7 @@ use crate::module::packages;
 use anyhow::{Context, Result};
 use contents::Contents;
 pub use foreign::qemu;
-pub use gate::{check, soak};
+pub use gate::{check, soak, soak_module};
 pub use options::{Extra, Options};
 use outcome::Outcome;
 use std::io::{self, Write};

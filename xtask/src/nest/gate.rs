@@ -1,4 +1,4 @@
-//! What only hardware virtualization can show, as a step of the gate: [`check`], and its long form: [`soak`].
+//! What only hardware virtualization can show, as a step of the gate: [`check`], and its long forms: [`soak`] and [`soak_module`].
 //!
 //! On the nest's KVM run
 //! - the guests of `tests/guests` that are about a machine;
@@ -9,17 +9,14 @@
 //! alone (modules named `soft`, the files `denied`, `kvm_selftests`, `lockstep` and `modes`), about `unibody pull` (`pull`), or about instructions and
 //! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
 //!
-//! `gate.sh` runs them, one program after the other, on two machines at once: QEMU's processor is one thread. [`programs`]
-//! builds them. Then come guests on the project's own module: `own_module.rs`, and `stress.rs`.
+//! `gate.sh` runs them, one program after the other, on two machines at once. [`programs`] builds them. Then come guests on the
+//! project's own module: `own_module.rs`, and beside them `stress.rs`.
 
 pub(super) mod programs;
 
-use super::Nest;
 use super::options::{Extra, Options};
-use anyhow::{Context, Result, bail};
-use std::io::{self, Write};
-use std::panic::resume_unwind;
-use std::thread;
+use super::{own_module, stress, together};
+use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// What the nest runs.
@@ -102,16 +99,24 @@ const fn end_to_end(name: &'static str, long: &'static [&'static str]) -> Progra
 pub fn check() -> Result<()> {
     let files = programs::files()?;
     run(&files, false, Duration::from_secs(1200))?;
-    super::own_module::check(about_a_machine(&files)?)?;
-    super::stress::check()
+    module(&files, &own_module::GATE, &stress::GATE)
 }
 
-/// Runs all of them.
+/// Runs all of them on the nest's KVM.
 pub fn soak() -> Result<()> {
-    let files = programs::files()?;
-    run(&files, true, Duration::from_secs(7200))?;
-    super::own_module::soak(about_a_machine(&files)?)?;
-    super::stress::soak()
+    run(&programs::files()?, true, Duration::from_secs(7200))
+}
+
+/// Runs the long form of what is about the project's own module.
+pub fn soak_module() -> Result<()> {
+    module(&programs::files()?, &own_module::SOAK, &stress::SOAK)
+}
+
+/// Guests on the module, and the module under stress.
+fn module(files: &[Extra], guests: &own_module::Extent, pressure: &stress::Extent) -> Result<()> {
+    let guests = own_module::options(about_a_machine(files)?, guests)?;
+    let pressure = stress::options(pressure)?;
+    together::run([("the module's test", &guests), ("the module's stress", &pressure)])
 }
 
 /// The program of the guests that are about a machine, of those that were built.
@@ -122,7 +127,7 @@ fn about_a_machine(files: &[Extra]) -> Result<Extra> {
 }
 
 fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
-    let options = [(MACHINES[0], "console.log"), (MACHINES[1], "console-2.log")].map(
+    let [first, second] = [(MACHINES[0], "console.log"), (MACHINES[1], "console-2.log")].map(
         |(programs, console)| Options {
             memory: "3G".to_owned(),
             timeout,
@@ -132,24 +137,7 @@ fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
             ..Options::default()
         },
     );
-    let [first, second] = options.each_ref().map(Nest::prepare);
-    let (first, second) = (first?, second?);
-    let mut printed = (Vec::new(), Vec::new());
-    let ended = thread::scope(|scope| {
-        let second = scope.spawn(|| second.boot(&mut printed.0, &mut printed.1));
-        let first = first.boot(io::stdout(), io::stderr());
-        [first, second.join().unwrap_or_else(|panic| resume_unwind(panic))]
-    });
-    // So that none of one machine's lines are in the middle of the other's.
-    io::stdout().write_all(&printed.0).context("cannot write to stdout")?;
-    io::stderr().write_all(&printed.1).context("cannot write to stderr")?;
-    for (number, ended) in (1..).zip(ended) {
-        match ended?.status {
-            0 => {}
-            status => bail!("the tests on machine {number} ended with status {status}"),
-        }
-    }
-    Ok(())
+    together::run([("the tests on machine 1", &first), ("the tests on machine 2", &second)])
 }
 
 /// What runs tests in the nest.

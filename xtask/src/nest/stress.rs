@@ -1,4 +1,4 @@
-//! The project's own module under stress, in the nest: a part of the gate's step, [`check`], and its long form, [`soak`].
+//! The project's own module under stress, in the nest: a part of the gate, [`GATE`], and its long form, [`SOAK`].
 //!
 //! The kernel looks for mistakes in its heap (`slub_debug`), and a warning is its end. `stress.sh` has a guest look at its memory while
 //! that is swapped out, dropped, mapped anew, protected, moved, copied on write, merged, put into huge pages and taken out of them, and
@@ -30,30 +30,37 @@ const LIMIT: Duration = Duration::from_secs(7200);
 /// Repeats a run: a number.
 const SEED: &str = "UNIBODY_SEED";
 
-fn start(arguments: &[String]) -> Result<()> {
-    let number = |text: &String| text.parse().ok().filter(|number| *number > 0);
-    match arguments {
-        [] => check(),
-        [seconds, kills] => match (number(seconds), number(kills)) {
-            (Some(seconds), Some(kills)) => run(seconds, kills, LIMIT),
-            _ => bail!("'{seconds}' and '{kills}' are to be numbers above 0"),
-        },
-        _ => bail!("{} takes two numbers, or nothing", COMMAND.name),
-    }
+/// How much of it there is.
+pub struct Extent {
+    /// Of each case.
+    seconds: u32,
+    kills: u32,
+    timeout: Duration,
 }
 
 /// Some seconds, and three that are killed.
-pub fn check() -> Result<()> {
-    run(1, 3, Duration::from_secs(600))
-}
+pub const GATE: Extent = Extent { seconds: 1, kills: 3, timeout: Duration::from_secs(600) };
 
 /// Minutes, and a hundred.
-pub fn soak() -> Result<()> {
-    run(30, 100, LIMIT)
+pub const SOAK: Extent = Extent { seconds: 30, kills: 100, timeout: LIMIT };
+
+fn start(arguments: &[String]) -> Result<()> {
+    let number = |text: &String| text.parse().ok().filter(|number| *number > 0);
+    let extent = match arguments {
+        [] => GATE,
+        [seconds, kills] => match (number(seconds), number(kills)) {
+            (Some(seconds), Some(kills)) => Extent { seconds, kills, timeout: LIMIT },
+            _ => bail!("'{seconds}' and '{kills}' are to be numbers above 0"),
+        },
+        _ => bail!("{} takes two numbers, or nothing", COMMAND.name),
+    };
+    let outcome = super::boot(&options(&extent)?)?;
+    ensure!(outcome.status == 0, "the module's stress ended with status {}", outcome.status);
+    Ok(())
 }
 
-/// The guests have one vCPU each: see `own_module.rs`.
-fn run(seconds: u32, kills: u32, timeout: Duration) -> Result<()> {
+/// What is to be booted. The guests have one vCPU each: see `own_module.rs`.
+pub fn options(extent: &Extent) -> Result<Options> {
     let shelf = Shelf::new(&userland::shelf::folder()?.join("built"))?;
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
     let files = vec![
@@ -61,21 +68,19 @@ fn run(seconds: u32, kills: u32, timeout: Duration) -> Result<()> {
         Extra { from: pressure::build(&shelf)?, to: "bin/pressure".to_owned() },
     ];
     let mut command = ["sh", "-c", SCRIPT, "stress.sh"].map(str::to_owned).to_vec();
-    command.extend([seconds.to_string(), kills.to_string(), seed()?.to_string()]);
-    let outcome = super::boot(&Options {
+    command.extend([extent.seconds, extent.kills, seed()?].map(|number| number.to_string()));
+    Ok(Options {
         module: true,
         cpus: 2,
         nodes: 2,
         disk: Some("1G".to_owned()),
         append: PARAMETERS.to_owned(),
-        timeout,
+        timeout: extent.timeout,
         files,
         command,
         console: "console-stress.log",
         ..Options::default()
-    })?;
-    ensure!(outcome.status == 0, "the module's stress ended with status {}", outcome.status);
-    Ok(())
+    })
 }
 
 /// What was set, or another one each time. The script's arithmetic has to hold it.
