@@ -16,6 +16,7 @@ use arch_x86::vcpu::{Answer, Exit, Vcpu as CoreVcpu};
 pub use engine_soft::Modes;
 use engine_soft::{Options, SoftEngine};
 use host_user::Process;
+use virt::arch::Arch;
 use virt::memory::{Slot, Slots};
 use virt::{Errno, Memory};
 use vm_memory::GuestRegionMmap;
@@ -153,6 +154,8 @@ pub struct InProcessVm(Arc<Shared>);
 impl Vm for InProcessVm {
     type Vcpu = InProcessVcpu;
 
+    const CHEAP_EXITS: bool = true;
+
     fn add_memory(
         &self,
         region: Arc<GuestRegionMmap>,
@@ -216,6 +219,11 @@ impl Vm for InProcessVm {
 
     fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
         self.0.core.remove_irqfd(gsi, event).map_err(refused("remove an irqfd"))
+    }
+
+    fn send_msi(&self, address: u64, data: u32) {
+        // Whether somebody was there is nothing to a device.
+        let _ = self.0.core.arch().send_msi(address, data);
     }
 
     fn pause(&self) {

@@ -220,10 +220,14 @@ pub trait Hypervisor {
     fn create_vm(&self, config: VmConfig) -> Result<Self::Vm, Error>;
 }
 
-/// One virtual machine. Shared by the threads of its vCPUs and devices.
-pub trait Vm: Send + Sync + 'static {
+/// One virtual machine. Shared by the threads of its vCPUs and devices, each of which may have a handle of it.
+pub trait Vm: Clone + Send + Sync + 'static {
     /// Its vCPUs.
     type Vcpu: Vcpu;
+
+    /// Whether an exit is a return from a function: then a device's short work is done at once, on the vCPU's thread. Where it is more
+    /// than that, an ioeventfd has another thread do it, and the vCPU goes on.
+    const CHEAP_EXITS: bool = false;
 
     /// Gives the guest a region of memory, at the region's own guest address. It is held until it is removed, or the
     /// machine is gone.
@@ -308,6 +312,9 @@ pub trait Vm: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Event`].
     fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error>;
+
+    /// Sends a message-signalled interrupt: what a device would write, and to where. One that is for nobody is lost. Any thread.
+    fn send_msi(&self, address: u64, data: u32);
 
     /// Brings every vCPU out of guest code and keeps it out. When this returns none runs. Not
     /// called on a vCPU's thread.

@@ -4,7 +4,14 @@
 //! vCPU and waits until the guest's life ends, as an [`Ending`]. What goes over the serial lines is
 //! handed in as [`LineEnds`]; neither standard streams nor terminals are known here.
 //!
+//! Its parts: [`ports`], who is at which; [`pci`], the virtio devices; [`platform`], how ACPI tells of all that; [`registers`] at the start.
+//!
 //! Neighbours: [`crate::boot`] places the kernel, [`crate::acpi`] describes the machine to it, `hv` runs it.
+
+mod pci;
+mod platform;
+mod ports;
+mod registers;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,31 +20,25 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use hv::host_error::explain;
-use hv::x86::{Answer, Attr, Data, Exit, Seg, Segment, State, gpr, msr};
+use hv::x86::{Answer, Data, Exit, State, msr};
 use hv::{Counts, Hypervisor, Irqchip, MemoryFlags, Vcpu, Vm, VmConfig};
 use vm_memory::GuestMemoryMmap;
 
 use crate::acpi;
 use crate::boot::input::Input;
-use crate::boot::layout;
-use crate::boot::{self, CommandLine, Kernel, Protocol, start};
+use crate::boot::{self, CommandLine, Kernel, Protocol};
 use crate::bus::{Bus, Taken};
-use crate::devices::cmos::{self, Cmos};
-use crate::devices::debug_exit::{self, DebugExit};
-use crate::devices::fw_cfg::{self, FwCfg};
-use crate::devices::i8042::{self, I8042};
-use crate::devices::power::{self, PowerBlock, ResetRegister};
-use crate::devices::serial::{self, Serial, Sink};
+use crate::devices::fw_cfg::{self};
+use crate::devices::serial::{Serial, Sink};
 use crate::devices::stream::Queue;
 use crate::devices::{Line, PowerRequest, Switch};
 use crate::memory;
+use crate::pci::root::{Access, FUNCTIONS, Root};
+use crate::virtio;
 
 /// The four UARTs: first port and interrupt, as every PC has the first two. The others have
 /// interrupts of their own, which ACPI tells.
 pub const UARTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 10), (0x2e8, 11)];
-
-/// The interrupt of ACPI's events. None is ever raised.
-const SCI: u8 = 9;
 
 /// The default command line.
 ///
@@ -65,6 +66,12 @@ pub enum Error {
     /// Two devices want one port.
     #[error("cannot place the devices: {0}")]
     Ports(#[from] Taken),
+    /// More devices than PCI's bus takes.
+    #[error("a machine can have {FUNCTIONS} devices, and not {asked}")]
+    TooManyDevices {
+        /// How many were asked for.
+        asked: usize,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {}", explain(.0))]
     Thread(std::io::Error),
@@ -90,6 +97,8 @@ pub struct Config<'a> {
     pub lines: [LineEnds; 4],
     /// Whether there is a device by which the guest ends with a value: [`Ending::Exit`].
     pub debug_exit: bool,
+    /// The virtio devices, in the order in which the guest finds them. Without any there is no PCI.
+    pub virtio: Vec<Arc<dyn virtio::Device>>,
 }
 
 /// The host's ends of one serial line.
@@ -145,6 +154,7 @@ pub struct Machine<V: Vm> {
 struct Shared<V> {
     vm: V,
     bus: Bus,
+    pci: Option<Arc<Root>>,
     serials: Vec<Arc<Serial>>,
     endings: Sender<Ending>,
     ended: AtomicBool,
@@ -217,7 +227,8 @@ impl<V: Vm> Machine<V> {
     ) -> Result<(Self, boot::Placed), Error> {
         let cpus = config.cpus.get();
         let regions = memory::allocate(config.memory, config.kernel.elf().range())?;
-        let memory = memory::join(regions.clone())?;
+        let memory = Arc::new(memory::join(regions.clone())?);
+        let has_pci = !config.virtio.is_empty();
         let boot = boot::Boot {
             ram: config.memory,
             protocol: Protocol::default(),
@@ -227,7 +238,15 @@ impl<V: Vm> Machine<V> {
         };
         // Copying a kernel takes most of a start, and the host's part in making a VM much of what is left.
         let (vm, vcpus, placed) = std::thread::scope(|scope| {
-            let fill = || fill(&memory, cpus, config.kernel, config.initrd, boot);
+            let fill = || {
+                fill(
+                    &memory,
+                    &platform::platform(cpus, has_pci),
+                    config.kernel,
+                    config.initrd,
+                    boot,
+                )
+            };
             let filling = std::thread::Builder::new().name("boot".into()).spawn_scoped(scope, fill);
             let filling = filling.map_err(Error::Thread)?;
             let vm = hypervisor.create_vm(VmConfig { cpus, irqchip: config.irqchip })?;
@@ -237,7 +256,7 @@ impl<V: Vm> Machine<V> {
             let mut vcpus = create_vcpus(&vm, cpus)?;
             let placed = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             if let Some(first) = vcpus.first_mut() {
-                first.set_state(&initial_state(&placed.start))?;
+                first.set_state(&registers::initial(&placed.start))?;
             }
             Ok::<_, Error>((vm, vcpus, placed))
         })?;
@@ -247,7 +266,9 @@ impl<V: Vm> Machine<V> {
             fw_cfg: fw_cfg::Items::new(config.memory, cpus),
             debug_exit: config.debug_exit,
         };
-        let shared = Shared::assemble(vm, cpus, devices, sender)?;
+        let root = has_pci.then(|| pci::root(&vm, &memory, config.virtio));
+        let root = root.transpose().map_err(|asked| Error::TooManyDevices { asked })?.map(Arc::new);
+        let shared = Shared::assemble(vm, cpus, devices, root, sender)?;
         Ok((Self { shared, vcpus, endings }, placed))
     }
 
@@ -296,12 +317,12 @@ fn create_vcpus<V: Vm>(vm: &V, cpus: u32) -> Result<Vec<V::Vcpu>, hv::Error> {
 /// Writes to a guest's memory what it is to find there.
 fn fill(
     memory: &GuestMemoryMmap,
-    cpus: u32,
+    platform: &acpi::Platform,
     kernel: Kernel,
     initrd: Vec<Input>,
     boot: boot::Boot<'_>,
 ) -> Result<boot::Placed, Error> {
-    let rsdp = acpi::place(memory, &platform(cpus))?;
+    let rsdp = acpi::place(memory, platform)?;
     Ok(boot::place(memory, kernel, initrd, &boot::Boot { rsdp: Some(rsdp), ..boot })?)
 }
 
@@ -332,6 +353,7 @@ impl<V: Vm> Shared<V> {
         vm: V,
         cpus: u32,
         devices: Devices,
+        pci: Option<Arc<Root>>,
         endings: Sender<Ending>,
     ) -> Result<Arc<Self>, Error> {
         let mut result = Ok(());
@@ -362,10 +384,13 @@ impl<V: Vm> Shared<V> {
                 });
             let serials: Vec<_> = serials.collect();
             let mut bus = Bus::default();
-            result = populate(&mut bus, &serials, &switch)
-                .and_then(|()| insert_qemus(&mut bus, devices.fw_cfg, devices.debug_exit, &switch));
+            result = ports::populate(&mut bus, &serials, &switch)
+                .and_then(|()| {
+                    ports::insert_qemus(&mut bus, devices.fw_cfg, devices.debug_exit, &switch)
+                })
+                .and_then(|()| ports::insert_pci(&mut bus, pci.as_ref()));
             let ended = AtomicBool::new(false);
-            Self { vm, bus, serials, endings, ended, halted: AtomicU32::new(0), cpus }
+            Self { vm, bus, pci, serials, endings, ended, halted: AtomicU32::new(0), cpus }
         });
         result.map(|()| shared).map_err(Error::Ports)
     }
@@ -384,9 +409,9 @@ impl<V: Vm> Shared<V> {
             answer = match exit {
                 Ok(Exit::In { port, size, count }) => self.port_in(port, size, count),
                 Ok(Exit::Out { port, size, data }) => self.port_out(port, size, data),
-                // There is nothing in the memory space but the chips: it floats.
-                Ok(Exit::MmioRead { size, .. }) => Answer::Data(Data::ones(size.into())),
-                Ok(Exit::MmioWrite { .. } | Exit::Interrupted) => Answer::None,
+                Ok(Exit::MmioRead { gpa, size }) => self.memory_read(gpa, size),
+                Ok(Exit::MmioWrite { gpa, mut data }) => self.memory_write(gpa, &mut data),
+                Ok(Exit::Interrupted) => Answer::None,
                 Ok(Exit::Halted) => {
                     halted = true;
                     if self.halted.fetch_add(1, Ordering::AcqRel) + 1 == self.cpus {
@@ -437,6 +462,22 @@ impl<V: Vm> Shared<V> {
         Answer::Data(data)
     }
 
+    /// Reads where no memory is: what nobody answers for floats.
+    fn memory_read(&self, gpa: u64, size: u8) -> Answer {
+        let mut data = Data::ones(size.into());
+        if let Some(pci) = &self.pci {
+            pci.access(gpa, Access::Read(data.as_mut_slice()));
+        }
+        Answer::Data(data)
+    }
+
+    fn memory_write(&self, gpa: u64, data: &mut Data) -> Answer {
+        if let Some(pci) = &self.pci {
+            pci.access(gpa, Access::Write(data.as_mut_slice()));
+        }
+        Answer::None
+    }
+
     fn port_out(&self, port: u16, size: u8, mut data: Data) -> Answer {
         for_each_element(data.as_mut_slice(), size, |element| self.bus.write(port, element));
         Answer::None
@@ -452,84 +493,4 @@ fn for_each_element(data: &mut [u8], size: u8, mut access: impl FnMut(&mut [u8])
     } else {
         data.chunks_mut(size.max(1)).for_each(access);
     }
-}
-
-fn populate(bus: &mut Bus, serials: &[Arc<Serial>], switch: &Switch) -> Result<(), Taken> {
-    for (serial, (port, _)) in serials.iter().zip(UARTS) {
-        bus.insert(port, port + serial::PORTS - 1, Arc::clone(serial) as _)?;
-    }
-    let clock = Arc::new(Cmos::new(cmos::host_clock()));
-    bus.insert(cmos::FIRST_PORT, cmos::LAST_PORT, clock)?;
-    // Port 0x61, the speaker's, lies between the controller's own and belongs to the 8254.
-    bus.insert(i8042::FIRST_PORT, i8042::LAST_PORT, Arc::new(I8042::new(Arc::clone(switch))))?;
-    let power = Arc::new(PowerBlock::new(Arc::clone(switch)));
-    bus.insert(power::FIRST_PORT, power::LAST_PORT, power)?;
-    let reset = Arc::new(ResetRegister::new(Arc::clone(switch)));
-    bus.insert(power::RESET_PORT, power::RESET_PORT, reset)
-}
-
-/// Adds the devices that QEMU's machines have and test kernels look for.
-fn insert_qemus(
-    bus: &mut Bus,
-    items: fw_cfg::Items,
-    debug_exit: bool,
-    switch: &Switch,
-) -> Result<(), Taken> {
-    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, Arc::new(FwCfg::new(items)))?;
-    if debug_exit {
-        let device = Arc::new(DebugExit::new(Arc::clone(switch)));
-        bus.insert(debug_exit::FIRST_PORT, debug_exit::LAST_PORT, device)?;
-    }
-    Ok(())
-}
-
-/// The machine as ACPI tells it.
-fn platform(cpus: u32) -> acpi::Platform {
-    acpi::Platform {
-        apic_ids: (0..cpus).collect(),
-        local_apic: layout::LOCAL_APIC,
-        io_apic: acpi::IoApic { id: 0, address: layout::IO_APIC },
-        power: acpi::Power {
-            sci: SCI,
-            pm1a_event: power::FIRST_PORT,
-            pm1a_control: power::FIRST_PORT + power::CONTROL,
-            timer: None,
-            s5_sleep_type: power::SLEEP_TYPE_OFF as u8,
-            power_button: false,
-        },
-        reset: acpi::Reset { port: power::RESET_PORT, value: power::RESET_VALUE },
-        uarts: UARTS.iter().map(|(port, irq)| acpi::Uart { port: *port, irq: *irq }).collect(),
-        rtc: Some(acpi::Rtc { port: cmos::FIRST_PORT, irq: 8 }),
-        i8042: false,
-        virtio_mmio: Vec::new(),
-    }
-}
-
-/// The registers of the first vCPU.
-fn initial_state(start: &start::Start) -> State {
-    let segment = |from: start::Segment| Segment {
-        base: from.base,
-        limit: from.limit,
-        selector: from.selector,
-        attr: Attr(from.attributes),
-    };
-    let mut state = State::at_reset();
-    for seg in [Seg::Es, Seg::Ss, Seg::Ds, Seg::Fs, Seg::Gs] {
-        state.segments[seg as usize] = segment(start.data);
-    }
-    state.segments[Seg::Cs as usize] = segment(start.code);
-    state.segments[Seg::Tr as usize] = segment(start.task);
-    state.gdtr.base = start.gdt.base;
-    state.gdtr.limit = start.gdt.limit;
-    state.gprs[usize::from(gpr::RAX)] = start.rax;
-    state.gprs[usize::from(gpr::RBX)] = start.rbx;
-    state.gprs[usize::from(gpr::RSI)] = start.rsi;
-    state.gprs[usize::from(gpr::RSP)] = start.rsp;
-    state.rip = start.rip;
-    state.rflags = start.rflags;
-    state.cr0 = start.cr0;
-    state.cr3 = start.cr3;
-    state.cr4 = start.cr4;
-    state.efer = start.efer;
-    state
 }

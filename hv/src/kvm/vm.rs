@@ -9,7 +9,7 @@ use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
     kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1 as Target, kvm_irq_routing_irqchip,
-    kvm_pit_config, kvm_userspace_memory_region,
+    kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm as Device, VmFd};
 use vm_memory::GuestRegionMmap;
@@ -219,6 +219,13 @@ impl Vm for KvmVm {
 
     fn remove_irqfd(&self, gsi: u32, event: &EventFd) -> Result<(), Error> {
         events::remove_irqfd(&self.0, gsi, event)
+    }
+
+    fn send_msi(&self, address: u64, data: u32) {
+        let (address_lo, address_hi) = (address as u32, (address >> 32) as u32);
+        let message = kvm_msi { address_lo, address_hi, data, ..Default::default() };
+        // Whether somebody was there is nothing to a device.
+        let _ = self.0.fd.signal_msi(message);
     }
 
     fn pause(&self) {

@@ -197,6 +197,8 @@ impl Vm for ScriptedVm {
         Ok(())
     }
 
+    fn send_msi(&self, _: u64, _: u32) {}
+
     fn pause(&self) {}
 
     fn resume(&self) {}

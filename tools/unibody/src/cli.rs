@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv::in_process::Modes;
+
+use crate::disk;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,6 +100,13 @@ pub(crate) struct Run {
     /// Number of the guest's processors
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) cpus: NonZeroU32,
+
+    /// Give the guest a disk: an image, or a block device of the host's; may be given more than once.
+    ///
+    /// The guest has the first as /dev/vda. Options are format=raw and format=qcow2 (if nothing is said, by the name: qcow2 if that ends in
+    /// .qcow2), ro (nothing is written), ephemeral (what is written is gone at the end), and direct (past the host's page cache).
+    #[arg(long, value_name = "FILE[,OPTION...]", value_parser = OsStringValueParser::new().try_map(|text| disk::parse(&text)))]
+    pub(crate) disk: Vec<vmm::disk::Options>,
 
     /// Let the guest end by a write to port 0xf4, as with QEMU's isa-debug-exit.
     ///

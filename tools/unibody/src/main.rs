@@ -19,6 +19,7 @@
 
 mod cli;
 mod console;
+mod disk;
 mod doctor;
 mod ending;
 mod engine;

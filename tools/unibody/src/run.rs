@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use guest_protocol::{Start, Terminal, WindowSize};
 use hv::host_error::explain;
 use hv::in_process::InProcess;
-use hv::{Counts, Hypervisor};
+use hv::{Counts, Hypervisor, Vm};
 use indicatif::ProgressBar;
 use vmm::boot::input::Input;
 use vmm::boot::kernel::{self, DEFAULT_LIMIT};
@@ -24,6 +24,7 @@ use vmm::control::Session;
 use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 
 use crate::cli::{self, Cli, Engine};
+use crate::disk;
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -305,6 +306,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
+        virtio: disk::open(&options.disk, options.cpus.get(), H::Vm::CHEAP_EXITS)?,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;

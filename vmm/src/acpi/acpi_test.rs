@@ -21,6 +21,7 @@ fn platform() -> Platform {
             .to_vec(),
         rtc: Some(Rtc { port: 0x70, irq: 8 }),
         i8042: false,
+        pci: None,
         virtio_mmio: vec![VirtioMmio { address: 0xd000_0000, size: 0x1000, irq: 5 }],
     }
 }

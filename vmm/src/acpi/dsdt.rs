@@ -10,7 +10,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, Rtc, Uart, VirtioMmio, bytes_of};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, Rtc, Uart, VirtioMmio, bytes_of, pci};
 
 /// The standard header alone.
 const HEADER: u32 = 36;
@@ -38,6 +38,7 @@ pub fn dsdt(platform: &Platform) -> Vec<u8> {
     for (device, number) in platform.virtio_mmio.iter().zip(0usize..) {
         devices.push(virtio_mmio(device, number));
     }
+    devices.extend(platform.pci.iter().map(pci::root));
     table.append_slice(&Scope::raw("\\_SB_".into(), devices.concat()));
     table.append_slice(&switched_off(platform.power.s5_sleep_type));
     table.as_slice().to_vec()

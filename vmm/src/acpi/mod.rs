@@ -5,14 +5,16 @@
 //! tables to guest memory and returns the RSDP's address. The machine is a
 //! PC with fixed ACPI hardware, not a hardware-reduced one: a stock kernel
 //! then uses the 8254, the 8259s and I/O APIC as on any PC, and switches
-//! off by the PM1 control register. Modules: `fadt`, `madt`, `dsdt`, one for
-//! each table that is more than a list.
+//! off by the PM1 control register. Modules: `fadt`, `madt`, `dsdt`, `mcfg`, one for
+//! each table that is more than a list, and `pci`, a part of the DSDT.
 //!
 //! See: ACPI Specification 6.5.
 
 mod dsdt;
 mod fadt;
 mod madt;
+mod mcfg;
+mod pci;
 
 use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, xsdt::XSDT};
 use thiserror::Error;
@@ -79,6 +81,19 @@ pub struct Platform {
     pub i8042: bool,
     /// virtio devices in memory.
     pub virtio_mmio: Vec<VirtioMmio>,
+    /// PCI's root bus, if there is one.
+    pub pci: Option<Pci>,
+}
+
+/// The only bus of PCI's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pci {
+    /// Its configuration space as memory: 1 MiB.
+    pub ecam: u32,
+    /// Where its functions' memory may be.
+    pub memory: std::ops::Range<u32>,
+    /// The GSIs of the devices' interrupt lines, by device number; level-triggered.
+    pub lines: Vec<u32>,
 }
 
 /// An I/O APIC.
@@ -175,6 +190,9 @@ pub fn tables(platform: &Platform, address: u64) -> Result<Tables, Error> {
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(pci) = &platform.pci {
+        xsdt.add_entry(tables.add(&mcfg::mcfg(pci)));
+    }
     let xsdt = tables.add(&bytes_of(&xsdt));
     let rsdp = bytes_of(&Rsdp::new(OEM_ID, xsdt));
     tables.bytes[..rsdp.len()].copy_from_slice(&rsdp);

@@ -77,6 +77,12 @@ pub const HIGH_RAM: u64 = 0x10_0000;
 /// need, and it keeps the memory map the same for each size of memory.
 pub const DEVICES: u64 = 0xc000_0000;
 
+/// PCI functions' memory: up to [`PCI_CONFIGURATION`].
+pub const PCI_MEMORY: u32 = 0xc000_0000;
+
+/// PCI's configuration space as memory.
+pub const PCI_CONFIGURATION: u32 = 0xe000_0000;
+
 /// The I/O APIC, where every PC has it.
 pub const IO_APIC: u32 = 0xfec0_0000;
 

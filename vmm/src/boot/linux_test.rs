@@ -57,7 +57,7 @@ fn boot_params_say_where_everything_is() {
 
     let count = usize::from(params.e820_entries);
     let e820 = { params.e820_table }[..count].to_vec();
-    let last = e820.last().unwrap();
+    let last = e820.iter().rfind(|entry| { entry.r#type } == 1).unwrap();
     assert_eq!(({ last.addr }, { last.size }, { last.r#type }), (1 << 20, RAM - (1 << 20), 1));
 
     let mut node = [0u8; 48];

@@ -2,6 +2,7 @@
 //! ranges in PVH's start info.
 
 use super::layout;
+use crate::pci::root::ECAM_SIZE;
 
 /// What a range is for. The values are e820's, which PVH shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +27,20 @@ pub struct Entry {
 
 /// Makes the map of a guest with `ram` bytes of memory, in ascending order.
 ///
-/// Device windows are not listed: a kernel takes what the map does not name
+/// Of the devices there is PCI's configuration space alone, which Linux uses
+/// as memory only if it is reserved: a kernel takes what the map does not name
 /// for devices, and looks for room for PCI's there.
+/// See: PCI Firmware Specification 3.0, 4.1.2.
 #[must_use]
 pub fn memory_map(ram: u64) -> Vec<Entry> {
     use Kind::{Ram, Reserved};
+    const PCI: u64 = layout::PCI_CONFIGURATION as u64;
     let ranges = [
         (0, layout::LOW_RAM_END.min(ram), Ram),
         (layout::LOW_RAM_END, layout::LEGACY_HOLE, Reserved),
         (layout::ACPI, layout::HIGH_RAM, Reserved),
         (layout::HIGH_RAM, layout::low_ram_end(ram), Ram),
+        (PCI, PCI + ECAM_SIZE, Reserved),
         (layout::RAM_ABOVE_4G, layout::RAM_ABOVE_4G + (ram - layout::low_ram_end(ram)), Ram),
     ];
     ranges

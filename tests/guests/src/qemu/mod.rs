@@ -130,6 +130,10 @@ impl Vm for QemuVm {
         panic!("under QEMU there is no interrupt from outside");
     }
 
+    fn send_msi(&self, _address: u64, _data: u32) {
+        panic!("under QEMU there is no interrupt from outside");
+    }
+
     fn pause(&self) {
         panic!("under QEMU a machine does not pause");
     }

@@ -1,0 +1,211 @@
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::disk::{Format, Options};
+use crate::virtio::queue::Buffer;
+use crate::virtio::queue::driver::{Driver, MEMORY};
+
+const SECTORS: u64 = 128;
+/// Where a test's request has its header, data and status.
+const HEADER: u64 = 0x8000;
+const DATA: u64 = 0x1_0000;
+const STATUS: u64 = 0x9000;
+
+struct Bench {
+    device: Blk,
+    driver: Driver,
+    interrupt: Arc<Interrupt>,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(inline: bool, read_only: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let bytes: Vec<u8> = (0..SECTORS * SECTOR).map(|at| (at / SECTOR) as u8).collect();
+        std::fs::write(&path, bytes).unwrap();
+        let format = Some(Format::Raw);
+        let options = Options { path, format, read_only, ephemeral: false, direct: false };
+        let device = Blk::new(Disk::open(&options).unwrap(), "serial-1", 1, inline).unwrap();
+        let interrupt = Arc::new(Interrupt::new(1, Arc::new(|_| {}), Arc::new(|_| {})));
+        let driver = Driver::new();
+        let queues = vec![Some(driver.queue(Arc::clone(&interrupt)))];
+        device.activate(Active { queues, features: 0, interrupt: Arc::clone(&interrupt) });
+        Self { device, driver, interrupt, _folder: folder }
+    }
+
+    /// Puts a request into the queue: what the device reads behind the header, and what it writes before the status.
+    fn send(&mut self, kind: u32, sector: u64, readable: &[Buffer], writable: &[Buffer]) {
+        let memory = &self.driver.memory;
+        memory.write_obj(u64::from(kind).to_le(), GuestAddress(HEADER)).unwrap();
+        memory.write_obj(sector.to_le(), GuestAddress(HEADER + 8)).unwrap();
+        memory.write_obj(0xee_u8, GuestAddress(STATUS)).unwrap();
+        let header = [Buffer { address: HEADER, size: 16 }];
+        let status = [Buffer { address: STATUS, size: 1 }];
+        self.driver.send(&[&header, readable].concat(), &[writable, &status].concat());
+        match self.device.queue_event(0) {
+            Some(event) => event.signal(),
+            None => self.device.notify(0),
+        }
+    }
+
+    /// Waits until it is done: the status, and how many bytes were written.
+    fn wait(&mut self) -> (u8, u32) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some((_, written)) = self.driver.take() {
+                return (self.driver.memory.read_obj(GuestAddress(STATUS)).unwrap(), written);
+            }
+            assert!(Instant::now() < until, "nothing comes");
+            std::thread::yield_now();
+        }
+    }
+
+    fn ask(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        readable: &[Buffer],
+        writable: &[Buffer],
+    ) -> (u8, u32) {
+        self.send(kind, sector, readable, writable);
+        self.wait()
+    }
+
+    fn data(&self, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        self.driver.memory.read_slice(&mut bytes, GuestAddress(DATA)).unwrap();
+        bytes
+    }
+}
+
+fn data(size: u32) -> [Buffer; 1] {
+    [Buffer { address: DATA, size }]
+}
+
+#[test]
+fn sectors_are_read_and_written_on_either_thread() {
+    for inline in [false, true] {
+        let mut bench = Bench::new(inline, false);
+        // The second one is no short request, if that makes a difference.
+        for (sector, size) in [(3_u64, 1024_u32), (0, (SECTORS * SECTOR) as u32)] {
+            assert_eq!(bench.ask(0, sector, &[], &data(size)), (0, size + 1));
+            let found = bench.data(size as usize);
+            let expected: Vec<u8> =
+                (0..u64::from(size)).map(|at| (sector + at / SECTOR) as u8).collect();
+            assert!(found == expected);
+        }
+        bench.driver.memory.write_slice(&[0x5a; 512], GuestAddress(DATA)).unwrap();
+        assert_eq!(bench.ask(1, 7, &data(512), &[]), (0, 1));
+        assert_eq!(bench.ask(4, 0, &[], &[]), (0, 1));
+        assert_eq!(bench.ask(0, 6, &[], &data(1024)), (0, 1025));
+        assert_eq!(bench.data(1024), [[6; 512], [0x5a; 512]].concat());
+        bench.device.reset();
+    }
+}
+
+#[test]
+fn what_is_not_on_the_disk_is_an_error() {
+    let mut bench = Bench::new(true, false);
+    for (sector, size) in
+        [(SECTORS, 512), (SECTORS - 1, 1024), (u64::MAX, 512), (u64::MAX >> 9, 512), (0, 100)]
+    {
+        assert_eq!(bench.ask(0, sector, &[], &data(size)).0, 1, "{sector} {size}");
+        assert_eq!(bench.ask(1, sector, &data(size), &[]).0, 1);
+    }
+    assert!(!bench.interrupt.needs_reset());
+}
+
+#[test]
+fn what_there_is_not_is_not_supported() {
+    let mut bench = Bench::new(true, false);
+    for kind in [2, 3, 5, 7, 9, 14, u32::MAX] {
+        assert_eq!(bench.ask(kind, 0, &[], &data(512)), (2, 1));
+    }
+    assert_eq!(bench.ask(8, 0, &[], &data(20)), (0, 21));
+    assert_eq!(bench.data(9), b"serial-1\0");
+}
+
+#[test]
+fn ranges_are_discarded_and_set_to_zero() {
+    let mut bench = Bench::new(true, false);
+    let range = |bench: &Bench, sector: u64, count: u32, flags: u32| {
+        bench.driver.memory.write_obj(sector.to_le(), GuestAddress(DATA)).unwrap();
+        bench
+            .driver
+            .memory
+            .write_obj([count.to_le(), flags.to_le()], GuestAddress(DATA + 8))
+            .unwrap();
+    };
+    range(&bench, 2, 2, 0);
+    assert_eq!(bench.ask(13, 0, &data(16), &[]), (0, 1));
+    assert_eq!(bench.ask(0, 1, &[], &data(2048)).0, 0);
+    assert_eq!(bench.data(2048), [[1; 512], [0; 512], [0; 512], [4; 512]].concat());
+    range(&bench, 8, 8, 0);
+    assert_eq!(bench.ask(11, 0, &data(16), &[]).0, 0);
+    for (sector, count, flags, kind, expected) in [
+        (SECTORS, 1, 0, 11, 1),
+        (0, u32::MAX, 0, 13, 1),
+        (u64::MAX, 1, 0, 13, 1),
+        (0, 1, 1, 11, 2),
+        (0, 1, 2, 13, 2),
+    ] {
+        range(&bench, sector, count, flags);
+        assert_eq!(bench.ask(kind, 0, &data(16), &[]).0, expected);
+    }
+    assert_eq!(bench.ask(11, 0, &data(15), &[]).0, 1);
+}
+
+#[test]
+fn a_disk_that_is_read_only_is_not_written_to() {
+    let mut bench = Bench::new(true, true);
+    assert_eq!(bench.device.features() & feature::READ_ONLY, feature::READ_ONLY);
+    for kind in [1, 11, 13] {
+        assert_eq!(bench.ask(kind, 0, &data(512), &[]).0, 1);
+    }
+    assert_eq!(bench.ask(0, 5, &[], &data(512)).0, 0);
+    assert_eq!(bench.data(1), [5]);
+}
+
+#[test]
+fn a_request_that_is_none_has_the_device_ask_for_reset() {
+    let header = Buffer { address: HEADER, size: 16 };
+    let status = Buffer { address: STATUS, size: 1 };
+    let outside = Buffer { address: MEMORY as u64, size: 512 };
+    let wrong: [(&[Buffer], &[Buffer]); 4] = [
+        (&[Buffer { size: 15, ..header }], &[status]),
+        (&[header], &[]),
+        (&[], &[status]),
+        (&[header, outside], &[status]),
+    ];
+    for (readable, writable) in wrong {
+        for inline in [false, true] {
+            let mut bench = Bench::new(inline, false);
+            bench.driver.send(readable, writable);
+            match bench.device.queue_event(0) {
+                Some(event) => event.signal(),
+                None => bench.device.notify(0),
+            }
+            let until = Instant::now() + Duration::from_secs(20);
+            while !bench.interrupt.needs_reset() {
+                assert!(Instant::now() < until, "it does not ask");
+                std::thread::yield_now();
+            }
+            assert_eq!(bench.driver.take(), None);
+            bench.device.reset();
+        }
+    }
+}
+
+#[test]
+fn the_configuration_tells_its_size() {
+    let bench = Bench::new(true, false);
+    let mut capacity = [0; 8];
+    bench.device.read_config(0, &mut capacity);
+    assert_eq!(u64::from_le_bytes(capacity), SECTORS);
+    for offset in [56, 59, 60, 4096, u64::MAX] {
+        bench.device.read_config(offset, &mut [0; 8]);
+    }
+}

@@ -1,0 +1,179 @@
+//! [`Request`]: what the driver asks a disk for.
+//!
+//! See: VIRTIO 1.2, 5.2.6.
+
+use std::io;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::MOST_SECTORS;
+use crate::disk::{Disk, SECTOR};
+use crate::virtio::queue::{self, Broken, Buffer, Chain};
+
+/// Bytes before the data: type, 4 that are reserved, and the first sector.
+const HEADER: u64 = 16;
+
+/// Types.
+mod kind {
+    pub const IN: u32 = 0;
+    pub const OUT: u32 = 1;
+    pub const FLUSH: u32 = 4;
+    pub const GET_ID: u32 = 8;
+    pub const DISCARD: u32 = 11;
+    pub const WRITE_ZEROES: u32 = 13;
+}
+
+/// How it went.
+mod status {
+    pub const OK: u8 = 0;
+    pub const ERROR: u8 = 1;
+    pub const UNSUPPORTED: u8 = 2;
+}
+
+/// A request.
+#[derive(Debug)]
+pub struct Request {
+    kind: u32,
+    sector: u64,
+    /// What is read from the guest's memory, or written to it.
+    readable: Vec<Buffer>,
+    writable: Vec<Buffer>,
+    /// Where the status goes.
+    status: Vec<Buffer>,
+}
+
+impl Request {
+    /// Takes one apart.
+    ///
+    /// # Errors
+    /// When there is no whole header, or no place for the status.
+    pub fn read(memory: &GuestMemoryMmap, chain: &Chain) -> Result<Self, Broken> {
+        let mut header = [0; HEADER as usize];
+        if queue::read(memory, &chain.readable, &mut header)? < header.len() {
+            return Err(Broken);
+        }
+        let [kind, _, low, high] = [0, 4, 8, 12].map(|at| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        });
+        let room = queue::size_of(&chain.writable).checked_sub(1).ok_or(Broken)?;
+        Ok(Self {
+            kind,
+            sector: u64::from(high) << 32 | u64::from(low),
+            readable: queue::part(&chain.readable, HEADER, u64::MAX),
+            writable: queue::part(&chain.writable, 0, room),
+            status: queue::part(&chain.writable, room, 1),
+        })
+    }
+
+    /// Whether it takes about as long as copying so many bytes, at most.
+    #[must_use]
+    pub fn is_short(&self, most: u64) -> bool {
+        match self.kind {
+            kind::IN => queue::size_of(&self.writable) <= most,
+            kind::OUT => queue::size_of(&self.readable) <= most,
+            kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES => false,
+            _ => true,
+        }
+    }
+
+    /// Does it, and writes how it went. Gives how many bytes were written to the guest's memory.
+    ///
+    /// # Errors
+    /// When the status cannot be written.
+    pub fn carry_out(
+        &self,
+        disk: &Disk,
+        memory: &GuestMemoryMmap,
+        serial: &[u8],
+    ) -> Result<u32, Broken> {
+        let (status, written) = match self.execute(disk, memory, serial) {
+            Ok(written) => (status::OK, written),
+            Err(Failure::Unsupported) => (status::UNSUPPORTED, 0),
+            Err(Failure::Failed) => (status::ERROR, 0),
+        };
+        queue::write(memory, &self.status, &[status])?;
+        // A chain has no more bytes than that.
+        Ok(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    fn execute(
+        &self,
+        disk: &Disk,
+        memory: &GuestMemoryMmap,
+        serial: &[u8],
+    ) -> Result<u64, Failure> {
+        match self.kind {
+            kind::IN => {
+                let size = queue::size_of(&self.writable);
+                let offset = place(disk, self.sector, size)?;
+                disk.read(&queue::slices(memory, &self.writable)?, offset)?;
+                Ok(size)
+            }
+            kind::OUT if disk.is_read_only() => Err(Failure::Failed),
+            kind::OUT => {
+                let offset = place(disk, self.sector, queue::size_of(&self.readable))?;
+                disk.write(&queue::slices(memory, &self.readable)?, offset)?;
+                Ok(0)
+            }
+            kind::FLUSH => Ok(disk.flush().map(|()| 0)?),
+            kind::GET_ID => Ok(queue::write(memory, &self.writable, serial)? as u64),
+            kind::DISCARD | kind::WRITE_ZEROES if disk.is_read_only() => Err(Failure::Failed),
+            kind::DISCARD | kind::WRITE_ZEROES => self.clear(disk, memory).map(|()| 0),
+            _ => Err(Failure::Unsupported),
+        }
+    }
+
+    /// One range is discarded, or set to zero.
+    fn clear(&self, disk: &Disk, memory: &GuestMemoryMmap) -> Result<(), Failure> {
+        let mut range = [0; 16];
+        if queue::size_of(&self.readable) != range.len() as u64 {
+            return Err(Failure::Failed);
+        }
+        queue::read(memory, &self.readable, &mut range)?;
+        let [low, high, sectors, flags] = [0, 4, 8, 12]
+            .map(|at| u32::from_le_bytes([range[at], range[at + 1], range[at + 2], range[at + 3]]));
+        // Of the flags there is one, which is for zeroes alone. See: VIRTIO 1.2, 5.2.6.2.
+        let known = u32::from(self.kind == kind::WRITE_ZEROES);
+        if flags & !known != 0 {
+            return Err(Failure::Unsupported);
+        }
+        if sectors > MOST_SECTORS {
+            return Err(Failure::Failed);
+        }
+        let size = u64::from(sectors) * SECTOR;
+        let offset = place(disk, u64::from(high) << 32 | u64::from(low), size)?;
+        match self.kind {
+            kind::DISCARD => Ok(disk.discard(offset, size)?),
+            _ => Ok(disk.write_zeroes(offset, size)?),
+        }
+    }
+}
+
+/// Why a request is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// There is no such request.
+    Unsupported,
+    /// It is wrong, or the host could not.
+    Failed,
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Self::Failed
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(_: Broken) -> Self {
+        Self::Failed
+    }
+}
+
+/// Where on the disk some sectors are, if all of them are on it.
+fn place(disk: &Disk, sector: u64, size: u64) -> Result<u64, Failure> {
+    let offset = sector.checked_mul(SECTOR).ok_or(Failure::Failed)?;
+    let end = offset.checked_add(size).ok_or(Failure::Failed)?;
+    let is_there = size % SECTOR == 0 && end <= disk.size();
+    if is_there { Ok(offset) } else { Err(Failure::Failed) }
+}

@@ -1,0 +1,239 @@
+//! [`Virtqueue`]: a queue that its device takes [`Chain`]s of buffers from and gives them back to.
+//!
+//! The ring is `virtio-queue`'s. What is here is what a device must not be left to find out for itself: a chain that does not end,
+//! whose buffers are not in memory or in the wrong order, and indices that jump, are [`Broken`]: the device asks for reset.
+//!
+//! See: VIRTIO 1.2, 2.7.
+
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+
+use super::interrupt::Interrupt;
+
+/// The driver did what there is no going on after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the guest's driver does not keep to the rules of virtqueues")]
+pub struct Broken;
+
+impl From<virtio_queue::Error> for Broken {
+    fn from(_: virtio_queue::Error) -> Self {
+        Self
+    }
+}
+
+/// A buffer in the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Guest-physical.
+    pub address: u64,
+    /// In bytes.
+    pub size: u32,
+}
+
+/// What the driver asks with: buffers to read, and buffers to write to, all of them in its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    head: u16,
+    /// What the device reads.
+    pub readable: Vec<Buffer>,
+    /// What it writes to.
+    pub writable: Vec<Buffer>,
+}
+
+/// Bytes of all of them.
+#[must_use]
+pub fn size_of(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| u64::from(buffer.size)).sum()
+}
+
+/// The part of some buffers that is `size` bytes from `offset` on, or as many as there are.
+#[must_use]
+pub fn part(buffers: &[Buffer], offset: u64, size: u64) -> Vec<Buffer> {
+    let (mut skipped, mut left) = (offset, size);
+    let cut = |buffer: &Buffer| {
+        let before = skipped.min(buffer.size.into());
+        skipped -= before;
+        let taken = (u64::from(buffer.size) - before).min(left);
+        left -= taken;
+        (taken != 0).then_some(Buffer {
+            address: buffer.address + before,
+            size: u32::try_from(taken).ok()?,
+        })
+    };
+    buffers.iter().filter_map(cut).collect()
+}
+
+/// A queue that is ready.
+pub struct Virtqueue {
+    number: u16,
+    queue: Queue,
+    memory: Arc<GuestMemoryMmap>,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Virtqueue {
+    /// The queue of this number, which the driver has set up.
+    ///
+    /// # Errors
+    /// When its rings are not in memory.
+    pub fn new(
+        number: u16,
+        queue: Queue,
+        memory: Arc<GuestMemoryMmap>,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Self, Broken> {
+        if !queue.is_valid(&*memory) {
+            return Err(Broken);
+        }
+        Ok(Self { number, queue, memory, interrupt })
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
+        &self.memory
+    }
+
+    /// The next chain, if the driver has put one there.
+    ///
+    /// # Errors
+    /// When the driver has left the ring, or the chain, in a state that there is not.
+    pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
+        let memory = &*self.memory;
+        let Some(mut descriptors) = self.queue.iter(memory)?.next() else { return Ok(None) };
+        let head = descriptors.head_index();
+        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        let mut goes_on = true;
+        for descriptor in descriptors.by_ref() {
+            goes_on = descriptor.has_next();
+            let buffer = Buffer { address: descriptor.addr().0, size: descriptor.len() };
+            match descriptor.is_write_only() {
+                true => writable.push(buffer),
+                // What is read comes first. See: VIRTIO 1.2, 2.7.4.2.
+                false if !writable.is_empty() => return Err(Broken),
+                false => readable.push(buffer),
+            }
+        }
+        // What ended before its end is a loop, leaves its table, or is larger than there may be.
+        if goes_on {
+            return Err(Broken);
+        }
+        let chain = Chain { head, readable, writable };
+        slices(memory, &chain.readable)?;
+        slices(memory, &chain.writable)?;
+        Ok(Some(chain))
+    }
+
+    /// The chain that was taken last is the next one again.
+    pub fn put_back(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// The device is done with a chain, and has written so many bytes to it. The driver is told by [`tell`](Self::tell).
+    ///
+    /// # Errors
+    /// When the ring is not in memory any more.
+    pub fn push(&mut self, chain: &Chain, written: u32) -> Result<(), Broken> {
+        Ok(self.queue.add_used(&*self.memory, chain.head, written)?)
+    }
+
+    /// Interrupts, if the driver wants to be told of what was pushed.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn tell(&mut self) -> Result<(), Broken> {
+        if self.queue.needs_notification(&*self.memory)? {
+            self.interrupt.queue(self.number);
+        }
+        Ok(())
+    }
+
+    /// Says that the driver need not notify: the device looks by itself.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn stop_notifications(&mut self) -> Result<(), Broken> {
+        Ok(self.queue.disable_notification(&*self.memory)?)
+    }
+
+    /// Says that it is to notify from now on. Gives whether there is something already, which it may not tell of.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn want_notifications(&mut self) -> Result<bool, Broken> {
+        Ok(self.queue.enable_notification(&*self.memory)?)
+    }
+
+    /// Gives each chain that there is to `serve`, which does what it asks for and says how many bytes were written; and tells the driver.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop).
+    pub fn serve(
+        &mut self,
+        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> u32,
+    ) -> Result<(), Broken> {
+        loop {
+            self.stop_notifications()?;
+            while let Some(chain) = self.pop()? {
+                let written = serve(&self.memory, &chain);
+                self.push(&chain, written)?;
+            }
+            if !self.want_notifications()? {
+                return self.tell();
+            }
+        }
+    }
+}
+
+/// The memory of some buffers.
+///
+/// # Errors
+/// When some of it is nowhere.
+pub fn slices<'a>(
+    memory: &'a GuestMemoryMmap,
+    buffers: &[Buffer],
+) -> Result<Vec<VolatileSlice<'a>>, Broken> {
+    let mut all = Vec::with_capacity(buffers.len());
+    for buffer in buffers {
+        let address = GuestAddress(buffer.address);
+        let found = memory.get_slices(address, buffer.size as usize, Permissions::ReadWrite);
+        for slice in found.map_err(|_| Broken)? {
+            all.push(slice.map_err(|_| Broken)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Copies bytes from buffers, as many as both have. Gives how many.
+///
+/// # Errors
+/// When some of the memory is nowhere.
+pub fn read(memory: &GuestMemoryMmap, from: &[Buffer], to: &mut [u8]) -> Result<usize, Broken> {
+    let mut done = 0;
+    for slice in slices(memory, from)? {
+        done += slice.copy_to(&mut to[done..]);
+    }
+    Ok(done)
+}
+
+/// Copies bytes to buffers, as many as both have. Gives how many.
+///
+/// # Errors
+/// When some of the memory is nowhere.
+pub fn write(memory: &GuestMemoryMmap, to: &[Buffer], from: &[u8]) -> Result<usize, Broken> {
+    let mut done = 0;
+    for slice in slices(memory, to)? {
+        let size = slice.len().min(from.len() - done);
+        slice.copy_from(&from[done..done + size]);
+        done += size;
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+pub(crate) mod driver;
+#[cfg(test)]
+#[path = "queue_test.rs"]
+mod queue_test;

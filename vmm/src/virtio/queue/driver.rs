@@ -1,0 +1,127 @@
+//! [`Driver`]: the other side of a queue, for tests: a driver that puts chains into rings in the guest's memory, right ones and wrong
+//! ones.
+
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::{Buffer, Virtqueue};
+use crate::virtio::interrupt::Interrupt;
+
+/// Bits of a descriptor.
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
+pub const INDIRECT: u16 = 4;
+
+/// As many as a test's queue has.
+pub const SIZE: u16 = 16;
+
+/// How much memory a test's guest has.
+pub const MEMORY: usize = 1 << 20;
+
+/// A queue's driver, with its rings at an address.
+pub struct Driver {
+    pub memory: Arc<GuestMemoryMmap>,
+    base: u64,
+    available: u16,
+    used: u16,
+    free: u16,
+}
+
+/// A descriptor.
+#[derive(Clone, Copy)]
+pub struct Descriptor {
+    pub address: u64,
+    pub size: u32,
+    pub flags: u16,
+    pub next: u16,
+}
+
+impl Driver {
+    /// Memory, and a queue's rings in it.
+    pub fn new() -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        Self::at(Arc::new(memory), 0x1000)
+    }
+
+    /// Rings at an address, which take less than three pages.
+    pub fn at(memory: Arc<GuestMemoryMmap>, base: u64) -> Self {
+        Self { memory, base, available: 0, used: 0, free: 0 }
+    }
+
+    /// Where descriptors, available and used ring are.
+    pub fn rings(&self) -> [u64; 3] {
+        [self.base, self.base + 0x1000, self.base + 0x2000]
+    }
+
+    /// The device's side.
+    pub fn queue(&self, interrupt: Arc<Interrupt>) -> Virtqueue {
+        let [descriptors, available, used] = self.rings().map(GuestAddress);
+        let mut queue = Queue::new(SIZE).unwrap();
+        queue.try_set_desc_table_address(descriptors).unwrap();
+        queue.try_set_avail_ring_address(available).unwrap();
+        queue.try_set_used_ring_address(used).unwrap();
+        queue.set_ready(true);
+        Virtqueue::new(0, queue, Arc::clone(&self.memory), interrupt).unwrap()
+    }
+
+    /// Writes a descriptor into a table.
+    pub fn describe(&self, table: u64, number: u16, descriptor: Descriptor) {
+        let at = GuestAddress(table + u64::from(number) * 16);
+        let low = u64::from(descriptor.size)
+            | u64::from(descriptor.flags) << 32
+            | u64::from(descriptor.next) << 48;
+        self.memory.write_obj(descriptor.address.to_le(), at).unwrap();
+        self.memory.write_obj(low.to_le(), GuestAddress(at.0 + 8)).unwrap();
+    }
+
+    /// Makes a head available.
+    pub fn offer(&mut self, head: u16) {
+        let ring = self.rings()[1];
+        let slot = ring + 4 + u64::from(self.available % SIZE) * 2;
+        self.memory.write_obj(head.to_le(), GuestAddress(slot)).unwrap();
+        self.available = self.available.wrapping_add(1);
+        self.set_available(self.available);
+    }
+
+    /// Says how many heads there ever were.
+    pub fn set_available(&mut self, count: u16) {
+        self.available = count;
+        self.memory.write_obj(count.to_le(), GuestAddress(self.rings()[1] + 2)).unwrap();
+    }
+
+    /// Puts a chain into the queue: what is read, and what is written to. Gives its head.
+    pub fn send(&mut self, readable: &[Buffer], writable: &[Buffer]) -> u16 {
+        let all = readable.iter().map(|buffer| (buffer, 0));
+        let all: Vec<_> = all.chain(writable.iter().map(|buffer| (buffer, WRITE))).collect();
+        let head = self.free % SIZE;
+        for (n, (buffer, flags)) in all.iter().enumerate() {
+            let number = self.free % SIZE;
+            self.free = self.free.wrapping_add(1);
+            let more = if n + 1 < all.len() { NEXT } else { 0 };
+            let (address, size) = (buffer.address, buffer.size);
+            let next = self.free % SIZE;
+            self.describe(
+                self.base,
+                number,
+                Descriptor { address, size, flags: flags | more, next },
+            );
+        }
+        self.offer(head);
+        head
+    }
+
+    /// What the device has put into the used ring next: head and written bytes.
+    pub fn take(&mut self) -> Option<(u32, u32)> {
+        let ring = self.rings()[2];
+        let count: u16 = self.memory.read_obj(GuestAddress(ring + 2)).unwrap();
+        if u16::from_le(count) == self.used {
+            return None;
+        }
+        let at = ring + 4 + u64::from(self.used % SIZE) * 8;
+        self.used = self.used.wrapping_add(1);
+        let [head, size]: [u32; 2] = self.memory.read_obj(GuestAddress(at)).unwrap();
+        Some((u32::from_le(head), u32::from_le(size)))
+    }
+}

@@ -1,0 +1,180 @@
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+use vm_memory::Bytes;
+
+use super::driver::{Descriptor, Driver, INDIRECT, MEMORY, NEXT, SIZE, WRITE};
+use super::*;
+
+/// What a device interrupts by, and how often it did.
+fn interrupt() -> (Arc<Interrupt>, Arc<Mutex<u32>>) {
+    let count = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&count);
+    let line = Arc::new(move |level| {
+        if level {
+            *counted.lock().unwrap() += 1;
+        }
+    });
+    (Arc::new(Interrupt::new(1, line, Arc::new(|_| {}))), count)
+}
+
+fn buffer(address: u64, size: u32) -> Buffer {
+    Buffer { address, size }
+}
+
+#[test]
+fn chains_come_and_go_in_order() {
+    let mut driver = Driver::new();
+    let (interrupt, count) = interrupt();
+    let mut queue = driver.queue(interrupt);
+    assert_eq!(queue.pop(), Ok(None));
+    for round in 0..40_u32 {
+        let head = driver.send(&[buffer(0x8000, 16)], &[buffer(0x9000, 100), buffer(0xa000, 1)]);
+        let chain = queue.pop().unwrap().unwrap();
+        assert_eq!(chain.head, head);
+        assert_eq!(chain.readable, [buffer(0x8000, 16)]);
+        assert_eq!(chain.writable, [buffer(0x9000, 100), buffer(0xa000, 1)]);
+        assert_eq!(queue.pop(), Ok(None));
+        queue.push(&chain, round).unwrap();
+        queue.tell().unwrap();
+        assert_eq!(driver.take(), Some((head.into(), round)));
+        assert_eq!(*count.lock().unwrap(), round + 1);
+    }
+}
+
+#[test]
+fn a_chain_may_be_in_a_table_of_its_own() {
+    let mut driver = Driver::new();
+    let mut queue = driver.queue(interrupt().0);
+    let table = 0x2_0000;
+    let [read, write] = [(0x8000, NEXT, 1), (0x9000, WRITE, 0)]
+        .map(|(address, flags, next)| Descriptor { address, size: 8, flags, next });
+    driver.describe(table, 0, read);
+    driver.describe(table, 1, write);
+    let refers = Descriptor { address: table, size: 32, flags: INDIRECT, next: 0 };
+    driver.describe(driver.rings()[0], 3, refers);
+    driver.offer(3);
+    let chain = queue.pop().unwrap().unwrap();
+    assert_eq!(
+        (chain.readable, chain.writable),
+        (vec![buffer(0x8000, 8)], vec![buffer(0x9000, 8)])
+    );
+}
+
+#[test]
+fn what_no_driver_may_do_is_broken() {
+    let end = MEMORY as u64;
+    let descriptor = |address, flags, next| Descriptor { address, size: 16, flags, next };
+    let wrong: [(&str, Vec<Descriptor>); 8] = [
+        ("a loop", vec![descriptor(0x8000, NEXT, 0)]),
+        ("a loop of two", vec![descriptor(0x8000, NEXT, 1), descriptor(0x8000, NEXT, 0)]),
+        ("a next that there is not", vec![descriptor(0x8000, NEXT, SIZE)]),
+        ("outside of memory", vec![descriptor(end - 15, 0, 0)]),
+        ("far outside of memory", vec![descriptor(u64::MAX - 3, WRITE, 0)]),
+        (
+            "to read behind to write",
+            vec![descriptor(0x8000, WRITE | NEXT, 1), descriptor(0x9000, 0, 0)],
+        ),
+        (
+            "a table of an odd size",
+            vec![Descriptor { size: 17, ..descriptor(0x8000, INDIRECT, 0) }],
+        ),
+        ("a table that is nowhere", vec![descriptor(end, INDIRECT, 0)]),
+    ];
+    for (what, descriptors) in wrong {
+        let mut driver = Driver::new();
+        let mut queue = driver.queue(interrupt().0);
+        for (number, descriptor) in (0..).zip(descriptors) {
+            driver.describe(driver.rings()[0], number, descriptor);
+        }
+        driver.offer(0);
+        assert_eq!(queue.pop(), Err(Broken), "{what}");
+    }
+}
+
+#[test]
+fn a_chain_may_not_be_of_more_than_4_gib() {
+    let mut driver = Driver::new();
+    let mut queue = driver.queue(interrupt().0);
+    for (number, flags) in [(0, NEXT), (1, 0)] {
+        let size = u32::MAX;
+        driver.describe(driver.rings()[0], number, Descriptor { address: 0, size, flags, next: 1 });
+    }
+    driver.offer(0);
+    assert_eq!(queue.pop(), Err(Broken));
+}
+
+#[test]
+fn an_index_that_jumps_is_broken() {
+    let mut driver = Driver::new();
+    let mut queue = driver.queue(interrupt().0);
+    driver.set_available(SIZE + 1);
+    assert_eq!(queue.pop(), Err(Broken));
+    let mut driver = Driver::new();
+    let mut queue = driver.queue(interrupt().0);
+    driver.offer(SIZE);
+    assert_eq!(queue.pop(), Err(Broken), "a head that there is not");
+}
+
+#[test]
+fn serving_ends_when_there_is_no_more_and_tells_once() {
+    let mut driver = Driver::new();
+    let (interrupt, count) = interrupt();
+    let mut queue = driver.queue(interrupt);
+    for _ in 0..5 {
+        driver.send(&[], &[buffer(0x8000, 4)]);
+    }
+    let served =
+        queue.serve(|memory, chain| write(memory, &chain.writable, b"abcdef").unwrap() as u32);
+    assert_eq!(served, Ok(()));
+    assert_eq!(
+        std::iter::from_fn(|| driver.take()).map(|(_, size)| size).collect::<Vec<_>>(),
+        [4; 5]
+    );
+    assert_eq!(*count.lock().unwrap(), 1);
+    assert_eq!(driver.memory.read_obj::<[u8; 6]>(GuestAddress(0x8000)).unwrap(), *b"abcd\0\0");
+}
+
+#[test]
+fn rings_that_are_nowhere_are_no_queue() {
+    let driver = Driver::new();
+    let far = Driver::at(Arc::clone(&driver.memory), MEMORY as u64 - 0x1000);
+    let mut queue = Queue::new(SIZE).unwrap();
+    let [descriptors, available, used] = far.rings().map(GuestAddress);
+    queue.try_set_desc_table_address(descriptors).unwrap();
+    queue.try_set_avail_ring_address(available).unwrap();
+    queue.try_set_used_ring_address(used).unwrap();
+    queue.set_ready(true);
+    assert!(Virtqueue::new(0, queue, Arc::clone(&driver.memory), interrupt().0).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_part_is_what_the_bytes_say(
+        sizes in prop::collection::vec(0_u32..5, 0..6),
+        offset in 0_u64..24,
+        size in 0_u64..24,
+    ) {
+        let buffers: Vec<_> = (0..).map(|n| n * 0x100).zip(&sizes).map(|(at, size)| buffer(at, *size)).collect();
+        let bytes = |buffers: &[Buffer]| -> Vec<u64> {
+            buffers.iter().flat_map(|one| one.address..one.address + u64::from(one.size)).collect()
+        };
+        let expected: Vec<_> = bytes(&buffers).into_iter().skip(offset as usize).take(size as usize).collect();
+        prop_assert_eq!(bytes(&part(&buffers, offset, size)), expected);
+    }
+
+    #[test]
+    fn no_rings_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0x200), available in any::<u16>()) {
+        let mut driver = Driver::new();
+        let mut queue = driver.queue(interrupt().0);
+        driver.memory.write_slice(&bytes[..0x100], GuestAddress(driver.rings()[0])).unwrap();
+        driver.memory.write_slice(&bytes[0x100..], GuestAddress(driver.rings()[1])).unwrap();
+        driver.set_available(available % (SIZE + 2));
+        let mut left = 3 * SIZE;
+        while let Ok(Some(chain)) = queue.pop() {
+            queue.push(&chain, 0).unwrap();
+            left -= 1;
+            prop_assert!(left > 0, "it ends");
+        }
+    }
+}
