@@ -141,7 +141,7 @@ impl Hypervisor for Scripted {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ScriptedVm {
     script: Scripted,
     told: Arc<Told>,

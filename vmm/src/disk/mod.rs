@@ -128,7 +128,7 @@ impl Disk {
         let format = format_of(&file, options)?;
         let access = open_image(file, format, options, writes)?;
         let size = access.size();
-        if size % SECTOR != 0 {
+        if !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
         }
         let access = if options.ephemeral { overlay(access)? } else { access };

@@ -144,7 +144,7 @@ impl MsiX {
 
 /// The table is accessed by whole words, one or two. See: 6.8.2.
 fn is_whole(offset: u64, size: usize) -> bool {
-    matches!(size, 4 | 8) && offset % size as u64 == 0
+    matches!(size, 4 | 8) && offset.is_multiple_of(size as u64)
 }
 
 #[cfg(test)]

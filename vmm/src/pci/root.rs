@@ -99,7 +99,8 @@ impl Root {
     /// An access to configuration space: `number` is device and function, as PCI has it.
     fn configure(&self, number: u8, offset: u16, access: Access<'_>) {
         let (device, function) = (usize::from(number >> 3), number & 7);
-        let is_small = |size: usize| matches!(size, 1 | 2 | 4) && usize::from(offset) % size == 0;
+        let is_small =
+            |size: usize| matches!(size, 1 | 2 | 4) && usize::from(offset).is_multiple_of(size);
         // There are no extended capabilities.
         let Ok(offset) = u8::try_from(offset) else {
             if let (Access::Read(data), true) = (access, self.is_there(device, function)) {

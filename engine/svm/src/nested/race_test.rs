@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use virt::memory::{Memory, Slot};
+use virt::memory::{Memory, Slot, View};
 
 use super::table::{Reserve, entry};
 use super::tree::Mapping;
@@ -35,12 +35,11 @@ impl HostTables {
 fn no_page_outlives_what_took_it_away() {
     let (platform, memory) = (TestPlatform::new(), Memory::<spin::Mutex<()>>::default());
     memory.insert(Slot { size: 1 << 20, ..Slot::default() }).expect("a slot");
-    let view = memory.view();
     let nested = Nested::new(&platform, 0, memory.view()).expect("memory");
     let host = HostTables(core::array::from_fn(|page| AtomicU64::new(page as u64 + 1)));
     let over = AtomicBool::new(false);
     let mapped = AtomicU64::new(0);
-    let vcpu = |first: u64| {
+    let vcpu = |first: u64, view: View| {
         let mut reserve = Reserve::default();
         let mut page = first;
         while !over.load(Ordering::SeqCst) {
@@ -79,7 +78,12 @@ fn no_page_outlives_what_took_it_away() {
         }
     };
     thread::scope(|scope| {
-        let vcpus = [scope.spawn(|| vcpu(0)), scope.spawn(|| vcpu(1))];
+        let views = [memory.view(), memory.view()];
+        let mut first = 0..;
+        let vcpus = views.map(|view| {
+            let (first, vcpu) = (first.next().unwrap_or_default(), &vcpu);
+            scope.spawn(move || vcpu(first, view))
+        });
         let changers = [scope.spawn(|| changer(0)), scope.spawn(|| changer(1))];
         let results = changers.map(|changer| changer.join());
         over.store(true, Ordering::SeqCst);

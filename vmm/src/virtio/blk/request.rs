@@ -174,6 +174,6 @@ impl From<Broken> for Failure {
 fn place(disk: &Disk, sector: u64, size: u64) -> Result<u64, Failure> {
     let offset = sector.checked_mul(SECTOR).ok_or(Failure::Failed)?;
     let end = offset.checked_add(size).ok_or(Failure::Failed)?;
-    let is_there = size % SECTOR == 0 && end <= disk.size();
+    let is_there = size.is_multiple_of(SECTOR) && end <= disk.size();
     if is_there { Ok(offset) } else { Err(Failure::Failed) }
 }

@@ -275,7 +275,7 @@ fn no_access_makes_it_panic() {
     for offset in (0..u64::from(WINDOW)).step_by(3) {
         for size in 1..=8 {
             bench.get(offset, size);
-            if offset < at::NOTIFY || offset >= at::NOTIFY + 8 {
+            if !(at::NOTIFY..at::NOTIFY + 8).contains(&offset) {
                 bench.set(offset, size, 0x0102_0304_0506_0708_u64.wrapping_mul(offset));
             }
         }
