@@ -90,6 +90,7 @@ const ENTRY_POINTS: &[&str] = &[
     "unibody_processor_up",
     "unibody_processor_down",
     "unibody_reboot_begins",
+    "unibody_crash",
     "unibody_sleep_begins",
     "unibody_sleep_ends",
 ];
