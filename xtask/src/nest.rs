@@ -90,7 +90,7 @@ impl<'a> Nest<'a> {
     /// Builds and fetches what is not there yet.
     fn prepare(options: &'a Options) -> Result<Self> {
         packages::check_machine()?;
-        let kernel = Headers::find(None)?;
+        let kernel = Headers::find(options.headers.clone())?;
         let initramfs = fill(&kernel, options)?.archive();
         Ok(Self { options, kernel: kernel.image()?, initramfs })
     }

@@ -147,8 +147,13 @@ pub trait Virtualization<P: Platform>: Send + Sync + Sized + 'static {
     /// Why it cannot be used there: another hypervisor has it.
     fn enable(&self, processor: u32) -> Result<(), Unusable>;
 
-    /// Switches it off for the processor that this runs on, with interrupts off; also on the way to a reboot or a crash, at any moment.
+    /// Switches it off for the processor that this runs on, with interrupts off; also on the way to a reboot, at any moment.
     fn disable(&self, processor: u32);
+
+    /// Switches it off, if it is on, for the processor that this runs on, which does nothing else any more: the kernel has crashed.
+    /// That may have been anywhere, and this may be an NMI that came anywhere, also in [`enable`](Self::enable) and [`disable`](Self::disable): so it looks
+    /// at the processor alone, and at nothing in memory.
+    fn crash();
 
     /// An engine for a VM. Process context.
     ///

@@ -24,7 +24,7 @@ pub trait Processor: Clone + Send + Sync + 'static {
     fn is_on(&self) -> bool;
     /// Switches SVM on; the host's state is kept in the page at `save_area` while a guest runs.
     fn switch_on(&self, save_area: u64);
-    /// Switches SVM off, if it is on, and takes what VMRUN and CLGI hold back.
+    /// Switches SVM off, if it is on, and takes what VMRUN and CLGI hold back. It looks at the processor alone: nothing else may be as it should.
     fn switch_off(&self);
 
     /// XCR0.

@@ -141,6 +141,10 @@ impl<P: Platform, C: Processor + Default> Virtualization<P> for Svm<P, C> {
         self.processor.switch_off();
     }
 
+    fn crash() {
+        C::default().switch_off();
+    }
+
     fn engine(self: &Arc<Self>, memory: Arc<Memory<P::RawMutex>>) -> Result<Self::Engine, Errno> {
         SvmEngine::new(Arc::clone(self), memory)
     }

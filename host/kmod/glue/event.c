@@ -6,6 +6,7 @@
 #include <linux/file.h>
 #include <linux/poll.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 #include <linux/wait.h>
 
 #include "glue.h"
@@ -23,7 +24,12 @@ struct eventfd_ctx *unibody_event_of(struct file *file)
 
 void unibody_event_signal(struct eventfd_ctx *event)
 {
+	/* Newer kernels have no number there: nobody gave another one. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	eventfd_signal(event);
+#else
 	eventfd_signal(event, 1);
+#endif
 }
 
 void unibody_event_put(struct file *file, struct eventfd_ctx *event)

@@ -35,6 +35,7 @@ void unibody_pages_changed(void *pages, unsigned long start, unsigned long end);
 int unibody_processor_up(u32 processor);
 void unibody_processor_down(u32 processor);
 void unibody_reboot_begins(void);
+void unibody_crash(void);
 bool unibody_sleep_begins(void);
 void unibody_sleep_ends(void);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 /*
- * Processors that come and go, and a machine that sleeps or reboots:
+ * Processors that come and go, and a machine that sleeps, reboots or crashes:
  * src/virtualization.rs.
  */
 #include <linux/cpuhotplug.h>
@@ -8,6 +8,8 @@
 #include <linux/reboot.h>
 #include <linux/smp.h>
 #include <linux/suspend.h>
+#include <linux/version.h>
+#include <asm/reboot.h>
 
 #include "glue.h"
 
@@ -33,18 +35,53 @@ static int goes(unsigned int processor)
 }
 
 /*
+ * What a kernel that crashes, to have another one started or the machine, calls
+ * on each processor, most of which are brought there by an NMI. None comes back.
+ * Up to 6.5 it switches SVM off there by itself, wherever it is on (6.1:
+ * cpu_emergency_svm_disable in asm/virtext.h).
+ *
+ * There is one place for whoever has the processors. Once they are up here that is
+ * nobody else, but KVM for the moment in which it is refused. KVM that is so makes a
+ * newer kernel warn, for it takes the place before it asks for the processors.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+static void crash_begin(void)
+{
+	cpu_emergency_register_virt_callback(unibody_crash);
+}
+
+static void crash_end(void)
+{
+	cpu_emergency_unregister_virt_callback(unibody_crash);
+}
+#else
+static void crash_begin(void)
+{
+}
+
+static void crash_end(void)
+{
+}
+#endif
+
+/*
  * Up on each processor that is there, and each that comes; down on each that
  * goes. A state, or a negative error number of one's, when all are down again.
  * Threads of programs run on a processor only while it is up.
  */
 int unibody_processors_begin(void)
 {
-	return cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "unibody:online", comes, goes);
+	int state = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "unibody:online", comes, goes);
+
+	if (state >= 0)
+		crash_begin();
+	return state;
 }
 
 /* Down on each that is there. */
 void unibody_processors_end(int state)
 {
+	crash_end();
 	cpuhp_remove_state(state);
 }
 

@@ -79,13 +79,13 @@ size_t unibody_large_mapping(unsigned long address, u64 *physical)
 	pud = READ_ONCE(*pud_offset(&p4d, address));
 	if (pud_none(pud) || !pud_present(pud))
 		goto out;
-	if (pud_large(pud)) {
+	if (pud_leaf(pud)) {
 		size = PUD_SIZE;
 		*physical = __sme_set(PFN_PHYS(pud_pfn(pud)));
 		goto out;
 	}
 	pmd = READ_ONCE(*pmd_offset(&pud, address));
-	if (pmd_none(pmd) || !pmd_present(pmd) || !pmd_large(pmd))
+	if (pmd_none(pmd) || !pmd_present(pmd) || !pmd_leaf(pmd))
 		goto out;
 	size = PMD_SIZE;
 	*physical = __sme_set(PFN_PHYS(pmd_pfn(pmd)));

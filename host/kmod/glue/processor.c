@@ -6,6 +6,8 @@
 #include <linux/irqflags.h>
 #include <linux/preempt.h>
 #include <linux/smp.h>
+/* Newer kernels trace what smp_send_reschedule does, in the macro that it is there. */
+#include <trace/events/ipi.h>
 
 #include "glue.h"
 

@@ -66,11 +66,16 @@ mod timer;
 mod trace;
 mod vcpu;
 mod virtualization;
+#[cfg(feature = "selftest")]
+mod virtualization_test;
 mod vm;
 mod watch;
 
 use core::ffi::c_int;
 
+use arch_x86::hardware::Virtualization;
+use engine_hardware::Hardware;
+use kernel::Kernel;
 use virt::Errno;
 
 /// Loads the module: 0, or a negative error number. Called once by `glue.c`,
@@ -101,7 +106,14 @@ fn load() -> Result<(), Errno> {
         // Their own engine, which any processor has.
         return device::register::<test_engine::TestVirtualization>();
     }
-    device::register::<engine_hardware::Hardware<kernel::Kernel>>()
+    device::register::<Hardware<Kernel>>()
+}
+
+/// The kernel has crashed. Called by it on each processor, in an NMI or where it crashed, while there are VMs; nothing that was interrupted
+/// goes on. See: [`virtualization`].
+#[unsafe(no_mangle)]
+extern "C" fn unibody_crash() {
+    Hardware::<Kernel>::crash();
 }
 
 /// Unloads the module. Called by `glue.c`, in process context, after

@@ -28,6 +28,7 @@ const OWN: &[&[Case]] = &[
     crate::host_test::CASES,
     crate::kernel_test::CASES,
     crate::platform_test::CASES,
+    crate::virtualization_test::CASES,
 ];
 
 /// The deepest body so far.

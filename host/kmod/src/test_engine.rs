@@ -50,6 +50,8 @@ impl Virtualization<Kernel> for TestVirtualization {
         ON.fetch_and(!(1 << (processor % 64)), Ordering::SeqCst);
     }
 
+    fn crash() {}
+
     fn engine(self: &Arc<Self>, _: Arc<Memory<SpinLock>>) -> Result<TestEngine, Errno> {
         Ok(TestEngine(Scripted::default()))
     }

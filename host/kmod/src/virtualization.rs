@@ -1,10 +1,10 @@
 //! [`Switch`]: the processors' virtualization, on while there are VMs.
 //!
 //! The kernel switches it on for each processor that is there or comes, and off for each that goes, through [`unibody_processor_up`] and its neighbour. It
-//! is switched off as well when the machine reboots, and not on any more from then on.
+//! is switched off as well when the machine reboots, and not on any more from then on; and when the kernel crashes, so that the machine, or
+//! another kernel (kexec), can start: by [`unibody_crash`](crate::unibody_crash), or by the kernel itself, whose older versions do (`glue/hotplug.c`).
 //!
-//! Not implemented: suspending or hibernating the machine while there are VMs, which is refused, with a line in the log; and a crash that
-//! starts another kernel (kexec).
+//! Not implemented: suspending or hibernating the machine while there are VMs, which is refused, with a line in the log.
 
 use alloc::sync::Arc;
 use core::ffi::c_int;

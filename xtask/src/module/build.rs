@@ -5,8 +5,12 @@
 //! 2. `ld -r` makes one object of what is reachable from the module's
 //!    entry points.
 //! 3. objtool finds the calls and returns that the kernel patches, and
-//!    writes the tables with which the kernel unwinds.
+//!    writes the tables with which the kernel unwinds. For kernels with IBT
+//!    Kbuild has it look at the whole module instead.
 //! 4. Kbuild compiles the C glue and links both to a module.
+//!
+//! What differs between kernels is a matter of their configuration here, and
+//! of their version in the C glue alone.
 
 use super::floats;
 use super::frames::{self, Frame};
@@ -86,6 +90,7 @@ const ENTRY_POINTS: &[&str] = &[
     "unibody_processor_up",
     "unibody_processor_down",
     "unibody_reboot_begins",
+    "unibody_crash",
     "unibody_sleep_begins",
     "unibody_sleep_ends",
 ];
@@ -93,15 +98,20 @@ const ENTRY_POINTS: &[&str] = &[
 /// The kernel has its own of these; `compiler_builtins` must not bring others.
 const MEMORY_FUNCTIONS: &[&str] = &["bcmp", "memcmp", "memcpy", "memmove", "memset", "strlen"];
 
-/// objtool's options by the kernel's configuration.
+/// objtool's options by the kernel's configuration. From 6.9 on those against speculative execution have other names.
 /// See: Linux, scripts/Makefile.lib, objtool-args-y
 const OBJTOOL_OPTIONS: &[(&str, &str)] = &[
     ("HAVE_JUMP_LABEL_HACK", "--hacks=jump_label"),
     ("HAVE_NOINSTR_HACK", "--hacks=noinstr"),
+    ("CALL_DEPTH_TRACKING", "--hacks=skylake"),
+    ("MITIGATION_CALL_DEPTH_TRACKING", "--hacks=skylake"),
     ("UNWINDER_ORC", "--orc"),
     ("RETPOLINE", "--retpoline"),
+    ("MITIGATION_RETPOLINE", "--retpoline"),
     ("RETHUNK", "--rethunk"),
+    ("MITIGATION_RETHUNK", "--rethunk"),
     ("SLS", "--sls"),
+    ("MITIGATION_SLS", "--sls"),
     ("STACK_VALIDATION", "--stackval"),
     ("HAVE_STATIC_CALL_INLINE", "--static-call"),
     ("HAVE_UACCESS_VALIDATION", "--uaccess"),
@@ -116,7 +126,7 @@ pub fn build(headers: &Headers, flavour: Flavour) -> Result<Module> {
     let directory = tree::target().join("module").join(flavour.name());
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create '{}'", directory.display()))?;
-    let library = compile(flavour)?;
+    let library = compile(headers, flavour)?;
     let object = directory.join("core-with-debug.o");
     link(&library, &object)?;
     let linked = read(&object)?;
@@ -132,11 +142,13 @@ pub fn build(headers: &Headers, flavour: Flavour) -> Result<Module> {
 }
 
 /// The crates, compiled to a static library.
-fn compile(flavour: Flavour) -> Result<PathBuf> {
+fn compile(headers: &Headers, flavour: Flavour) -> Result<PathBuf> {
     let directory = tree::target().join("module/rust");
-    let remaps = remapped_paths();
-    let rustflags: Vec<&str> =
-        RUSTFLAGS.iter().copied().chain(remaps.iter().map(String::as_str)).collect();
+    let mut rustflags: Vec<String> = RUSTFLAGS.iter().map(|&flag| flag.to_owned()).collect();
+    rustflags.extend(
+        padding(headers).map(|bytes| format!("-Zpatchable-function-entry={bytes},{bytes}")),
+    );
+    rustflags.extend(remapped_paths());
     let mut cargo = process::cargo();
     cargo
         .current_dir(tree::root().join("host/kmod"))
@@ -154,6 +166,12 @@ fn compile(flavour: Flavour) -> Result<PathBuf> {
     process::run(&mut cargo).context("cannot compile the crates for the kernel")?;
     locks::check()?;
     Ok(directory.join(TARGET).join("release/libunibody.a"))
+}
+
+/// How many bytes of NOPs a kernel has before each function, where it puts code that counts calls on some processors.
+/// See: Linux, arch/x86/Makefile, PADDING_CFLAGS; arch/x86/kernel/callthunks.c
+fn padding(headers: &Headers) -> Option<&str> {
+    headers.value("FUNCTION_PADDING_BYTES").filter(|_| headers.has("CALL_PADDING"))
 }
 
 /// What makes file names in the module independent of where it was built: a failed
@@ -222,13 +240,21 @@ fn objtool(headers: &Headers, object: &Path) -> Result<()> {
             objtool.arg(argument);
         }
     }
+    if let Some(bytes) = padding(headers).filter(|_| headers.has("PREFIX_SYMBOLS")) {
+        objtool.arg(format!("--prefix={bytes}"));
+    }
     let output = process::capture(objtool.arg("--module").arg(object))?;
-    for warning in String::from_utf8_lossy(&output.stderr).lines() {
+    show_warnings(&output.stderr);
+    Ok(())
+}
+
+/// Prints what there is to say of a module that could be built.
+fn show_warnings(said: &[u8]) {
+    for warning in String::from_utf8_lossy(said).lines() {
         if !KNOWN_WARNINGS.iter().any(|known| warning.contains(known)) {
             eprintln!("{warning}");
         }
     }
-    Ok(())
 }
 
 /// The C glue and the Rust half, linked to a module.
@@ -254,7 +280,8 @@ fn kbuild(headers: &Headers, directory: &Path, flavour: Flavour) -> Result<()> {
     }
     // Cargo's own job server is not make's.
     make.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
-    capture(&mut make).context("Kbuild cannot link the module")?;
+    let output = process::capture(&mut make).context("Kbuild cannot link the module")?;
+    show_warnings(&output.stderr);
     Ok(())
 }
 

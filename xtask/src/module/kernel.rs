@@ -12,7 +12,7 @@ pub struct Headers {
     pub directory: PathBuf,
     /// As `6.1.0-9-cloud-amd64`.
     pub release: String,
-    /// The kernel's configuration: `CONFIG_…=y` lines.
+    /// The kernel's configuration: lines as `CONFIG_…=y`.
     configuration: String,
 }
 
@@ -39,8 +39,14 @@ impl Headers {
 
     /// Whether an option is built in, named without its `CONFIG_`.
     pub fn has(&self, option: &str) -> bool {
-        let line = format!("CONFIG_{option}=y");
-        self.configuration.lines().any(|have| have == line)
+        self.value(option) == Some("y")
+    }
+
+    /// What an option is set to, named likewise.
+    pub fn value(&self, option: &str) -> Option<&str> {
+        let values = self.configuration.lines().filter_map(|line| line.split_once('='));
+        let mut of_option = values.filter(|(name, _)| name.strip_prefix("CONFIG_") == Some(option));
+        of_option.next().map(|(_, value)| value)
     }
 
     /// The image of that very kernel: the installed one, or that of Debian's package.

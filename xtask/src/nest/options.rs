@@ -15,6 +15,8 @@ pulled. Its stdout, stderr and exit status are the command's.
 
   --module            with the project's own module loaded, in kvm_amd's place: /dev/unibody. It is
                       /nest/unibody.ko there, and kvm_amd, with what it needs, in /nest/modules
+  --headers DIR       the kernel to boot, and to build that module for, by its headers; default: as
+                      of `cargo xtask module`
   --file PATH[:NAME]  put a file of this host there, with the libraries it is linked to;
                       NAME is a name in /bin, or a path; default: its own name, in /bin
   --cpus N            processors; default: 1
@@ -43,6 +45,8 @@ pub struct Options {
     pub icount: bool,
     /// The project's own module is loaded instead of kvm_amd.
     pub module: bool,
+    /// The headers of the kernel, if it is not the default one.
+    pub headers: Option<PathBuf>,
     /// Processors.
     pub cpus: u32,
     /// Memory, in QEMU's words.
@@ -69,6 +73,7 @@ impl Default for Options {
         Self {
             icount: false,
             module: false,
+            headers: None,
             cpus: 1,
             memory: "2G".to_owned(),
             nodes: 1,
@@ -92,6 +97,7 @@ pub fn parse(arguments: &[String]) -> Result<Option<Options>> {
         match argument.as_str() {
             "--icount" => options.icount = true,
             "--module" => options.module = true,
+            "--headers" => options.headers = Some(value()?.into()),
             "--cpus" => options.cpus = number(argument, value()?)?,
             "--memory" => options.memory = value().and_then(|text| size(argument, text))?,
             "--nodes" => options.nodes = number(argument, value()?)?,

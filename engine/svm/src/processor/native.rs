@@ -114,7 +114,8 @@ impl Processor for Native {
         if !self.is_on() {
             return;
         }
-        // SAFETY: SVM is on, so STGI exists; who crashes between CLGI and STGI needs it. Nothing runs a guest here any more.
+        // SAFETY: SVM is on, so STGI exists: whoever interrupts this to do the same does not come back. Who crashes between CLGI and STGI
+        // needs it. Nothing runs a guest here any more.
         unsafe {
             asm!("stgi", options(nostack, preserves_flags));
             write_msr(msr::VM_HSAVE_PA, 0);
