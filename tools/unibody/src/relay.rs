@@ -221,6 +221,7 @@ impl Relay {
             match event {
                 Event::Ready => (self.booted)(),
                 Event::Started => state.started = true,
+                Event::Warning(message) => self.warn(&message),
                 Event::StdinClosed => state.input_unwanted = true,
                 Event::Ended(ending) => {
                     state.ended = Some(ending);
@@ -232,6 +233,14 @@ impl Relay {
         self.changed.notify_all();
         self.send_control();
         self.send_input();
+    }
+
+    /// Tells the person what the guest's init has to say.
+    fn warn(&self, message: &str) {
+        // A terminal's keys and colours are the command's to change.
+        let text: String = message.chars().filter(|letter| !letter.is_control()).collect();
+        let end = if self.interactive { "\r" } else { "" };
+        say(&format!("unibody: {text}{end}"));
     }
 
     /// Takes messages of the kernel.

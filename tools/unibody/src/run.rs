@@ -28,6 +28,9 @@ use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
 use crate::initramfs;
+use crate::modules;
+use crate::modules::for_guest::ForGuest;
+use crate::modules::wanted::Wanted;
 use crate::pull::command::user_store;
 use crate::pull::ensure;
 use crate::pull::progress::Progress;
@@ -61,6 +64,11 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if own_init && options.modules.is_some() {
+        usage_error(
+            "--modules are loaded by Unibody's init, not by one of your own (rdinit= or init= in --cmdline)",
+        );
+    }
     if options.lockstep && options.cpus.get() > 1 {
         usage_error("--lockstep works with one processor only (--cpus 1)");
     }
@@ -72,6 +80,9 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     let is_multiboot = own_kernel.as_ref().is_some_and(Kernel::is_multiboot);
     if is_multiboot && !options.command.is_empty() {
         usage_error("a COMMAND can't be run by a Multiboot kernel: it is not Linux");
+    }
+    if is_multiboot && options.modules.is_some() {
+        usage_error("--modules can't be loaded by a Multiboot kernel: it is not Linux");
     }
     let selected = engine::select(options)?;
     let interactive = terminal::is_interactive();
@@ -170,12 +181,17 @@ impl Parts {
             (None, None) => unreachable!("pulled if there is no kernel"),
         };
         let kernel = own_kernel.map_or_else(|| open_kernel(&kernel_path), Ok)?;
+        let modules = match &pulled {
+            _ if own_init => None,
+            Some(guest) if options.kernel.is_none() => modules(options, &kernel, Some(guest))?,
+            _ => modules(options, &kernel, None)?,
+        };
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
             (Some(archive), _) => {
-                std::iter::once(archive).chain(pack(initramfs::overlay())?).collect()
+                std::iter::once(archive).chain(pack(initramfs::overlay(modules))?).collect()
             }
-            (None, Some(guest)) => userland(guest)?,
+            (None, Some(guest)) => userland(guest, modules)?,
             (None, None) => unreachable!("pulled if there is no initrd"),
         };
         let command_line = command_line(&kernel, COMMAND_LINE, options)?;
@@ -250,8 +266,58 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
     Ok(bytes)
 }
 
+/// What the guest needs of its kernel's modules: of those that the person names, or of those that were `pulled` with the kernel. Nothing if no
+/// device needs any.
+fn modules(
+    options: &cli::Run,
+    kernel: &Kernel,
+    pulled: Option<&Guest>,
+) -> Result<Option<ForGuest>, Error> {
+    let wanted = wanted(options);
+    if wanted.is_nothing() {
+        return Ok(None);
+    }
+    let found = match (&options.modules, pulled) {
+        (Some(told), _) => modules::in_folder(told, kernel.release(), &wanted),
+        (None, Some(guest)) => {
+            // Where it can't be kept, it is found out each time.
+            let waiting = || say("unibody: waiting for another unibody that uses the cache");
+            let _ = user_store()?.describe_modules(guest, waiting);
+            modules::of_release(guest.modules(), &guest.manifest.release, &wanted)
+        }
+        // Whatever its kernel lacks, the guest says.
+        (None, None) => return Ok(None),
+    };
+    let modules = found.map_err(|error| {
+        let told = options.modules.as_deref();
+        let of = told.map_or_else(
+            || "the kernel's modules".into(),
+            |told| format!("the kernel's modules in {}", quoted(told)),
+        );
+        let failed = Error::new(format!("cannot use {of}"), error);
+        failed.advise(match told {
+            Some(_) => "Give the folder that make modules_install has put them in",
+            None => "Get them again with unibody pull",
+        })
+    })?;
+    for missing in &modules.missing {
+        let modules::table::Missing { name, for_module } = missing;
+        let for_module = for_module.as_deref().unwrap_or_default();
+        say(&format!("unibody: there is no module {name}, which {for_module} depends on"));
+    }
+    Ok(Some(modules))
+}
+
+/// What the guest's devices need, and what a person who names modules may ask for.
+fn wanted(options: &cli::Run) -> Wanted {
+    match options.modules {
+        Some(_) => Wanted::everything(),
+        None => Wanted::default(),
+    }
+}
+
 /// The initial file system of BusyBox.
-fn userland(guest: &Guest) -> Result<Vec<Input>, Error> {
+fn userland(guest: &Guest, modules: Option<ForGuest>) -> Result<Vec<Input>, Error> {
     let path = guest.busybox();
     let open = || {
         let file = File::open(&path)?;
@@ -262,7 +328,7 @@ fn userland(guest: &Guest) -> Result<Vec<Input>, Error> {
         Error::new(format!("cannot read {}", quoted(&path)), reason(&error))
             .advise("Get it again with unibody pull")
     })?;
-    pack(initramfs::userland(busybox, &guest.manifest.applets))
+    pack(initramfs::userland(busybox, &guest.manifest.applets, modules))
 }
 
 fn pack(archive: Result<Vec<Input>, vmm::boot::cpio::Error>) -> Result<Vec<Input>, Error> {
