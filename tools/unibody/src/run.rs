@@ -28,7 +28,7 @@ use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
 use crate::initramfs;
-use crate::modules;
+use crate::modules::choice;
 use crate::modules::for_guest::ForGuest;
 use crate::modules::wanted::Wanted;
 use crate::pull::command::user_store;
@@ -181,10 +181,12 @@ impl Parts {
             (None, None) => unreachable!("pulled if there is no kernel"),
         };
         let kernel = own_kernel.map_or_else(|| open_kernel(&kernel_path), Ok)?;
-        let modules = match &pulled {
-            _ if own_init => None,
-            Some(guest) if options.kernel.is_none() => modules(options, &kernel, Some(guest))?,
-            _ => modules(options, &kernel, None)?,
+        let modules = if own_init {
+            None
+        } else {
+            let of_kernel = pulled.as_ref().filter(|_| options.kernel.is_none());
+            let told = options.modules.as_deref();
+            choice::choose(&wanted(options), told, kernel.release(), of_kernel)?
         };
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
@@ -264,48 +266,6 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
         return Err(initrd_error("use", path, why).advise("Give the guest more with --memory"));
     }
     Ok(bytes)
-}
-
-/// What the guest needs of its kernel's modules: of those that the person names, or of those that were `pulled` with the kernel. Nothing if no
-/// device needs any.
-fn modules(
-    options: &cli::Run,
-    kernel: &Kernel,
-    pulled: Option<&Guest>,
-) -> Result<Option<ForGuest>, Error> {
-    let wanted = wanted(options);
-    if wanted.is_nothing() {
-        return Ok(None);
-    }
-    let found = match (&options.modules, pulled) {
-        (Some(told), _) => modules::in_folder(told, kernel.release(), &wanted),
-        (None, Some(guest)) => {
-            // Where it can't be kept, it is found out each time.
-            let waiting = || say("unibody: waiting for another unibody that uses the cache");
-            let _ = user_store()?.describe_modules(guest, waiting);
-            modules::of_release(guest.modules(), &guest.manifest.release, &wanted)
-        }
-        // Whatever its kernel lacks, the guest says.
-        (None, None) => return Ok(None),
-    };
-    let modules = found.map_err(|error| {
-        let told = options.modules.as_deref();
-        let of = told.map_or_else(
-            || "the kernel's modules".into(),
-            |told| format!("the kernel's modules in {}", quoted(told)),
-        );
-        let failed = Error::new(format!("cannot use {of}"), error);
-        failed.advise(match told {
-            Some(_) => "Give the folder that make modules_install has put them in",
-            None => "Get them again with unibody pull",
-        })
-    })?;
-    for missing in &modules.missing {
-        let modules::table::Missing { name, for_module } = missing;
-        let for_module = for_module.as_deref().unwrap_or_default();
-        say(&format!("unibody: there is no module {name}, which {for_module} depends on"));
-    }
-    Ok(Some(modules))
 }
 
 /// What the guest's devices need, and what a person who names modules may ask for.

@@ -7,16 +7,18 @@
 //! | [`table`], [`text`] | what depends on what, and the files in which depmod says it |
 //! | [`modinfo`], [`scan`] | the same out of the modules themselves, where depmod was not run |
 //! | [`folder`] | where modules are, given a kernel's release and what a person says |
+//! | [`choice`] | whose they are: a person's own, or the distribution's |
 //! | [`for_guest`] | what goes into a guest's file system |
 //!
 //! What is read here may be anybody's: sizes are bounded, names are looked at, and what does not fit is an error in words.
 
+pub(crate) mod choice;
 mod folder;
 pub(crate) mod for_guest;
 mod modinfo;
 mod name;
 mod scan;
-pub(crate) mod table;
+mod table;
 mod text;
 pub(crate) mod wanted;
 
@@ -112,21 +114,13 @@ impl Modules {
 }
 
 /// What a guest needs of the modules in the folder that a person names, for the kernel `release`.
-pub(crate) fn in_folder(
-    told: &Path,
-    release: Option<&str>,
-    wanted: &Wanted,
-) -> Result<ForGuest, Error> {
+fn in_folder(told: &Path, release: Option<&str>, wanted: &Wanted) -> Result<ForGuest, Error> {
     let (folder, release) = folder::find(told, release)?;
     of_release(folder, &release, wanted)
 }
 
 /// What a guest needs of the modules in `folder`, which are those of the kernel `release`.
-pub(crate) fn of_release(
-    folder: PathBuf,
-    release: &str,
-    wanted: &Wanted,
-) -> Result<ForGuest, Error> {
+fn of_release(folder: PathBuf, release: &str, wanted: &Wanted) -> Result<ForGuest, Error> {
     Modules::open(folder, release)?.for_guest(wanted)
 }
 
