@@ -48,6 +48,8 @@ pub enum Event {
     Ready,
     /// The command runs. [`Session::stdin_allowance`] is no longer 0.
     Started,
+    /// Something that the person should know; the guest goes on.
+    Warning(String),
     /// The command doesn't read its stdin any more: the host's may be closed.
     StdinClosed,
     /// It is over; init powers the guest off.
@@ -274,6 +276,7 @@ impl Session {
             (FromGuest::Killed { signal, written }, Stage::Running) => {
                 Some(self.end(Ending::Killed { signal, written }))
             }
+            (FromGuest::Warning { message }, _) => Some(Event::Warning(message)),
             (FromGuest::Failed { message }, _) => Some(self.end(Ending::Failed { message })),
             (FromGuest::Ready, _) => return out_of_turn("ready"),
             (FromGuest::Started, _) => return out_of_turn("started"),

@@ -52,6 +52,19 @@ fn nothing_is_said_before_the_guest_is_ready_and_then_the_start_comes_first() {
 }
 
 #[test]
+fn a_warning_changes_nothing_else() {
+    let mut session = session(1);
+    let warning = || FromGuest::Warning { message: "beware".into() };
+    let heard = [Event::Warning("beware".into())];
+    assert_eq!(say(&mut session, warning()).unwrap(), heard);
+    assert!(session.take_outgoing().is_empty(), "it is not ready by that");
+    say(&mut session, FromGuest::Ready).unwrap();
+    assert_eq!(say(&mut session, warning()).unwrap(), heard);
+    assert_eq!(say(&mut session, FromGuest::Started).unwrap(), [Event::Started]);
+    assert_eq!(say(&mut session, warning()).unwrap(), heard);
+}
+
+#[test]
 fn a_command_that_cannot_be_passed_is_refused_before_the_boot() {
     let start = |argument| Start { argv: vec![argument], ..Start::default() };
     let long = Session::new(start(vec![b'a'; 2 << 20]));

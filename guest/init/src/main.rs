@@ -7,6 +7,8 @@
 //! | module | subject |
 //! |---|---|
 //! | [`mounts`] | file systems, links in `/dev`, BusyBox's applets |
+//! | [`modules`] | loading the kernel's modules that the host has picked |
+//! | [`drivers`] | which devices have no driver |
 //! | [`lines`] | the UARTs |
 //! | [`control`] | messages on COM4 |
 //! | [`command`] | starting the command, with pipes or with a terminal |
@@ -18,7 +20,9 @@
 
 mod command;
 mod control;
+mod drivers;
 mod lines;
+mod modules;
 mod mounts;
 mod session;
 mod stream;
@@ -27,10 +31,15 @@ mod sys;
 #[cfg(test)]
 mod command_test;
 #[cfg(test)]
+mod drivers_test;
+#[cfg(test)]
+mod modules_test;
+#[cfg(test)]
 mod stream_test;
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use guest_protocol::{DecodeError, FromGuest};
 
@@ -52,9 +61,11 @@ fn main() {
 /// Runs from start to the end of the command. An error is one that the host could not be told.
 fn boot() -> Result<(), Error> {
     mounts::mount_all()?;
+    let mut warnings = modules::load_all();
+    warnings.extend(drivers::missing(Path::new("/sys/bus")));
     let lines = Lines::open()?;
     let mut control = Control::new(lines.control);
-    if let Err(error) = serve(&mut control, lines.data, lines.stderr) {
+    if let Err(error) = serve(&mut control, warnings, lines.data, lines.stderr) {
         control.send(&FromGuest::Failed { message: error.to_string() });
         control.finish()?;
         return Err(error);
@@ -62,8 +73,16 @@ fn boot() -> Result<(), Error> {
     control.finish()
 }
 
-fn serve(control: &mut Control, data: lines::Line, stderr: lines::Line) -> Result<(), Error> {
+fn serve(
+    control: &mut Control,
+    warnings: Vec<String>,
+    data: lines::Line,
+    stderr: lines::Line,
+) -> Result<(), Error> {
     control.send(&FromGuest::Ready);
+    for message in warnings {
+        control.send(&FromGuest::Warning { message });
+    }
     let start = control.wait_for_start()?;
     mounts::install_applets()?;
     let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;

@@ -31,6 +31,15 @@ pub(crate) fn mount(
     Ok(())
 }
 
+/// Loads the kernel's module that is in a file.
+pub(crate) fn load_module(module: BorrowedFd<'_>) -> io::Result<()> {
+    const FLAGS: libc::c_int = 0;
+    // SAFETY: the pointer is to a string that ends with NUL and lives through the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), FLAGS) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sets the guest's name.
 pub(crate) fn set_hostname(name: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length are those of a live slice.

@@ -14,6 +14,7 @@
 //! # The course of a session
 //! 1. Init sets the lines up and says [`FromGuest::Ready`]. What the host sends before that is lost,
 //!    because a port that nobody has opened drops its input; so it sends nothing.
+//!    [`FromGuest::Warning`] comes after that, if anything is to be said of the guest before the command runs.
 //! 2. The host says [`ToGuest::Start`]; init answers [`FromGuest::Started`] or
 //!    [`FromGuest::ExecFailed`]. From `Started` on, stdin may flow.
 //! 3. While the command runs: [`ToGuest::WindowSize`], [`ToGuest::Signal`], [`ToGuest::StdinEnd`],
@@ -42,8 +43,14 @@ mod message_test;
 
 pub use frame::{DecodeError, Decoder, EncodeError, HEADER, MAX_PAYLOAD, Message, VERSION};
 pub use message::{
-    FromGuest, Line, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
+    FromGuest, Line, MAX_WARNING, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
 };
+
+/// Where init finds the kernel's modules: a folder for each release, as in `/lib/modules`.
+pub const MODULES_FOLDER: &str = "/.unibody/modules";
+
+/// Where init finds which of them it loads: a path a line, in that order.
+pub const LOADED_MODULES: &str = "/.unibody/loaded";
 
 /// The most bytes that the host has under way on a [`Line`] without acknowledgement.
 ///

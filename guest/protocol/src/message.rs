@@ -23,6 +23,9 @@ pub enum ToGuest {
     OutputClosed(OutputStream),
 }
 
+/// The longest text of a [`FromGuest::Warning`] in bytes.
+pub const MAX_WARNING: usize = 1024;
+
 /// A message from init.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromGuest {
@@ -63,6 +66,11 @@ pub enum FromGuest {
     /// Init itself can't go on; the guest powers off.
     Failed {
         /// What init was doing, and what went wrong.
+        message: String,
+    },
+    /// Something that the person should know of the guest, which goes on.
+    Warning {
+        /// What it is and what can be done, in at most [`MAX_WARNING`] bytes.
         message: String,
     },
 }
@@ -197,6 +205,7 @@ impl Message for FromGuest {
             Self::Exited { .. } => 6,
             Self::Killed { .. } => 7,
             Self::Failed { .. } => 8,
+            Self::Warning { .. } => 9,
         }
     }
 
@@ -222,7 +231,7 @@ impl Message for FromGuest {
                 out.u8(*signal);
                 written.write(out);
             }
-            Self::Failed { message } => out.bytes(message.as_bytes()),
+            Self::Failed { message } | Self::Warning { message } => out.bytes(message.as_bytes()),
         }
     }
 
@@ -243,6 +252,7 @@ impl Message for FromGuest {
             6 => Self::Exited { status: fields.u8()?, written: Written::read(fields)? },
             7 => Self::Killed { signal: fields.u8()?, written: Written::read(fields)? },
             8 => Self::Failed { message: text(fields)? },
+            9 => Self::Warning { message: text(fields)? },
             _ => return Err(DecodeError::Kind(kind)),
         })
     }
@@ -250,6 +260,9 @@ impl Message for FromGuest {
     fn check(&self) -> Result<(), DecodeError> {
         match self {
             Self::Killed { signal, .. } => check_signal(*signal),
+            Self::Warning { message } if message.len() > MAX_WARNING => {
+                Err(DecodeError::Field("warning: it is too long"))
+            }
             _ => Ok(()),
         }
     }

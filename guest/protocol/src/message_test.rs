@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    DecodeError, Decoder, EncodeError, FromGuest, Line, Message, OutputStream, Start, Terminal,
-    ToGuest, User, WindowSize, Written,
+    DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, OutputStream, Start,
+    Terminal, ToGuest, User, WindowSize, Written,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -65,6 +65,7 @@ fn from_guest() -> impl Strategy<Value = FromGuest> {
             .prop_map(|(status, written)| FromGuest::Exited { status, written }),
         (1u8..=64, written()).prop_map(|(signal, written)| FromGuest::Killed { signal, written }),
         ".*".prop_map(|message| FromGuest::Failed { message }),
+        ".{0,200}".prop_map(|message| FromGuest::Warning { message }),
     ]
 }
 
@@ -113,6 +114,23 @@ fn what_no_process_can_be_given_is_not_sent() {
     }
     assert!(matches!(ToGuest::Signal(0).encode(&mut Vec::new()), Err(EncodeError::Field(_))));
     assert!(matches!(ToGuest::Signal(65).encode(&mut Vec::new()), Err(EncodeError::Field(_))));
+}
+
+#[test]
+fn a_warning_is_short() {
+    let warning = |length| FromGuest::Warning { message: "w".repeat(length) };
+    round_trip(&[warning(0), warning(MAX_WARNING)], 100);
+    let mut out = Vec::new();
+    assert!(matches!(warning(MAX_WARNING + 1).encode(&mut out), Err(EncodeError::Field(_))));
+    assert!(out.is_empty());
+    // Of another end, which doesn't keep to that.
+    let long = [b'w'; MAX_WARNING + 1];
+    let fields = u32::try_from(long.len()).unwrap().to_le_bytes();
+    let payload = [&fields[..], &long].concat();
+    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+    let frame = [&[0xab, b'U', 1, 9], &length[..], &payload].concat();
+    let result = Decoder::<FromGuest>::default().decode(&mut &frame[..]);
+    assert_eq!(result, Err(DecodeError::Field("warning: it is too long")));
 }
 
 #[test]

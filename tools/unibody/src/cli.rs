@@ -89,6 +89,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
 
+    /// Take the kernel's modules out of this folder, where `make modules_install` has put them.
+    ///
+    /// It is INSTALL_MOD_PATH, or lib/modules/RELEASE in it. The drivers for virtio's devices are loaded before the command runs; file systems
+    /// when they are mounted. The distribution's kernel has its own modules; one given with --kernel has none if this isn't.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) modules: Option<PathBuf>,
+
     /// Add this to the kernel's command line; may be given more than once
     #[arg(long, value_name = "TEXT")]
     pub(crate) cmdline: Vec<String>,

@@ -41,6 +41,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(options.engine, Engine::Auto);
     assert!(options.command.is_empty() && options.cmdline.is_empty());
     assert_eq!((options.jit_cache, options.no_jit), (None, false));
+    assert_eq!(options.modules, None);
     assert_eq!(options.software_cpu_only(), None);
 }
 

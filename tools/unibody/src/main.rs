@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`run`] | `unibody run`: puts everything together |
 //! | [`initramfs`] | what the guest finds in its file system |
+//! | [`modules`] | which of the kernel's modules it finds there |
 //! | [`relay`], [`streams`] | bytes between the guest's serial lines and this process's streams |
 //! | [`console`] | the kernel's last messages |
 //! | [`ending`] | what a guest's end means to a person |
@@ -26,6 +27,7 @@ mod engine;
 mod error;
 mod escape;
 mod initramfs;
+mod modules;
 mod panic;
 mod pull;
 mod relay;

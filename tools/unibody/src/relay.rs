@@ -221,6 +221,7 @@ impl Relay {
             match event {
                 Event::Ready => (self.booted)(),
                 Event::Started => state.started = true,
+                Event::Warning(message) => say(&warning(&message, self.interactive)),
                 Event::StdinClosed => state.input_unwanted = true,
                 Event::Ended(ending) => {
                     state.ended = Some(ending);
@@ -389,6 +390,12 @@ impl Relay {
             self.send_control();
         }
     }
+}
+
+/// What the guest's init has to say, as the person is told it: one line, and nothing that a terminal obeys.
+fn warning(message: &str, interactive: bool) -> String {
+    let text: String = message.chars().filter(|letter| !letter.is_control()).collect();
+    format!("unibody: {text}{}", if interactive { "\r" } else { "" })
 }
 
 /// The exit status that a shell gives for a process that a signal has ended.

@@ -107,6 +107,16 @@ fn the_end_of_input_is_said_after_the_last_byte() {
 }
 
 #[test]
+fn a_warning_is_one_line_of_text() {
+    assert_eq!(warning("a driver is missing", false), "unibody: a driver is missing");
+    assert_eq!(warning("a\n\x1b[2Jb\tc\u{9b}d", false), "unibody: a[2Jbcd");
+    assert_eq!(warning("x", true), "unibody: x\r", "a terminal in raw mode is told to go back");
+    let guest = Guest::new(false);
+    guest.say(&FromGuest::Warning { message: "for a test".into() });
+    assert!(guest.relay.stopped().is_none());
+}
+
+#[test]
 fn who_waits_for_room_is_released_by_every_end() {
     let ends: [fn(&Guest); 3] = [
         |guest| guest.say(&FromGuest::StdinClosed),

@@ -29,6 +29,9 @@ use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
 use crate::initramfs;
+use crate::modules::choice;
+use crate::modules::for_guest::ForGuest;
+use crate::modules::wanted::Wanted;
 use crate::pull::command::user_store;
 use crate::pull::ensure;
 use crate::pull::progress::Progress;
@@ -62,6 +65,11 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
         }
         _ => {}
     }
+    if own_init && options.modules.is_some() {
+        usage_error(
+            "--modules are loaded by Unibody's init, not by one of your own (rdinit= or init= in --cmdline)",
+        );
+    }
     if options.lockstep && options.cpus.get() > 1 {
         usage_error("--lockstep works with one processor only (--cpus 1)");
     }
@@ -73,6 +81,9 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     let is_multiboot = own_kernel.as_ref().is_some_and(Kernel::is_multiboot);
     if is_multiboot && !options.command.is_empty() {
         usage_error("a COMMAND can't be run by a Multiboot kernel: it is not Linux");
+    }
+    if is_multiboot && options.modules.is_some() {
+        usage_error("--modules can't be loaded by a Multiboot kernel: it is not Linux");
     }
     let selected = engine::select(options)?;
     let interactive = terminal::is_interactive();
@@ -171,12 +182,19 @@ impl Parts {
             (None, None) => unreachable!("pulled if there is no kernel"),
         };
         let kernel = own_kernel.map_or_else(|| open_kernel(&kernel_path), Ok)?;
+        let modules = if own_init {
+            None
+        } else {
+            let of_kernel = pulled.as_ref().filter(|_| options.kernel.is_none());
+            let told = options.modules.as_deref();
+            choice::choose(&wanted(options), told, kernel.release(), of_kernel)?
+        };
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
             (Some(archive), _) => {
-                std::iter::once(archive).chain(pack(initramfs::overlay())?).collect()
+                std::iter::once(archive).chain(pack(initramfs::overlay(modules))?).collect()
             }
-            (None, Some(guest)) => userland(guest)?,
+            (None, Some(guest)) => userland(guest, modules)?,
             (None, None) => unreachable!("pulled if there is no initrd"),
         };
         let command_line = command_line(&kernel, COMMAND_LINE, options)?;
@@ -251,8 +269,16 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
     Ok(bytes)
 }
 
+/// What the guest's devices need, and what a person who names modules may ask for.
+fn wanted(options: &cli::Run) -> Wanted {
+    match options.modules {
+        Some(_) => Wanted::everything(),
+        None => Wanted::default(),
+    }
+}
+
 /// The initial file system of BusyBox.
-fn userland(guest: &Guest) -> Result<Vec<Input>, Error> {
+fn userland(guest: &Guest, modules: Option<ForGuest>) -> Result<Vec<Input>, Error> {
     let path = guest.busybox();
     let open = || {
         let file = File::open(&path)?;
@@ -263,7 +289,7 @@ fn userland(guest: &Guest) -> Result<Vec<Input>, Error> {
         Error::new(format!("cannot read {}", quoted(&path)), reason(&error))
             .advise("Get it again with unibody pull")
     })?;
-    pack(initramfs::userland(busybox, &guest.manifest.applets))
+    pack(initramfs::userland(busybox, &guest.manifest.applets, modules))
 }
 
 fn pack(archive: Result<Vec<Input>, vmm::boot::cpio::Error>) -> Result<Vec<Input>, Error> {

@@ -173,6 +173,7 @@ fn fetch(store: &Store, lock: &Lock, progress: &Progress) -> Result<Pulled, Erro
     let mut manifest = Manifest::new(packages, staging.files()).map_err(missing)?;
     progress.step("Unpacking the kernel", None);
     staging.unpack_kernel(&mut manifest)?;
+    staging.describe_modules(&manifest)?;
     manifest.applets = applets(&staging.guest().join(&manifest.busybox));
     Ok(Pulled::New(staging.commit(manifest)?))
 }

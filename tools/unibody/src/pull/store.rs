@@ -4,7 +4,7 @@
 //! lock               held while something is pulled
 //! current         -> guests/6.1.0-56-cloud-amd64-0123456789ab
 //! guests/…/          boot/vmlinuz-…, boot/unpacked-…, lib/modules/…, bin/busybox, contents.json,
-//!                    manifest.json
+//!                    manifest.json; beside the modules what depends on what (modules.dep and others)
 //! staging/           what is being unpacked; without meaning when nobody holds the lock
 //! apt/               apt's own state: package lists
 //! ```
@@ -27,6 +27,7 @@ use vmm::boot::kernel::DEFAULT_LIMIT;
 use vmm::boot::repack::{self, repack};
 
 use super::deb;
+use crate::modules;
 
 /// Of the manifest. One with another number is of another Unibody, and not used.
 const FORMAT: u32 = 4;
@@ -158,6 +159,11 @@ fn kernel_release(path: &str) -> Option<&str> {
     in_boot.or_else(beside_modules).filter(|release| !release.is_empty() && !release.contains('/'))
 }
 
+/// The path of a release's modules in a guest's folder.
+fn modules_of(release: &str) -> String {
+    format!("lib/modules/{release}")
+}
+
 /// Where a package's file goes in a guest's folder, if it is kept.
 pub(crate) fn kept(path: &str) -> Option<&str> {
     // Everything is below /usr in a newer Debian.
@@ -184,6 +190,11 @@ impl Guest {
     /// BusyBox's file.
     pub(crate) fn busybox(&self) -> PathBuf {
         self.folder.join(&self.manifest.busybox)
+    }
+
+    /// The folder of the kernel's modules.
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.folder.join(modules_of(&self.manifest.release))
     }
 
     /// Where it all is.
@@ -324,6 +335,27 @@ impl Staging<'_> {
         Ok(())
     }
 
+    /// Says beside the manifest's modules what depends on what, once instead of at each start. If that can't be said, who starts a guest that
+    /// needs them hears why.
+    pub(crate) fn describe_modules(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        let folder = modules_of(&manifest.release);
+        let target = self.guest().join(&folder);
+        if !target.is_dir() || modules::is_described(&target) {
+            return Ok(());
+        }
+        let Ok(tables) = modules::describe(&target) else { return Ok(()) };
+        for (name, text) in tables {
+            let path = target.join(name);
+            fs::write(&path, &text).map_err(Error::of("write", &path))?;
+            let mode = fs::Permissions::from_mode(0o644);
+            fs::set_permissions(&path, mode).map_err(Error::of("write", &path))?;
+            let path = format!("{folder}/{name}");
+            self.files.retain(|entry| entry.path != path);
+            self.files.push(Entry { path, size: text.len() as u64 });
+        }
+        Ok(())
+    }
+
     /// Makes what was unpacked the store's current guest.
     pub(crate) fn commit(self, manifest: Manifest) -> Result<Guest, Error> {
         let staged = self.guest();
@@ -358,6 +390,32 @@ impl Staging<'_> {
 }
 
 impl Store {
+    /// Does for an older guest what [`Staging::describe_modules`] does. `waiting` is called if others use the store.
+    pub(crate) fn describe_modules(
+        &self,
+        guest: &Guest,
+        waiting: impl FnOnce(),
+    ) -> Result<(), Error> {
+        let folder = guest.modules();
+        if modules::is_described(&folder) {
+            return Ok(());
+        }
+        let _lock = self.lock(waiting)?;
+        // Whoever had the lock may have done it.
+        if modules::is_described(&folder) {
+            return Ok(());
+        }
+        let Ok(tables) = modules::describe(&folder) else { return Ok(()) };
+        for (name, text) in tables {
+            // Others read without the lock: a file is there as a whole or not.
+            let partial = folder.join(format!("{name}.partial"));
+            let path = folder.join(name);
+            fs::write(&partial, text).map_err(Error::of("write", &partial))?;
+            fs::rename(&partial, &path).map_err(Error::of("move", &partial))?;
+        }
+        Ok(())
+    }
+
     /// Removes older guests. The one before stays: another process may be about to open it.
     fn remove_others(&self, guests: &Path, stay: &[Option<&Path>]) {
         let Ok(entries) = fs::read_dir(guests) else { return };

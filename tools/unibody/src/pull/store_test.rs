@@ -236,3 +236,60 @@ fn a_file_s_checksum_is_sha_256() {
     let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(sha256(file.path()).unwrap(), expected);
 }
+
+/// A guest whose modules are some, with what depmod makes of them or without.
+fn put_with_modules(store: &Store, described: bool) -> Guest {
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    fs::remove_file(staging.guest().join("lib/modules/6.1/a.ko")).unwrap();
+    staging.files.retain(|entry| !entry.path.ends_with("a.ko"));
+    modules::fixture::kernel(&staging.guest().join("lib/modules/6.1"));
+    let manifest = Manifest::new(package("1"), staging.files()).unwrap();
+    if described {
+        staging.describe_modules(&manifest).unwrap();
+    }
+    staging.commit(manifest).unwrap()
+}
+
+#[test]
+fn what_depends_on_what_is_said_beside_the_modules() {
+    let (_folder, store) = store();
+    let guest = put_with_modules(&store, true);
+    let path = guest.modules().join("modules.dep");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio.ko"));
+    assert!(guest.is_whole());
+    // It is looked at as all that was pulled.
+    fs::write(path, "").unwrap();
+    assert!(!guest.is_whole());
+}
+
+#[test]
+fn an_older_guest_is_described_when_that_is_needed() {
+    let (_folder, store) = store();
+    let guest = put_with_modules(&store, false);
+    assert!(!modules::is_described(&guest.modules()));
+    assert!(store.current().is_some(), "it is usable without");
+    store.describe_modules(&guest, || ()).unwrap();
+    assert!(modules::is_described(&guest.modules()) && guest.is_whole());
+    let names = fs::read_dir(guest.modules()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".partial")));
+    // Once.
+    fs::write(guest.modules().join("modules.dep"), "kernel/other.ko:\n").unwrap();
+    store.describe_modules(&guest, || panic!("nobody has the lock")).unwrap();
+    let text = fs::read_to_string(guest.modules().join("modules.dep")).unwrap();
+    assert_eq!(text, "kernel/other.ko:\n");
+}
+
+#[test]
+fn modules_that_say_nothing_do_not_stop_a_pull() {
+    let (_folder, store) = store();
+    let lock = store.lock(|| ()).unwrap();
+    let mut staging = store.stage(&lock).unwrap();
+    fill(&mut staging);
+    let manifest = Manifest::new(package("1"), staging.files()).unwrap();
+    staging.describe_modules(&manifest).unwrap();
+    let guest = staging.commit(manifest).unwrap();
+    assert!(guest.is_whole() && !modules::is_described(&guest.modules()));
+}

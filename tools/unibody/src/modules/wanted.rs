@@ -1,0 +1,97 @@
+//! Which modules a guest needs: [`Wanted`].
+//!
+//! What is loaded at the start is what its devices need ([`Driver`]); what it may be asked for later, it finds ([`FILE_SYSTEMS`]).
+
+/// A driver that a device of the guest needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Of virtio's devices that are on PCI.
+    Pci,
+    /// Of virtio-blk.
+    Block,
+    /// Of virtio-net.
+    Network,
+    /// Of virtio-console.
+    Console,
+    /// Of virtio-rng.
+    Rng,
+    /// Of virtio-balloon.
+    Balloon,
+    /// Of virtio-vsock.
+    Vsock,
+}
+
+impl Driver {
+    /// All of them.
+    pub(crate) const ALL: [Driver; 7] = [
+        Driver::Pci,
+        Driver::Block,
+        Driver::Network,
+        Driver::Console,
+        Driver::Rng,
+        Driver::Balloon,
+        Driver::Vsock,
+    ];
+
+    /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8.
+    fn module(self) -> &'static str {
+        match self {
+            Driver::Pci => "virtio_pci",
+            Driver::Block => "virtio_blk",
+            Driver::Network => "virtio_net",
+            Driver::Console => "virtio_console",
+            Driver::Rng => "virtio_rng",
+            Driver::Balloon => "virtio_balloon",
+            Driver::Vsock => "vmw_vsock_virtio_transport",
+        }
+    }
+}
+
+/// What there is to mount with. FAT's names of files are in the code pages and character sets that the kernel's configuration, or an option
+/// of the mount, names.
+const FILE_SYSTEMS: [&str; 12] = [
+    "ext4",
+    "xfs",
+    "btrfs",
+    "squashfs",
+    "isofs",
+    "vfat",
+    "nls_cp437",
+    "nls_cp850",
+    "nls_ascii",
+    "nls_iso8859_1",
+    "nls_utf8",
+    // A file as a disk.
+    "loop",
+];
+
+/// What of a kernel's modules a guest is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// What init loads before the command runs.
+    pub(crate) drivers: Vec<Driver>,
+    /// Whether file systems are there to be loaded when they are mounted.
+    pub(crate) file_systems: bool,
+}
+
+impl Wanted {
+    /// Everything that this program knows a use for.
+    pub(crate) fn everything() -> Wanted {
+        Wanted { drivers: Driver::ALL.to_vec(), file_systems: true }
+    }
+
+    /// Whether it is nothing at all.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.drivers.is_empty() && !self.file_systems
+    }
+
+    /// The modules that are loaded.
+    pub(super) fn loaded(&self) -> Vec<&'static str> {
+        self.drivers.iter().map(|driver| driver.module()).collect()
+    }
+
+    /// The modules that are there to be loaded.
+    pub(super) fn offered(&self) -> &'static [&'static str] {
+        if self.file_systems { &FILE_SYSTEMS } else { &[] }
+    }
+}
