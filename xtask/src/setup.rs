@@ -49,7 +49,29 @@ const FUZZER: &[Package] = &[Package {
     present: || process::find("g++").is_some(),
 }];
 
+/// What looks at the disks that guests have written to.
+const DISKS: &[Package] = &[
+    Package {
+        name: "qemu-utils",
+        purpose: "images in formats of QEMU's, for disks of guests",
+        test_only: true,
+        present: || process::find("qemu-img").is_some(),
+    },
+    Package {
+        name: "e2fsprogs",
+        purpose: "ext4 on such a disk",
+        test_only: true,
+        present: || process::find("e2fsck").is_some(),
+    },
+    Package {
+        name: "xfsprogs",
+        purpose: "XFS on such a disk",
+        test_only: true,
+        present: || process::find("xfs_repair").is_some(),
+    },
+];
+
 fn missing() -> Vec<&'static Package> {
-    let all = required_packages().iter().chain(userland::PACKAGES).chain(FUZZER);
+    let all = required_packages().iter().chain(userland::PACKAGES).chain(FUZZER).chain(DISKS);
     all.filter(|package| !(package.present)()).collect()
 }

@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv::in_process::Modes;
 
-use crate::disk;
+use crate::devices::disk;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -20,7 +20,7 @@
 
 mod cli;
 mod console;
-mod disk;
+mod devices;
 mod doctor;
 mod ending;
 mod engine;

@@ -24,14 +24,14 @@ use vmm::control::Session;
 use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 
 use crate::cli::{self, Cli, Engine};
-use crate::disk;
+use crate::devices;
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
 use crate::initramfs;
 use crate::modules::choice;
 use crate::modules::for_guest::ForGuest;
-use crate::modules::wanted::Wanted;
+use crate::modules::wanted::{Driver, Wanted};
 use crate::pull::command::user_store;
 use crate::pull::ensure;
 use crate::pull::progress::Progress;
@@ -271,9 +271,12 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 
 /// What the guest's devices need, and what a person who names modules may ask for.
 fn wanted(options: &cli::Run) -> Wanted {
-    match options.modules {
-        Some(_) => Wanted::everything(),
-        None => Wanted::default(),
+    match (&options.modules, options.disk.is_empty()) {
+        (Some(_), _) => Wanted::everything(),
+        (None, true) => Wanted::default(),
+        (None, false) => {
+            Wanted { drivers: vec![Driver::Pci, Driver::Block, Driver::Rng], file_systems: true }
+        }
     }
 }
 
@@ -332,7 +335,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
-        virtio: disk::open(&options.disk, options.cpus.get(), H::Vm::CHEAP_EXITS)?,
+        virtio: devices::devices(options, H::Vm::CHEAP_EXITS)?,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;

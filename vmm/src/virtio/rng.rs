@@ -68,3 +68,64 @@ impl Device for Rng {
         *self.active.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::virtio::interrupt::Interrupt;
+    use crate::virtio::queue::Buffer;
+    use crate::virtio::queue::driver::{Driver, MEMORY};
+
+    fn active(source: Source) -> (Rng, Driver, Arc<Interrupt>) {
+        let (rng, driver) = (Rng::new(source), Driver::new());
+        let interrupt = Arc::new(Interrupt::new(1, Arc::new(|_| {}), Arc::new(|_| {})));
+        let queues = vec![Some(driver.queue(Arc::clone(&interrupt)))];
+        rng.activate(Active { queues, features: 0, interrupt: Arc::clone(&interrupt) });
+        (rng, driver, interrupt)
+    }
+
+    fn sevens(bytes: &mut [u8]) -> bool {
+        bytes.fill(7);
+        true
+    }
+
+    #[test]
+    fn buffers_are_filled_as_far_as_one_request_goes() {
+        let (rng, mut driver, _) = active(Box::new(sevens));
+        driver.send(
+            &[],
+            &[Buffer { address: 0x8000, size: 5 }, Buffer { address: 0x9000, size: 6000 }],
+        );
+        rng.notify(0);
+        assert_eq!(driver.take(), Some((0, MOST as u32)));
+        let mut bytes = [0; 6];
+        driver.memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
+        assert_eq!(bytes, [7, 7, 7, 7, 7, 0]);
+        driver.memory.read_slice(&mut bytes, GuestAddress(0x9000 + MOST - 6)).unwrap();
+        assert_eq!(bytes, [7, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn without_entropy_nothing_is_written() {
+        let (rng, mut driver, _) = active(Box::new(|_| false));
+        driver.send(&[], &[Buffer { address: 0x8000, size: 5 }]);
+        rng.notify(0);
+        assert_eq!(driver.take(), Some((0, 0)));
+    }
+
+    #[test]
+    fn a_bad_driver_is_asked_for_reset_and_then_served_again() {
+        let (rng, mut driver, interrupt) = active(Box::new(sevens));
+        driver.send(&[], &[Buffer { address: MEMORY as u64, size: 5 }]);
+        rng.notify(0);
+        rng.notify(0);
+        assert!(interrupt.needs_reset());
+        assert_eq!(driver.take(), None);
+        rng.reset();
+        rng.notify(0);
+    }
+}
