@@ -4,7 +4,7 @@
 //! vCPU and waits until the guest's life ends, as an [`Ending`]. What goes over the serial lines is
 //! handed in as [`LineEnds`]; neither standard streams nor terminals are known here.
 //!
-//! Its parts: [`ports`], who is at which; [`pci`], the virtio devices; [`platform`], how ACPI tells of all that; [`registers`] at the start.
+//! Its parts: `ports`, who is at which; `pci`, the virtio devices; `platform`, how ACPI tells of all that; `registers` at the start.
 //!
 //! Neighbours: [`crate::boot`] places the kernel, [`crate::acpi`] describes the machine to it, `hv` runs it.
 

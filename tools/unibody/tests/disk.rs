@@ -142,6 +142,20 @@ fn several_disks_come_in_order() {
 }
 
 #[test]
+fn a_disk_works_by_interrupt_lines_too() {
+    let image = image("lines", "raw", "4M");
+    let mut command = unibody();
+    command.args(run()).args(["--disk", word(&image), "--cpus", "2", "--cmdline", "pci=nomsi"]);
+    let script = "echo hello | dd of=/dev/vda conv=fsync 2>/dev/null && head -c 5 /dev/vda && \
+        grep -c 'IO-APIC.*fasteoi.*virtio' /proc/interrupts";
+    let (status, stdout, stderr) = outcome({
+        command.args(["--", "sh", "-c", script]);
+        command
+    });
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "hello2\n", ""));
+}
+
+#[test]
 fn a_guest_with_a_disk_has_entropy_from_the_host() {
     let image = image("entropy", "raw", "4M");
     let script = "cat /sys/class/misc/hw_random/rng_current; \

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
@@ -207,5 +208,44 @@ fn the_configuration_tells_its_size() {
     assert_eq!(u64::from_le_bytes(capacity), SECTORS);
     for offset in [56, 59, 60, 4096, u64::MAX] {
         bench.device.read_config(offset, &mut [0; 8]);
+    }
+}
+
+/// A buffer anywhere in memory, or around its end.
+fn anywhere() -> impl Strategy<Value = Buffer> {
+    let address =
+        prop_oneof![8 => 0x8000..MEMORY as u64, 1 => MEMORY as u64 - 600..MEMORY as u64 + 600];
+    (address, 0_u32..2000).prop_map(|(address, size)| Buffer { address, size })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_request_makes_it_panic(
+        requests in prop::collection::vec(
+            (
+                prop_oneof![Just(0_u32), Just(1), Just(4), Just(8), Just(11), Just(13), any::<u32>()],
+                prop_oneof![0..SECTORS + 2, any::<u64>()],
+                prop::collection::vec(anywhere(), 0..5),
+                prop::collection::vec(anywhere(), 0..5),
+            ),
+            1..8,
+        ),
+    ) {
+        let mut bench = Bench::new(true, false);
+        for (kind, sector, readable, writable) in requests {
+            bench.send(kind, sector, &readable, &writable);
+            // It is answered, or a reset is asked for; what is not short, by the thread.
+            let until = Instant::now() + Duration::from_secs(20);
+            let mut is_answered = false;
+            while !is_answered && !bench.interrupt.needs_reset() {
+                prop_assert!(Instant::now() < until, "neither comes");
+                is_answered = bench.driver.take().is_some();
+            }
+            if !is_answered {
+                break;
+            }
+        }
     }
 }
