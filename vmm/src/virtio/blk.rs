@@ -1,7 +1,7 @@
 //! [`Blk`]: a disk.
 //!
 //! Each queue has a thread ([`Worker`]). Where an exit costs little, as on the software CPU, short requests are done on the vCPU's thread
-//! that asks for them: to wake another thread takes longer than to copy a few pages. [`request`] is what a request is.
+//! that asks for them: to wake another thread takes longer than to copy a few pages. `request` is what a request is.
 //!
 //! See: VIRTIO 1.2, 5.2.
 
