@@ -40,6 +40,24 @@ impl Image {
         Disk::open(&self.options)
     }
 
+    /// Has its first bytes be a value, whatever its format is.
+    fn fill(&self, value: u8, size: usize) {
+        let storage = || {
+            File::open(StorageOpenOptions::new().filename(&self.options.path).write(true)).unwrap()
+        };
+        let access = match self.options.path.extension() {
+            None => FormatAccess::new(
+                Raw::builder(storage()).write(true).open(Named::default()).unwrap(),
+            ),
+            Some(_) => {
+                let builder = Qcow2::<File>::builder(storage()).write(true);
+                FormatAccess::new(builder.open(Named::default()).unwrap())
+            }
+        };
+        access.write(&vec![value; size][..], 0).unwrap();
+        access.flush().unwrap();
+    }
+
     fn bytes(&self) -> Vec<u8> {
         std::fs::read(&self.options.path).unwrap()
     }
@@ -56,20 +74,30 @@ fn write(disk: &Disk, offset: u64, mut bytes: Vec<u8>) {
 }
 
 #[test]
-fn what_was_written_is_there_in_either_format() {
-    for image in [Image::raw(MIB), Image::qcow2(MIB)] {
-        let disk = image.open().unwrap();
-        assert_eq!((disk.size(), disk.is_read_only()), (MIB, false));
-        assert_eq!(read(&disk, 512, 512), [0; 512]);
-        write(&disk, 512, vec![7; 1024]);
-        disk.flush().unwrap();
-        drop(disk);
-        let disk = image.open().unwrap();
-        assert_eq!(read(&disk, 0, 2048), [vec![0; 512], vec![7; 1024], vec![0; 512]].concat());
-        disk.write_zeroes(512, 512).unwrap();
-        disk.discard(1024, 512).unwrap();
-        assert_eq!(read(&disk, 512, 512), [0; 512]);
-    }
+fn what_was_written_is_there() {
+    let image = Image::raw(MIB);
+    let disk = image.open().unwrap();
+    assert_eq!((disk.size(), disk.is_read_only()), (MIB, false));
+    assert_eq!(read(&disk, 512, 512), [0; 512]);
+    write(&disk, 512, vec![7; 1024]);
+    disk.flush().unwrap();
+    drop(disk);
+    let disk = image.open().unwrap();
+    assert_eq!(read(&disk, 0, 2048), [vec![0; 512], vec![7; 1024], vec![0; 512]].concat());
+    disk.write_zeroes(512, 512).unwrap();
+    disk.discard(1024, 512).unwrap();
+    assert_eq!(read(&disk, 512, 512), [0; 512]);
+}
+
+#[test]
+fn a_qcow2_image_is_read_and_not_written_to() {
+    let mut image = Image::qcow2(MIB);
+    image.fill(5, 70000);
+    assert!(matches!(image.open(), Err(Error::WritesQcow2)));
+    image.options.read_only = true;
+    let disk = image.open().unwrap();
+    assert_eq!((disk.size(), disk.is_read_only()), (MIB, true));
+    assert_eq!(read(&disk, 65536, 8192), [vec![5; 4464], vec![0; 3728]].concat());
 }
 
 #[test]
@@ -83,7 +111,7 @@ fn a_raw_image_keeps_its_bytes_where_they_are() {
 #[test]
 fn what_is_ephemeral_is_gone() {
     for mut image in [Image::raw(MIB), Image::qcow2(MIB)] {
-        write(&image.open().unwrap(), 0, vec![1; 512]);
+        image.fill(1, 512);
         let before = image.bytes();
         image.options.ephemeral = true;
         let disk = image.open().unwrap();
@@ -93,6 +121,8 @@ fn what_is_ephemeral_is_gone() {
         assert_eq!((read(&disk, 0, 512), read(&disk, 512, 512)), (vec![2; 512], vec![0; 512]));
         drop(disk);
         assert!(image.bytes() == before);
+        image.options.read_only = true;
+        image.options.ephemeral = false;
         assert_eq!(read(&image.open().unwrap(), 0, 512), [1; 512]);
         assert_eq!(std::fs::read_dir(image.folder.path()).unwrap().count(), 1);
     }
@@ -116,7 +146,8 @@ fn two_do_not_write_to_one_image() {
 fn a_backing_file_is_read_and_kept_from_being_written() {
     let base = Image::raw(MIB);
     write(&base.open().unwrap(), 0, vec![9; 512]);
-    let top = Image::qcow2(MIB);
+    let mut top = Image::qcow2(MIB);
+    top.options.ephemeral = true;
     let name = base.options.path.to_str().unwrap().to_owned();
     let file =
         File::open(StorageOpenOptions::new().filename(&top.options.path).write(true)).unwrap();
@@ -131,7 +162,8 @@ fn a_backing_file_is_read_and_kept_from_being_written() {
 
 #[test]
 fn a_backing_file_that_is_not_there_is_told_by_its_name() {
-    let top = Image::qcow2(MIB);
+    let mut top = Image::qcow2(MIB);
+    top.options.read_only = true;
     let file =
         File::open(StorageOpenOptions::new().filename(&top.options.path).write(true)).unwrap();
     let name = "/nowhere/base".to_owned();
@@ -149,6 +181,7 @@ fn contents_do_not_say_what_a_raw_image_is() {
     named.options.format = Some(Format::Raw);
     assert_eq!(read(&named.open().unwrap(), 0, 4), QCOW2_MAGIC);
     named.options.format = Some(Format::Qcow2);
+    named.options.read_only = true;
     assert!(matches!(named.open(), Err(Error::Format { .. })));
 }
 
@@ -167,8 +200,9 @@ fn what_is_no_image_is_refused() {
 
 #[test]
 fn what_is_shorter_than_it_says_is_an_error_and_no_harm() {
-    let image = Image::qcow2(MIB);
-    write(&image.open().unwrap(), 0, vec![5; 65536]);
+    let mut image = Image::qcow2(MIB);
+    image.fill(5, 65536);
+    image.options.read_only = true;
     let size = image.bytes().len() as u64;
     for length in (0..size).step_by(0x4000) {
         HostFile::options().write(true).open(&image.options.path).unwrap().set_len(length).unwrap();
@@ -208,7 +242,9 @@ proptest! {
     #[test]
     fn a_disk_is_as_a_model_of_it(qcow2 in any::<bool>(), operations in prop::collection::vec(operation(), 1..24)) {
         let size = SECTORS * SECTOR;
-        let image = if qcow2 { Image::qcow2(size) } else { Image::raw(size) };
+        // What is written to a qcow2 image is so only over it.
+        let mut image = if qcow2 { Image::qcow2(size) } else { Image::raw(size) };
+        image.options.ephemeral = qcow2;
         let mut model = vec![0; size as usize];
         let mut disk = image.open().unwrap();
         let bytes = |at: u64, count: u64| (at * SECTOR) as usize..((at + count) * SECTOR) as usize;
@@ -229,6 +265,9 @@ proptest! {
                 Operation::Reopen => {
                     drop(disk);
                     disk = image.open().unwrap();
+                    if qcow2 {
+                        model.fill(0);
+                    }
                 }
             }
         }
@@ -237,7 +276,8 @@ proptest! {
 
     #[test]
     fn no_bytes_are_an_image_that_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 100..4096)) {
-        let image = Image::new("image.qcow2", None);
+        let mut image = Image::new("image.qcow2", None);
+        image.options.read_only = true;
         let mut all = QCOW2_MAGIC.to_vec();
         all.extend([0, 0, 0, 3]);
         all.extend(bytes);

@@ -6,7 +6,9 @@
 //! nobody has named is taken by its file's name, and not by its contents: those are the guest's, who could make of a raw image one that
 //! names any file of the host's as its backing file.
 //!
-//! Not implemented: a backing file of a backing file that is not there any more, resizing.
+//! Not implemented: writing to a qcow2 image. `imago` 0.2 enters a new table of clusters before the cluster is counted as used; a process that is
+//! killed in between leaves an image that the next writer overwrites tables of. What is written over such an image ([`Options::ephemeral`])
+//! is in a file that ends with the process. Nor: a backing file of a backing file that is not there any more, resizing.
 
 pub mod lock;
 
@@ -78,6 +80,9 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// It is one that is not written to yet.
+    #[error("a qcow2 image can be read here, and not written to")]
+    WritesQcow2,
     /// There is no place for what the guest writes.
     #[error("there is no place for what the guest writes: {}", explain(.0))]
     Ephemeral(io::Error),
@@ -126,6 +131,9 @@ impl Disk {
         let writes = !options.read_only && !options.ephemeral;
         let file = open_file(&options.path, writes, options.direct)?;
         let format = format_of(&file, options)?;
+        if writes && format == Format::Qcow2 {
+            return Err(Error::WritesQcow2);
+        }
         let access = open_image(file, format, options, writes)?;
         let size = access.size();
         if !size.is_multiple_of(SECTOR) {

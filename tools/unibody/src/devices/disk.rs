@@ -93,6 +93,9 @@ fn advise(failed: Error, error: &vmm::disk::Error) -> Error {
         Why::Open(_) | Why::NotAFile => {
             failed.advise("Make one with truncate --size 1G FILE, or with qemu-img create")
         }
+        Why::WritesQcow2 => failed.advise(
+            "Give it with ephemeral (what the guest writes is gone at the end) or ro, or make it raw with qemu-img convert -O raw",
+        ),
         Why::Ephemeral(_) => failed.advise("Make room in the folder for temporary files (TMPDIR)"),
     }
 }
