@@ -335,7 +335,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
-        virtio: devices::devices(options, H::Vm::CHEAP_EXITS)?,
+        virtio: devices::create(options, H::Vm::CHEAP_EXITS)?,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;

@@ -21,8 +21,11 @@ fn platform() -> Platform {
             .to_vec(),
         rtc: Some(Rtc { port: 0x70, irq: 8 }),
         i8042: false,
-        pci: None,
-        virtio_mmio: vec![VirtioMmio { address: 0xd000_0000, size: 0x1000, irq: 5 }],
+        pci: Some(Pci {
+            ecam: 0xe000_0000,
+            memory: 0xc000_0000..0xe000_0000,
+            lines: (16..24).collect(),
+        }),
     }
 }
 
@@ -59,7 +62,7 @@ fn fadt_and_madt(tables: &Tables) -> (Vec<u8>, Vec<u8>) {
     assert_eq!(&tables.bytes[..8], b"RSD PTR ");
     assert_eq!((sum(&tables.bytes[..20]), sum(&tables.bytes[..36])), (0, 0));
     let xsdt = table(tables, u64_at(&tables.bytes, 24), b"XSDT");
-    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    assert_eq!(xsdt.len(), 36 + 3 * 8);
     (table(tables, u64_at(&xsdt, 36), b"FACP"), table(tables, u64_at(&xsdt, 44), b"APIC"))
 }
 
@@ -152,7 +155,7 @@ fn the_dsdt_has_the_devices_and_s5() {
     assert_eq!(sum(&dsdt), 0);
     assert_eq!(u32_at(&dsdt, 4) as usize, dsdt.len());
     assert!(contains(&dsdt, b"\x08_S5_\x12\x07\x04\x0a\x05\x00\x00\x00"));
-    for name in [&b"COM1"[..], b"COM4", b"RTC_", b"V000", b"LNRO0005"] {
+    for name in [&b"COM1"[..], b"COM4", b"RTC_", b"PCI0", b"_PRT"] {
         assert!(contains(&dsdt, name), "{name:?}");
     }
     // COM1: I/O 0x3f8, 8 ports; interrupt 4, shared with COM3, edge, high.
@@ -160,6 +163,31 @@ fn the_dsdt_has_the_devices_and_s5() {
     assert!(!contains(&dsdt, b"KBD_"));
     platform.i8042 = true;
     assert!(contains(&dsdt::dsdt(&platform), b"KBD_"));
+}
+
+#[test]
+fn pci_is_told_where_its_registers_memory_and_lines_are() {
+    let contains = |dsdt: &[u8], bytes: &[u8]| dsdt.windows(bytes.len()).any(|w| w == bytes);
+    let mut platform = platform();
+    let made = tables(&platform, layout::ACPI).unwrap();
+    let xsdt = table(&made, u64_at(&made.bytes, 24), b"XSDT");
+    let mcfg = table(&made, u64_at(&xsdt, 52), b"MCFG");
+    assert_eq!((mcfg.len(), u64_at(&mcfg, 44), u64_at(&mcfg, 52)), (60, 0xe000_0000, 0));
+
+    let dsdt = dsdt::dsdt(&platform);
+    // Memory from 0xc000_0000 to 0xdfff_ffff, of 0x2000_0000 bytes; I/O 0xcf8, 8 ports; 1 MiB at 0xe000_0000.
+    let memory = [0, 0, 0, 0xc0, 0xff, 0xff, 0xff, 0xdf, 0, 0, 0, 0, 0, 0, 0, 0x20];
+    assert!(contains(&dsdt, &memory));
+    assert!(contains(&dsdt, &[0x47, 1, 0xf8, 0xc, 0xf8, 0xc, 1, 8]));
+    assert!(contains(&dsdt, &[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0]));
+    // INTA of device 3, all functions: GSI 19, by no link.
+    assert!(contains(&dsdt, &[0x12, 11, 4, 0xc, 0xff, 0xff, 3, 0, 0, 0, 0xa, 19]));
+
+    platform.pci = None;
+    let without = dsdt::dsdt(&platform);
+    assert!(!contains(&without, b"PCI0") && !contains(&without, b"_PRT"));
+    let made = tables(&platform, layout::ACPI).unwrap();
+    assert_eq!(table(&made, u64_at(&made.bytes, 24), b"XSDT").len(), 36 + 2 * 8);
 }
 
 #[test]

@@ -5,12 +5,11 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, Usize,
-    ZERO,
+    Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope, Usize, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, Rtc, Uart, VirtioMmio, bytes_of, pci};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, Rtc, Uart, bytes_of, pci};
 
 /// The standard header alone.
 const HEADER: u32 = 36;
@@ -19,8 +18,6 @@ const REVISION: u8 = 2;
 
 /// Names have four characters: `COM1` to `COM9`.
 pub const UARTS_MAX: usize = 9;
-/// `V000` to `V999`.
-pub const VIRTIO_MMIO_MAX: usize = 1000;
 
 /// Makes the table.
 pub fn dsdt(platform: &Platform) -> Vec<u8> {
@@ -34,9 +31,6 @@ pub fn dsdt(platform: &Platform) -> Vec<u8> {
     if platform.i8042 {
         devices.push(keyboard());
         devices.push(mouse());
-    }
-    for (device, number) in platform.virtio_mmio.iter().zip(0usize..) {
-        devices.push(virtio_mmio(device, number));
     }
     devices.extend(platform.pci.iter().map(pci::root));
     table.append_slice(&Scope::raw("\\_SB_".into(), devices.concat()));
@@ -73,19 +67,6 @@ fn keyboard() -> Vec<u8> {
 
 fn mouse() -> Vec<u8> {
     device("MOU_", "PNP0F13", 0, &[&isa_interrupt(12, false)])
-}
-
-/// A virtio device, by the identifier that Linux's driver knows.
-/// See: Linux, drivers/virtio/virtio_mmio.c, `virtio_mmio_acpi_match`.
-fn virtio_mmio(device: &VirtioMmio, number: usize) -> Vec<u8> {
-    let registers = Memory32Fixed::new(true, device.address, device.size);
-    let irq = Interrupt::new(true, false, false, false, device.irq);
-    let resources = ResourceTemplate::new(vec![&registers, &irq]);
-    let hid = Name::new("_HID".into(), &"LNRO0005");
-    let uid = Name::new("_UID".into(), &(number as Usize));
-    let crs = Name::new("_CRS".into(), &resources);
-    let name = format!("V{number:03}");
-    bytes_of(&Device::new(name.as_str().into(), vec![&hid, &uid, &crs]))
 }
 
 fn device(name: &str, id: &str, uid: usize, resources: &[&dyn Aml]) -> Vec<u8> {

@@ -79,8 +79,6 @@ pub struct Platform {
     /// Whether there is a keyboard controller at 0x60 and 0x64. Without, the
     /// kernel is told not to look for it, which would take time.
     pub i8042: bool,
-    /// virtio devices in memory.
-    pub virtio_mmio: Vec<VirtioMmio>,
     /// PCI's root bus, if there is one.
     pub pci: Option<Pci>,
 }
@@ -152,17 +150,6 @@ pub struct Rtc {
     pub irq: u32,
 }
 
-/// A virtio device with its registers in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VirtioMmio {
-    /// Address of its registers.
-    pub address: u32,
-    /// Their size.
-    pub size: u32,
-    /// Its GSI, level-triggered.
-    pub irq: u32,
-}
-
 /// The tables, as one piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -178,7 +165,6 @@ pub fn tables(platform: &Platform, address: u64) -> Result<Tables, Error> {
         return Err(Error::NoCpus);
     }
     at_most("serial ports", platform.uarts.len(), dsdt::UARTS_MAX)?;
-    at_most("virtio devices", platform.virtio_mmio.len(), dsdt::VIRTIO_MMIO_MAX)?;
     let mut tables = Tables { address, bytes: Vec::new() };
     // The RSDP comes first, and points to the table made last.
     tables.add(&vec![0; Rsdp::len()]);

@@ -26,7 +26,6 @@ pub(super) fn platform(cpus: u32, has_pci: bool) -> acpi::Platform {
         uarts: UARTS.iter().map(|(port, irq)| acpi::Uart { port: *port, irq: *irq }).collect(),
         rtc: Some(acpi::Rtc { port: cmos::FIRST_PORT, irq: 8 }),
         i8042: false,
-        virtio_mmio: Vec::new(),
         pci: has_pci.then(pci::platform),
     }
 }

@@ -82,7 +82,8 @@ impl Config {
         config.set(0x08, &[identity.revision, interface, subclass, class]);
         config.set(0x2c, &identity.subsystem[0].to_le_bytes());
         config.set(0x2e, &identity.subsystem[1].to_le_bytes());
-        config.set(0x3d, &[u8::from(identity.has_line)]);
+        // No line is known until the guest notes one.
+        config.set(register::INTERRUPT_LINE.into(), &[0xff, u8::from(identity.has_line)]);
         let command = command::MEMORY | command::BUS_MASTER | command::INTERRUPT_DISABLE;
         config.let_write(register::COMMAND.into(), &command.to_le_bytes());
         config.let_write(register::INTERRUPT_LINE.into(), &[0xff]);
@@ -167,7 +168,6 @@ impl Config {
             register::BAR0.into(),
             &(address & !(self.memory.saturating_sub(1))).to_le_bytes(),
         );
-        self.set(register::INTERRUPT_LINE.into(), &[0xff]);
     }
 
     /// The memory at which the function answers now, if any.

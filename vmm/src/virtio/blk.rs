@@ -14,7 +14,7 @@ use hv::{Event, EventFd};
 
 use self::request::Request;
 use super::interrupt::Interrupt;
-use super::queue::{Broken, Virtqueue};
+use super::queue::{Broken, Served, Virtqueue};
 use super::worker::Worker;
 use super::{Active, Device, Kind};
 use crate::disk::{Disk, SECTOR};
@@ -76,14 +76,6 @@ enum Which {
     Short,
 }
 
-/// What is left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// The next request is no short one.
-    Long,
-}
-
 impl Blk {
     /// A disk with so many queues. `inline`: an exit costs little here.
     ///
@@ -117,35 +109,23 @@ fn lock(active: &Mutex<Option<Serving>>) -> MutexGuard<'_, Option<Serving>> {
 }
 
 impl Serving {
-    /// Does what there is, if the driver keeps to the rules.
-    fn serve(&mut self, which: Which) -> Left {
+    /// Does what there is, if the driver keeps to the rules. Gives whether the thread is to go on.
+    fn serve(&mut self, which: Which) -> bool {
         if self.interrupt.needs_reset() {
-            return Left::Nothing;
+            return false;
         }
-        self.serve_queue(which).unwrap_or_else(|Broken| {
+        let (disk, serial) = (&self.disk, &self.serial);
+        let served = self.queue.serve(|memory, chain| {
+            let request = Request::read(memory, chain)?;
+            match which {
+                Which::Short if !request.is_short(SHORT) => Ok(Served::Later),
+                _ => request.carry_out(disk, memory, serial).map(Served::Written),
+            }
+        });
+        served.unwrap_or_else(|Broken| {
             self.interrupt.ask_for_reset();
-            Left::Nothing
+            false
         })
-    }
-
-    fn serve_queue(&mut self, which: Which) -> Result<Left, Broken> {
-        loop {
-            self.queue.stop_notifications()?;
-            while let Some(chain) = self.queue.pop()? {
-                let request = Request::read(self.queue.memory(), &chain)?;
-                if which == Which::Short && !request.is_short(SHORT) {
-                    self.queue.put_back();
-                    self.queue.tell()?;
-                    return Ok(Left::Long);
-                }
-                let written = request.carry_out(&self.disk, self.queue.memory(), &self.serial)?;
-                self.queue.push(&chain, written)?;
-            }
-            if !self.queue.want_notifications()? {
-                self.queue.tell()?;
-                return Ok(Left::Nothing);
-            }
-        }
     }
 }
 
@@ -179,9 +159,14 @@ impl Device for Blk {
             let (disk, serial) = (Arc::clone(&self.disk), self.serial);
             let serving = Serving { queue, interrupt: Arc::clone(&interrupt), disk, serial };
             *lock(&lane.active) = Some(serving);
-            let active = Arc::clone(&lane.active);
-            let work =
-                move || lock(&active).as_mut().map(|serving| serving.serve(Which::All)).is_some();
+            let (active, event) = (Arc::clone(&lane.active), lane.worker.event());
+            let work = move || {
+                let more = lock(&active).as_mut().map(|serving| serving.serve(Which::All));
+                if more == Some(true) {
+                    event.signal();
+                }
+                more.is_some()
+            };
             // Without a thread there is no disk: the guest sees that it does not work.
             if lane.worker.start(&format!("disk{number}"), work).is_err() {
                 interrupt.ask_for_reset();
@@ -197,11 +182,11 @@ impl Device for Blk {
     fn notify(&self, queue: u16) {
         let Some(lane) = self.queues.get(usize::from(queue)) else { return };
         // Who has it serves this, too, or is told to look again.
-        let left = match lane.active.try_lock() {
-            Ok(mut active) => active.as_mut().map(|serving| serving.serve(Which::Short)),
-            Err(_) => Some(Left::Long),
+        let is_left = match lane.active.try_lock() {
+            Ok(mut active) => active.as_mut().is_some_and(|serving| serving.serve(Which::Short)),
+            Err(_) => true,
         };
-        if left == Some(Left::Long) {
+        if is_left {
             lane.worker.event().signal();
         }
     }

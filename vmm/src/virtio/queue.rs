@@ -65,6 +65,15 @@ pub fn part(buffers: &[Buffer], offset: u64, size: u64) -> Vec<Buffer> {
     buffers.iter().filter_map(cut).collect()
 }
 
+/// What became of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It is done: so many bytes were written to it.
+    Written(u32),
+    /// It is not, and not lost.
+    Later,
+}
+
 /// A queue that is ready.
 pub struct Virtqueue {
     number: u16,
@@ -120,15 +129,14 @@ impl Virtqueue {
         if goes_on {
             return Err(Broken);
         }
-        let chain = Chain { head, readable, writable };
-        slices(memory, &chain.readable)?;
-        slices(memory, &chain.writable)?;
-        Ok(Some(chain))
-    }
-
-    /// The chain that was taken last is the next one again.
-    pub fn put_back(&mut self) {
-        self.queue.go_to_previous_position();
+        let is_there = |buffer: &Buffer| {
+            let (address, size) = (GuestAddress(buffer.address), buffer.size as usize);
+            GuestMemory::check_range(memory, address, size, Permissions::ReadWrite)
+        };
+        if !readable.iter().chain(&writable).all(is_there) {
+            return Err(Broken);
+        }
+        Ok(Some(Chain { head, readable, writable }))
     }
 
     /// The device is done with a chain, and has written so many bytes to it. The driver is told by [`tell`](Self::tell).
@@ -154,7 +162,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn stop_notifications(&mut self) -> Result<(), Broken> {
+    fn stop_notifications(&mut self) -> Result<(), Broken> {
         Ok(self.queue.disable_notification(&*self.memory)?)
     }
 
@@ -162,28 +170,40 @@ impl Virtqueue {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn want_notifications(&mut self) -> Result<bool, Broken> {
+    fn want_notifications(&mut self) -> Result<bool, Broken> {
         Ok(self.queue.enable_notification(&*self.memory)?)
     }
 
-    /// Gives each chain that there is to `serve`, which does what it asks for and says how many bytes were written; and tells the driver.
+    /// Gives the chains that there are to `serve`, which does what each asks for; and tells the driver. Gives whether there may be more: it
+    /// is at most as many as the queue holds, for a driver that adds some meanwhile is not served for ever; and it ends at one that is
+    /// left for later, which is the next one then.
     ///
     /// # Errors
-    /// As [`pop`](Self::pop).
+    /// As [`pop`](Self::pop), and what `serve` finds.
     pub fn serve(
         &mut self,
-        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> u32,
-    ) -> Result<(), Broken> {
-        loop {
-            self.stop_notifications()?;
-            while let Some(chain) = self.pop()? {
-                let written = serve(&self.memory, &chain);
-                self.push(&chain, written)?;
-            }
-            if !self.want_notifications()? {
-                return self.tell();
+        mut serve: impl FnMut(&GuestMemoryMmap, &Chain) -> Result<Served, Broken>,
+    ) -> Result<bool, Broken> {
+        self.stop_notifications()?;
+        for _ in 0..self.queue.size() {
+            let Some(chain) = self.pop()? else {
+                if self.want_notifications()? {
+                    self.stop_notifications()?;
+                    continue;
+                }
+                self.tell()?;
+                return Ok(false);
+            };
+            match serve(&self.memory, &chain)? {
+                Served::Written(size) => self.push(&chain, size)?,
+                Served::Later => {
+                    self.queue.go_to_previous_position();
+                    break;
+                }
             }
         }
+        self.tell()?;
+        Ok(true)
     }
 }
 

@@ -124,15 +124,47 @@ fn serving_ends_when_there_is_no_more_and_tells_once() {
     for _ in 0..5 {
         driver.send(&[], &[buffer(0x8000, 4)]);
     }
-    let served =
-        queue.serve(|memory, chain| write(memory, &chain.writable, b"abcdef").unwrap() as u32);
-    assert_eq!(served, Ok(()));
-    assert_eq!(
-        std::iter::from_fn(|| driver.take()).map(|(_, size)| size).collect::<Vec<_>>(),
-        [4; 5]
-    );
+    let served = queue.serve(|memory, chain| {
+        Ok(Served::Written(write(memory, &chain.writable, b"abcdef")? as u32))
+    });
+    assert_eq!(served, Ok(false));
+    let sizes: Vec<_> = std::iter::from_fn(|| driver.take()).map(|(_, size)| size).collect();
+    assert_eq!(sizes, [4; 5]);
     assert_eq!(*count.lock().unwrap(), 1);
     assert_eq!(driver.memory.read_obj::<[u8; 6]>(GuestAddress(0x8000)).unwrap(), *b"abcd\0\0");
+}
+
+#[test]
+fn a_driver_that_adds_more_and_more_is_not_served_for_ever() {
+    let mut driver = Driver::new();
+    let (interrupt, count) = interrupt();
+    let mut queue = driver.queue(interrupt);
+    driver.send(&[], &[buffer(0x8000, 4)]);
+    let mut served = 0;
+    let more = queue.serve(|_, _| {
+        served += 1;
+        driver.send(&[], &[buffer(0x8000, 4)]);
+        Ok(Served::Written(0))
+    });
+    assert_eq!((more, served), (Ok(true), SIZE));
+    assert_eq!(*count.lock().unwrap(), 1, "it is told of those");
+}
+
+#[test]
+fn what_is_left_for_later_comes_next() {
+    let mut driver = Driver::new();
+    let (interrupt, count) = interrupt();
+    let mut queue = driver.queue(interrupt);
+    let heads = [1, 2, 3].map(|size| driver.send(&[], &[buffer(0x8000, size)]));
+    let more = queue.serve(|_, chain| match chain.writable[0].size {
+        2 => Ok(Served::Later),
+        size => Ok(Served::Written(size)),
+    });
+    assert_eq!((more, *count.lock().unwrap()), (Ok(true), 1));
+    assert_eq!((driver.take(), driver.take()), (Some((heads[0].into(), 1)), None));
+    assert_eq!(queue.serve(|_, chain| Ok(Served::Written(chain.writable[0].size))), Ok(false));
+    assert_eq!(driver.take(), Some((heads[1].into(), 2)));
+    assert_eq!(driver.take(), Some((heads[2].into(), 3)));
 }
 
 #[test]

@@ -2,40 +2,46 @@
 //!
 //! See: VIRTIO 1.2, 5.4.
 
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::sync::Arc;
 
-use super::queue::{self, Broken, Virtqueue};
+use hv::{Event, EventFd};
+use vm_memory::GuestMemoryMmap;
+
+use super::queue::{self, Broken, Chain, Served};
+use super::worker::Worker;
 use super::{Active, Device, Kind};
 
 /// What the guest gets at once, at most.
 const MOST: u64 = 4096;
 
 /// Fills bytes with randomness of the host's. `false`: it has none now.
-pub type Source = Box<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
+pub type Source = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
 
-/// The device.
+/// The device. It has a thread, which has the queue: nobody waits for entropy.
 pub struct Rng {
     source: Source,
-    active: Mutex<Option<(Virtqueue, Active)>>,
+    worker: Worker,
 }
 
 impl Rng {
     /// One that gives what a source does.
-    #[must_use]
-    pub fn new(source: Source) -> Self {
-        Self { source, active: Mutex::new(None) }
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn new(source: Source) -> io::Result<Self> {
+        Ok(Self { source, worker: Worker::new()? })
     }
+}
 
-    fn serve(&self, requests: &mut Virtqueue) -> Result<(), Broken> {
-        requests.serve(|memory, chain| {
-            let size = queue::size_of(&chain.writable).min(MOST);
-            let mut bytes = vec![0; size as usize];
-            if !(self.source)(&mut bytes) {
-                return 0;
-            }
-            queue::write(memory, &chain.writable, &bytes).map_or(0, |size| size as u32)
-        })
+/// Fills a chain.
+fn fill(source: &Source, memory: &GuestMemoryMmap, chain: &Chain) -> Result<Served, Broken> {
+    let size = queue::size_of(&chain.writable).min(MOST);
+    let mut bytes = vec![0; size as usize];
+    if !source(&mut bytes) {
+        return Ok(Served::Written(0));
     }
+    Ok(Served::Written(queue::write(memory, &chain.writable, &bytes)? as u32))
 }
 
 impl Device for Rng {
@@ -48,30 +54,38 @@ impl Device for Rng {
     }
 
     fn activate(&self, mut active: Active) {
-        let requests = active.queues.first_mut().and_then(Option::take);
-        *self.active.lock().unwrap_or_else(PoisonError::into_inner) =
-            requests.map(|requests| (requests, active));
-    }
-
-    /// A request is a system call: it is made where it is asked for.
-    fn notify(&self, _queue: u16) {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((requests, Active { interrupt, .. })) = &mut *active
-            && !interrupt.needs_reset()
-            && self.serve(requests) == Err(Broken)
-        {
-            interrupt.ask_for_reset();
+        let Some(mut requests) = active.queues.first_mut().and_then(Option::take) else { return };
+        let (source, event) = (Arc::clone(&self.source), self.worker.event());
+        let interrupt = Arc::clone(&active.interrupt);
+        let work = move || match requests.serve(|memory, chain| fill(&source, memory, chain)) {
+            Ok(more) => {
+                if more {
+                    event.signal();
+                }
+                true
+            }
+            Err(Broken) => {
+                interrupt.ask_for_reset();
+                false
+            }
+        };
+        if self.worker.start("rng", work).is_err() {
+            active.interrupt.ask_for_reset();
         }
     }
 
+    fn queue_event(&self, _queue: u16) -> Option<EventFd> {
+        Some(self.worker.event())
+    }
+
     fn reset(&self) {
-        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.worker.stop();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use vm_memory::{Bytes, GuestAddress};
 
@@ -80,12 +94,24 @@ mod tests {
     use crate::virtio::queue::Buffer;
     use crate::virtio::queue::driver::{Driver, MEMORY};
 
-    fn active(source: Source) -> (Rng, Driver, Arc<Interrupt>) {
-        let (rng, driver) = (Rng::new(source), Driver::new());
+    fn active(source: Source, buffers: &[Buffer]) -> (Rng, Driver, Arc<Interrupt>) {
+        let (rng, mut driver) = (Rng::new(source).unwrap(), Driver::new());
         let interrupt = Arc::new(Interrupt::new(1, Arc::new(|_| {}), Arc::new(|_| {})));
+        driver.send(&[], buffers);
         let queues = vec![Some(driver.queue(Arc::clone(&interrupt)))];
         rng.activate(Active { queues, features: 0, interrupt: Arc::clone(&interrupt) });
         (rng, driver, interrupt)
+    }
+
+    fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = what() {
+                return found;
+            }
+            assert!(Instant::now() < until, "it does not come");
+            std::thread::yield_now();
+        }
     }
 
     fn sevens(bytes: &mut [u8]) -> bool {
@@ -95,37 +121,32 @@ mod tests {
 
     #[test]
     fn buffers_are_filled_as_far_as_one_request_goes() {
-        let (rng, mut driver, _) = active(Box::new(sevens));
-        driver.send(
-            &[],
-            &[Buffer { address: 0x8000, size: 5 }, Buffer { address: 0x9000, size: 6000 }],
-        );
-        rng.notify(0);
-        assert_eq!(driver.take(), Some((0, MOST as u32)));
+        let buffers = [Buffer { address: 0x8000, size: 5 }, Buffer { address: 0x9000, size: 6000 }];
+        let (rng, mut driver, _) = active(Arc::new(sevens), &buffers);
+        assert_eq!(wait_for(|| driver.take()), (0, MOST as u32));
         let mut bytes = [0; 6];
         driver.memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
         assert_eq!(bytes, [7, 7, 7, 7, 7, 0]);
         driver.memory.read_slice(&mut bytes, GuestAddress(0x9000 + MOST - 6)).unwrap();
         assert_eq!(bytes, [7, 0, 0, 0, 0, 0]);
+        driver.send(&[], &[Buffer { address: 0x8000, size: 1 }]);
+        rng.queue_event(0).unwrap().signal();
+        assert_eq!(wait_for(|| driver.take()).1, 1);
     }
 
     #[test]
     fn without_entropy_nothing_is_written() {
-        let (rng, mut driver, _) = active(Box::new(|_| false));
-        driver.send(&[], &[Buffer { address: 0x8000, size: 5 }]);
-        rng.notify(0);
-        assert_eq!(driver.take(), Some((0, 0)));
+        let buffers = [Buffer { address: 0x8000, size: 5 }];
+        let (_rng, mut driver, _) = active(Arc::new(|_| false), &buffers);
+        assert_eq!(wait_for(|| driver.take()), (0, 0));
     }
 
     #[test]
-    fn a_bad_driver_is_asked_for_reset_and_then_served_again() {
-        let (rng, mut driver, interrupt) = active(Box::new(sevens));
-        driver.send(&[], &[Buffer { address: MEMORY as u64, size: 5 }]);
-        rng.notify(0);
-        rng.notify(0);
-        assert!(interrupt.needs_reset());
+    fn a_bad_driver_is_asked_for_reset_and_not_served() {
+        let buffers = [Buffer { address: MEMORY as u64, size: 5 }];
+        let (rng, mut driver, interrupt) = active(Arc::new(sevens), &buffers);
+        wait_for(|| interrupt.needs_reset().then_some(()));
         assert_eq!(driver.take(), None);
         rng.reset();
-        rng.notify(0);
     }
 }

@@ -1,4 +1,4 @@
-//! The guest's virtio devices, from what a person asks for: [`devices`]. A kind of device is a line there, and a file for its option.
+//! The guest's virtio devices, from what a person asks for: [`create`]. A kind of device is a line there, and a file for its option.
 
 pub(crate) mod disk;
 
@@ -10,18 +10,17 @@ use vmm::virtio::Device;
 use vmm::virtio::rng::Rng;
 
 use crate::cli;
-use crate::error::Error;
+use crate::error::{Error, reason};
 
 /// All of them, in the order in which the guest finds them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
 /// A guest with any has entropy, too; one that has none is without PCI, which takes a kernel time to look at.
-pub(crate) fn devices(
-    options: &cli::Run,
-    cheap_exits: bool,
-) -> Result<Vec<Arc<dyn Device>>, Error> {
+pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
     if !devices.is_empty() {
-        devices.push(Arc::new(Rng::new(Box::new(entropy))));
+        let rng = Rng::new(Arc::new(entropy))
+            .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
+        devices.push(Arc::new(rng));
     }
     Ok(devices)
 }

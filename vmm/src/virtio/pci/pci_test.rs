@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::super::Kind;
 use super::super::queue::driver::Driver;
-use super::super::queue::{Buffer, write};
+use super::super::queue::{Buffer, Served, write};
 use super::*;
 use crate::pci::config::register;
 use crate::pci::msix::{Message, control};
@@ -38,7 +38,7 @@ impl Device for Filler {
         let Active { queues, interrupt, .. } = active.as_mut().unwrap();
         let queue = queues[usize::from(queue)].as_mut().unwrap();
         let fill = |memory: &GuestMemoryMmap, chain: &super::super::queue::Chain| {
-            write(memory, &chain.writable, &[0x5a; 8]).unwrap() as u32
+            Ok(Served::Written(write(memory, &chain.writable, &[0x5a; 8])? as u32))
         };
         if queue.serve(fill).is_err() {
             interrupt.ask_for_reset();
