@@ -16,6 +16,7 @@ pub struct Pulled {
     /// What `unibody run` boots: the same, unpacked.
     unpacked: PathBuf,
     busybox: Vec<u8>,
+    modules: PathBuf,
 }
 
 impl Pulled {
@@ -39,8 +40,26 @@ impl Pulled {
             kernel: file("kernel")?,
             unpacked: file("unpacked").or_else(|_| file("kernel"))?,
             busybox: std::fs::read(file("busybox")?)?,
+            modules: folder.join("lib/modules"),
         })
     }
+
+    /// The content of a module of the kernel's, by the name of its file without `.ko`.
+    pub fn module(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let file = format!("{name}.ko");
+        let path = find(&self.modules, &file)
+            .with_context(|| format!("there is no {file} in '{}'", self.modules.display()))?;
+        std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))
+    }
+}
+
+/// The file of that name in a folder, or below it.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    entries.map(|entry| entry.path()).find_map(|path| match path.is_dir() {
+        true => find(&path, name),
+        false => path.ends_with(name).then_some(path),
+    })
 }
 
 /// A kernel and an initial file system with BusyBox. Its first process is a script, after which the guest is off.

@@ -6,14 +6,17 @@
 //! - [`memory`]: what a running machine costs besides the guest's own memory;
 //! - [`engine`]: workloads on the software CPU, beside QEMU's TCG and the host, in turns;
 //! - [`kvm`]: exits, start and memory on Linux's KVM, beside QEMU's use of it and a bare loop;
+//! - [`devices`]: disks, beside QEMU's, in turns;
 //! - [`with_kvm`]: QEMU on `unibody with-kvm`, beside its own TCG, in turns;
-//! - [`guest`] and [`transcript`]: what is booted for that, and reading what it prints.
+//! - [`guest`], [`compile`] and [`transcript`]: what is booted for that, the programs in it, and reading what they print.
 //!
-//! Usage: `benches UNIBODY [ROUNDS]`, `benches UNIBODY engine [ROUNDS] [WORKLOAD...]`, `benches UNIBODY with-kvm [ROUNDS]` or
-//! `benches UNIBODY kvm BARE FOLDER`, with the path of the program to be measured.
+//! Usage: `benches UNIBODY [ROUNDS]`, `benches UNIBODY engine [ROUNDS] [WORKLOAD...]`, `benches UNIBODY devices [ROUNDS]`,
+//! `benches UNIBODY with-kvm [ROUNDS]` or `benches UNIBODY kvm BARE FOLDER`, with the path of the program to be measured.
 #![forbid(unsafe_code)]
 
 mod boot;
+mod compile;
+mod devices;
 mod engine;
 mod guest;
 mod kvm;
@@ -27,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-const USAGE: &str = "usage: benches UNIBODY ([engine] [ROUNDS] [WORKLOAD...] | with-kvm [ROUNDS] | kvm BARE FOLDER)";
+const USAGE: &str = "usage: benches UNIBODY ([engine] [ROUNDS] [WORKLOAD...] | devices [ROUNDS] | with-kvm [ROUNDS] | kvm BARE FOLDER)";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
@@ -37,6 +40,11 @@ fn main() -> anyhow::Result<()> {
         Some((first, rest)) if first == "engine" => {
             let (rounds, names) = rounds(rest, 3)?;
             engine::measure(&unibody, rounds, names)
+        }
+        Some((first, rest)) if first == "devices" => {
+            let (rounds, rest) = rounds(rest, 3)?;
+            ensure!(rest.is_empty(), USAGE);
+            devices::measure(&unibody, rounds)
         }
         Some((first, rest)) if first == "with-kvm" => {
             let (rounds, rest) = rounds(rest, 5)?;

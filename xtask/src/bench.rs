@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: prints the numbers that the project is measured by.
 //!
 //! - `cargo xtask bench engine` is about the software CPU alone: workloads beside QEMU's TCG and the host;
+//! - `cargo xtask bench devices` about virtio devices on the software CPU, beside QEMU's on its TCG;
 //! - `cargo xtask bench with-kvm` about QEMU on `unibody with-kvm`, beside its TCG;
 //! - `cargo xtask bench kvm` ([`kvm`]) about Linux's KVM;
 //! - `cargo xtask bench module` ([`module`]) about the project's own module, beside that.
@@ -15,7 +16,7 @@ use std::process::Command as Process;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; with-kvm [ROUNDS]; kvm; module",
+    about: "measures: loops, boot beside QEMU, memory [ROUNDS]; engine [ROUNDS] [WORKLOAD…]; devices [ROUNDS]; with-kvm [ROUNDS]; kvm; module",
     run,
 };
 

@@ -1,13 +1,12 @@
 //! `benches UNIBODY engine`: the software CPU beside QEMU's TCG and beside the host itself.
 //!
-//! One static program ([`program`]) is run on the host and in a guest under both monitors, in turns
+//! One static program is run on the host and in a guest under both monitors, in turns
 //! ([`place`]); it times its workloads itself and prints a line each ([`lines`]). [`table`] has what was asked for and
 //! prints the ratios. With it: the time to boot and what translating code has of it, and what a
 //! second vCPU is worth.
 
 mod lines;
 mod place;
-mod program;
 mod table;
 
 use std::ops::Range;
@@ -17,9 +16,12 @@ use anyhow::ensure;
 
 use crate::boot::Translation;
 use crate::guest::{Monitor, Pulled};
-use crate::{boot, median};
+use crate::{boot, compile, median};
 use place::{PLACES, Places};
 use table::{ASKED, Row, Table};
+
+/// The program's sources.
+const SOURCES: [&str; 5] = ["main.c", "integer.c", "sha256.c", "vector.c", "kernel.c"];
 
 /// Boot, as a part of TCG's time: at most that.
 const ASKED_BOOT: f64 = 0.4;
@@ -41,7 +43,7 @@ pub fn measure(unibody: &Path, rounds: usize, names: &[String]) -> anyhow::Resul
         ensure!(known, "no such workload: '{name}' (there are {})", table::names());
     }
     let all = names.is_empty();
-    let program = program::build()?;
+    let program = compile::static_program("workloads", "workloads", &SOURCES)?;
     let pulled = Pulled::find(unibody)?;
     let places = Places::new(unibody, &program, &pulled, names)?;
     let guest = boot::guest(&pulled)?;

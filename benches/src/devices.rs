@@ -1,0 +1,178 @@
+//! `benches UNIBODY devices`: what a guest's devices do, beside the same virtio devices of QEMU's TCG, in turns.
+//!
+//! A program in the guest (`benches/devices/disk.c`) reads and writes a disk, which is a raw image in the host's memory, and prints a
+//! [`line`] for each way of doing so.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::guest::{Guest, Monitor, Pulled};
+use crate::transcript::follow;
+use crate::{compile, median};
+
+/// All that is measured, in the order of the program's.
+const MEASURED: [&str; 8] = [
+    "sequential-read",
+    "sequential-read-32",
+    "sequential-write",
+    "sequential-write-32",
+    "random-read",
+    "random-read-32",
+    "random-write",
+    "random-write-32",
+];
+
+/// None may be slower than QEMU's, and their geometric mean is to be this.
+const ASKED: f64 = 2.0;
+
+/// A file system in memory: what the host's own disk does meanwhile is not what is measured.
+const FOLDER: &str = "/dev/shm";
+
+/// Bytes of the disk.
+const SIZE: u64 = 1 << 30;
+
+/// A guest that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What drives the disk, in the order in which they can be loaded.
+const MODULES: [&str; 6] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
+
+/// Prints, for each way, what both do and their ratio; then the ratios' geometric mean.
+pub fn measure(unibody: &Path, rounds: usize) -> anyhow::Result<()> {
+    let guest = guest(&Pulled::find(unibody)?)?;
+    let disk = Image::new()?;
+    let mut found: Vec<[Vec<f64>; 2]> = vec![Default::default(); MEASURED.len()];
+    for round in 1..=rounds {
+        for (at, monitor) in [Monitor::Unibody(unibody), Monitor::Qemu].into_iter().enumerate() {
+            eprintln!("round {round} of {rounds}: {}", monitor.name());
+            let numbers = numbers(monitor, &guest, &disk.path)?;
+            found.iter_mut().zip(numbers).for_each(|(of, number)| of[at].push(number));
+        }
+    }
+    println!(
+        "device | unibody | qemu tcg | unibody/qemu (median of {rounds} pairs; asked: none below 1)"
+    );
+    let mut logarithms = Vec::new();
+    for (name, [ours, qemus]) in MEASURED.into_iter().zip(found) {
+        let ratio = median(ours.iter().zip(&qemus).map(|(a, b)| a / b).collect());
+        let [ours, qemus] = [ours, qemus].map(|of| in_words(name, median(of)));
+        println!("{name:<20} | {ours:>12} | {qemus:>12} | {ratio:.2}");
+        logarithms.push(ratio.ln());
+    }
+    let mean = (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp();
+    println!("geometric mean: {mean:.2} (asked: at least {ASKED})");
+    Ok(())
+}
+
+/// The guest that has the program do all of it.
+fn guest(pulled: &Pulled) -> anyhow::Result<Guest> {
+    let program = compile::static_program("disk", "devices", &["disk.c"])?;
+    let program =
+        std::fs::read(&program).with_context(|| format!("cannot read '{}'", program.display()))?;
+    let modules =
+        MODULES.iter().map(|name| pulled.module(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let names: Vec<String> = MODULES.iter().map(|name| format!("{name}.ko")).collect();
+    let mut added = vec![("disk", program.as_slice())];
+    added.extend(names.iter().map(String::as_str).zip(modules.iter().map(Vec::as_slice)));
+    let load: String =
+        names.iter().map(|name| format!("/bin/busybox insmod /bin/{name}\n")).collect();
+    let script = format!(
+        "{load}/bin/busybox mount -t devtmpfs dev /dev\n/bin/disk /dev/vda || echo disk: status $?"
+    );
+    Guest::new(pulled, "devices", &script, &added)
+}
+
+/// What the program says, in the order of [`MEASURED`].
+fn numbers(monitor: Monitor<'_>, guest: &Guest, disk: &Path) -> anyhow::Result<Vec<f64>> {
+    let mut command = monitor.command(guest, 1, "quiet");
+    let word = |before: &str, behind: &str| {
+        let mut word = OsString::from(before);
+        word.push(disk);
+        word.push(behind);
+        word
+    };
+    match monitor {
+        Monitor::Qemu => {
+            command.arg("-drive").arg(word("file=", ",format=raw,if=none,id=disk"));
+            command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
+        _ => {
+            command.arg("--disk").arg(word("", ",format=raw"));
+        }
+    }
+    let mut numbers = [f64::NAN; MEASURED.len()];
+    let transcript = follow(&mut command, LIMIT, |text| {
+        if let Some((at, number)) = line(text) {
+            numbers[at] = number;
+        }
+    })?;
+    ensure!(
+        numbers.iter().all(|number| number.is_finite()),
+        "{}: the guest did not measure all of it:\n{}",
+        monitor.name(),
+        transcript.tail()
+    );
+    Ok(numbers.to_vec())
+}
+
+/// Reads `disk NAME NUMBER`: which of [`MEASURED`], and the number.
+fn line(text: &str) -> Option<(usize, f64)> {
+    let mut words = text.trim().strip_prefix("disk ")?.split(' ');
+    let (name, number) = (words.next()?, words.next()?.parse().ok()?);
+    Some((MEASURED.iter().position(|known| *known == name)?, number))
+}
+
+fn in_words(name: &str, number: f64) -> String {
+    match name.starts_with("sequential") {
+        true => format!("{:.0} MB/s", number / 1e6),
+        false => format!("{number:.0} a second"),
+    }
+}
+
+/// The disk's file, which is all there, and gone at the end.
+struct Image {
+    path: PathBuf,
+}
+
+impl Image {
+    fn new() -> anyhow::Result<Self> {
+        let path = Path::new(FOLDER).join(format!("unibody-bench-{}.img", std::process::id()));
+        let failed = || format!("cannot make the disk '{}'", path.display());
+        let image = Self { path: path.clone() };
+        let mut file = File::create(&path).with_context(failed)?;
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0x5a), SIZE), &mut file)
+            .with_context(failed)?;
+        Ok(image)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn lines_of_the_program_are_found() {
+        assert_eq!(line("disk random-read 1234\r\n"), Some((4, 1234.0)));
+        assert_eq!(line("disk sequential-read-32 5e8"), Some((1, 5e8)));
+        for other in ["disk: status 1", "disk random 1", "disk random-read", "disk random-read x"] {
+            assert_eq!(line(other), None, "{other}");
+        }
+    }
+}
