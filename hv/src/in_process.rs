@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use arch_x86::cpuid::{Leaf, Table};
+use arch_x86::engine::Engine as _;
 use arch_x86::exception::Exception;
 use arch_x86::guest_debug::GuestDebug;
 use arch_x86::machine::{MAX_CPUS, X86};
@@ -91,6 +92,7 @@ impl Hypervisor for InProcess {
             patience: self.patience,
             counted: self.counted,
             lockstep: self.lockstep,
+            writes_are_told: true,
             modes: self.modes,
             ..Options::default()
         };
@@ -224,6 +226,10 @@ impl Vm for InProcessVm {
     fn send_msi(&self, address: u64, data: u32) {
         // Whether somebody was there is nothing to a device.
         let _ = self.0.core.arch().send_msi(address, data);
+    }
+
+    fn wrote(&self, start: u64, size: u64) {
+        self.0.core.arch().machine().engine.wrote(start, size);
     }
 
     fn pause(&self) {

@@ -316,6 +316,10 @@ pub trait Vm: Clone + Send + Sync + 'static {
     /// Sends a message-signalled interrupt: what a device would write, and to where. One that is for nobody is lost. Any thread.
     fn send_msi(&self, address: u64, data: u32);
 
+    /// Says that this process has written to the guest's memory, at these guest-physical addresses. The guest sees it as data
+    /// at once, and as code from its next exit or interrupt on. Who writes before the first vCPU runs need not say so. Any thread.
+    fn wrote(&self, _start: u64, _size: u64) {}
+
     /// Brings every vCPU out of guest code and keeps it out. When this returns none runs. Not
     /// called on a vCPU's thread.
     fn pause(&self);

@@ -46,6 +46,10 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// vCPU's thread that is inside [`EngineVcpu::enter`].
     fn invalidate(&self, start: u64, size: u64);
 
+    /// Guest-physical `start..start + size` was written to, otherwise than by guest code. A vCPU sees it as code at its next
+    /// [`Entry`] that is [`fresh`](Entry::fresh), at the latest. For who keeps code that was decoded. Any thread.
+    fn wrote(&self, _start: u64, _size: u64) {}
+
     /// Makes the vCPU `id`, if it is in guest code, notice that its request word is set.
     /// Any context.
     fn kick(&self, id: u32);
@@ -105,9 +109,11 @@ pub struct Entry {
     pub interrupt_window: bool,
     /// Come out with [`Intercept::NmiWindow`] as soon as IRET has ended the blocking of NMIs.
     pub nmi_window: bool,
-    /// The VMM was in control, or an interrupt was posted from outside, since the last
-    /// entry: decoded code may be stale (ARCHITECTURE.md: writes from the host's side).
+    /// The VMM was in control, or an interrupt was posted, since the last entry: code that was written from outside the machine is to
+    /// be seen from now on (ARCHITECTURE.md: writes from the host's side).
     pub fresh: bool,
+    /// The guest has executed what serialises, or an interrupt was posted: code that another vCPU has written is to be seen.
+    pub serialized: bool,
 }
 
 /// An event delivered through the guest's IDT.

@@ -1,6 +1,6 @@
 //! Decoded code follows what is written: by the guest, by the host, by page tables.
 
-use arch_x86::engine::{EngineVcpu, Entry, Intercept};
+use arch_x86::engine::{Engine, EngineVcpu, Entry, Intercept};
 use arch_x86::regs::{Regs, gpr};
 use iced_x86::code_asm::*;
 use std::sync::atomic::AtomicU32;
@@ -23,6 +23,7 @@ in_every_way! {
     a_full_cache_is_dropped_and_all_goes_on,
     full_memory_for_translations_is_dropped_and_all_goes_on,
     a_stale_entry_may_use_stale_code,
+    of_writes_that_are_told_those_to_code_are_compared,
 }
 
 /// Writes `mov eax, value; ret` at `gpa`.
@@ -295,4 +296,33 @@ fn a_stale_entry_may_use_stale_code(options: Options) {
     let out = vcpu.enter(&Entry::default(), &AtomicU32::new(0));
     assert_eq!(out, Intercept::Halt { len: 1 });
     assert_eq!(vcpu.statistics().block_lookups, lookups);
+}
+
+fn of_writes_that_are_told_those_to_code_are_compared(options: Options) {
+    let (function, data) = (at::USER_CODE, at::DATA);
+    let machine = machine(Options { writes_are_told: true, ..options }, |a| {
+        a.call(function)?;
+        a.hlt()
+    });
+    write_function(&machine, function, 1);
+    let mut vcpu = machine.vcpu();
+    let mut run = |fresh| {
+        vcpu.set_rip(at::CODE);
+        let out = vcpu.enter(&Entry { fresh, ..Entry::default() }, &AtomicU32::new(0));
+        assert_eq!(out, Intercept::Halt { len: 1 });
+        (vcpu.gpr(gpr::RAX), vcpu.statistics().block_lookups)
+    };
+    let (first, lookups) = run(true);
+    assert_eq!(first, 1);
+    write_function(&machine, function, 2);
+    machine.write_u64(data, 3);
+    machine.engine.wrote(data, 8);
+    // Not a promise, but what makes exits cheap: of the function nobody has said anything.
+    assert_eq!(run(true), (1, lookups));
+    machine.engine.wrote(function - 100, 106);
+    assert_eq!(run(false).0, 1);
+    assert_eq!(run(true).0, 2);
+    write_function(&machine, function, 4);
+    machine.engine.wrote(function, 6);
+    assert_eq!(run(true).0, 4);
 }

@@ -9,6 +9,7 @@ use lock_api::RawMutex;
 use virt::Errno;
 use virt::memory::{Memory, View};
 
+use crate::code_map::CodeMap;
 use crate::jit::Jit;
 use crate::modes::Modes;
 use crate::polled::Polled;
@@ -34,6 +35,9 @@ pub struct Options {
     /// Each translated block is executed by the interpreter, too, and has to do the same. Not with more than
     /// one vCPU: another one could change memory in between.
     pub lockstep: bool,
+    /// Whoever writes to memory otherwise than by guest code says so, by [`Engine::wrote`]. If not, what was decoded is compared with
+    /// memory after each time that somebody might have.
+    pub writes_are_told: bool,
     /// For tests: how code is executed otherwise than usual.
     pub modes: Modes,
 }
@@ -47,6 +51,7 @@ impl Default for Options {
             patience: 32,
             counted: false,
             lockstep: false,
+            writes_are_told: false,
             modes: Modes::USUAL,
         }
     }
@@ -90,6 +95,8 @@ pub(crate) struct Sync {
     inside: AtomicBool,
     /// What the vCPU is to come out of translated code for: bits of [`waiting`].
     polled: Polled,
+    /// Of which pages there may be decoded code.
+    pub code: CodeMap,
     /// How many invalidations were asked for, and how many of them are done.
     asked: AtomicU64,
     done: AtomicU64,
@@ -264,6 +271,11 @@ impl Engine for SoftEngine {
         for (_, sync) in vcpus {
             sync.ask();
         }
+    }
+
+    fn wrote(&self, start: u64, size: u64) {
+        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        vcpus.iter().for_each(|(_, sync)| sync.code.wrote(start, size));
     }
 
     fn kick(&self, id: u32) {

@@ -70,6 +70,7 @@ impl SoftVcpu {
     pub(crate) fn drop_code(&mut self, blocks: &mut Blocks) {
         blocks.clear();
         self.code_pages.clear();
+        self.sync.code.clear();
         self.code_writes.clear();
         self.itlb.restart();
     }
@@ -83,7 +84,9 @@ impl SoftVcpu {
         let query = Query { linear, fetch: true, user: self.cpl == 3, ..Query::default() };
         let translation = self.walk(query)?;
         let page = self.page_of(translation.gpa, false)?;
-        let id = self.code_pages.enter(translation.gpa & !(ram::SIZE - 1));
+        let start = translation.gpa & !(ram::SIZE - 1);
+        self.sync.code.enter(start);
+        let id = self.code_pages.enter(start);
         let stale = self.code_pages.stale(id, page);
         if stale != 0 {
             blocks.forget(&mut self.code_pages, id, stale);
@@ -93,7 +96,7 @@ impl SoftVcpu {
         Ok(fetched)
     }
 
-    /// Somebody outside the machine may have written to memory, as a VMM does between an exit and the next entry. The decoded bytes of
+    /// Somebody else may have written to memory, as a VMM does between an exit and the next entry. The decoded bytes of
     /// what is in the instruction TLB are compared with memory, if that is little: most often the guest goes on where it was. What
     /// is much is dropped, and compared when it is used.
     pub(crate) fn check_code(&mut self, blocks: &mut Blocks) {

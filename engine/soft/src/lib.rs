@@ -6,7 +6,7 @@
 //!
 //! - `engine`: one VM's engine, and what its vCPUs share;
 //! - `vcpu`: one vCPU's state; `registers`: its accessors; `memory`: its accesses;
-//! - `run`: the run loop; `fetch`, `blocks`, `code_pages`: decoded code and its coherence;
+//! - `run`: the run loop; `fetch`, `blocks`, `code_pages`, `code_map`: decoded code and its coherence;
 //! - `jit`: blocks translated to the host's code; `lockstep`: the check that both ways agree;
 //! - `modes`: other ways to execute, for tests; `status_bits`: flags, as the decoder names them;
 //! - `jump_cache`: of it, blocks by RIP; `page_marks`: which page of a kernel's code is where; `traces`: which blocks
@@ -17,6 +17,7 @@
 
 mod address_spaces;
 mod blocks;
+mod code_map;
 mod code_pages;
 mod engine;
 mod fetch;

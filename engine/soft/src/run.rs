@@ -55,7 +55,9 @@ impl SoftVcpu {
         sync.enter();
         // First of all: slots that were taken away must not be looked at any more.
         self.invalidate_if_asked();
-        if entry.fresh {
+        let from_outside = entry.fresh && self.may_be_written_from_outside();
+        let by_others = entry.serialized && self.shared.vcpus.load(Ordering::Relaxed) > 1;
+        if from_outside || by_others {
             self.check_code(&mut blocks);
         }
         self.wants_interrupt_window = entry.interrupt_window;
@@ -73,6 +75,11 @@ impl SoftVcpu {
         sync.leave();
         self.blocks = Some(blocks);
         intercept
+    }
+
+    /// Whether somebody outside the machine may have written to decoded code.
+    fn may_be_written_from_outside(&self) -> bool {
+        !self.shared.options.writes_are_told || self.sync.code.take_written()
     }
 
     fn execute_blocks(&mut self, blocks: &mut Blocks, request: &AtomicU32) -> Intercept {

@@ -50,9 +50,10 @@ pub(super) fn root<V: Vm + Clone>(
     };
     let wires: Vec<_> = LINES.map(|gsi| Wire::new(line(gsi))).collect();
     let function = |(number, device): (usize, Arc<dyn Device>)| {
-        let messages = vm.clone();
+        let (messages, writes) = (vm.clone(), vm.clone());
         let around = Surroundings {
             memory: Arc::clone(memory),
+            wrote: Arc::new(move |start, size| writes.wrote(start, size)),
             line: wires[line_of(number)].end(number as u32),
             send: Arc::new(move |message| messages.send_msi(message.address, message.data)),
             notifications: Arc::new(vm.clone()),

@@ -74,12 +74,16 @@ pub enum Served {
     Later,
 }
 
+/// Who is told what a device has written to the guest's memory: guest-physical address, and bytes.
+pub type Wrote = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
 /// A queue that is ready.
 pub struct Virtqueue {
     number: u16,
     queue: Queue,
     memory: Arc<GuestMemoryMmap>,
     interrupt: Arc<Interrupt>,
+    wrote: Wrote,
 }
 
 impl Virtqueue {
@@ -92,11 +96,12 @@ impl Virtqueue {
         queue: Queue,
         memory: Arc<GuestMemoryMmap>,
         interrupt: Arc<Interrupt>,
+        wrote: Wrote,
     ) -> Result<Self, Broken> {
         if !queue.is_valid(&*memory) {
             return Err(Broken);
         }
-        Ok(Self { number, queue, memory, interrupt })
+        Ok(Self { number, queue, memory, interrupt, wrote })
     }
 
     /// The guest's memory.
@@ -144,7 +149,14 @@ impl Virtqueue {
     /// # Errors
     /// When the ring is not in memory any more.
     pub fn push(&mut self, chain: &Chain, written: u32) -> Result<(), Broken> {
-        Ok(self.queue.add_used(&*self.memory, chain.head, written)?)
+        // All that it may have written to: what the driver is told of may be less.
+        for buffer in &chain.writable {
+            (self.wrote)(buffer.address, buffer.size.into());
+        }
+        self.queue.add_used(&*self.memory, chain.head, written)?;
+        // See: VIRTIO 1.2, 2.7.8: flags, index, elements, and the event's index.
+        (self.wrote)(self.queue.used_ring(), 6 + 8 * u64::from(self.queue.size()));
+        Ok(())
     }
 
     /// Interrupts, if the driver wants to be told of what was pushed.

@@ -43,6 +43,21 @@ fn chains_come_and_go_in_order() {
 }
 
 #[test]
+fn what_is_written_is_told_before_the_driver_is() {
+    let mut driver = Driver::new();
+    let told: Arc<Mutex<Vec<_>>> = Arc::default();
+    let writes = Arc::clone(&told);
+    let wrote: Wrote = Arc::new(move |start, size| writes.lock().unwrap().push((start, size)));
+    let mut queue = driver.queue_that_tells(interrupt().0, wrote);
+    driver.send(&[buffer(0x8000, 16)], &[buffer(0x9000, 100), buffer(0xa000, 1)]);
+    let chain = queue.pop().unwrap().unwrap();
+    assert!(told.lock().unwrap().is_empty());
+    queue.push(&chain, 7).unwrap();
+    let ring = (driver.rings()[2], 6 + 8 * u64::from(SIZE));
+    assert_eq!(*told.lock().unwrap(), [(0x9000, 100), (0xa000, 1), ring]);
+}
+
+#[test]
 fn a_chain_may_be_in_a_table_of_its_own() {
     let mut driver = Driver::new();
     let mut queue = driver.queue(interrupt().0);
@@ -177,7 +192,10 @@ fn rings_that_are_nowhere_are_no_queue() {
     queue.try_set_avail_ring_address(available).unwrap();
     queue.try_set_used_ring_address(used).unwrap();
     queue.set_ready(true);
-    assert!(Virtqueue::new(0, queue, Arc::clone(&driver.memory), interrupt().0).is_err());
+    assert!(
+        Virtqueue::new(0, queue, Arc::clone(&driver.memory), interrupt().0, Arc::new(|_, _| {}))
+            .is_err()
+    );
 }
 
 proptest! {

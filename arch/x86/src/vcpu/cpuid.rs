@@ -117,7 +117,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             self.engine.set_gpr(register, value.into());
         }
         // It serialises: code that another processor changed is seen. See: Intel SDM vol. 3, 9.1.3.
-        self.fresh = true;
+        self.serialized = true;
         self.advance(len);
     }
 }

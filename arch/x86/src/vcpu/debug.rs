@@ -32,7 +32,7 @@ use super::{Exit, Vcpu};
 use crate::emulate::debug::{self, dr6, dr7};
 use crate::emulate::decode::MAX_LENGTH;
 use crate::emulate::event;
-use crate::engine::{Engine, EngineVcpu, Event};
+use crate::engine::{Engine, EngineVcpu, Entry, Event};
 use crate::exception::{self, Exception};
 use crate::guest_debug::{DebugCause, GuestDebug};
 use crate::regs::{Regs, Seg, cr0, rflags};
@@ -189,18 +189,24 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
         Exit::Debug { cause, address }
     }
 
+    /// What an entry that does not come to be was to have the engine see.
+    fn seen_later(&mut self, entry: &Entry) {
+        self.fresh |= entry.fresh;
+        self.serialized |= entry.serialized;
+    }
+
     /// Goes into the guest with the debugger's registers, and handles what comes out; or delivers an event, or executes an
     /// instruction, without them. Gives an exit if the VMM is needed.
     #[inline(never)]
     pub(super) fn enter_debugged(&mut self, request: &AtomicU32) -> Option<Exit> {
         let mut entry = self.next_entry();
         if let Some(event) = entry.inject.take() {
-            self.fresh |= entry.fresh;
+            self.seen_later(&entry);
             return self.deliver(event);
         }
         if self.debugger.steps() {
             if let Some(traps) = self.next_sees_trap_flag() {
-                self.fresh |= entry.fresh;
+                self.seen_later(&entry);
                 return self.step_without_trap_flag(traps);
             }
             // It comes out after an instruction anyway.

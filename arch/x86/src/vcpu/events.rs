@@ -82,7 +82,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             self.renew_time();
         }
         // Another processor or a device may have changed code before it sent this.
-        self.fresh |= has(request::INTERRUPT | request::EXTINT | request::NMI);
+        let interrupted = has(request::INTERRUPT | request::EXTINT | request::NMI);
+        (self.fresh, self.serialized) = (self.fresh | interrupted, self.serialized | interrupted);
         has(request::EXIT)
     }
 
@@ -163,7 +164,8 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
     /// Chooses what is injected, and what to wait for.
     #[inline(never)]
     pub(super) fn next_entry(&mut self) -> Entry {
-        let mut entry = Entry { fresh: core::mem::take(&mut self.fresh), ..Entry::default() };
+        let [fresh, serialized] = [&mut self.fresh, &mut self.serialized].map(core::mem::take);
+        let mut entry = Entry { fresh, serialized, ..Entry::default() };
         let shadow = self.engine.interrupt_shadow();
         entry.inject = self.take_event();
         if self.debugger.blocks_interrupts() {

@@ -100,6 +100,7 @@ pub struct Vcpu<E: Engine, H: Host> {
     statistics: Arc<VcpuStatistics>,
     ioeventfds: ioeventfd::View<H::Event>,
     fresh: bool,
+    serialized: bool,
     stuck: bool,
     /// The VMM wants to be told when it can inject an interrupt.
     window: bool,
@@ -196,6 +197,7 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             statistics: Arc::clone(&published.statistics),
             ioeventfds: machine.ioeventfds.view(),
             fresh: true,
+            serialized: false,
             stuck: false,
             window: false,
             has_run: false,
@@ -418,6 +420,10 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
 
     /// Writes guest-physical memory.
     fn write_memory(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), Unreached> {
-        self.with_memory(|view, host| view.write(host, gpa, bytes))
+        self.with_memory(|view, host| view.write(host, gpa, bytes))?;
+        // Seen when the engine is entered next, which is no exit to the VMM.
+        self.machine.engine.wrote(gpa, bytes.len() as u64);
+        self.fresh = true;
+        Ok(())
     }
 }

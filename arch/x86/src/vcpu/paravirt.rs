@@ -123,7 +123,6 @@ impl<E: Engine, H: Host> Vcpu<E, H> {
             return emulator.give_up();
         }
         self.replay.forget_reads();
-        self.fresh = true;
         None
     }
 }

@@ -16,7 +16,7 @@ use vm_memory::GuestMemoryMmap;
 
 use self::common::{Action, Common, Elsewhere};
 use super::interrupt::{Interrupt, SendMessage};
-use super::queue::{Broken, Virtqueue};
+use super::queue::{Broken, Virtqueue, Wrote};
 use super::{Active, Device, feature};
 use crate::devices::Line;
 use crate::pci::Function;
@@ -87,6 +87,8 @@ impl<V: Vm> Notifications for V {
 pub struct Surroundings {
     /// The guest's memory.
     pub memory: Arc<GuestMemoryMmap>,
+    /// Who is told what the device writes there.
+    pub wrote: Wrote,
     /// Its interrupt line.
     pub line: Line,
     /// Where its messages go.
@@ -99,6 +101,7 @@ pub struct Surroundings {
 pub struct VirtioFunction {
     device: Arc<dyn Device>,
     memory: Arc<GuestMemoryMmap>,
+    wrote: Wrote,
     interrupt: Arc<Interrupt>,
     notifications: Arc<dyn Notifications>,
     /// What the notification of each queue signals.
@@ -130,6 +133,7 @@ impl VirtioFunction {
         Self {
             device,
             memory: around.memory,
+            wrote: around.wrote,
             interrupt,
             notifications: around.notifications,
             events,
@@ -192,7 +196,7 @@ impl VirtioFunction {
         let queue = |(number, queue): (u16, Option<_>)| {
             let new = |queue| {
                 let (memory, interrupt) = (Arc::clone(&self.memory), Arc::clone(&self.interrupt));
-                Virtqueue::new(number, queue, memory, interrupt)
+                Virtqueue::new(number, queue, memory, interrupt, Arc::clone(&self.wrote))
             };
             queue.map(new).transpose()
         };

@@ -84,6 +84,7 @@ impl Bench {
         let (line, send) = (Arc::clone(&machine), Arc::clone(&machine));
         let around = Surroundings {
             memory: Arc::clone(&driver.memory),
+            wrote: Arc::new(|_, _| {}),
             line: Arc::new(move |level| line.line.lock().unwrap().push(level)),
             send: Arc::new(move |message| send.messages.lock().unwrap().push(message)),
             notifications: Arc::new(Signals(Arc::clone(&machine))),

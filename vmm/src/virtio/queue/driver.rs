@@ -6,7 +6,7 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Buffer, Virtqueue};
+use super::{Buffer, Virtqueue, Wrote};
 use crate::virtio::interrupt::Interrupt;
 
 /// Bits of a descriptor.
@@ -57,13 +57,18 @@ impl Driver {
 
     /// The device's side.
     pub fn queue(&self, interrupt: Arc<Interrupt>) -> Virtqueue {
+        self.queue_that_tells(interrupt, Arc::new(|_, _| {}))
+    }
+
+    /// The same, which says what the device writes.
+    pub fn queue_that_tells(&self, interrupt: Arc<Interrupt>, wrote: Wrote) -> Virtqueue {
         let [descriptors, available, used] = self.rings().map(GuestAddress);
         let mut queue = Queue::new(SIZE).unwrap();
         queue.try_set_desc_table_address(descriptors).unwrap();
         queue.try_set_avail_ring_address(available).unwrap();
         queue.try_set_used_ring_address(used).unwrap();
         queue.set_ready(true);
-        Virtqueue::new(0, queue, Arc::clone(&self.memory), interrupt).unwrap()
+        Virtqueue::new(0, queue, Arc::clone(&self.memory), interrupt, wrote).unwrap()
     }
 
     /// Writes a descriptor into a table.
