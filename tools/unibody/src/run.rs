@@ -271,13 +271,13 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 
 /// What the guest's devices need, and what a person who names modules may ask for.
 fn wanted(options: &cli::Run) -> Wanted {
-    match (&options.modules, options.disk.is_empty()) {
-        (Some(_), _) => Wanted::everything(),
-        (None, true) => Wanted::default(),
-        (None, false) => {
-            Wanted { drivers: vec![Driver::Pci, Driver::Block, Driver::Rng], file_systems: true }
-        }
+    if options.modules.is_some() {
+        return Wanted::everything();
     }
+    let mut drivers = vec![Driver::Pci, Driver::Rng];
+    let has_disk = !options.disk.is_empty();
+    drivers.extend(has_disk.then_some(Driver::Block));
+    Wanted { drivers, later: vec![Driver::Balloon], file_systems: has_disk }
 }
 
 /// The initial file system of BusyBox.

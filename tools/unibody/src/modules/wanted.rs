@@ -70,6 +70,8 @@ const FILE_SYSTEMS: [&str; 12] = [
 pub(crate) struct Wanted {
     /// What init loads before the command runs.
     pub(crate) drivers: Vec<Driver>,
+    /// What init loads while the command runs: what nobody waits for.
+    pub(crate) later: Vec<Driver>,
     /// Whether file systems are there to be loaded when they are mounted.
     pub(crate) file_systems: bool,
 }
@@ -77,17 +79,22 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// Everything that this program knows a use for.
     pub(crate) fn everything() -> Wanted {
-        Wanted { drivers: Driver::ALL.to_vec(), file_systems: true }
+        Wanted { drivers: Driver::ALL.to_vec(), later: Vec::new(), file_systems: true }
     }
 
     /// Whether it is nothing at all.
     pub(crate) fn is_nothing(&self) -> bool {
-        self.drivers.is_empty() && !self.file_systems
+        self.drivers.is_empty() && self.later.is_empty() && !self.file_systems
     }
 
-    /// The modules that are loaded.
+    /// The modules that are loaded before the command runs.
     pub(super) fn loaded(&self) -> Vec<&'static str> {
         self.drivers.iter().map(|driver| driver.module()).collect()
+    }
+
+    /// The modules that are loaded while it runs.
+    pub(super) fn loaded_later(&self) -> Vec<&'static str> {
+        self.later.iter().map(|driver| driver.module()).collect()
     }
 
     /// The modules that are there to be loaded.
