@@ -277,6 +277,7 @@ fn wanted(options: &cli::Run) -> Wanted {
     let mut drivers = vec![Driver::Pci, Driver::Rng];
     let has_disk = !options.disk.is_empty();
     drivers.extend(has_disk.then_some(Driver::Block));
+    drivers.extend(options.vsock.is_some().then_some(Driver::Vsock));
     Wanted { drivers, later: vec![Driver::Balloon], file_systems: has_disk }
 }
 
@@ -325,6 +326,10 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::new();
     let release = parts.kernel.release().unwrap_or_default().to_string();
+    let mut virtio = devices::create(options, H::Vm::CHEAP_EXITS)?;
+    let vsock = options.vsock.as_deref().map(devices::vsock::open).transpose()?;
+    let (vsock, _socket) = vsock.unzip();
+    virtio.extend(vsock);
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
@@ -335,7 +340,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
-        virtio: devices::create(options, H::Vm::CHEAP_EXITS)?,
+        virtio,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;

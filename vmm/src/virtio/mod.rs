@@ -1,6 +1,6 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`balloon`], [`blk`], [`rng`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`balloon`], [`blk`], [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues;
@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 pub mod worker;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The guest's virtio devices, from what a person asks for: [`create`]. A kind of device is a line there, and a file for its option.
 
 pub(crate) mod disk;
+pub(crate) mod vsock;
 
 use std::sync::Arc;
 
