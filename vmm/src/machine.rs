@@ -116,6 +116,8 @@ pub enum Ending {
     PowerOff,
     /// It reset itself.
     Reset,
+    /// Its kernel has panicked, and said so to the device for that.
+    Panicked,
     /// It wrote to the debug exit device.
     Exit {
         /// What it wrote.
@@ -365,6 +367,7 @@ impl<V: Vm> Shared<V> {
                         shared.end(match request {
                             PowerRequest::Off => Ending::PowerOff,
                             PowerRequest::Reset => Ending::Reset,
+                            PowerRequest::Panicked => Ending::Panicked,
                             PowerRequest::Exit { value } => Ending::Exit { value },
                         });
                     }

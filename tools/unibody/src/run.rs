@@ -278,7 +278,7 @@ fn wanted(options: &cli::Run) -> Wanted {
     let has_disk = !options.disk.is_empty();
     drivers.extend(has_disk.then_some(Driver::Block));
     drivers.extend(options.vsock.is_some().then_some(Driver::Vsock));
-    Wanted { drivers, later: vec![Driver::Balloon], file_systems: has_disk }
+    Wanted { drivers, later: vec![Driver::Balloon, Driver::Panic], file_systems: has_disk }
 }
 
 /// The initial file system of BusyBox.

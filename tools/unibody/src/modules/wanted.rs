@@ -19,11 +19,13 @@ pub(crate) enum Driver {
     Balloon,
     /// Of virtio-vsock.
     Vsock,
+    /// Of the device by which a kernel tells that it panics.
+    Panic,
 }
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 7] = [
+    pub(crate) const ALL: [Driver; 8] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
@@ -31,6 +33,7 @@ impl Driver {
         Driver::Rng,
         Driver::Balloon,
         Driver::Vsock,
+        Driver::Panic,
     ];
 
     /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8.
@@ -43,6 +46,7 @@ impl Driver {
             Driver::Rng => "virtio_rng",
             Driver::Balloon => "virtio_balloon",
             Driver::Vsock => "vmw_vsock_virtio_transport",
+            Driver::Panic => "pvpanic_mmio",
         }
     }
 }
