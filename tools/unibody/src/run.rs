@@ -278,7 +278,11 @@ fn wanted(options: &cli::Run) -> Wanted {
     let has_disk = !options.disk.is_empty();
     drivers.extend(has_disk.then_some(Driver::Block));
     drivers.extend(options.vsock.is_some().then_some(Driver::Vsock));
-    Wanted { drivers, later: vec![Driver::Balloon, Driver::Panic], file_systems: has_disk }
+    Wanted {
+        drivers,
+        later: vec![Driver::Balloon, Driver::Panic, Driver::FwCfg],
+        file_systems: has_disk,
+    }
 }
 
 /// The initial file system of BusyBox.
@@ -361,6 +365,7 @@ fn boot<H: Hypervisor>(
     let threads = Threads::start(&relay).map_err(|error| {
         no_start(&format!("cannot serve its input and output: {}", explain(&error)))
     })?;
+    let handle = machine.handle();
     let result = machine.run();
     relay.set_over();
     let received = threads.finish(&relay);
@@ -375,6 +380,9 @@ fn boot<H: Hypervisor>(
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {
         tell_counts(&counts);
+    }
+    if let (true, Some(text)) = (options.verbose, handle.vmcoreinfo()) {
+        tell_vmcoreinfo(&text);
     }
     ending::status(&Ended {
         machine: ending,
@@ -397,6 +405,14 @@ fn tell_counts(counts: &Counts) {
              the code takes {code_size} bytes"
         ));
     }
+}
+
+/// Says what a dump of the guest's memory would be read by: which kernel, and where it was.
+fn tell_vmcoreinfo(text: &str) {
+    let of_kernel = ["OSRELEASE=", "BUILD-ID=", "KERNELOFFSET="];
+    let lines = text.lines().filter(|line| of_kernel.iter().any(|name| line.starts_with(name)));
+    let told: Vec<&str> = lines.collect();
+    say(&format!("unibody: vmcoreinfo: {} lines, {}", text.lines().count(), told.join(", ")));
 }
 
 fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {

@@ -217,20 +217,3 @@ fn without_network_a_later_run_works() {
     let (status, stdout, stderr) = outcome(command);
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "still here\n", ""));
 }
-
-/// A kernel whose console is gone, and that would stand still for ever.
-#[test]
-fn a_panic_is_told_without_a_console() {
-    let script = "n=0
-        until grep -q ^pvpanic_mmio /proc/modules; do
-            n=$((n + 1)); [ $n -lt 600 ] || exit 1
-            sleep 0.1
-        done
-        echo 0 >/proc/sys/kernel/panic
-        echo 0 >/sys/class/tty/ttyS0/console
-        echo c >/proc/sysrq-trigger";
-    let (status, _, stderr) = outcome(support::shell(script));
-    assert_eq!(status, Some(125), "{stderr}");
-    let first = stderr.lines().next().unwrap_or_default();
-    assert!(first.contains("the guest's kernel panicked: nothing on its console"), "{stderr}");
-}

@@ -16,6 +16,9 @@ const HEADER: u32 = 36;
 /// Integers have 64 bits.
 const REVISION: u8 = 2;
 
+/// Selector, data, and the address of a transfer. See: QEMU, docs/specs/fw_cfg.rst.
+const FW_CFG_PORTS: u8 = 12;
+
 /// Names have four characters: `COM1` to `COM9`.
 pub const UARTS_MAX: usize = 9;
 
@@ -33,6 +36,7 @@ pub fn dsdt(platform: &Platform) -> Vec<u8> {
         devices.push(mouse());
     }
     devices.extend(platform.pvpanic.map(|port| qemus("PEVT", "QEMU0001", port, 1)));
+    devices.extend(platform.fw_cfg.map(|port| qemus("FWCF", "QEMU0002", port, FW_CFG_PORTS)));
     devices.extend(platform.pci.iter().map(pci::root));
     table.append_slice(&Scope::raw("\\_SB_".into(), devices.concat()));
     table.append_slice(&switched_off(platform.power.s5_sleep_type));

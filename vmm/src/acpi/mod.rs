@@ -81,6 +81,8 @@ pub struct Platform {
     pub i8042: bool,
     /// The port by which a kernel tells that it panics, if there is one: QEMU's `pvpanic`.
     pub pvpanic: Option<u16>,
+    /// The first of the ports of QEMU's firmware configuration device, if there is one.
+    pub fw_cfg: Option<u16>,
     /// PCI's root bus, if there is one.
     pub pci: Option<Pci>,
 }

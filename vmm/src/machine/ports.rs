@@ -36,11 +36,11 @@ pub(super) fn populate(
 /// Adds the devices that QEMU's machines have: test kernels look for some, Linux for others.
 pub(super) fn insert_qemus(
     bus: &mut Bus,
-    items: fw_cfg::Items,
+    fw_cfg: Arc<FwCfg>,
     debug_exit: bool,
     switch: &Switch,
 ) -> Result<(), Taken> {
-    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, Arc::new(FwCfg::new(items)))?;
+    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, fw_cfg)?;
     bus.insert(pvpanic::PORT, pvpanic::PORT, Arc::new(PvPanic::new(Arc::clone(switch))))?;
     if debug_exit {
         let device = Arc::new(DebugExit::new(Arc::clone(switch)));

@@ -21,11 +21,13 @@ pub(crate) enum Driver {
     Vsock,
     /// Of the device by which a kernel tells that it panics.
     Panic,
+    /// Of the device by which it tells what a dump of its memory is read by.
+    FwCfg,
 }
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 8] = [
+    pub(crate) const ALL: [Driver; 9] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
@@ -34,6 +36,7 @@ impl Driver {
         Driver::Balloon,
         Driver::Vsock,
         Driver::Panic,
+        Driver::FwCfg,
     ];
 
     /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8.
@@ -47,6 +50,7 @@ impl Driver {
             Driver::Balloon => "virtio_balloon",
             Driver::Vsock => "vmw_vsock_virtio_transport",
             Driver::Panic => "pvpanic_mmio",
+            Driver::FwCfg => "qemu_fw_cfg",
         }
     }
 }

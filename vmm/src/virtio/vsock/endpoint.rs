@@ -102,13 +102,19 @@ impl Endpoint {
                     self.connection.send(size as u32);
                     return Some((op::RW, 0, bytes));
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                // It is told when it is worth another try.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+                {
+                    self.is_readable = false;
+                }
                 Err(_) => self.connection.end(ended::BOTH),
             }
         }
-        // What was sent before the end is read by now.
-        if self.is_hung_up && self.connection.host_ended() & ended::SEND != 0 {
+        // What was sent before the end is read by now, or nobody wants it.
+        let is_read = self.connection.host_ended() & ended::SEND != 0
+            || self.connection.guest_ended() & ended::RECEIVE != 0;
+        if self.is_hung_up && is_read {
             self.connection.end(ended::BOTH);
         }
         self.connection.next_control().map(|(op, flags)| (op, flags, Vec::new()))

@@ -237,6 +237,16 @@ fn a_program_that_is_gone_is_told_to_the_guest() {
 }
 
 #[test]
+fn a_program_that_is_gone_is_told_to_a_guest_that_reads_nothing() {
+    let mut bench = Bench::new();
+    let (stream, ports) = bench.called();
+    bench.send(ports, op::SHUTDOWN, ended::RECEIVE, &[]);
+    assert_eq!(bench.turn(), []);
+    drop(stream);
+    assert_eq!(bench.next_op(), (op::SHUTDOWN, ended::BOTH));
+}
+
+#[test]
 fn a_caller_that_does_not_wait_has_its_request_taken_back() {
     let mut bench = Bench::new();
     drop(bench.call("CONNECT 52\n"));
