@@ -1,4 +1,4 @@
-//! [`Transfer`]: what the guest asks the device to do with its memory.
+//! [`carry_out`]: transfers, by which the device itself reads and writes the guest's memory.
 //!
 //! See: QEMU, docs/specs/fw_cfg.rst, "Guest-side DMA Interface".
 
