@@ -1,6 +1,7 @@
 //! What a VMM sees of a hypervisor: [`Hypervisor`] → [`Vm`] → [`Vcpu`], and one back end
 //! for each way to run a guest.
 //!
+//! - [`discard`](mod@discard): memory of a machine's that goes back to the host;
 //! - [`huge_pages`]: memory for a machine in large pages;
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
 //! - [`kvm`]: Linux's own KVM;
@@ -13,6 +14,7 @@
 //! An exit is a value, and so is its answer; the types of both, and of a vCPU's state, are
 //! those of `arch/x86`, re-exported as [`x86`].
 
+pub mod discard;
 pub mod host;
 pub mod host_error;
 pub mod huge_pages;

@@ -28,7 +28,7 @@ use crate::acpi;
 use crate::boot::input::Input;
 use crate::boot::{self, CommandLine, Kernel, Protocol};
 use crate::bus::{Bus, Taken};
-use crate::devices::fw_cfg::{self};
+use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::serial::{Serial, Sink};
 use crate::devices::stream::Queue;
 use crate::devices::{Line, PowerRequest, Switch};
@@ -116,6 +116,8 @@ pub enum Ending {
     PowerOff,
     /// It reset itself.
     Reset,
+    /// Its kernel has panicked, and said so to the device for that.
+    Panicked,
     /// It wrote to the debug exit device.
     Exit {
         /// What it wrote.
@@ -156,6 +158,7 @@ struct Shared<V> {
     bus: Bus,
     pci: Option<Arc<Root>>,
     serials: Vec<Arc<Serial>>,
+    fw_cfg: Arc<FwCfg>,
     endings: Sender<Ending>,
     ended: AtomicBool,
     halted: AtomicU32,
@@ -182,6 +185,12 @@ impl<V: Vm> Handle<V> {
     /// Ends the machine's run with [`Ending::Stopped`].
     pub fn stop(&self) {
         self.0.end(Ending::Stopped);
+    }
+
+    /// What the guest's kernel says a dump of its memory is read by (its `vmcoreinfo`), in lines, if its driver has told where that is.
+    #[must_use]
+    pub fn vmcoreinfo(&self) -> Option<String> {
+        self.0.fw_cfg.vmcoreinfo()
     }
 
     /// Brings every vCPU to a halt.
@@ -263,7 +272,10 @@ impl<V: Vm> Machine<V> {
         let (sender, endings) = channel();
         let devices = Devices {
             lines: config.lines,
-            fw_cfg: fw_cfg::Items::new(config.memory, cpus),
+            fw_cfg: Arc::new(FwCfg::new(
+                fw_cfg::Items::new(config.memory, cpus),
+                Arc::clone(&memory),
+            )),
             debug_exit: config.debug_exit,
         };
         let root = has_pci.then(|| pci::root(&vm, &memory, config.virtio));
@@ -344,7 +356,7 @@ impl<V: Vm> Drop for EndOnPanic<'_, V> {
 /// What the devices are made from.
 struct Devices {
     lines: [LineEnds; 4],
-    fw_cfg: fw_cfg::Items,
+    fw_cfg: Arc<FwCfg>,
     debug_exit: bool,
 }
 
@@ -365,6 +377,7 @@ impl<V: Vm> Shared<V> {
                         shared.end(match request {
                             PowerRequest::Off => Ending::PowerOff,
                             PowerRequest::Reset => Ending::Reset,
+                            PowerRequest::Panicked => Ending::Panicked,
                             PowerRequest::Exit { value } => Ending::Exit { value },
                         });
                     }
@@ -383,14 +396,15 @@ impl<V: Vm> Shared<V> {
                     Arc::new(Serial::new(line(irq), ends.sink, ends.input))
                 });
             let serials: Vec<_> = serials.collect();
-            let mut bus = Bus::default();
+            let (mut bus, fw_cfg) = (Bus::default(), devices.fw_cfg);
             result = ports::populate(&mut bus, &serials, &switch)
                 .and_then(|()| {
-                    ports::insert_qemus(&mut bus, devices.fw_cfg, devices.debug_exit, &switch)
+                    ports::insert_qemus(&mut bus, Arc::clone(&fw_cfg), devices.debug_exit, &switch)
                 })
                 .and_then(|()| ports::insert_pci(&mut bus, pci.as_ref()));
             let ended = AtomicBool::new(false);
-            Self { vm, bus, pci, serials, endings, ended, halted: AtomicU32::new(0), cpus }
+            let halted = AtomicU32::new(0);
+            Self { vm, bus, pci, serials, fw_cfg, endings, ended, halted, cpus }
         });
         result.map(|()| shared).map_err(Error::Ports)
     }

@@ -47,6 +47,9 @@ use control::Control;
 use lines::Lines;
 
 fn main() {
+    if std::env::args_os().nth(1).is_some_and(|word| word == modules::LOAD_LATER) {
+        return modules::load_later();
+    }
     if std::process::id() != 1 {
         eprintln!("init: this is a guest's first process; it does nothing in another place");
         std::process::exit(1);
@@ -61,7 +64,7 @@ fn main() {
 /// Runs from start to the end of the command. An error is one that the host could not be told.
 fn boot() -> Result<(), Error> {
     mounts::mount_all()?;
-    let mut warnings = modules::load_all();
+    let mut warnings = modules::load_first();
     warnings.extend(drivers::missing(Path::new("/sys/bus")));
     let lines = Lines::open()?;
     let mut control = Control::new(lines.control);
@@ -87,7 +90,10 @@ fn serve(
     mounts::install_applets()?;
     let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;
     match command::spawn(&start) {
-        Ok(command) => session::run(control, &children, command, data, stderr),
+        Ok(command) => {
+            modules::start_loading_later();
+            session::run(control, &children, command, data, stderr)
+        }
         Err(failure) => {
             control.send(&failure);
             Ok(())

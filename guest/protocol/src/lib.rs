@@ -52,6 +52,9 @@ pub const MODULES_FOLDER: &str = "/.unibody/modules";
 /// Where init finds which of them it loads: a path a line, in that order.
 pub const LOADED_MODULES: &str = "/.unibody/loaded";
 
+/// Where init finds which it loads while the command runs, which can do without them; in the same form.
+pub const LATER_MODULES: &str = "/.unibody/later";
+
 /// The most bytes that the host has under way on a [`Line`] without acknowledgement.
 ///
 /// Half of what Linux buffers, which counts whole buffers rather than bytes.

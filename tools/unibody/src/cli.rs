@@ -116,6 +116,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE[,OPTION...]", value_parser = OsStringValueParser::new().try_map(|text| disk::parse(&text)))]
     pub(crate) disk: Vec<vmm::disk::Options>,
 
+    /// Connect programs in the guest and on the host by sockets (vsock).
+    ///
+    /// PATH is made a Unix socket. Who connects to it and says `CONNECT PORT` in a line reaches the program in the guest that listens at that
+    /// port, and hears `OK` and a number when it has accepted. The guest has address 3, the host 2: a program in the guest that connects to the
+    /// host's port P reaches the one that listens at the Unix socket PATH_P. At the end the socket is removed.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vsock: Option<PathBuf>,
+
     /// Let the guest end by a write to port 0xf4, as with QEMU's isa-debug-exit.
     ///
     /// After a write of N the exit status is N * 2 + 1, of which the low 8 bits.

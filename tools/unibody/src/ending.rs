@@ -99,6 +99,9 @@ fn machine_status(ended: &Ended<'_>) -> Result<u8, Error> {
         Ending::Exit { value } => return Ok(debug_exit_status(*value)),
         Ending::PowerOff => Error::new(BEFORE, "it switched itself off"),
         Ending::Reset => Error::new(BEFORE, "it reset itself"),
+        Ending::Panicked => {
+            Error::new("the guest's kernel panicked", "nothing on its console says why")
+        }
         Ending::TripleFault { state } => {
             Error::new("the guest's processor shut down", triple_fault(state))
         }

@@ -64,7 +64,8 @@ fn a_panic_is_quoted_whatever_ended_the_machine() {
     console.add(
         b"[ 1.0] before\n[ 1.5] Kernel panic - not syncing: No working init found.\n[ 1.6] after\n",
     );
-    for machine in [Ending::Reset, Ending::Halted { state: state(1) }, Ending::Stopped] {
+    let halted = Ending::Halted { state: state(1) };
+    for machine in [Ending::Reset, Ending::Panicked, halted, Ending::Stopped] {
         let told = text(&ended(machine, &console));
         let mut lines = told.lines();
         assert_eq!(
@@ -90,6 +91,8 @@ fn each_other_end_has_its_line() {
     assert!(told.contains("halted with interrupts off, at RIP 0x1000"), "{told}");
     assert!(text(&ended(Ending::Reset, &console)).contains("it reset itself"));
     assert!(text(&ended(Ending::PowerOff, &console)).contains("it switched itself off"));
+    let told = text(&ended(Ending::Panicked, &console));
+    assert!(told.contains("kernel panicked: nothing on its console says why"), "{told}");
     let failed = Ending::Failed(hv::Error::BadMemory { gpa: 0x5000 });
     assert!(text(&ended(failed, &console)).contains("0x5000"));
     let failed = Ending::Failed(hv::Error::Stuck {

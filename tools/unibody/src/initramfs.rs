@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use guest_image::INIT;
-use guest_protocol::{LOADED_MODULES, MODULES_FOLDER};
+use guest_protocol::{LATER_MODULES, LOADED_MODULES, MODULES_FOLDER};
 use vmm::boot::cpio::{Error, Writer};
 use vmm::boot::input::Input;
 
@@ -90,7 +90,7 @@ fn add_init(archive: &mut Writer, parts: &mut Vec<Input>) -> Result<(), Error> {
     archive.character_device("dev/console", 0o600, 5, 1)
 }
 
-/// The kernel's modules, and the list of those that init loads.
+/// The kernel's modules, and the lists of those that init loads.
 ///
 /// They are in a folder that nobody else has, to which init leads who looks in the usual place: in a person's own file system `/lib` may be a
 /// link, which a folder of that name would replace.
@@ -111,9 +111,11 @@ fn add_modules(
         }
         Ok::<(), Error>(())
     };
-    add_folders(archive, LOADED_MODULES)?;
-    let lines: String = modules.loaded.iter().map(|path| format!("{root}/{path}\n")).collect();
-    archive.file(LOADED_MODULES, 0o644, lines.as_bytes())?;
+    for (list, paths) in [(LOADED_MODULES, &modules.loaded), (LATER_MODULES, &modules.later)] {
+        add_folders(archive, list)?;
+        let lines: String = paths.iter().map(|path| format!("{root}/{path}\n")).collect();
+        archive.file(list, 0o644, lines.as_bytes())?;
+    }
     for (name, text) in &modules.tables {
         let path = format!("{root}/{name}");
         add_folders(archive, &path)?;

@@ -47,6 +47,7 @@ fn modules_and_their_list_are_where_init_looks() {
         ],
         tables: vec![("modules.dep", "kernel/fs/xfs.ko:\n".into())],
         loaded: vec!["kernel/virtio.ko".into()],
+        later: vec!["kernel/fs/xfs.ko".into()],
         missing: Vec::new(),
     };
     let tools = || Input::bytes(&b"tools"[..]);
@@ -59,6 +60,7 @@ fn modules_and_their_list_are_where_init_looks() {
         assert_eq!(data(".unibody/modules/6.1/kernel/virtio.ko"), b"virtio");
         assert_eq!(data(".unibody/modules/6.1/modules.dep"), b"kernel/fs/xfs.ko:\n");
         assert_eq!(data(".unibody/loaded"), b"/.unibody/modules/6.1/kernel/virtio.ko\n");
+        assert_eq!(data(".unibody/later"), b"/.unibody/modules/6.1/kernel/fs/xfs.ko\n");
         // What may be a link in a person's own file system stays as it is.
         assert!(find("lib/modules").is_none());
     }

@@ -271,12 +271,17 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 
 /// What the guest's devices need, and what a person who names modules may ask for.
 fn wanted(options: &cli::Run) -> Wanted {
-    match (&options.modules, options.disk.is_empty()) {
-        (Some(_), _) => Wanted::everything(),
-        (None, true) => Wanted::default(),
-        (None, false) => {
-            Wanted { drivers: vec![Driver::Pci, Driver::Block, Driver::Rng], file_systems: true }
-        }
+    if options.modules.is_some() {
+        return Wanted::everything();
+    }
+    let mut drivers = vec![Driver::Pci, Driver::Rng];
+    let has_disk = !options.disk.is_empty();
+    drivers.extend(has_disk.then_some(Driver::Block));
+    drivers.extend(options.vsock.is_some().then_some(Driver::Vsock));
+    Wanted {
+        drivers,
+        later: vec![Driver::Balloon, Driver::Panic, Driver::FwCfg],
+        file_systems: has_disk,
     }
 }
 
@@ -325,6 +330,10 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::new();
     let release = parts.kernel.release().unwrap_or_default().to_string();
+    let mut virtio = devices::create(options, H::Vm::CHEAP_EXITS)?;
+    let vsock = options.vsock.as_deref().map(devices::vsock::open).transpose()?;
+    let (vsock, _socket) = vsock.unzip();
+    virtio.extend(vsock);
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
@@ -335,7 +344,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
-        virtio: devices::create(options, H::Vm::CHEAP_EXITS)?,
+        virtio,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
@@ -356,6 +365,7 @@ fn boot<H: Hypervisor>(
     let threads = Threads::start(&relay).map_err(|error| {
         no_start(&format!("cannot serve its input and output: {}", explain(&error)))
     })?;
+    let handle = machine.handle();
     let result = machine.run();
     relay.set_over();
     let received = threads.finish(&relay);
@@ -370,6 +380,9 @@ fn boot<H: Hypervisor>(
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {
         tell_counts(&counts);
+    }
+    if let (true, Some(text)) = (options.verbose, handle.vmcoreinfo()) {
+        tell_vmcoreinfo(&text);
     }
     ending::status(&Ended {
         machine: ending,
@@ -392,6 +405,14 @@ fn tell_counts(counts: &Counts) {
              the code takes {code_size} bytes"
         ));
     }
+}
+
+/// Says what a dump of the guest's memory would be read by: which kernel, and where it was.
+fn tell_vmcoreinfo(text: &str) {
+    let of_kernel = ["OSRELEASE=", "BUILD-ID=", "KERNELOFFSET="];
+    let lines = text.lines().filter(|line| of_kernel.iter().any(|name| line.starts_with(name)));
+    let told: Vec<&str> = lines.collect();
+    say(&format!("unibody: vmcoreinfo: {} lines, {}", text.lines().count(), told.join(", ")));
 }
 
 fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {

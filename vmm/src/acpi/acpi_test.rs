@@ -21,6 +21,8 @@ fn platform() -> Platform {
             .to_vec(),
         rtc: Some(Rtc { port: 0x70, irq: 8 }),
         i8042: false,
+        pvpanic: Some(0x505),
+        fw_cfg: Some(0x510),
         pci: Some(Pci {
             ecam: 0xe000_0000,
             memory: 0xc000_0000..0xe000_0000,
@@ -160,6 +162,10 @@ fn the_dsdt_has_the_devices_and_s5() {
     }
     // COM1: I/O 0x3f8, 8 ports; interrupt 4, shared with COM3, edge, high.
     assert!(contains(&dsdt, &[0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8, 0x89, 6, 0, 0b1011, 1, 4, 0, 0, 0]));
+    // The id is a string, and it is there, works and is shown.
+    assert!(contains(&dsdt, b"\x08_HID\x0dQEMU0001\0"));
+    assert!(contains(&dsdt, &[0x47, 1, 5, 5, 5, 5, 1, 1]));
+    assert!(contains(&dsdt, b"QEMU0002") && contains(&dsdt, &[0x47, 1, 0x10, 5, 0x10, 5, 1, 12]));
     assert!(!contains(&dsdt, b"KBD_"));
     platform.i8042 = true;
     assert!(contains(&dsdt::dsdt(&platform), b"KBD_"));

@@ -16,6 +16,9 @@ const HEADER: u32 = 36;
 /// Integers have 64 bits.
 const REVISION: u8 = 2;
 
+/// Selector, data, and the address of a transfer. See: QEMU, docs/specs/fw_cfg.rst.
+const FW_CFG_PORTS: u8 = 12;
+
 /// Names have four characters: `COM1` to `COM9`.
 pub const UARTS_MAX: usize = 9;
 
@@ -32,6 +35,8 @@ pub fn dsdt(platform: &Platform) -> Vec<u8> {
         devices.push(keyboard());
         devices.push(mouse());
     }
+    devices.extend(platform.pvpanic.map(|port| qemus("PEVT", "QEMU0001", port, 1)));
+    devices.extend(platform.fw_cfg.map(|port| qemus("FWCF", "QEMU0002", port, FW_CFG_PORTS)));
     devices.extend(platform.pci.iter().map(pci::root));
     table.append_slice(&Scope::raw("\\_SB_".into(), devices.concat()));
     table.append_slice(&switched_off(platform.power.s5_sleep_type));
@@ -67,6 +72,15 @@ fn keyboard() -> Vec<u8> {
 
 fn mouse() -> Vec<u8> {
     device("MOU_", "PNP0F13", 0, &[&isa_interrupt(12, false)])
+}
+
+/// A device of QEMU's: its id is no EISA one, but a string. It is there, decodes its ports and works (`_STA`).
+fn qemus(name: &str, id: &'static str, port: u16, ports: u8) -> Vec<u8> {
+    let hid = Name::new("_HID".into(), &id);
+    let status = Name::new("_STA".into(), &0xf_u8);
+    let ports = IO::new(port, port, 1, ports);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
+    bytes_of(&Device::new(name.into(), vec![&hid, &status, &crs]))
 }
 
 fn device(name: &str, id: &str, uid: usize, resources: &[&dyn Aml]) -> Vec<u8> {

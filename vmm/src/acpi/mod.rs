@@ -79,6 +79,10 @@ pub struct Platform {
     /// Whether there is a keyboard controller at 0x60 and 0x64. Without, the
     /// kernel is told not to look for it, which would take time.
     pub i8042: bool,
+    /// The port by which a kernel tells that it panics, if there is one: QEMU's `pvpanic`.
+    pub pvpanic: Option<u16>,
+    /// The first of the ports of QEMU's firmware configuration device, if there is one.
+    pub fw_cfg: Option<u16>,
     /// PCI's root bus, if there is one.
     pub pci: Option<Pci>,
 }

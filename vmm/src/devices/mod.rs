@@ -4,7 +4,8 @@
 //! - [`cmos`]: the real-time clock and its memory;
 //! - [`i8042`]: of the keyboard controller, the line that resets the processor;
 //! - [`power`]: ACPI's power management block and reset register;
-//! - [`fw_cfg`], [`debug_exit`]: QEMU's, for firmware and test kernels.
+//! - [`fw_cfg`], [`debug_exit`]: QEMU's, for firmware and test kernels;
+//! - [`pvpanic`]: QEMU's as well, by which a kernel tells that it panics.
 //!
 //! A device that ends the machine's run says so through a [`Switch`].
 
@@ -13,6 +14,7 @@ pub mod debug_exit;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod power;
+pub mod pvpanic;
 pub mod serial;
 pub mod stream;
 
@@ -23,6 +25,8 @@ pub enum PowerRequest {
     Off,
     /// To be reset.
     Reset,
+    /// Its kernel has panicked, and does no more.
+    Panicked,
     /// To end at once, with a value that says how it went: see [`debug_exit`].
     Exit {
         /// What was written.

@@ -3,7 +3,7 @@
 use super::{UARTS, pci};
 use crate::acpi;
 use crate::boot::layout;
-use crate::devices::{cmos, power};
+use crate::devices::{cmos, fw_cfg, power, pvpanic};
 
 /// The interrupt of ACPI's events. None is ever raised.
 const SCI: u8 = 9;
@@ -26,6 +26,8 @@ pub(super) fn platform(cpus: u32, has_pci: bool) -> acpi::Platform {
         uarts: UARTS.iter().map(|(port, irq)| acpi::Uart { port: *port, irq: *irq }).collect(),
         rtc: Some(acpi::Rtc { port: cmos::FIRST_PORT, irq: 8 }),
         i8042: false,
+        pvpanic: Some(pvpanic::PORT),
+        fw_cfg: Some(fw_cfg::FIRST_PORT),
         pci: has_pci.then(pci::platform),
     }
 }

@@ -10,6 +10,7 @@ use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::i8042::{self, I8042};
 use crate::devices::power::{self, PowerBlock, ResetRegister};
+use crate::devices::pvpanic::{self, PvPanic};
 use crate::devices::serial::{self, Serial};
 use crate::pci::root::{self, AddressPort, DataPort, Ports, Root};
 
@@ -32,14 +33,15 @@ pub(super) fn populate(
     bus.insert(power::RESET_PORT, power::RESET_PORT, reset)
 }
 
-/// Adds the devices that QEMU's machines have and test kernels look for.
+/// Adds the devices that QEMU's machines have: test kernels look for some, Linux for others.
 pub(super) fn insert_qemus(
     bus: &mut Bus,
-    items: fw_cfg::Items,
+    fw_cfg: Arc<FwCfg>,
     debug_exit: bool,
     switch: &Switch,
 ) -> Result<(), Taken> {
-    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, Arc::new(FwCfg::new(items)))?;
+    bus.insert(fw_cfg::FIRST_PORT, fw_cfg::LAST_PORT, fw_cfg)?;
+    bus.insert(pvpanic::PORT, pvpanic::PORT, Arc::new(PvPanic::new(Arc::clone(switch))))?;
     if debug_exit {
         let device = Arc::new(DebugExit::new(Arc::clone(switch)));
         bus.insert(debug_exit::FIRST_PORT, debug_exit::LAST_PORT, device)?;

@@ -1,6 +1,6 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`blk`], [`rng`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`balloon`], [`blk`], [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues;
@@ -8,11 +8,13 @@
 //!
 //! See: Virtual I/O Device (VIRTIO) Version 1.2.
 
+pub mod balloon;
 pub mod blk;
 pub mod interrupt;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 pub mod worker;
 
 use std::sync::Arc;

@@ -58,7 +58,13 @@ fn cache() -> Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME is set to an absolute path")
 }
 
-/// Adds of a pulled folder what `unibody run` reads. Most of it are modules, which nobody needs.
+/// What says of the kernel's modules which there are, and what they depend on.
+const TABLES: [&str; 4] = ["modules.alias", "modules.builtin", "modules.dep", "modules.softdep"];
+
+/// Folders of drivers for the devices that each guest has (`tools/unibody/src/modules/wanted.rs`).
+const DRIVERS: [&str; 4] = ["char/hw_random", "firmware", "misc/pvpanic", "virtio"];
+
+/// Adds of a pulled folder what `unibody run` reads. Most of it are modules, of which few are needed.
 fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     let file = folder.join("manifest.json");
     let cannot_read = || format!("cannot read '{}'", file.display());
@@ -68,7 +74,30 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     for path in paths {
         contents.copy(&folder.join(&path), &format!("{STORE}/{path}"))?;
     }
+    add_modules(contents, folder)
+}
+
+/// Adds the modules of a pulled kernel that each guest is given.
+fn add_modules(contents: &mut Contents, folder: &Path) -> Result<()> {
+    for modules in list(&folder.join("lib/modules"))? {
+        let tables = TABLES.iter().map(|name| modules.join(name)).filter(|table| table.is_file());
+        let mut files: Vec<PathBuf> = tables.collect();
+        for drivers in DRIVERS {
+            files.extend(list(&modules.join("kernel/drivers").join(drivers))?);
+        }
+        for file in files.iter().filter(|file| file.is_file()) {
+            let path = file.strip_prefix(folder).context("it is in the folder")?;
+            contents.copy(file, &format!("{STORE}/{}", path.display()))?;
+        }
+    }
     Ok(())
+}
+
+/// What is in a folder.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let cannot_list = || format!("cannot list '{}'", folder.display());
+    let entries = fs::read_dir(folder).with_context(cannot_list)?;
+    entries.map(|entry| Ok(entry.with_context(cannot_list)?.path())).collect()
 }
 
 /// The format of a manifest (`tools/unibody/src/pull/store.rs`).

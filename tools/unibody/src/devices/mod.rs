@@ -1,12 +1,14 @@
 //! The guest's virtio devices, from what a person asks for: [`create`]. A kind of device is a line there, and a file for its option.
 
 pub(crate) mod disk;
+pub(crate) mod vsock;
 
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::virtio::Device;
+use vmm::virtio::balloon::Balloon;
 use vmm::virtio::rng::Rng;
 
 use crate::cli;
@@ -14,14 +16,15 @@ use crate::error::{Error, reason};
 
 /// All of them, in the order in which the guest finds them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
-/// A guest with any has entropy, too; one that has none is without PCI, which takes a kernel time to look at.
+/// Each guest has entropy, and gives memory back.
 pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
-    if !devices.is_empty() {
-        let rng = Rng::new(Arc::new(entropy))
-            .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
-        devices.push(Arc::new(rng));
-    }
+    let rng = Rng::new(Arc::new(entropy))
+        .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
+    devices.push(Arc::new(rng));
+    let balloon = Balloon::new()
+        .map_err(|error| Error::new("cannot give the guest a balloon", reason(&error)))?;
+    devices.push(Arc::new(balloon));
     Ok(devices)
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct ForGuest {
     pub(crate) tables: Vec<(&'static str, String)>,
     /// Paths of those that are loaded at the start, in that order.
     pub(crate) loaded: Vec<String>,
+    /// Of those that are loaded after that.
+    pub(crate) later: Vec<String>,
     /// What modules depend on, and is nowhere.
     pub(crate) missing: Vec<Missing>,
 }
@@ -26,8 +28,10 @@ impl Modules {
     /// What a guest needs of them. A driver that there is no module of may be part of the kernel; if it isn't, init misses it.
     pub(crate) fn for_guest(&self, wanted: &Wanted) -> Result<ForGuest, Error> {
         let loaded = self.closure(&wanted.loaded())?;
+        let later = self.closure(&wanted.loaded_later())?;
+        let offered = wanted.offered().iter().copied();
         let names: Vec<&str> =
-            wanted.loaded().into_iter().chain(wanted.offered().iter().copied()).collect();
+            wanted.loaded().into_iter().chain(wanted.loaded_later()).chain(offered).collect();
         let all = self.table.generous_closure(&names)?;
         let mut files = Vec::new();
         let mut paths = Vec::new();
@@ -43,10 +47,13 @@ impl Modules {
             (text::BUILTIN, self.builtin.clone()),
         ];
         let path = |module: &super::table::Module| name::unpacked(&module.path).to_string();
+        let is_loaded = |name: &str| loaded.modules.iter().any(|(before, _)| *before == name);
+        let later = later.modules.iter().filter(|(name, _)| !is_loaded(name));
         let missing = all.missing.into_iter().filter(|missing| missing.for_module.is_some());
         Ok(ForGuest {
             release: self.release.clone(),
             tables,
+            later: later.map(|(_, module)| path(module)).collect(),
             loaded: loaded.modules.iter().map(|(_, module)| path(module)).collect(),
             missing: missing.collect(),
             files,

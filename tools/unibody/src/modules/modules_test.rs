@@ -9,7 +9,7 @@ fn open(folder: &Path) -> Modules {
 }
 
 fn block_and_file_systems() -> Wanted {
-    Wanted { drivers: vec![Driver::Block, Driver::Rng], file_systems: true }
+    Wanted { drivers: vec![Driver::Block, Driver::Rng], file_systems: true, ..Wanted::default() }
 }
 
 #[test]
@@ -69,6 +69,19 @@ fn a_guest_gets_what_it_loads_and_what_it_may_ask_for() {
 }
 
 #[test]
+fn what_is_loaded_later_is_not_loaded_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    kernel(folder.path());
+    let (drivers, later) = (vec![Driver::Block], vec![Driver::Rng]);
+    let wanted = Wanted { drivers, later, file_systems: false };
+    assert!(!Wanted { drivers: Vec::new(), ..wanted.clone() }.is_nothing());
+    let guest = open(folder.path()).for_guest(&wanted).unwrap();
+    assert_eq!(guest.loaded[2..], ["kernel/drivers/block/virtio_blk.ko"]);
+    assert_eq!(guest.later, ["kernel/drivers/char/virtio-rng.ko"]);
+    assert_eq!(guest.files.len(), 4);
+}
+
+#[test]
 fn packed_modules_are_unpacked_for_the_guest() {
     use std::io::Write;
 
@@ -77,7 +90,7 @@ fn packed_modules_are_unpacked_for_the_guest() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&blk).unwrap();
     fill(folder.path(), &[("kernel/virtio_blk.ko.gz", &gzip.finish().unwrap())]);
-    let wanted = Wanted { drivers: vec![Driver::Block], file_systems: false };
+    let wanted = Wanted { drivers: vec![Driver::Block], ..Wanted::default() };
     let guest = open(folder.path()).for_guest(&wanted).unwrap();
     let [(path, input)] = &guest.files[..] else { panic!("{guest:?}") };
     assert_eq!((path.as_str(), input.head(usize::MAX).unwrap()), ("kernel/virtio_blk.ko", blk));
@@ -102,7 +115,7 @@ fn of_two_modules_of_a_name_the_updated_one_counts() {
 fn what_a_module_depends_on_and_is_nowhere_is_told() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path(), &[("kernel/virtio_blk.ko", &module(&["depends=gone"]))]);
-    let wanted = Wanted { drivers: vec![Driver::Block], file_systems: true };
+    let wanted = Wanted { drivers: vec![Driver::Block], file_systems: true, ..Wanted::default() };
     let guest = open(folder.path()).for_guest(&wanted).unwrap();
     let [missing] = &guest.missing[..] else { panic!("{guest:?}") };
     assert_eq!(
@@ -119,7 +132,7 @@ fn what_cannot_be_read_is_told_with_its_path() {
     assert!(error.contains("/kernel/a.ko' is no kernel module"), "{error}");
     // A table that names what is not there.
     fill(folder.path(), &[("modules.dep", b"kernel/virtio_blk.ko:\n")]);
-    let wanted = Wanted { drivers: vec![Driver::Block], file_systems: false };
+    let wanted = Wanted { drivers: vec![Driver::Block], ..Wanted::default() };
     let error = open(folder.path()).for_guest(&wanted).unwrap_err().to_string();
     assert!(error.contains("virtio_blk.ko': no such file"), "{error}");
     assert!(Modules::open(folder.path().to_path_buf(), "../6.1").is_err());

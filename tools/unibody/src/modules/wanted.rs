@@ -19,11 +19,15 @@ pub(crate) enum Driver {
     Balloon,
     /// Of virtio-vsock.
     Vsock,
+    /// Of the device by which a kernel tells that it panics.
+    Panic,
+    /// Of the device by which it tells what a dump of its memory is read by.
+    FwCfg,
 }
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 7] = [
+    pub(crate) const ALL: [Driver; 9] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
@@ -31,6 +35,8 @@ impl Driver {
         Driver::Rng,
         Driver::Balloon,
         Driver::Vsock,
+        Driver::Panic,
+        Driver::FwCfg,
     ];
 
     /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8.
@@ -43,6 +49,8 @@ impl Driver {
             Driver::Rng => "virtio_rng",
             Driver::Balloon => "virtio_balloon",
             Driver::Vsock => "vmw_vsock_virtio_transport",
+            Driver::Panic => "pvpanic_mmio",
+            Driver::FwCfg => "qemu_fw_cfg",
         }
     }
 }
@@ -70,6 +78,8 @@ const FILE_SYSTEMS: [&str; 12] = [
 pub(crate) struct Wanted {
     /// What init loads before the command runs.
     pub(crate) drivers: Vec<Driver>,
+    /// What init loads while the command runs: what nobody waits for.
+    pub(crate) later: Vec<Driver>,
     /// Whether file systems are there to be loaded when they are mounted.
     pub(crate) file_systems: bool,
 }
@@ -77,17 +87,22 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// Everything that this program knows a use for.
     pub(crate) fn everything() -> Wanted {
-        Wanted { drivers: Driver::ALL.to_vec(), file_systems: true }
+        Wanted { drivers: Driver::ALL.to_vec(), later: Vec::new(), file_systems: true }
     }
 
     /// Whether it is nothing at all.
     pub(crate) fn is_nothing(&self) -> bool {
-        self.drivers.is_empty() && !self.file_systems
+        self.drivers.is_empty() && self.later.is_empty() && !self.file_systems
     }
 
-    /// The modules that are loaded.
+    /// The modules that are loaded before the command runs.
     pub(super) fn loaded(&self) -> Vec<&'static str> {
         self.drivers.iter().map(|driver| driver.module()).collect()
+    }
+
+    /// The modules that are loaded while it runs.
+    pub(super) fn loaded_later(&self) -> Vec<&'static str> {
+        self.later.iter().map(|driver| driver.module()).collect()
     }
 
     /// The modules that are there to be loaded.
