@@ -93,8 +93,11 @@ fn advise(failed: Error, error: &vmm::disk::Error) -> Error {
         Why::Open(_) | Why::NotAFile => {
             failed.advise("Make one with truncate --size 1G FILE, or with qemu-img create")
         }
-        Why::WritesQcow2 => failed.advise(
-            "Give it with ephemeral (what the guest writes is gone at the end) or ro, or make it raw with qemu-img convert -O raw",
+        Why::Tables(vmm::disk::qcow2::Error::Damaged(_)) => failed.advise(
+            "Repair a copy of it with qemu-img check -r all, or give it read-only (--disk FILE,ro)",
+        ),
+        Why::Tables(_) => failed.advise(
+            "Make another of it with qemu-img convert -O qcow2, or give it with ro or ephemeral",
         ),
         Why::Ephemeral(_) => failed.advise("Make room in the folder for temporary files (TMPDIR)"),
     }
