@@ -2,7 +2,8 @@
 //!
 //! - [`lock`]: who else may have the file open;
 //! - `open`: from a file to an image;
-//! - [`qcow2`]: a qcow2 image is made ready to be written to.
+//! - [`qcow2`]: a qcow2 image is made ready to be written to;
+//! - [`watch`]: that a file may have become longer.
 //!
 //! What is written is in the host's page cache, unless [`Options::direct`]; [`Disk::flush`] has it be on the medium. An image whose format
 //! nobody has named is taken by its file's name, and not by its contents: those are the guest's, who could make of a raw image one that
@@ -19,6 +20,7 @@
 pub mod lock;
 mod open;
 pub mod qcow2;
+pub mod watch;
 
 use std::fs::File as HostFile;
 use std::io::{self, Seek, SeekFrom};
@@ -35,6 +37,9 @@ use vm_memory::VolatileSlice;
 
 /// Bytes of a sector, in which virtio counts.
 pub const SECTOR: u64 = 512;
+
+/// Bytes that are written at once where zeroes are written as such.
+const FILLED_AT_ONCE: u64 = 1 << 20;
 
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,15 +239,36 @@ impl Disk {
     /// The host's.
     pub fn write_zeroes(&self, offset: u64, size: u64) -> io::Result<()> {
         self.check()?;
-        match self.is_ordered() {
+        let result = match self.is_ordered() {
             true => self.alone().write_zeroes(offset, size),
             false => self.shared().write_zeroes(offset, size),
+        };
+        match result {
+            // Version 2 of qcow2 knows no clusters of zeroes.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(offset, size),
+            result => result,
         }
     }
 
-    /// Looks whether a raw image has been made larger, and whether the disk is now.
+    /// Writes zeroes as any other bytes.
+    fn fill(&self, offset: u64, size: u64) -> io::Result<()> {
+        let mut zeroes = vec![0; size.min(FILLED_AT_ONCE) as usize];
+        for done in (0..size).step_by(FILLED_AT_ONCE as usize) {
+            let part = (size - done).min(FILLED_AT_ONCE) as usize;
+            self.write(&[VolatileSlice::from(&mut zeroes[..part])], offset + done)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it becomes larger when its file does: raw images do.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        self.format == Format::Raw && !self.options.ephemeral
+    }
+
+    /// Looks whether its file has been made longer, and gives whether the disk is larger now.
     pub fn grow(&self) -> bool {
-        if self.format != Format::Raw || self.options.ephemeral || self.lost.get().is_some() {
+        if !self.can_grow() || self.check().is_err() {
             return false;
         }
         let mut access = self.alone();

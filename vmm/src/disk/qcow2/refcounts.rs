@@ -33,7 +33,7 @@ impl<'a> Refcounts<'a> {
     }
 
     /// How many blocks the table has entries for.
-    pub fn len(&self) -> u64 {
+    pub fn entries(&self) -> u64 {
         self.table.len() as u64
     }
 
