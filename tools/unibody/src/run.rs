@@ -325,6 +325,7 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::new();
     let release = parts.kernel.release().unwrap_or_default().to_string();
+    let (disks, virtio) = devices::create(options, H::Vm::CHEAP_EXITS)?;
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
@@ -335,7 +336,7 @@ fn boot<H: Hypervisor>(
         rng_seed: Some(seed()?),
         lines: lines.ends(),
         debug_exit: options.isa_debug_exit,
-        virtio: devices::create(options, H::Vm::CHEAP_EXITS)?,
+        virtio,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
@@ -366,6 +367,7 @@ fn boot<H: Hypervisor>(
         say("");
     }
     drop(signals);
+    disks.close();
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {

@@ -9,20 +9,24 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::virtio::Device;
 use vmm::virtio::rng::Rng;
 
+use self::disk::Disks;
 use crate::cli;
 use crate::error::{Error, reason};
 
 /// All of them, in the order in which the guest finds them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
-/// A guest with any has entropy, too; one that has none is without PCI, which takes a kernel time to look at.
-pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Vec<Arc<dyn Device>>, Error> {
-    let mut devices = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
+/// The disks are to be closed when the guest is at its end. A guest with any device has entropy, too; one that has none is without PCI, which takes a kernel time to look at.
+pub(crate) fn create(
+    options: &cli::Run,
+    cheap_exits: bool,
+) -> Result<(Disks, Vec<Arc<dyn Device>>), Error> {
+    let (disks, mut devices) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
     if !devices.is_empty() {
         let rng = Rng::new(Arc::new(entropy))
             .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
         devices.push(Arc::new(rng));
     }
-    Ok(devices)
+    Ok((disks, devices))
 }
 
 /// The host's.
