@@ -119,7 +119,8 @@ fn what_is_in_an_image_stays() {
 #[test]
 fn what_would_be_destroyed_is_not_written_to() {
     type Spoil = fn(&Image);
-    let spoils: [(Spoil, fn(&Error) -> bool); 9] = [
+    type IsTold = fn(&Error) -> bool;
+    let spoils: [(Spoil, IsTold); 9] = [
         // The first table is its own second one.
         (|image| image.poke(image.header().l1_offset, image.header().l1_offset | COPIED), damaged),
         // An L2 table is the header, another table's, begins within a cluster, is nobody's own, or behind the end.
