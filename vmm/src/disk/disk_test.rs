@@ -88,6 +88,20 @@ fn a_qcow2_image_keeps_what_was_written() {
 }
 
 #[test]
+fn of_nothing_comes_nothing() {
+    for image in [Image::raw(MIB), Image::qcow2(MIB)] {
+        let disk = image.open().unwrap();
+        for offset in [0, 512, MIB] {
+            assert!(read(&disk, offset, 0).is_empty());
+            write(&disk, offset, Vec::new());
+            disk.discard(offset, 0).unwrap();
+            disk.write_zeroes(offset, 0).unwrap();
+        }
+        assert_eq!(read(&disk, 0, 512), [0; 512]);
+    }
+}
+
+#[test]
 fn a_raw_image_keeps_its_bytes_where_they_are() {
     let image = Image::raw(MIB);
     write(&image.open().unwrap(), 4096, b"abc".repeat(512));

@@ -177,6 +177,10 @@ impl Disk {
     /// The host's, and that the file has become shorter, or never was as long as it says: what is not in it is not zero.
     pub fn read(&self, to: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVectorMut::from_volatile_slice(to);
+        // imago asserts that there is something.
+        if vector.len() == 0 {
+            return self.check();
+        }
         let access = self.shared();
         if self.is_mapped() {
             is_in_file(&access, offset, vector.len())?;
@@ -192,6 +196,9 @@ impl Disk {
     pub fn write(&self, from: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         self.check()?;
         let (vector, _guard) = IoVector::from_volatile_slice(from);
+        if vector.len() == 0 {
+            return Ok(());
+        }
         if self.is_ordered() {
             let access = self.shared();
             if !is_in_place(&access, offset, vector.len())? {
@@ -227,6 +234,9 @@ impl Disk {
     /// The host's. That it cannot do so is none.
     pub fn discard(&self, offset: u64, size: u64) -> io::Result<()> {
         self.check()?;
+        if size == 0 {
+            return Ok(());
+        }
         match self.alone().discard_to_any(offset, size) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             result => result,
@@ -239,6 +249,9 @@ impl Disk {
     /// The host's.
     pub fn write_zeroes(&self, offset: u64, size: u64) -> io::Result<()> {
         self.check()?;
+        if size == 0 {
+            return Ok(());
+        }
         let result = match self.is_ordered() {
             true => self.alone().write_zeroes(offset, size),
             false => self.shared().write_zeroes(offset, size),
