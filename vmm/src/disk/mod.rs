@@ -177,13 +177,14 @@ impl Disk {
     /// The host's, and that the file has become shorter, or never was as long as it says: what is not in it is not zero.
     pub fn read(&self, to: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVectorMut::from_volatile_slice(to);
-        // imago asserts that there is something.
-        if vector.len() == 0 {
+        // imago asserts that there is something, in is_empty as well.
+        let size = vector.len();
+        if size == 0 {
             return self.check();
         }
         let access = self.shared();
         if self.is_mapped() {
-            is_in_file(&access, offset, vector.len())?;
+            is_in_file(&access, offset, size)?;
         }
         access.readv(vector, offset)?;
         self.check()
@@ -196,12 +197,13 @@ impl Disk {
     pub fn write(&self, from: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         self.check()?;
         let (vector, _guard) = IoVector::from_volatile_slice(from);
-        if vector.len() == 0 {
+        let size = vector.len();
+        if size == 0 {
             return Ok(());
         }
         if self.is_ordered() {
             let access = self.shared();
-            if !is_in_place(&access, offset, vector.len())? {
+            if !is_in_place(&access, offset, size)? {
                 drop(access);
                 return self.alone().writev(vector, offset);
             }
