@@ -1,6 +1,6 @@
-//! What the fuzz targets do with their bytes: [`run`].
+//! What the fuzz targets do with their bytes: [`run`], and of images [`disk_image`].
 //!
-//! The bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
+//! Of ioctls the bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
 //! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
 //! Linux's may come of it: no panic, no signal, no write beside the slots, no run that cannot be ended, no complaint of the kernel's.
 //! What is a panic or a fault of the hypervisor's in this process is such a complaint if it is the kernel's; all else holds of both.
@@ -16,6 +16,7 @@
 pub mod arena;
 mod calls;
 pub mod case;
+pub mod disk_image;
 mod feedback;
 mod guest;
 pub mod input;

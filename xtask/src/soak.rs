@@ -5,7 +5,7 @@
 //!   another one each time unless it is set;
 //! - `PROPTEST_CASES`: how many cases a property test makes;
 //! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant, loads last for
-//!   minutes, a kernel boots under all modes of the software CPU, and its own tests run under QEMU, too.
+//!   minutes, who writes to a disk is killed at many more points, a kernel boots under all modes of the software CPU, and its own tests run under QEMU, too.
 //!
 //! Last come all tests of the nest (`xtask/src/nest/gate.rs`), and there the project's own module.
 
@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The command.
 pub const COMMAND: Command = Command {
     name: "soak",
-    about: "the long forms of tests, for hours [CASES] [differential properties programs nest module]",
+    about: "the long forms of tests, for hours [CASES] [differential properties programs disks nest module]",
     run,
 };
 
@@ -29,10 +29,11 @@ const PROPERTIES: &str = "20000";
 type Part = (&'static str, fn(&str) -> Result<()>);
 
 /// All of them, in the order in which they run.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("differential", differential),
     ("properties", |_| properties()),
     ("programs", |_| programs()),
+    ("disks", |_| disks()),
     ("nest", |_| nest::soak()),
     ("module", |_| nest::soak_module()),
 ];
@@ -75,6 +76,19 @@ fn properties() -> Result<()> {
     properties.args(["test", "--release", "--package", "vmm", "--package", "unibody"]);
     properties.args(["--package", "guest-protocol", "--lib", "--bins"]);
     process::run(properties.env("PROPTEST_CASES", PROPERTIES).current_dir(tree::root()))
+}
+
+/// Who writes to an image is killed, often: the program with a guest, and a process without.
+fn disks() -> Result<()> {
+    for [package, test, name] in
+        [["unibody", "disk", "nothing_that_was_acknowledged"], ["vmm", "qcow2", "killed"]]
+    {
+        let mut disks = process::cargo();
+        disks.args(["test", "--release", "--package", package, "--test", test]);
+        disks.args(["--", "--nocapture", "--test-threads", "1", name]);
+        process::run(disks.env("UNIBODY_LONG", "1").current_dir(tree::root()))?;
+    }
+    Ok(())
 }
 
 /// Other people's programs, kernels and loads.

@@ -111,8 +111,8 @@ pub(crate) struct Run {
     /// Give the guest a disk: an image, or a block device of the host's; may be given more than once.
     ///
     /// The guest has the first as /dev/vda. Options are format=raw and format=qcow2 (if nothing is said, by the name: qcow2 if that ends in
-    /// .qcow2), ro (nothing is written), ephemeral (what is written is gone at the end), and direct (past the host's page cache). A qcow2 image
-    /// has to have ro or ephemeral.
+    /// .qcow2), ro (nothing is written), ephemeral (what is written is gone at the end), and direct (past the host's page cache). A raw image
+    /// that is made larger while the guest runs is larger for the guest, too.
     #[arg(long, value_name = "FILE[,OPTION...]", value_parser = OsStringValueParser::new().try_map(|text| disk::parse(&text)))]
     pub(crate) disk: Vec<vmm::disk::Options>,
 

@@ -24,7 +24,7 @@ use vmm::control::Session;
 use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 
 use crate::cli::{self, Cli, Engine};
-use crate::devices;
+use crate::devices::{self, Devices};
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -330,10 +330,7 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::new();
     let release = parts.kernel.release().unwrap_or_default().to_string();
-    let mut virtio = devices::create(options, H::Vm::CHEAP_EXITS)?;
-    let vsock = options.vsock.as_deref().map(devices::vsock::open).transpose()?;
-    let (vsock, _socket) = vsock.unzip();
-    virtio.extend(vsock);
+    let Devices { virtio, disks, socket: _socket } = devices::create(options, H::Vm::CHEAP_EXITS)?;
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
@@ -376,6 +373,7 @@ fn boot<H: Hypervisor>(
         say("");
     }
     drop(signals);
+    disks.close();
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {

@@ -1,37 +1,45 @@
 //! [`Disk`]: an image file as blocks: raw or qcow2, by `imago`.
 //!
-//! - [`lock`]: who else may have the file open.
+//! - [`lock`]: who else may have the file open;
+//! - `open`: from a file to an image;
+//! - [`qcow2`]: a qcow2 image is made ready to be written to;
+//! - [`watch`]: that a file may have become longer.
 //!
 //! What is written is in the host's page cache, unless [`Options::direct`]; [`Disk::flush`] has it be on the medium. An image whose format
 //! nobody has named is taken by its file's name, and not by its contents: those are the guest's, who could make of a raw image one that
 //! names any file of the host's as its backing file.
 //!
-//! Not implemented: writing to a qcow2 image. `imago` 0.2 enters a new table of clusters before the cluster is counted as used; a process that is
-//! killed in between leaves an image that the next writer overwrites tables of. What is written over such an image ([`Options::ephemeral`])
-//! is in a file that ends with the process. Nor: a backing file of a backing file that is not there any more, resizing.
+//! A process that is killed leaves a qcow2 image whole, with all in it that was flushed; clusters may be left that are counted as used and are
+//! not (`qemu-img check -r leaks` frees them). So what gives a place in the file to blocks, or takes it away, is done by one thread at a time:
+//! `imago` orders its writes of tables only as long as nobody else changes them. A host that loses its power may leave more behind, as
+//! between two flushes nothing orders what it writes to its medium.
+//!
+//! Not implemented: qcow2 images with snapshots in them or on block devices are not written to, a qcow2 image that is made larger while it is in use is
+//! not seen to be, and its file is not made smaller by what the guest discards: that is used again.
 
 pub mod lock;
+mod open;
+pub mod qcow2;
+pub mod watch;
 
 use std::fs::File as HostFile;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hv::host_error::explain;
 use imago::file::File;
-use imago::format::gate::ImplicitOpenGate;
 use imago::io_buffers::{IoVector, IoVectorMut};
-use imago::qcow2::Qcow2;
-use imago::raw::Raw;
-use imago::{FormatAccess, FormatCreateBuilder, FormatDriverBuilder, StorageOpenOptions};
+use imago::{FormatAccess, Mapping, Storage};
 use vm_memory::VolatileSlice;
 
 /// Bytes of a sector, in which virtio counts.
 pub const SECTOR: u64 = 512;
 
-/// By what a qcow2 image begins. See: QEMU, docs/interop/qcow2.txt.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Bytes that are written at once where zeroes are written as such.
+const FILLED_AT_ONCE: u64 = 1 << 20;
 
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +88,9 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// It is one that is not written to yet.
-    #[error("a qcow2 image can be read here, and not written to")]
-    WritesQcow2,
+    /// It is a qcow2 image that is not written to.
+    #[error("it cannot be written to as a qcow2 image: {0}")]
+    Tables(#[from] qcow2::Error),
     /// There is no place for what the guest writes.
     #[error("there is no place for what the guest writes: {}", explain(.0))]
     Ephemeral(io::Error),
@@ -91,35 +99,19 @@ pub enum Error {
     OddSize(u64),
 }
 
-/// Backing files and the like, which images name: opened for reading, while nobody writes to them.
-#[derive(Default)]
-struct Named {
-    direct: bool,
-}
-
-impl ImplicitOpenGate<File> for Named {
-    fn open_format<F: FormatDriverBuilder<File>>(
-        &mut self,
-        builder: F,
-    ) -> io::Result<FormatAccess<File>> {
-        Ok(FormatAccess::new(builder.write(false).open(Self { direct: self.direct })?))
-    }
-
-    fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<File> {
-        let path = options.get_filename().map(Path::to_path_buf).unwrap_or_default();
-        let in_words =
-            |error: Error| io::Error::other(format!("backing file '{}': {error}", path.display()));
-        let file = open_file(&path, false, self.direct).map_err(in_words)?;
-        storage(file, &path, false, self.direct)
-    }
-}
-
 /// An image.
 pub struct Disk {
-    /// Discarding needs it alone.
+    /// What changes where in the file blocks are has it alone, and so has what discards.
     access: RwLock<FormatAccess<File>>,
-    size: u64,
-    read_only: bool,
+    /// The image's own file, to look at its length.
+    file: HostFile,
+    options: Options,
+    format: Format,
+    size: AtomicU64,
+    /// Bytes that the file is at least as long as: of a block device, none.
+    length: AtomicU64,
+    /// Why nothing is read or written any more.
+    lost: OnceLock<&'static str>,
 }
 
 impl Disk {
@@ -129,30 +121,46 @@ impl Disk {
     /// When it cannot be used, or is in use.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let writes = !options.read_only && !options.ephemeral;
-        let file = open_file(&options.path, writes, options.direct)?;
-        let format = format_of(&file, options)?;
+        let file = open::open_file(&options.path, writes)?;
+        let format = open::format_of(&file, options)?;
         if writes && format == Format::Qcow2 {
-            return Err(Error::WritesQcow2);
+            qcow2::prepare(&file)?;
         }
-        let access = open_image(file, format, options, writes)?;
+        let own = file.try_clone().map_err(Error::Open)?;
+        let length = own.metadata().map_err(Error::Open)?.len();
+        let access = open::open_image(file, format, options, writes)?;
         let size = access.size();
         if !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
         }
-        let access = if options.ephemeral { overlay(access)? } else { access };
-        Ok(Self { access: RwLock::new(access), size, read_only: options.read_only })
+        let access = if options.ephemeral { open::overlay(access)? } else { access };
+        Ok(Self {
+            access: RwLock::new(access),
+            file: own,
+            options: options.clone(),
+            format,
+            size: size.into(),
+            length: length.into(),
+            lost: OnceLock::new(),
+        })
     }
 
     /// In bytes, a multiple of [`SECTOR`].
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     /// Whether nothing can be written.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.options.read_only
+    }
+
+    /// The image's file.
+    #[must_use]
+    pub fn file(&self) -> &HostFile {
+        &self.file
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
@@ -166,29 +174,60 @@ impl Disk {
     /// Reads into the guest's memory.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's, and that the file has become shorter, or never was as long as it says: what is not in it is not zero.
     pub fn read(&self, to: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVectorMut::from_volatile_slice(to);
-        self.shared().readv(vector, offset)
+        // imago asserts that there is something, in is_empty as well.
+        let size = vector.len();
+        if size == 0 {
+            return self.check();
+        }
+        let access = self.shared();
+        if self.is_mapped() {
+            is_in_file(&access, offset, size)?;
+        }
+        access.readv(vector, offset)?;
+        self.check()
     }
 
     /// Writes from it.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's, and that the file has become shorter.
     pub fn write(&self, from: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        self.check()?;
         let (vector, _guard) = IoVector::from_volatile_slice(from);
+        let size = vector.len();
+        if size == 0 {
+            return Ok(());
+        }
+        if self.is_ordered() {
+            let access = self.shared();
+            if !is_in_place(&access, offset, size)? {
+                drop(access);
+                return self.alone().writev(vector, offset);
+            }
+            return access.writev(vector, offset);
+        }
         self.shared().writev(vector, offset)
     }
 
     /// When this returns, all that was written before is on the medium.
     ///
     /// # Errors
-    /// The host's: it may be on it, or not.
+    /// The host's: it may be on it, or not. If the host says that what it had is not on it, nothing more is read or written.
     pub fn flush(&self) -> io::Result<()> {
-        let access = self.shared();
-        access.flush()?;
-        access.sync()
+        self.check()?;
+        if self.is_ordered() {
+            self.alone().flush()?;
+        } else {
+            self.shared().flush()?;
+        }
+        let synced = self.shared().sync();
+        // The host forgets that, and says the next time that all is well.
+        synced.inspect_err(|_| {
+            let _ = self.lost.set("the host could not write to the image what the guest had");
+        })
     }
 
     /// The guest does not need what is there any more: it may read as anything.
@@ -196,6 +235,10 @@ impl Disk {
     /// # Errors
     /// The host's. That it cannot do so is none.
     pub fn discard(&self, offset: u64, size: u64) -> io::Result<()> {
+        self.check()?;
+        if size == 0 {
+            return Ok(());
+        }
         match self.alone().discard_to_any(offset, size) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             result => result,
@@ -207,92 +250,133 @@ impl Disk {
     /// # Errors
     /// The host's.
     pub fn write_zeroes(&self, offset: u64, size: u64) -> io::Result<()> {
-        self.shared().write_zeroes(offset, size)
-    }
-}
-
-/// Opens a file of the host's, and locks it.
-fn open_file(path: &Path, writes: bool, direct: bool) -> Result<HostFile, Error> {
-    let mut options = HostFile::options();
-    options.read(true).write(writes);
-    // Not to wait for a FIFO's other end.
-    let flags = libc_flags(direct);
-    options.custom_flags(flags);
-    let file = options.open(path).map_err(Error::Open)?;
-    let kind = file.metadata().map_err(Error::Open)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(Error::NotAFile);
-    }
-    lock::take(&file, writes)?;
-    Ok(file)
-}
-
-fn libc_flags(direct: bool) -> i32 {
-    let flags = rustix::fs::OFlags::NONBLOCK;
-    let direct = if direct { rustix::fs::OFlags::DIRECT } else { rustix::fs::OFlags::empty() };
-    (flags | direct).bits() as i32
-}
-
-/// For `imago`.
-fn storage(file: HostFile, path: &Path, writes: bool, direct: bool) -> io::Result<File> {
-    let options = StorageOpenOptions::new().filename(path).write(writes).direct(direct);
-    File::from_open_file(file, options)
-}
-
-/// What the image is.
-fn format_of(file: &HostFile, options: &Options) -> Result<Format, Error> {
-    if let Some(format) = options.format {
-        return Ok(format);
-    }
-    let by_name = options.path.extension().is_some_and(|name| name == "qcow2" || name == "qcow");
-    // As large as direct I/O may want it to be.
-    let mut start = vec![0; 4096];
-    let begins_so = match options.direct {
-        // Alignment is not this function's to know: another descriptor has none.
-        true => HostFile::open(&options.path).and_then(|mut file| file.read(&mut start)),
-        false => file.read_at(&mut start, 0),
-    };
-    let begins_so = begins_so.map_err(Error::Open)? >= 4 && start.starts_with(&QCOW2_MAGIC);
-    match (by_name, begins_so) {
-        (true, _) => Ok(Format::Qcow2),
-        (false, false) => Ok(Format::Raw),
-        (false, true) => Err(Error::Ambiguous),
-    }
-}
-
-fn open_image(
-    file: HostFile,
-    format: Format,
-    options: &Options,
-    writes: bool,
-) -> Result<FormatAccess<File>, Error> {
-    let name = match format {
-        Format::Raw => "a raw image",
-        Format::Qcow2 => "a qcow2 image",
-    };
-    let failed = |error| Error::Format { format: name, error };
-    let storage = storage(file, &options.path, writes, options.direct).map_err(failed)?;
-    let gate = Named { direct: options.direct };
-    match format {
-        Format::Raw => Raw::builder(storage).write(writes).open(gate).map(FormatAccess::new),
-        Format::Qcow2 => {
-            let builder = Qcow2::<File>::builder(storage).write(writes);
-            builder.open(gate).map(FormatAccess::new)
+        self.check()?;
+        if size == 0 {
+            return Ok(());
+        }
+        let result = match self.is_ordered() {
+            true => self.alone().write_zeroes(offset, size),
+            false => self.shared().write_zeroes(offset, size),
+        };
+        match result {
+            // Version 2 of qcow2 knows no clusters of zeroes.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.fill(offset, size),
+            result => result,
         }
     }
-    .map_err(failed)
+
+    /// Writes zeroes as any other bytes.
+    fn fill(&self, offset: u64, size: u64) -> io::Result<()> {
+        let mut zeroes = vec![0; size.min(FILLED_AT_ONCE) as usize];
+        for done in (0..size).step_by(FILLED_AT_ONCE as usize) {
+            let part = (size - done).min(FILLED_AT_ONCE) as usize;
+            self.write(&[VolatileSlice::from(&mut zeroes[..part])], offset + done)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it becomes larger when its file does: raw images do.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        self.format == Format::Raw && !self.options.ephemeral
+    }
+
+    /// Looks whether its file has been made longer, and gives whether the disk is larger now.
+    pub fn grow(&self) -> bool {
+        if !self.can_grow() || self.check().is_err() {
+            return false;
+        }
+        let mut access = self.alone();
+        let grown = length_of(&self.file).ok().map(|size| size - size % SECTOR);
+        if grown.is_none_or(|size| size <= self.size()) {
+            return false;
+        }
+        let writes = !self.options.read_only;
+        let again = self.file.try_clone().map_err(Error::Open);
+        let again =
+            again.and_then(|file| open::open_image(file, self.format, &self.options, writes));
+        // The disk is as large as it was, then.
+        let Ok(again) = again else { return false };
+        let size = again.size() - again.size() % SECTOR;
+        *access = again;
+        self.size.store(size, Ordering::Release);
+        if self.length.load(Ordering::Acquire) != 0 {
+            self.length.store(size, Ordering::Release);
+        }
+        true
+    }
+
+    /// Whether its blocks are anywhere in a file.
+    fn is_mapped(&self) -> bool {
+        self.format == Format::Qcow2 || self.options.ephemeral
+    }
+
+    /// Whether it matters in which order its tables are written.
+    fn is_ordered(&self) -> bool {
+        self.format == Format::Qcow2 && !self.options.read_only && !self.options.ephemeral
+    }
+
+    /// Whether all is there that was.
+    fn check(&self) -> io::Result<()> {
+        if let Some(why) = self.lost.get() {
+            return Err(io::Error::other(*why));
+        }
+        let length = self.length.load(Ordering::Acquire);
+        if length != 0 && self.file.metadata()?.len() < length {
+            const WHY: &str = "the image's file has become shorter";
+            let _ = self.lost.set(WHY);
+            return Err(io::Error::other(WHY));
+        }
+        Ok(())
+    }
 }
 
-/// What is written goes to an image in a file without a name.
-fn overlay(base: FormatAccess<File>) -> Result<FormatAccess<File>, Error> {
-    let failed = Error::Ephemeral;
-    let file = tempfile::tempfile().map_err(failed)?;
-    let options = StorageOpenOptions::new().write(true);
-    let storage = File::from_open_file(file, options).map_err(failed)?;
-    let size = base.size();
-    let create = Qcow2::<File>::create_builder(storage).size(size);
-    let open = |image| Ok(Qcow2::<File>::builder(image).backing(Some(base)).write(true));
-    create.create_open(Named::default(), open).map(FormatAccess::new).map_err(failed)
+impl Drop for Disk {
+    /// What the guest has not flushed is in the image, too, if nothing goes wrong. Who wants to know has flushed it.
+    fn drop(&mut self) {
+        if self.is_ordered() {
+            let _ = self.alone().flush();
+        }
+    }
+}
+
+/// Whether each block of a range that is in a file is within its length.
+fn is_in_file(access: &FormatAccess<File>, mut offset: u64, mut size: u64) -> io::Result<()> {
+    while size > 0 {
+        let (mapping, length) = access.get_mapping(offset, size)?;
+        if let Mapping::Raw { storage, offset, .. } = mapping
+            && offset >= storage.size()?
+        {
+            return Err(io::Error::other("the image's file is shorter than its tables say"));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        offset += length;
+        size = size.saturating_sub(length);
+    }
+    Ok(())
+}
+
+/// Whether a range can be written to without that a table changes.
+fn is_in_place(access: &FormatAccess<File>, mut offset: u64, mut size: u64) -> io::Result<bool> {
+    while size > 0 {
+        let (mapping, length) = access.get_mapping(offset, size)?;
+        if !matches!(mapping, Mapping::Raw { writable: true, .. }) || length == 0 {
+            return Ok(false);
+        }
+        offset += length;
+        size = size.saturating_sub(length);
+    }
+    Ok(true)
+}
+
+/// Bytes of a file or a block device.
+fn length_of(mut file: &HostFile) -> io::Result<u64> {
+    match file.metadata()? {
+        facts if facts.file_type().is_block_device() => file.seek(SeekFrom::End(0)),
+        facts => Ok(facts.len()),
+    }
 }
 
 #[cfg(test)]

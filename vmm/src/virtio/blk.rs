@@ -1,10 +1,12 @@
 //! [`Blk`]: a disk.
 //!
 //! Each queue has a thread ([`Worker`]). Where an exit costs little, as on the software CPU, short requests are done on the vCPU's thread
-//! that asks for them: to wake another thread takes longer than to copy a few pages. `request` is what a request is.
+//! that asks for them: to wake another thread takes longer than to copy a few pages. `request` is what a request is, and `growth` has the driver
+//! see that the disk has become larger.
 //!
 //! See: VIRTIO 1.2, 5.2.
 
+mod growth;
 mod request;
 
 use std::io;
@@ -12,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hv::{Event, EventFd};
 
-use self::request::Request;
+use self::growth::Growth;
+use self::request::{Request, Target};
 use super::interrupt::Interrupt;
 use super::queue::{Broken, Served, Virtqueue};
 use super::worker::Worker;
@@ -52,6 +55,8 @@ pub struct Blk {
     /// Whether short requests are done where they are asked for.
     inline: bool,
     queues: Vec<Lane>,
+    /// Where the host does not tell, the disk is as large as it was until the next start.
+    growth: Option<Growth>,
 }
 
 /// A queue, and the thread that serves it.
@@ -64,8 +69,7 @@ struct Lane {
 struct Serving {
     queue: Virtqueue,
     interrupt: Arc<Interrupt>,
-    disk: Arc<Disk>,
-    serial: [u8; 20],
+    target: Target,
 }
 
 /// Which requests are done.
@@ -81,12 +85,13 @@ impl Blk {
     ///
     /// # Errors
     /// When this process has too many files open.
-    pub fn new(disk: Disk, serial: &str, queues: u16, inline: bool) -> io::Result<Self> {
+    pub fn new(disk: Arc<Disk>, serial: &str, queues: u16, inline: bool) -> io::Result<Self> {
         let mut bytes = [0; 20];
         bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
         let lane = |_| Ok(Lane { worker: Worker::new()?, active: Arc::default() });
         let queues = (0..queues.max(1)).map(lane).collect::<io::Result<_>>()?;
-        Ok(Self { disk: Arc::new(disk), serial: bytes, inline, queues })
+        let growth = disk.can_grow().then(|| Growth::new(Arc::clone(&disk)).ok()).flatten();
+        Ok(Self { disk, serial: bytes, inline, queues, growth })
     }
 
     fn config(&self) -> [u8; CONFIG] {
@@ -114,12 +119,12 @@ impl Serving {
         if self.interrupt.needs_reset() {
             return false;
         }
-        let (disk, serial) = (&self.disk, &self.serial);
+        let target = &self.target;
         let served = self.queue.serve(|memory, chain| {
             let request = Request::read(memory, chain)?;
             match which {
                 Which::Short if !request.is_short(SHORT) => Ok(Served::Later),
-                _ => request.carry_out(disk, memory, serial).map(Served::Written),
+                _ => request.carry_out(target, memory).map(Served::Written),
             }
         });
         served.unwrap_or_else(|Broken| {
@@ -154,11 +159,16 @@ impl Device for Blk {
 
     fn activate(&self, active: Active) {
         let interrupt = active.interrupt;
+        self.growth.iter().for_each(|growth| growth.tell(Some(Arc::clone(&interrupt))));
+        let target = Target {
+            disk: Arc::clone(&self.disk),
+            serial: self.serial,
+            writes_through: active.features & feature::FLUSH == 0,
+        };
         for (number, (lane, queue)) in self.queues.iter().zip(active.queues).enumerate() {
             let Some(queue) = queue else { continue };
-            let (disk, serial) = (Arc::clone(&self.disk), self.serial);
-            let serving = Serving { queue, interrupt: Arc::clone(&interrupt), disk, serial };
-            *lock(&lane.active) = Some(serving);
+            let (asked, target) = (Arc::clone(&interrupt), target.clone());
+            *lock(&lane.active) = Some(Serving { queue, interrupt: asked, target });
             let (active, event) = (Arc::clone(&lane.active), lane.worker.event());
             let work = move || {
                 let more = lock(&active).as_mut().map(|serving| serving.serve(Which::All));
@@ -192,6 +202,7 @@ impl Device for Blk {
     }
 
     fn reset(&self) {
+        self.growth.iter().for_each(|growth| growth.tell(None));
         for lane in &self.queues {
             lane.worker.stop();
             *lock(&lane.active) = None;

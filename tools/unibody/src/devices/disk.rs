@@ -5,11 +5,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use signal_hook::consts::SIGXFSZ;
 use vmm::disk::{Disk, Format, Options};
 use vmm::virtio::Device;
 use vmm::virtio::blk::Blk;
 
-use crate::error::{Error, quoted};
+use crate::error::{Error, quoted, reason, say};
 
 /// How many queues a disk has at most: more than that are no faster.
 const QUEUES: u32 = 4;
@@ -58,24 +59,52 @@ fn split(text: &[u8]) -> Vec<Vec<u8>> {
     parts
 }
 
+/// Images that are written to.
+#[derive(Default)]
+pub(crate) struct Disks(Vec<(PathBuf, Arc<Disk>)>);
+
+impl Disks {
+    /// The guest is at its end: what it has written is on the medium, or the person is told that it is not.
+    pub(crate) fn close(self) {
+        for (path, disk) in self.0 {
+            if let Err(error) = disk.flush() {
+                let disk = quoted(&path);
+                say(&format!(
+                    "unibody: not all that the guest wrote is on disk {disk}: {}",
+                    reason(&error)
+                ));
+            }
+        }
+    }
+}
+
 /// Opens the images, and makes devices of them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 pub(crate) fn open(
-    disks: &[Options],
+    options: &[Options],
     cpus: u32,
     cheap_exits: bool,
-) -> Result<Vec<Arc<dyn Device>>, Error> {
+) -> Result<(Disks, Vec<Arc<dyn Device>>), Error> {
+    // An image that may not become larger (setrlimit(2)) is the guest's I/O error, and not the end of this process. If the signal cannot be
+    // handled, it is.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    let mut disks = Disks::default();
     let device = |(number, options): (usize, &Options)| {
         let failed = |why: &dyn std::fmt::Display| {
             Error::new(format!("cannot use disk {}", quoted(&options.path)), why)
         };
         let disk = Disk::open(options).map_err(|error| advise(failed(&error), &error))?;
+        let disk = Arc::new(disk);
+        if !options.read_only && !options.ephemeral {
+            disks.0.push((options.path.clone(), Arc::clone(&disk)));
+        }
         let serial = format!("unibody-{number}");
         let queues = cpus.min(QUEUES) as u16;
         let device =
             Blk::new(disk, &serial, queues, cheap_exits).map_err(|error| failed(&error))?;
         Ok(Arc::new(device) as Arc<dyn Device>)
     };
-    disks.iter().enumerate().map(device).collect()
+    let devices = options.iter().enumerate().map(device).collect::<Result<_, _>>()?;
+    Ok((disks, devices))
 }
 
 /// What to do.
@@ -93,8 +122,11 @@ fn advise(failed: Error, error: &vmm::disk::Error) -> Error {
         Why::Open(_) | Why::NotAFile => {
             failed.advise("Make one with truncate --size 1G FILE, or with qemu-img create")
         }
-        Why::WritesQcow2 => failed.advise(
-            "Give it with ephemeral (what the guest writes is gone at the end) or ro, or make it raw with qemu-img convert -O raw",
+        Why::Tables(vmm::disk::qcow2::Error::Damaged(_)) => failed.advise(
+            "Repair a copy of it with qemu-img check -r all, or give it read-only (--disk FILE,ro)",
+        ),
+        Why::Tables(_) => failed.advise(
+            "Make another of it with qemu-img convert -O qcow2, or give it with ro or ephemeral",
         ),
         Why::Ephemeral(_) => failed.advise("Make room in the folder for temporary files (TMPDIR)"),
     }

@@ -10,22 +10,36 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::virtio::Device;
 use vmm::virtio::balloon::Balloon;
 use vmm::virtio::rng::Rng;
+use vmm::virtio::vsock::listener::SocketFile;
 
+use self::disk::Disks;
 use crate::cli;
 use crate::error::{Error, reason};
 
-/// All of them, in the order in which the guest finds them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
+/// The guest's devices, and what is to be done for them when it is at its end.
+pub(crate) struct Devices {
+    /// In the order in which the guest finds them.
+    pub(crate) virtio: Vec<Arc<dyn Device>>,
+    /// They are to be closed then.
+    pub(crate) disks: Disks,
+    /// As long as it is there, so is the socket's file.
+    pub(crate) socket: Option<SocketFile>,
+}
+
+/// All of them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
 /// Each guest has entropy, and gives memory back.
-pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Vec<Arc<dyn Device>>, Error> {
-    let mut devices = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
+pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Devices, Error> {
+    let (disks, mut virtio) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
+    let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
+    virtio.extend(vsock);
     let rng = Rng::new(Arc::new(entropy))
         .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
-    devices.push(Arc::new(rng));
+    virtio.push(Arc::new(rng));
     let balloon = Balloon::new()
         .map_err(|error| Error::new("cannot give the guest a balloon", reason(&error)))?;
-    devices.push(Arc::new(balloon));
-    Ok(devices)
+    virtio.push(Arc::new(balloon));
+    Ok(Devices { virtio, disks, socket })
 }
 
 /// The host's.

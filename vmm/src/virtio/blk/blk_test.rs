@@ -18,7 +18,7 @@ struct Bench {
     device: Blk,
     driver: Driver,
     interrupt: Arc<Interrupt>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -29,12 +29,13 @@ impl Bench {
         std::fs::write(&path, bytes).unwrap();
         let format = Some(Format::Raw);
         let options = Options { path, format, read_only, ephemeral: false, direct: false };
-        let device = Blk::new(Disk::open(&options).unwrap(), "serial-1", 1, inline).unwrap();
+        let disk = Arc::new(Disk::open(&options).unwrap());
+        let device = Blk::new(disk, "serial-1", 1, inline).unwrap();
         let interrupt = Arc::new(Interrupt::new(1, Arc::new(|_| {}), Arc::new(|_| {})));
         let driver = Driver::new();
         let queues = vec![Some(driver.queue(Arc::clone(&interrupt)))];
         device.activate(Active { queues, features: 0, interrupt: Arc::clone(&interrupt) });
-        Self { device, driver, interrupt, _folder: folder }
+        Self { device, driver, interrupt, folder }
     }
 
     /// Puts a request into the queue: what the device reads behind the header, and what it writes before the status.
@@ -209,6 +210,41 @@ fn the_configuration_tells_its_size() {
     for offset in [56, 59, 60, 4096, u64::MAX] {
         bench.device.read_config(offset, &mut [0; 8]);
     }
+}
+
+#[test]
+fn the_driver_is_told_when_the_disk_becomes_larger() {
+    let bench = Bench::new(true, false);
+    let before = bench.interrupt.generation();
+    let capacity = || {
+        let mut capacity = [0; 8];
+        bench.device.read_config(0, &mut capacity);
+        u64::from_le_bytes(capacity)
+    };
+    let file = std::fs::File::options().write(true).open(bench.folder.path().join("disk")).unwrap();
+    // Half a sector is none.
+    file.set_len(2 * SECTORS * SECTOR + 256).unwrap();
+    drop(file);
+    let until = Instant::now() + Duration::from_secs(20);
+    while bench.interrupt.generation() == before {
+        assert!(Instant::now() < until, "it is not told");
+        std::thread::yield_now();
+    }
+    assert_eq!(capacity(), 2 * SECTORS);
+}
+
+#[test]
+fn a_disk_that_becomes_shorter_fails_and_does_not_invent_zeroes() {
+    let mut bench = Bench::new(true, false);
+    let file = std::fs::File::options().write(true).open(bench.folder.path().join("disk")).unwrap();
+    file.set_len(SECTORS * SECTOR / 2).unwrap();
+    assert_eq!(bench.ask(0, SECTORS - 1, &[], &data(512)).0, 1);
+    assert_eq!(bench.ask(1, SECTORS - 1, &data(512), &[]).0, 1);
+    assert_eq!(bench.ask(4, 0, &[], &[]).0, 1);
+    // Nor does it when it is as long again, without what was there.
+    file.set_len(SECTORS * SECTOR).unwrap();
+    assert_eq!(bench.ask(0, SECTORS - 1, &[], &data(512)).0, 1);
+    assert!(!bench.interrupt.needs_reset());
 }
 
 /// A buffer anywhere in memory, or around its end.

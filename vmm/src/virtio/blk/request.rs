@@ -1,8 +1,9 @@
-//! [`Request`]: what the driver asks a disk for.
+//! [`Request`]: what the driver asks a disk for, the [`Target`].
 //!
 //! See: VIRTIO 1.2, 5.2.6.
 
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
 
@@ -28,6 +29,17 @@ mod status {
     pub const OK: u8 = 0;
     pub const ERROR: u8 = 1;
     pub const UNSUPPORTED: u8 = 2;
+}
+
+/// What requests are for.
+#[derive(Clone)]
+pub struct Target {
+    /// The disk.
+    pub disk: Arc<Disk>,
+    /// What the driver is told for a serial number.
+    pub serial: [u8; 20],
+    /// The driver does not know that it has to flush: what was written is on the medium. See: VIRTIO 1.2, 5.2.6.2.
+    pub writes_through: bool,
 }
 
 /// A request.
@@ -80,13 +92,8 @@ impl Request {
     ///
     /// # Errors
     /// When the status cannot be written.
-    pub fn carry_out(
-        &self,
-        disk: &Disk,
-        memory: &GuestMemoryMmap,
-        serial: &[u8],
-    ) -> Result<u32, Broken> {
-        let (status, written) = match self.execute(disk, memory, serial) {
+    pub fn carry_out(&self, target: &Target, memory: &GuestMemoryMmap) -> Result<u32, Broken> {
+        let (status, written) = match self.execute(target, memory) {
             Ok(written) => (status::OK, written),
             Err(Failure::Unsupported) => (status::UNSUPPORTED, 0),
             Err(Failure::Failed) => (status::ERROR, 0),
@@ -96,31 +103,33 @@ impl Request {
         Ok(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1))
     }
 
-    fn execute(
-        &self,
-        disk: &Disk,
-        memory: &GuestMemoryMmap,
-        serial: &[u8],
-    ) -> Result<u64, Failure> {
-        match self.kind {
+    fn execute(&self, target: &Target, memory: &GuestMemoryMmap) -> Result<u64, Failure> {
+        let disk = &*target.disk;
+        let changes = matches!(self.kind, kind::OUT | kind::DISCARD | kind::WRITE_ZEROES);
+        if changes && disk.is_read_only() {
+            return Err(Failure::Failed);
+        }
+        let written = match self.kind {
             kind::IN => {
                 let size = queue::size_of(&self.writable);
                 let offset = place(disk, self.sector, size)?;
                 disk.read(&queue::slices(memory, &self.writable)?, offset)?;
-                Ok(size)
+                size
             }
-            kind::OUT if disk.is_read_only() => Err(Failure::Failed),
             kind::OUT => {
                 let offset = place(disk, self.sector, queue::size_of(&self.readable))?;
                 disk.write(&queue::slices(memory, &self.readable)?, offset)?;
-                Ok(0)
+                0
             }
-            kind::FLUSH => Ok(disk.flush().map(|()| 0)?),
-            kind::GET_ID => Ok(queue::write(memory, &self.writable, serial)? as u64),
-            kind::DISCARD | kind::WRITE_ZEROES if disk.is_read_only() => Err(Failure::Failed),
-            kind::DISCARD | kind::WRITE_ZEROES => self.clear(disk, memory).map(|()| 0),
-            _ => Err(Failure::Unsupported),
+            kind::FLUSH => disk.flush().map(|()| 0)?,
+            kind::GET_ID => queue::write(memory, &self.writable, &target.serial)? as u64,
+            kind::DISCARD | kind::WRITE_ZEROES => self.clear(disk, memory).map(|()| 0)?,
+            _ => return Err(Failure::Unsupported),
+        };
+        if changes && target.writes_through {
+            disk.flush()?;
         }
+        Ok(written)
     }
 
     /// One range is discarded, or set to zero.
