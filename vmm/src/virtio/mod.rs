@@ -1,6 +1,6 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`blk`], [`rng`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`blk`], [`console`], [`rng`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues;
@@ -9,6 +9,7 @@
 //! See: Virtual I/O Device (VIRTIO) Version 1.2.
 
 pub mod blk;
+pub mod console;
 pub mod interrupt;
 pub mod pci;
 pub mod queue;
