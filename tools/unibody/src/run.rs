@@ -22,6 +22,7 @@ use vmm::boot::unpack::Compression;
 use vmm::boot::{CommandLine, Kernel};
 use vmm::control::Session;
 use vmm::machine::{self, COMMAND_LINE, Config, Machine};
+use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
 use crate::devices;
@@ -271,13 +272,22 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 
 /// What the guest's devices need, and what a person who names modules may ask for.
 fn wanted(options: &cli::Run) -> Wanted {
-    match (&options.modules, options.disk.is_empty()) {
-        (Some(_), _) => Wanted::everything(),
-        (None, true) => Wanted::default(),
-        (None, false) => {
-            Wanted { drivers: vec![Driver::Pci, Driver::Block, Driver::Rng], file_systems: true }
-        }
+    if options.modules.is_some() {
+        return Wanted::everything();
     }
+    let has_disk = !options.disk.is_empty();
+    let drivers = [
+        (has_disk, Driver::Block),
+        (options.console == cli::Console::Virtio, Driver::Console),
+        // The kernel of today has entropy of its own, and the device where it is asked for more.
+        (has_disk, Driver::Rng),
+    ];
+    let mut needed: Vec<_> =
+        drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver)).collect();
+    if !needed.is_empty() {
+        needed.insert(0, Driver::Pci);
+    }
+    Wanted { drivers: needed, file_systems: has_disk }
 }
 
 /// The initial file system of BusyBox.
@@ -323,7 +333,13 @@ fn boot<H: Hypervisor>(
         tell(hypervisor.name(), options, &parts);
     }
     let without_init = session.is_none();
-    let lines = Lines::new();
+    let lines = Lines::default();
+    // A kernel that is no Linux has no driver for it, and is better left without PCI.
+    let console = match parts.kernel.is_multiboot() {
+        true => None,
+        false => devices::console::create(options, &lines, H::Vm::CHEAP_EXITS)?,
+    };
+    let virtio = devices::create(options, console.clone().map(|it| it as _), H::Vm::CHEAP_EXITS)?;
     let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
         memory: options.memory,
@@ -333,9 +349,9 @@ fn boot<H: Hypervisor>(
         initrd: parts.archives,
         command_line: &parts.command_line,
         rng_seed: Some(seed()?),
-        lines: lines.ends(),
+        lines: lines.0.clone(),
         debug_exit: options.isa_debug_exit,
-        virtio: devices::create(options, H::Vm::CHEAP_EXITS)?,
+        virtio,
     };
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
@@ -348,7 +364,7 @@ fn boot<H: Hypervisor>(
     let manner = Manner { interactive, verbose: options.verbose, booted };
     let relay = Arc::new(Relay::new(lines, machine.handle(), session, manner));
     let no_start = |error: &dyn std::fmt::Display| Error::new("cannot start the guest", error);
-    let signals = watch_signals(&relay).map_err(|error| no_start(&error))?;
+    let signals = watch_signals(&relay, console.clone()).map_err(|error| no_start(&error))?;
     let raw = match interactive {
         true => Some(RawMode::enter().map_err(|error| no_start(&error))?),
         false => None,
@@ -358,6 +374,10 @@ fn boot<H: Hypervisor>(
     })?;
     let result = machine.run();
     relay.set_over();
+    if let Some(console) = console {
+        console.flush();
+    }
+    relay.lines.close();
     let received = threads.finish(&relay);
     drop(raw);
     waiting.end();
@@ -394,10 +414,16 @@ fn tell_counts(counts: &Counts) {
     }
 }
 
-fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {
+fn watch_signals(
+    relay: &Arc<Relay>,
+    console: Option<Arc<Console>>,
+) -> Result<SignalWatch, terminal::TerminalError> {
     let relay = Arc::clone(relay);
     SignalWatch::new(move |signal| match signal {
-        Signal::Resized(size) => relay.resize(size),
+        Signal::Resized(size) => {
+            console.iter().for_each(|console| console.resize(size));
+            relay.resize(size);
+        }
         Signal::End(signal) => relay.signal(signal),
     })
 }

@@ -52,7 +52,9 @@ fn module(name: &str) -> Vec<u8> {
 
 #[test]
 fn a_guest_that_needs_no_driver_has_no_modules() {
-    let printed = prints(&[], "cat /proc/modules; ls -d /.unibody /lib/modules 2>/dev/null; true");
+    let options = ["--console", "serial"];
+    let printed =
+        prints(&options, "cat /proc/modules; ls -d /.unibody /lib/modules 2>/dev/null; true");
     assert_eq!(printed, "");
 }
 

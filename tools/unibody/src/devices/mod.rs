@@ -1,5 +1,6 @@
 //! The guest's virtio devices, from what a person asks for: [`create`]. A kind of device is a line there, and a file for its option.
 
+pub(crate) mod console;
 pub(crate) mod disk;
 
 use std::sync::Arc;
@@ -12,11 +13,16 @@ use vmm::virtio::rng::Rng;
 use crate::cli;
 use crate::error::{Error, reason};
 
-/// All of them, in the order in which the guest finds them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
+/// All of them, in the order in which the guest finds them, with its console, if it has one. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
 /// A guest with any has entropy, too; one that has none is without PCI, which takes a kernel time to look at.
-pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Vec<Arc<dyn Device>>, Error> {
+pub(crate) fn create(
+    options: &cli::Run,
+    console: Option<Arc<dyn Device>>,
+    cheap_exits: bool,
+) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
+    devices.extend(console);
     if !devices.is_empty() {
         let rng = Rng::new(Arc::new(entropy))
             .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
