@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes: [`run`].
+//! What the fuzz targets do with their bytes: [`run`], and [`virtio::run`], which is apart from all else here but [`input`].
 //!
 //! The bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
 //! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
@@ -21,6 +21,7 @@ mod guest;
 pub mod input;
 pub mod objects;
 pub mod signals;
+pub mod virtio;
 pub mod worker;
 
 use std::sync::{LazyLock, Mutex, PoisonError};
