@@ -1,4 +1,5 @@
-//! What the fuzz targets do with their bytes: [`run`], and of images [`disk_image`].
+//! What the fuzz targets do with their bytes: [`run`], of images [`disk_image`], and of virtio [`virtio::run`], which is apart from all else here
+//! but [`input`].
 //!
 //! Of ioctls the bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
 //! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
@@ -22,6 +23,7 @@ mod guest;
 pub mod input;
 pub mod objects;
 pub mod signals;
+pub mod virtio;
 pub mod worker;
 
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -1,12 +1,12 @@
-//! The host's half of a command's session in a guest: what is said on COM4, and when stdin may flow.
+//! The host's half of a command's session in a guest: what is said on the control line, and when stdin may flow.
 //!
-//! [`Session`] is a state machine without input or output of its own. Whoever owns the serial lines
-//! gives it what comes from COM4 ([`Session::receive`]), puts onto COM4 what it wants to say
-//! ([`Session::take_outgoing`]), and asks it before sending stdin on COM2
+//! [`Session`] is a state machine without input or output of its own. Whoever owns the lines
+//! gives it what comes from the control line ([`Session::receive`]), puts onto it what it wants to say
+//! ([`Session::take_outgoing`]), and asks it before sending stdin on the data line
 //! ([`Session::stdin_allowance`]). After each call to `receive` both answers may have changed.
 //!
 //! Neighbours: `guest-protocol` has the messages and the rules, `guest/init` is the other half, the
-//! UARTs are `devices/serial.rs`.
+//! lines are the ports of `virtio/console.rs`, or the UARTs of `devices/serial.rs`.
 
 use guest_protocol::{
     DecodeError, Decoder, EncodeError, FromGuest, Line, Message, OutputStream, Start, ToGuest,
@@ -63,7 +63,7 @@ pub enum Ending {
     Exited {
         /// Its exit status.
         status: u8,
-        /// How much there is on COM2 and COM3: the session is complete when all of it has come.
+        /// How much there is of stdout and stderr: the session is complete when all of it has come.
         written: Written,
     },
     /// A signal ended the command.
@@ -163,7 +163,7 @@ impl Session {
         })
     }
 
-    /// Takes what came from COM4, in pieces of any size, and returns what happened.
+    /// Takes what came from the control line, in pieces of any size, and returns what happened.
     pub fn receive(&mut self, mut bytes: &[u8]) -> Result<Vec<Event>, ControlError> {
         let mut events = Vec::new();
         while !matches!(self.stage, Stage::Over) {
@@ -173,7 +173,7 @@ impl Session {
         Ok(events)
     }
 
-    /// Takes what is to be put onto COM4 now; often nothing.
+    /// Takes what is to be put onto the control line now; often nothing.
     pub fn take_outgoing(&mut self) -> Vec<u8> {
         if matches!(self.stage, Stage::Booting(_)) {
             return Vec::new();
@@ -185,7 +185,7 @@ impl Session {
         bytes
     }
 
-    /// Returns how many bytes of stdin, or of keys, may be put onto COM2 now.
+    /// Returns how many bytes of stdin, or of keys, may be put onto the data line now.
     pub fn stdin_allowance(&self) -> usize {
         match self.stage {
             Stage::Running if self.stdin_open => {
@@ -195,7 +195,7 @@ impl Session {
         }
     }
 
-    /// Says that so many bytes were put onto COM2.
+    /// Says that so many bytes were put onto the data line.
     pub fn stdin_sent(&mut self, count: usize) {
         self.stdin.sent += count as u64;
     }

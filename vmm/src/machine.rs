@@ -2,7 +2,7 @@
 //!
 //! [`Machine::new`] puts it together from a [`Config`]; [`Machine::run`] starts a thread for each
 //! vCPU and waits until the guest's life ends, as an [`Ending`]. What goes over the serial lines is
-//! handed in as [`LineEnds`]; neither standard streams nor terminals are known here.
+//! handed in as [`Ends`]; neither standard streams nor terminals are known here.
 //!
 //! Its parts: `ports`, who is at which; `pci`, the virtio devices; `platform`, how ACPI tells of all that; `registers` at the start.
 //!
@@ -29,8 +29,8 @@ use crate::boot::input::Input;
 use crate::boot::{self, CommandLine, Kernel, Protocol};
 use crate::bus::{Bus, Taken};
 use crate::devices::fw_cfg::{self, FwCfg};
-use crate::devices::serial::{Serial, Sink};
-use crate::devices::stream::Queue;
+use crate::devices::serial::Serial;
+use crate::devices::stream::Ends;
 use crate::devices::{Line, PowerRequest, Switch};
 use crate::memory;
 use crate::pci::root::{Access, FUNCTIONS, Root};
@@ -93,20 +93,12 @@ pub struct Config<'a> {
     pub command_line: &'a CommandLine,
     /// Entropy for the guest's start.
     pub rng_seed: Option<[u8; 32]>,
-    /// The serial lines.
-    pub lines: [LineEnds; 4],
+    /// The serial lines. After a push to an input, [`Handle::receive`] is to be called.
+    pub lines: [Ends; 4],
     /// Whether there is a device by which the guest ends with a value: [`Ending::Exit`].
     pub debug_exit: bool,
     /// The virtio devices, in the order in which the guest finds them. Without any there is no PCI.
     pub virtio: Vec<Arc<dyn virtio::Device>>,
-}
-
-/// The host's ends of one serial line.
-pub struct LineEnds {
-    /// Where the guest's bytes go.
-    pub sink: Sink,
-    /// Where bytes for the guest come from. After a push, [`Handle::receive`] is to be called.
-    pub input: Arc<Queue>,
 }
 
 /// How the guest's life ended.
@@ -270,11 +262,14 @@ impl<V: Vm> Machine<V> {
             Ok::<_, Error>((vm, vcpus, placed))
         })?;
         let (sender, endings) = channel();
+        let writes = vm.clone();
+        let wrote = Arc::new(move |start, size| writes.wrote(start, size));
         let devices = Devices {
             lines: config.lines,
             fw_cfg: Arc::new(FwCfg::new(
                 fw_cfg::Items::new(config.memory, cpus),
                 Arc::clone(&memory),
+                wrote,
             )),
             debug_exit: config.debug_exit,
         };
@@ -355,7 +350,7 @@ impl<V: Vm> Drop for EndOnPanic<'_, V> {
 
 /// What the devices are made from.
 struct Devices {
-    lines: [LineEnds; 4],
+    lines: [Ends; 4],
     fw_cfg: Arc<FwCfg>,
     debug_exit: bool,
 }
@@ -391,11 +386,9 @@ impl<V: Vm> Shared<V> {
                     }
                 })
             };
-            let serials =
-                devices.lines.into_iter().zip(UARTS).map(|(ends, (_, irq))| {
-                    Arc::new(Serial::new(line(irq), ends.sink, ends.input))
-                });
-            let serials: Vec<_> = serials.collect();
+            let uarts = devices.lines.into_iter().zip(UARTS);
+            let serials: Vec<_> =
+                uarts.map(|(ends, (_, irq))| Arc::new(Serial::new(line(irq), ends))).collect();
             let (mut bus, fw_cfg) = (Bus::default(), devices.fw_cfg);
             result = ports::populate(&mut bus, &serials, &switch)
                 .and_then(|()| {

@@ -20,6 +20,9 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 use crate::boot::layout::ram_regions;
 
+/// Who is told what a device has written to the guest's memory: guest-physical address, and bytes. See: [`hv::Vm::wrote`].
+pub type Wrote = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
 /// The smallest memory that a guest can be given: what lies below 1 MiB and a little more.
 pub const MIN: u64 = 8 << 20;
 

@@ -20,14 +20,14 @@ use std::path::{Path, PathBuf};
 /// The command.
 pub const COMMAND: Command = Command {
     name: "fuzz",
-    about: "ioctls that nobody would make, images that nobody would write [TARGET] [--seconds N | --input FILE]",
+    about: "ioctls that nobody would make, images that nobody would write, virtio under bad drivers [TARGET] [--seconds N | --input FILE]",
     run,
 };
 
 /// The targets' own workspace.
 pub const MANIFEST: &str = "fuzz/Cargo.toml";
 /// Its targets.
-const TARGETS: &[&str] = &["ioctls", "disk_image"];
+const TARGETS: &[&str] = &["ioctls", "disk_image", "virtio_devices"];
 /// Where in the tree a target's first inputs are.
 const CORPUS: &str = "fuzz/corpus";
 /// What cargo-fuzz builds for.

@@ -64,7 +64,16 @@ const LAYERS: &[Layer] = &[
     // In a workspace of its own.
     Layer {
         name: "fuzz",
-        may_use: &["abi", "arch-x86", "host-user", "preload", "virt", "vmm"],
+        may_use: &[
+            "abi",
+            "arch-x86",
+            "guest-protocol",
+            "host-user",
+            "hv",
+            "preload",
+            "virt",
+            "vmm",
+        ],
         in_kernel: None,
     },
     // Its build script builds preload, as a library that other programs load.

@@ -1,4 +1,4 @@
-//! The control channel: frames on COM4, in and out, without blocking.
+//! The control channel: frames on the control line, in and out, without blocking.
 //!
 //! Messages themselves are `guest-protocol`'s.
 
@@ -18,7 +18,7 @@ pub(crate) struct Control {
     line: Line,
     decoder: Decoder<ToGuest>,
     received: VecDeque<ToGuest>,
-    /// Frames, or what is left of them, that the UART had no room for yet.
+    /// Frames, or what is left of them, that the line had no room for yet.
     outgoing: Vec<u8>,
     /// Bytes taken off the line and how many of them the host knows of.
     taken: u64,

@@ -9,14 +9,14 @@ use std::path::Path;
 const VENDOR: u32 = 0x1af4;
 const DEVICES: std::ops::RangeInclusive<u32> = 0x1000..=0x107f;
 
-/// What the kind of a device is added to, if it is no transitional one.
-const FIRST: u32 = 0x1040;
+/// The numbers of devices that a guest has without being asked: console, entropy and balloon. It does without them, and nobody need hear of it.
+const UNASKED: [u32; 3] = [3, 4, 5];
+
+/// The number on PCI of the virtio device 0, if there were one.
+const MODERN: u32 = 0x1040;
 
 /// More devices than these are not told of one by one.
 const MOST: usize = 32;
-
-/// Those that a guest has without being asked: entropy, and the balloon. It can do without, and the balloon's driver comes later.
-const UNASKED: [u32; 2] = [4, 5];
 
 /// Says of each device without a driver which option of the kernel's configuration it takes. `bus` is `/sys/bus`.
 pub(crate) fn missing(bus: &Path) -> Vec<String> {
@@ -24,12 +24,13 @@ pub(crate) fn missing(bus: &Path) -> Vec<String> {
     each_without_driver(&bus.join("pci/devices"), |device| {
         let ours = number(device, "vendor") == Some(VENDOR)
             && number(device, "device").is_some_and(|id| {
-                DEVICES.contains(&id) && !UNASKED.iter().any(|kind| id == FIRST + kind)
+                DEVICES.contains(&id) && !UNASKED.contains(&id.wrapping_sub(MODERN))
             });
         options.extend(ours.then_some(("PCI", "CONFIG_VIRTIO_PCI")));
     });
     each_without_driver(&bus.join("virtio/devices"), |device| {
-        options.extend(number(device, "device").and_then(option));
+        let id = number(device, "device").filter(|id| !UNASKED.contains(id));
+        options.extend(id.and_then(option));
     });
     options.sort_unstable();
     options.dedup();
@@ -48,7 +49,6 @@ fn option(id: u32) -> Option<(&'static str, &'static str)> {
     Some(match id {
         1 => ("network", "CONFIG_VIRTIO_NET"),
         2 => ("block", "CONFIG_VIRTIO_BLK"),
-        3 => ("console", "CONFIG_VIRTIO_CONSOLE"),
         19 => ("socket", "CONFIG_VIRTIO_VSOCKETS"),
         26 => ("file system", "CONFIG_VIRTIO_FS"),
         _ => return None,

@@ -1,75 +1,97 @@
-//! The UARTs between this guest and its host: [`Lines::open`] finds COM2 to COM4 and makes them
-//! plain paths for bytes.
+//! The lines between this guest and its host: [`Lines::open`] finds them, as ports of the host's console or as UARTs, and makes them plain
+//! paths for bytes.
+//!
+//! A port carries thousands of bytes for each exit from the guest, a UART one. That is why even a command's terminal is not the port but a
+//! pseudo-terminal ([`crate::command`]): nothing is lost by copying once more in the guest.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use crate::{Error, sys};
+use crate::{Error, ports, sys};
 
-/// One UART, non-blocking and raw.
+/// One line, non-blocking and raw.
 pub(crate) struct Line {
     file: File,
-    path: &'static str,
+    path: PathBuf,
+    is_uart: bool,
 }
 
 /// The three lines that a session uses.
 pub(crate) struct Lines {
-    /// COM2: stdin and stdout, or the terminal.
+    /// Stdin and stdout, or the terminal.
     pub data: Line,
-    /// COM3: stderr.
+    /// Stderr.
     pub stderr: Line,
-    /// COM4: the control channel.
+    /// The control channel.
     pub control: Line,
 }
 
 impl Lines {
     /// Opens all three.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self {
-            data: Line::open("/dev/ttyS1")?,
-            stderr: Line::open("/dev/ttyS2")?,
-            control: Line::open("/dev/ttyS3")?,
-        })
+        match ports::find() {
+            Some([data, stderr, control]) => Ok(Self {
+                data: Line::open_port(data)?,
+                stderr: Line::open_port(stderr)?,
+                control: Line::open_port(control)?,
+            }),
+            None => Ok(Self {
+                data: Line::open_uart("/dev/ttyS1")?,
+                stderr: Line::open_uart("/dev/ttyS2")?,
+                control: Line::open_uart("/dev/ttyS3")?,
+            }),
+        }
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}
+
 impl Line {
-    fn open(path: &'static str) -> Result<Self, Error> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(|error| match error.raw_os_error() {
-                // A kernel sets aside CONFIG_SERIAL_8250_RUNTIME_UARTS ports, 4 in most distributions.
-                Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Error::of(format!(
-                    "open {path} (this kernel offers too few serial ports; \
-                     '8250.nr_uarts=4' on its command line may help)"
-                ))(error),
-                _ => Error::of(format!("open {path}"))(error),
-            })?;
+    fn open_port(path: PathBuf) -> Result<Self, Error> {
+        let file = open(&path).map_err(Error::of(format!("open {}", path.display())))?;
+        Ok(Self { file, path, is_uart: false })
+    }
+
+    fn open_uart(path: &str) -> Result<Self, Error> {
+        let file = open(path.as_ref()).map_err(|error| match error.raw_os_error() {
+            // A kernel sets aside CONFIG_SERIAL_8250_RUNTIME_UARTS ports, 4 in most distributions.
+            Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Error::of(format!(
+                "open {path} (this kernel offers too few serial ports; \
+                 '8250.nr_uarts=4' on its command line may help)"
+            ))(error),
+            _ => Error::of(format!("open {path}"))(error),
+        })?;
         // The node exists for each port that the kernel sets aside; one without a UART fails here.
         sys::set_raw(file.as_fd()).map_err(Error::of(format!(
             "set up {path} (is there a 16550 UART at its I/O port?)"
         )))?;
-        Ok(Self { file, path })
+        Ok(Self { file, path: path.into(), is_uart: true })
     }
 
-    /// Waits until all that was written has left the UART.
+    /// Waits until all that was written has left the UART. What was written to a port is the host's already, which reads it out of the
+    /// driver's buffers.
     pub fn drain(&self) -> Result<(), Error> {
-        sys::drain(self.file.as_fd()).map_err(Error::of(format!("send on {}", self.path)))
+        if !self.is_uart {
+            return Ok(());
+        }
+        let action = || format!("send on {}", self.path.display());
+        sys::drain(self.file.as_fd()).map_err(|error| Error::of(action())(error))
     }
 
     /// Returns the error for a failed read.
     pub fn read_failed(&self, error: io::Error) -> Error {
-        Error::of(format!("read {}", self.path))(error)
+        Error::of(format!("read {}", self.path.display()))(error)
     }
 
     /// Returns the error for a failed write.
     pub fn write_failed(&self, error: io::Error) -> Error {
-        Error::of(format!("write {}", self.path))(error)
+        Error::of(format!("write {}", self.path.display()))(error)
     }
 
     /// The open device.

@@ -1,6 +1,6 @@
 //! Init, the first process of a guest.
 //!
-//! It mounts what programs expect to find, sets up the serial lines to the host, waits for what to
+//! It mounts what programs expect to find, sets up the lines to the host, waits for what to
 //! run, runs it, passes bytes between its streams and the lines, reports how it ended, and powers
 //! the guest off. The protocol and the use of the lines are described in `guest-protocol`.
 //!
@@ -9,8 +9,9 @@
 //! | [`mounts`] | file systems, links in `/dev`, BusyBox's applets |
 //! | [`modules`] | loading the kernel's modules that the host has picked |
 //! | [`drivers`] | which devices have no driver |
-//! | [`lines`] | the UARTs |
-//! | [`control`] | messages on COM4 |
+//! | [`lines`] | the lines to the host: ports of its console, or UARTs |
+//! | [`ports`] | finding those ports |
+//! | [`control`] | messages on the control line |
 //! | [`command`] | starting the command, with pipes or with a terminal |
 //! | [`session`] | the loop that serves everything until the command has ended |
 //! | [`stream`] | one direction of bytes: from where, to where, how many |
@@ -24,6 +25,7 @@ mod drivers;
 mod lines;
 mod modules;
 mod mounts;
+mod ports;
 mod session;
 mod stream;
 mod sys;
@@ -34,6 +36,8 @@ mod command_test;
 mod drivers_test;
 #[cfg(test)]
 mod modules_test;
+#[cfg(test)]
+mod ports_test;
 #[cfg(test)]
 mod stream_test;
 

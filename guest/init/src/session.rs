@@ -85,9 +85,7 @@ impl Session<'_> {
                 self.end_stdin();
             }
             if self.ended.is_some() {
-                self.stdout.read_rest();
-                self.stderr.read_rest();
-                self.write_output()?;
+                self.pass_rest()?;
             }
             self.control.write()?;
             if let Some(end) = self.ended
@@ -163,6 +161,13 @@ impl Session<'_> {
         let result = self.stdout.write(self.data.file());
         result.map_err(|error| self.data.write_failed(error))?;
         let result = self.stderr.write(self.stderr_line.file());
+        result.map_err(|error| self.stderr_line.write_failed(error))
+    }
+
+    fn pass_rest(&mut self) -> Result<(), Error> {
+        let result = self.stdout.pass_rest(self.data.file());
+        result.map_err(|error| self.data.write_failed(error))?;
+        let result = self.stderr.pass_rest(self.stderr_line.file());
         result.map_err(|error| self.stderr_line.write_failed(error))
     }
 

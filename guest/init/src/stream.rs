@@ -228,12 +228,25 @@ impl Output {
         self.left = terminal.or_else(pipe).or(Some(0));
     }
 
-    /// After [`Self::finish`]: reads what is there and what there is room for.
-    pub fn read_rest(&mut self) {
+    /// Reads what is there and what there is room for.
+    fn read_rest(&mut self) {
         while self.read() {}
         if self.buffer.has_room() {
             // Nothing more was there.
             self.source = None;
+        }
+    }
+
+    /// After [`Self::finish`]: passes on what is there, until that is all or the line has no room. So what is left waits for the line, and
+    /// not for the source, which tells of nothing any more.
+    pub fn pass_rest(&mut self, mut line: impl Write) -> io::Result<()> {
+        loop {
+            self.read_rest();
+            let before = self.written;
+            self.write(&mut line)?;
+            if self.written == before || self.is_finished() {
+                return Ok(());
+            }
         }
     }
 

@@ -116,14 +116,29 @@ fn output_ends_with_the_command_though_others_hold_the_pipe() {
     output.finish(None);
     command.write_all(b"later").unwrap();
     let mut line = Vec::new();
-    output.read_rest();
-    assert!(!output.is_finished());
-    while !output.is_finished() {
-        output.write(&mut line).unwrap();
-        output.read_rest();
-    }
+    // More than the buffer holds, and the line takes all of it: there is nothing to wait for.
+    output.pass_rest(&mut line).unwrap();
+    assert!(output.is_finished());
     assert_eq!(line, b"0123456789");
     assert_eq!(output.written(), 10);
+}
+
+#[test]
+fn what_a_line_has_no_room_for_is_left_and_waits_for_it() {
+    let (source, mut command) = pipe();
+    let (mut line, mut full) = pipe();
+    while full.write(&[0; 1 << 16]).is_ok() {}
+    let mut output = Output::new(Some(source), 8);
+    command.write_all(b"0123456789").unwrap();
+    output.finish(None);
+    output.pass_rest(&full).unwrap();
+    assert!(output.wants_to_write() && !output.is_finished());
+    available(&line);
+    output.pass_rest(&full).unwrap();
+    assert!(output.is_finished());
+    let mut bytes = [0; 16];
+    assert_eq!(line.read(&mut bytes).unwrap(), 10);
+    assert_eq!(&bytes[..10], b"0123456789");
 }
 
 #[test]
@@ -132,9 +147,8 @@ fn output_of_a_terminal_ends_when_nothing_more_is_there() {
     let mut output = Output::new(Some(source), 64);
     command.write_all(b"prompt").unwrap();
     output.finish(Some(1000));
-    output.read_rest();
     let mut line = Vec::new();
-    output.write(&mut line).unwrap();
+    output.pass_rest(&mut line).unwrap();
     assert!(output.is_finished());
     assert_eq!(line, b"prompt");
 }
@@ -155,6 +169,6 @@ fn a_stream_that_does_not_exist_is_finished() {
     let mut output = Output::new(None, 64);
     assert!(output.source().is_none());
     output.finish(None);
-    output.read_rest();
+    output.pass_rest(io::sink()).unwrap();
     assert!(output.is_finished());
 }

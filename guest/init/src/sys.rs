@@ -121,6 +121,45 @@ pub(crate) fn poll(fds: &mut [libc::pollfd]) -> io::Result<()> {
     }
 }
 
+/// Tells when the kernel has found a device, or learned more of one.
+pub(crate) struct DeviceEvents(OwnedFd);
+
+impl DeviceEvents {
+    /// From now on. A kernel without sockets has none.
+    pub fn new() -> io::Result<Self> {
+        const KERNEL: u32 = 1;
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: takes no pointer.
+        let fd =
+            check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT) })?;
+        // SAFETY: a descriptor that was just made and that nothing else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zeroes are a valid address.
+        let mut address: libc::sockaddr_nl = unsafe { MaybeUninit::zeroed().assume_init() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = KERNEL;
+        let size = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: pointer and length are those of a live address.
+        check(unsafe { libc::bind(fd, (&raw const address).cast(), size) })?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until something has happened since the last time, or for so long. What it was is to be looked for.
+    pub fn wait(&self, most: std::time::Duration) {
+        let milliseconds = libc::c_int::try_from(most.as_millis()).unwrap_or(libc::c_int::MAX);
+        let mut entry = poll_fd(Some(self.0.as_fd()), libc::POLLIN);
+        let mut message = [0_u8; 64];
+        // SAFETY: the first pointer is to one live entry; the other, with its length, to a live array. No message, or an error, is as
+        // good: whoever waits looks again.
+        unsafe {
+            libc::poll(&mut entry, 1, milliseconds.max(1));
+            while libc::recv(self.0.as_raw_fd(), message.as_mut_ptr().cast(), message.len(), 0) > 0
+            {
+            }
+        }
+    }
+}
+
 /// Tells when processes have ended or stopped, as something that can be polled.
 pub(crate) struct ChildEvents(File);
 

@@ -119,30 +119,30 @@ pub struct WindowSize {
     pub cols: u16,
 }
 
-/// A UART on which the host sends.
+/// A line on which the host sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// COM2, from the host: the command's stdin, or its terminal's keys.
+    /// The data line, from the host: the command's stdin, or its terminal's keys.
     Stdin,
-    /// COM4, from the host: this protocol.
+    /// The control line, from the host: this protocol.
     Control,
 }
 
 /// A stream that the command writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputStream {
-    /// COM2, from the guest.
+    /// The data line, from the guest.
     Stdout,
-    /// COM3, from the guest.
+    /// The line of stderr, from the guest.
     Stderr,
 }
 
 /// How many bytes of output went out on the data lines, so that the host knows when it has them all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// On COM2.
+    /// On the data line.
     pub stdout: u64,
-    /// On COM3.
+    /// On that of stderr.
     pub stderr: u64,
 }
 

@@ -124,6 +124,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH")]
     pub(crate) vsock: Option<PathBuf>,
 
+    /// What carries the command's input and output.
+    ///
+    /// On the virtio console the guest also has /dev/hvc0, which is the same as its first serial port but faster, and follows the
+    /// terminal's size: console=hvc0 in --cmdline has the kernel use it.
+    #[arg(long, value_enum, default_value = "virtio")]
+    pub(crate) console: Console,
+
     /// Let the guest end by a write to port 0xf4, as with QEMU's isa-debug-exit.
     ///
     /// After a write of N the exit status is N * 2 + 1, of which the low 8 bits.
@@ -252,6 +259,15 @@ pub(crate) enum Engine {
     Kvm,
     /// Unibody's own kernel module (/dev/unibody), and nothing else
     Unibody,
+}
+
+/// What carries a command's input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Console {
+    /// A virtio console; serial ports where the guest's kernel has no driver for it
+    Virtio,
+    /// Serial ports, which every kernel has a driver for and which carry a byte at a time
+    Serial,
 }
 
 /// Where a guest's interrupt controllers are.

@@ -1,4 +1,4 @@
-//! What lies between the guest's serial lines and this process's streams: [`Relay`].
+//! What lies between the guest's lines and this process's streams: [`Relay`].
 //!
 //! It holds the session with the guest's init, decides what may be sent to the guest and when, and
 //! ends the machine when there is a reason on this side. The threads that read and write are in
@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use guest_protocol::{OutputStream, WindowSize};
 use vmm::control::{ControlError, Ending, Event, Session};
-use vmm::devices::stream::Queue;
-use vmm::machine::{Handle, LineEnds};
+use vmm::devices::stream::Ends;
+use vmm::machine::Handle;
 
 use crate::console::{Console, News};
 use crate::error::say;
@@ -36,29 +36,15 @@ const GRACE: Duration = Duration::from_secs(10);
 /// More keys than anybody types while a guest boots.
 const MAX_KEYS: usize = 64 << 10;
 
-/// The host's ends of the four serial lines.
-pub(crate) struct Lines {
-    pub(crate) inputs: [Arc<Queue>; 4],
-    pub(crate) outputs: [Arc<Queue>; 4],
-}
+/// The host's ends of the four lines. Each is behind a UART, and behind a port of the virtio console if there is one: init uses one kind
+/// of them, and nothing is sent before it has said on that kind that it is ready, so neither side need say which.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(pub(crate) [Ends; 4]);
 
 impl Lines {
-    pub(crate) fn new() -> Lines {
-        Lines { inputs: Default::default(), outputs: Default::default() }
-    }
-
-    /// What the machine is given.
-    pub(crate) fn ends(&self) -> [LineEnds; 4] {
-        std::array::from_fn(|line| {
-            let output = Arc::clone(&self.outputs[line]);
-            let sink = Box::new(move |byte| output.push(&[byte]));
-            LineEnds { sink, input: Arc::clone(&self.inputs[line]) }
-        })
-    }
-
     /// From now on nobody waits for any of them.
     pub(crate) fn close(&self) {
-        self.inputs.iter().chain(&self.outputs).for_each(|queue| queue.close());
+        self.0.iter().flat_map(|ends| [&ends.input, &ends.output]).for_each(|queue| queue.close());
     }
 }
 
@@ -256,7 +242,7 @@ impl Relay {
         if state.session.is_none() {
             drop(state);
             // Here it may wait for room: the guest takes what it likes.
-            self.lines.inputs[CONSOLE].push(bytes);
+            self.lines.0[CONSOLE].input.push(bytes);
             return self.machine.receive(CONSOLE);
         }
         // Only keys come faster than they are asked for.
@@ -333,10 +319,9 @@ impl Relay {
         self.stop_later(Stop::Signal(signal));
     }
 
-    /// The machine's run is over.
+    /// The machine's run is over. What it has left may still come on the lines, until they are closed.
     pub(crate) fn set_over(&self) {
         self.over.store(true, Ordering::Release);
-        self.lines.close();
         self.changed.notify_all();
     }
 
@@ -345,7 +330,10 @@ impl Relay {
         let relay = Arc::clone(self);
         let thread = std::thread::Builder::new().name("grace".into()).spawn(move || {
             std::thread::sleep(GRACE);
-            relay.stop(reason);
+            // What has ended is not cut off while its output is written, however long that takes.
+            if !relay.over.load(Ordering::Acquire) {
+                relay.stop(reason);
+            }
         });
         if thread.is_err() {
             say("unibody: warning: the guest is given no time limit to end: no thread to be had");
@@ -361,7 +349,7 @@ impl Relay {
             return;
         }
         // Under the lock, so that messages stay in order.
-        self.lines.inputs[CONTROL].push(&bytes);
+        self.lines.0[CONTROL].input.push(&bytes);
         drop(state);
         self.machine.receive(CONTROL);
     }
@@ -374,7 +362,7 @@ impl Relay {
         let count = session.stdin_allowance().min(state.input.len());
         if count > 0 {
             let bytes: Vec<u8> = state.input.drain(..count).collect();
-            self.lines.inputs[DATA].push(&bytes);
+            self.lines.0[DATA].input.push(&bytes);
             session.stdin_sent(count);
         }
         let all_sent = state.input.is_empty();

@@ -41,7 +41,7 @@ impl Guest {
     fn with(session: Option<Session>, interactive: bool) -> Guest {
         let machine = Fake::default();
         let manner = Manner { interactive, verbose: false, booted: Box::new(|| ()) };
-        let relay = Relay::new(Lines::new(), machine.clone(), session, manner);
+        let relay = Relay::new(Lines::default(), machine.clone(), session, manner);
         Guest { relay: Arc::new(relay), machine, decoder: Decoder::default() }
     }
 
@@ -53,7 +53,7 @@ impl Guest {
 
     /// What the host has said since the last time.
     fn heard(&mut self) -> Vec<ToGuest> {
-        let bytes = self.relay.lines.inputs[CONTROL].take(usize::MAX);
+        let bytes = self.relay.lines.0[CONTROL].input.take(usize::MAX);
         let mut rest = bytes.as_slice();
         let mut messages = Vec::new();
         while let Some(message) = self.decoder.decode(&mut rest).unwrap() {
@@ -71,7 +71,7 @@ impl Guest {
     }
 
     fn data(&self) -> Vec<u8> {
-        self.relay.lines.inputs[DATA].take(usize::MAX)
+        self.relay.lines.0[DATA].input.take(usize::MAX)
     }
 }
 
@@ -160,10 +160,10 @@ fn closed_output_is_passed_on_and_a_full_disk_ends_the_machine() {
 #[test]
 fn a_vcpu_that_waits_for_stdout_is_released_by_a_stop() {
     let guest = Guest::started(false);
-    let mut ends = guest.relay.lines.ends();
+    let output = Arc::clone(&guest.relay.lines.0[DATA].output);
     let vcpu = std::thread::spawn(move || {
         // Nobody takes any of it.
-        (0..600 << 10).for_each(|_| (ends[DATA].sink)(b'x'));
+        (0..600 << 10).for_each(|_| output.push(b"x"));
     });
     guest.relay.stop(Stop::Signal(15));
     vcpu.join().unwrap();
@@ -190,7 +190,7 @@ fn without_a_session_input_is_the_console_s() {
     let guest = Guest::with(None, false);
     assert!(guest.relay.is_console());
     guest.relay.input(b"ls\n");
-    assert_eq!(guest.relay.lines.inputs[CONSOLE].take(usize::MAX), b"ls\n");
+    assert_eq!(guest.relay.lines.0[CONSOLE].input.take(usize::MAX), b"ls\n");
     assert_eq!(guest.machine.count(CONSOLE), 1);
 }
 

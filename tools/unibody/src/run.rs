@@ -22,6 +22,7 @@ use vmm::boot::unpack::Compression;
 use vmm::boot::{CommandLine, Kernel};
 use vmm::control::Session;
 use vmm::machine::{self, COMMAND_LINE, Config, Machine};
+use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
 use crate::devices::{self, Devices};
@@ -274,13 +275,18 @@ fn wanted(options: &cli::Run) -> Wanted {
     if options.modules.is_some() {
         return Wanted::everything();
     }
-    let mut drivers = vec![Driver::Pci, Driver::Rng];
     let has_disk = !options.disk.is_empty();
-    drivers.extend(has_disk.then_some(Driver::Block));
-    drivers.extend(options.vsock.is_some().then_some(Driver::Vsock));
+    let drivers = [
+        (true, Driver::Pci),
+        (has_disk, Driver::Block),
+        (options.console == cli::Console::Virtio, Driver::Console),
+        (options.vsock.is_some(), Driver::Vsock),
+    ];
+    let needed = drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver));
     Wanted {
-        drivers,
-        later: vec![Driver::Balloon, Driver::Panic, Driver::FwCfg],
+        drivers: needed.collect(),
+        // Entropy, too: the kernel of today has some of its own.
+        later: vec![Driver::Rng, Driver::Balloon, Driver::Panic, Driver::FwCfg],
         file_systems: has_disk,
     }
 }
@@ -328,9 +334,11 @@ fn boot<H: Hypervisor>(
         tell(hypervisor.name(), options, &parts);
     }
     let without_init = session.is_none();
-    let lines = Lines::new();
+    let lines = Lines::default();
+    let is_linux = !parts.kernel.is_multiboot();
+    let Devices { virtio, console, disks, socket: _socket } =
+        devices::create(options, &lines, is_linux, H::Vm::CHEAP_EXITS)?;
     let release = parts.kernel.release().unwrap_or_default().to_string();
-    let Devices { virtio, disks, socket: _socket } = devices::create(options, H::Vm::CHEAP_EXITS)?;
     let config = Config {
         memory: options.memory,
         cpus: options.cpus,
@@ -339,7 +347,7 @@ fn boot<H: Hypervisor>(
         initrd: parts.archives,
         command_line: &parts.command_line,
         rng_seed: Some(seed()?),
-        lines: lines.ends(),
+        lines: lines.0.clone(),
         debug_exit: options.isa_debug_exit,
         virtio,
     };
@@ -354,7 +362,7 @@ fn boot<H: Hypervisor>(
     let manner = Manner { interactive, verbose: options.verbose, booted };
     let relay = Arc::new(Relay::new(lines, machine.handle(), session, manner));
     let no_start = |error: &dyn std::fmt::Display| Error::new("cannot start the guest", error);
-    let signals = watch_signals(&relay).map_err(|error| no_start(&error))?;
+    let signals = watch_signals(&relay, console.clone()).map_err(|error| no_start(&error))?;
     let raw = match interactive {
         true => Some(RawMode::enter().map_err(|error| no_start(&error))?),
         false => None,
@@ -365,6 +373,10 @@ fn boot<H: Hypervisor>(
     let handle = machine.handle();
     let result = machine.run();
     relay.set_over();
+    if let Some(console) = console {
+        console.flush();
+    }
+    relay.lines.close();
     let received = threads.finish(&relay);
     drop(raw);
     waiting.end();
@@ -413,10 +425,16 @@ fn tell_vmcoreinfo(text: &str) {
     say(&format!("unibody: vmcoreinfo: {} lines, {}", text.lines().count(), told.join(", ")));
 }
 
-fn watch_signals(relay: &Arc<Relay>) -> Result<SignalWatch, terminal::TerminalError> {
+fn watch_signals(
+    relay: &Arc<Relay>,
+    console: Option<Arc<Console>>,
+) -> Result<SignalWatch, terminal::TerminalError> {
     let relay = Arc::clone(relay);
     SignalWatch::new(move |signal| match signal {
-        Signal::Resized(size) => relay.resize(size),
+        Signal::Resized(size) => {
+            console.iter().for_each(|console| console.resize(size));
+            relay.resize(size);
+        }
         Signal::End(signal) => relay.signal(signal),
     })
 }

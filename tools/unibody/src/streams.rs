@@ -114,7 +114,7 @@ fn read_keys(relay: &Arc<Relay>, mut stdin: File) {
 }
 
 fn serve_control(relay: &Arc<Relay>) {
-    while relay.lines.outputs[CONTROL].serve(|bytes| relay.control(bytes)) {}
+    while relay.lines.0[CONTROL].output.serve(|bytes| relay.control(bytes)) {}
 }
 
 /// Serves the kernel's console; `output` is given if that is also what the person sees.
@@ -152,7 +152,7 @@ fn write_output(relay: &Arc<Relay>, line: usize, stream: OutputStream, file: Fil
 }
 
 fn serve(relay: &Relay, line: usize, mut work: impl FnMut(&[u8])) {
-    while relay.lines.outputs[line].serve(&mut work) {}
+    while relay.lines.0[line].output.serve(&mut work) {}
 }
 
 /// Reads; waits, also if someone has made the file non-blocking.

@@ -220,7 +220,7 @@ fn a_disk_works_by_interrupt_lines_too() {
         command.args(["--", "sh", "-c", script]);
         command
     });
-    assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "hello2\n", ""));
+    assert_eq!((status, stdout.as_str(), stderr.as_str()), (Some(0), "hello3\n", ""));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use vm_memory::GuestMemoryMmap;
 
 use self::vmcoreinfo::Note;
 use crate::bus::Device;
+use crate::memory::Wrote;
 
 /// Where the key goes: 16 bits.
 pub const FIRST_PORT: u16 = 0x510;
@@ -157,6 +158,7 @@ impl Items {
 pub struct FwCfg {
     state: Mutex<State>,
     memory: Arc<GuestMemoryMmap>,
+    wrote: Wrote,
 }
 
 struct State {
@@ -166,9 +168,9 @@ struct State {
 }
 
 impl FwCfg {
-    /// The device with `items`, in a machine with `memory`.
-    pub fn new(items: Items, memory: Arc<GuestMemoryMmap>) -> Self {
-        Self { state: Mutex::new(State { items, address_high: 0 }), memory }
+    /// The device with `items`, in a machine with `memory`. `wrote` is told what of that it writes.
+    pub fn new(items: Items, memory: Arc<GuestMemoryMmap>, wrote: Wrote) -> Self {
+        Self { state: Mutex::new(State { items, address_high: 0 }), memory, wrote }
     }
 
     /// The lines of the guest's `vmcoreinfo`, if it has told where that is.
@@ -209,7 +211,7 @@ impl Device for FwCfg {
             (ADDRESS_LOW, [a, b, c, d]) => {
                 let low = u32::from_be_bytes([*a, *b, *c, *d]);
                 let at = u64::from(std::mem::take(&mut state.address_high)) << 32 | u64::from(low);
-                dma::carry_out(&mut state.items, &self.memory, at);
+                dma::carry_out(&mut state.items, &self.memory, &*self.wrote, at);
             }
             _ => {}
         }
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn the_registers_have_their_widths() {
         let memory = GuestMemoryMmap::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
-        let device = FwCfg::new(items(), Arc::new(memory));
+        let device = FwCfg::new(items(), Arc::new(memory), Arc::new(|_, _| {}));
         device.write(0, &key::RAM_SIZE.to_le_bytes());
         // None of these is an access to a register that there is.
         device.write(0, &[0]);

@@ -1,8 +1,7 @@
 //! A 16550 UART on the port bus, around `vm-superio`'s registers.
 //!
-//! Bytes from the guest go to a [`Sink`]; bytes for it wait in a [`Queue`] until there is room in the
-//! UART's FIFO and the guest asserts RTS: its flow control, which keeps its own buffers from
-//! overflowing.
+//! Bytes from the guest go to the output of its [`Ends`], and wait there for room; bytes for it wait in the input until there is room in
+//! the UART's FIFO and the guest asserts RTS: its flow control, which keeps its own buffers from overflowing.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,11 +10,8 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial as Registers, Trigger};
 
 use super::Line;
-use super::stream::Queue;
+use super::stream::{Ends, Queue};
 use crate::bus::Device;
-
-/// Where the bytes of the guest go. Called on a vCPU's thread with one byte at a time.
-pub type Sink = Box<dyn FnMut(u8) + Send>;
 
 /// Ports of one UART.
 pub const PORTS: u16 = 8;
@@ -47,11 +43,11 @@ impl Trigger for Edge {
     }
 }
 
-struct Output(Sink);
+struct Output(Arc<Queue>);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        bytes.iter().for_each(|byte| (self.0)(*byte));
+        self.0.push(bytes);
         Ok(bytes.len())
     }
 
@@ -72,10 +68,10 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// A UART that interrupts through `line`, sends to `sink` and receives from `input`.
-    pub fn new(line: Line, sink: Sink, input: Arc<Queue>) -> Self {
-        let registers = Registers::new(Edge(line), Output(sink));
-        Self { state: Mutex::new(State { registers, ready_to_receive: false }), input }
+    /// A UART that interrupts through `line`.
+    pub fn new(line: Line, ends: Ends) -> Self {
+        let registers = Registers::new(Edge(line), Output(ends.output));
+        Self { state: Mutex::new(State { registers, ready_to_receive: false }), input: ends.input }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,7 +128,7 @@ impl Device for Serial {
     fn write(&self, offset: u16, data: &[u8]) {
         let [value, ..] = *data else { return };
         let mut state = self.lock();
-        // Neither the sink nor the edge can fail.
+        // Neither the output nor the edge can fail.
         let _ = state.registers.write(offset as u8, value);
         if offset == MODEM_CONTROL {
             state.ready_to_receive = value & RTS != 0;
@@ -150,25 +146,21 @@ mod tests {
     struct Fixture {
         serial: Serial,
         input: Arc<Queue>,
-        output: Arc<Mutex<Vec<u8>>>,
+        output: Arc<Queue>,
         edges: Arc<AtomicUsize>,
     }
 
     fn fixture() -> Fixture {
         let edges = Arc::new(AtomicUsize::new(0));
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let input = Arc::new(Queue::default());
+        let ends = Ends::default();
+        let (input, output) = (Arc::clone(&ends.input), Arc::clone(&ends.output));
         let line: Line = {
             let edges = Arc::clone(&edges);
             Arc::new(move |level| {
                 edges.fetch_add(usize::from(level), Ordering::Relaxed);
             })
         };
-        let sink: Sink = {
-            let output = Arc::clone(&output);
-            Box::new(move |byte| output.lock().unwrap().push(byte))
-        };
-        Fixture { serial: Serial::new(line, sink, Arc::clone(&input)), input, output, edges }
+        Fixture { serial: Serial::new(line, ends), input, output, edges }
     }
 
     fn read(serial: &Serial, offset: u16) -> u8 {
@@ -178,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn the_guests_bytes_reach_the_sink_in_order() {
+    fn the_guests_bytes_come_out_in_order() {
         let f = fixture();
         for byte in 0..=255 {
             f.serial.write(0, &[byte]);
         }
-        assert_eq!(*f.output.lock().unwrap(), (0..=255).collect::<Vec<u8>>());
+        assert_eq!(f.output.take(usize::MAX), (0..=255).collect::<Vec<u8>>());
     }
 
     #[test]

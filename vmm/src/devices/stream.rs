@@ -1,14 +1,26 @@
-//! What is behind a serial line on the host's side: a queue of bytes to the guest, and
-//! a queue of bytes from it, each bounded.
+//! What is behind a serial line, or a port of a console, on the host's side: a queue of bytes to the guest, and a queue of bytes from it,
+//! each bounded ([`Ends`]).
 //!
-//! A [`Queue`] lies between a vCPU's thread and a thread that reads or writes a file: neither
-//! waits for a single byte of the other's.
+//! A [`Queue`] lies between a device and a thread that reads or writes a file: neither waits for a single byte of the other's. A UART waits
+//! for room in it, on the vCPU's thread; a virtio device is told by an event ([`Queue::tell_of_room`]). A UART and a port may have the same
+//! ends: the guest uses one of them.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use hv::{Event, EventFd};
 
 /// How many bytes a queue holds before whoever fills it waits.
 pub const CAPACITY: usize = 256 << 10;
+
+/// The host's ends of a line.
+#[derive(Clone, Default)]
+pub struct Ends {
+    /// Where the guest's bytes go.
+    pub output: Arc<Queue>,
+    /// Where bytes for the guest come from.
+    pub input: Arc<Queue>,
+}
 
 /// A bounded queue of bytes between two threads.
 #[derive(Default)]
@@ -26,6 +38,25 @@ struct State {
     closed: bool,
     /// Someone has taken bytes that it has not finished with.
     taken: bool,
+    /// Signalled when bytes have come.
+    on_bytes: Option<EventFd>,
+    /// Signalled when there is room, once there was not enough of it.
+    on_room: Option<EventFd>,
+    lacks_room: bool,
+}
+
+impl State {
+    /// Bytes have come, or no more of them do.
+    fn tell_of_bytes(&self) {
+        self.on_bytes.iter().for_each(Event::signal);
+    }
+
+    /// There is room, or none is needed any more.
+    fn tell_of_room(&mut self) {
+        if std::mem::take(&mut self.lacks_room) {
+            self.on_room.iter().for_each(Event::signal);
+        }
+    }
 }
 
 impl Queue {
@@ -42,11 +73,41 @@ impl Queue {
         if state.closed {
             return;
         }
+        self.add(&mut state, bytes);
+    }
+
+    /// Adds as many bytes as there is room for, and gives how many. If that is not all of them, the event of
+    /// [`tell_of_room`](Self::tell_of_room) is signalled when there is more. A closed queue takes, and drops, all.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        let mut state = self.lock();
+        if state.closed {
+            return bytes.len();
+        }
+        let count = CAPACITY.saturating_sub(state.bytes.len()).min(bytes.len());
+        state.lacks_room |= count < bytes.len();
+        if count > 0 {
+            self.add(&mut state, &bytes[..count]);
+        }
+        count
+    }
+
+    fn add(&self, state: &mut State, bytes: &[u8]) {
         let was_empty = state.bytes.is_empty();
         state.bytes.extend(bytes);
         if was_empty {
             self.filled.notify_one();
+            state.tell_of_bytes();
         }
+    }
+
+    /// Has an event signalled when there is something to [`take`](Self::take) after there was nothing.
+    pub fn tell_of_bytes(&self, event: EventFd) {
+        self.lock().on_bytes = Some(event);
+    }
+
+    /// Has an event signalled when there is room after [`offer`](Self::offer) found too little.
+    pub fn tell_of_room(&self, event: EventFd) {
+        self.lock().on_room = Some(event);
     }
 
     /// Takes up to `most` bytes, if there are any.
@@ -55,10 +116,16 @@ impl Queue {
         let was_full = state.bytes.len() >= CAPACITY;
         let count = state.bytes.len().min(most);
         let bytes = state.bytes.drain(..count).collect();
+        state.tell_of_room();
         if was_full {
             self.drained.notify_all();
         }
         bytes
+    }
+
+    /// Whether there is nothing to take now.
+    pub fn is_empty(&self) -> bool {
+        self.lock().bytes.is_empty()
     }
 
     /// Waits for bytes and gives all of them to `work`. Gives false once the queue is closed
@@ -71,8 +138,9 @@ impl Queue {
             }
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let bytes: Vec<u8> = state.bytes.drain(..).collect();
+        let bytes = Vec::from(std::mem::take(&mut state.bytes));
         state.taken = true;
+        state.tell_of_room();
         self.drained.notify_all();
         drop(state);
         work(&bytes);
@@ -83,7 +151,10 @@ impl Queue {
 
     /// No more bytes come. What is there can still be taken.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        state.tell_of_room();
+        drop(state);
         self.filled.notify_all();
         self.drained.notify_all();
     }
@@ -99,8 +170,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -140,6 +209,35 @@ mod tests {
         queue.drain();
         assert!(*done.lock().unwrap());
         assert!(server.join().unwrap());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_of_when_there_is_room() {
+        let (queue, room) = (Queue::default(), EventFd::new().unwrap());
+        queue.tell_of_room(room.clone());
+        assert_eq!(queue.offer(&vec![1; CAPACITY - 1]), CAPACITY - 1);
+        assert_eq!(queue.offer(b"ab"), 1);
+        assert_eq!(queue.offer(b"b"), 0);
+        assert_eq!(room.take(), 0);
+        assert_eq!(queue.take(1), [1]);
+        assert_eq!((room.take(), queue.offer(b"b")), (1, 1));
+        assert!(queue.serve(|bytes| assert!(bytes.ends_with(b"ab") && bytes.len() == CAPACITY)));
+        assert_eq!(room.take(), 0, "nobody has lacked it since");
+        assert_eq!(queue.offer(&vec![1; CAPACITY + 1]), CAPACITY);
+        queue.close();
+        assert_eq!((room.take(), queue.offer(b"dropped")), (1, 7));
+    }
+
+    #[test]
+    fn the_first_bytes_are_told_of() {
+        let (queue, bytes) = (Queue::default(), EventFd::new().unwrap());
+        queue.tell_of_bytes(bytes.clone());
+        queue.push(b"a");
+        assert_eq!(bytes.take(), 1);
+        queue.push(b"b");
+        assert_eq!(bytes.take(), 0, "they come after some that are still there");
+        assert_eq!(queue.take(9), b"ab");
+        assert_eq!((queue.offer(b"c"), bytes.take()), (1, 1));
     }
 
     #[test]

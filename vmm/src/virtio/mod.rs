@@ -1,6 +1,6 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file here: [`balloon`], [`blk`], [`rng`], [`vsock`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues;
@@ -10,6 +10,7 @@
 
 pub mod balloon;
 pub mod blk;
+pub mod console;
 pub mod interrupt;
 pub mod pci;
 pub mod queue;

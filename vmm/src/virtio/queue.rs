@@ -11,6 +11,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 use super::interrupt::Interrupt;
+use crate::memory::Wrote;
 
 /// The driver did what there is no going on after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,9 +74,6 @@ pub enum Served {
     /// It is not, and not lost.
     Later,
 }
-
-/// Who is told what a device has written to the guest's memory: guest-physical address, and bytes.
-pub type Wrote = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// A queue that is ready.
 pub struct Virtqueue {

@@ -6,7 +6,7 @@
 //!
 //! Of the latter the gate leaves out those that take minutes here, and such as do what another one does on more processors:
 //! [`MACHINES`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
-//! alone (modules named `soft`, the files `denied`, `kvm_selftests`, `lockstep` and `modes`), about `unibody pull` (`pull`), about a kernel's modules and devices (`modules`, `balloon`, `disk`, `kernel_tells`, `vsock`: the nest has
+//! alone (modules named `soft`, the files `denied`, `kvm_selftests`, `lockstep` and `modes`), about `unibody pull` (`pull`), about a kernel's modules and devices (`modules`, `balloon`, `console`, `disk`, `kernel_tells`, `vsock`: the nest has
 //! but those modules that each guest is given), or about instructions and
 //! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
 //!

@@ -1,5 +1,6 @@
 //! The guest's virtio devices, from what a person asks for: [`create`]. A kind of device is a line there, and a file for its option.
 
+pub(crate) mod console;
 pub(crate) mod disk;
 pub(crate) mod vsock;
 
@@ -9,17 +10,21 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::virtio::Device;
 use vmm::virtio::balloon::Balloon;
+use vmm::virtio::console::Console;
 use vmm::virtio::rng::Rng;
 use vmm::virtio::vsock::listener::SocketFile;
 
 use self::disk::Disks;
 use crate::cli;
 use crate::error::{Error, reason};
+use crate::relay::Lines;
 
 /// The guest's devices, and what is to be done for them when it is at its end.
 pub(crate) struct Devices {
     /// In the order in which the guest finds them.
     pub(crate) virtio: Vec<Arc<dyn Device>>,
+    /// That of them which is told how large the terminal is, and has all of the guest's output at the end.
+    pub(crate) console: Option<Arc<Console>>,
     /// They are to be closed then.
     pub(crate) disks: Disks,
     /// As long as it is there, so is the socket's file.
@@ -28,18 +33,29 @@ pub(crate) struct Devices {
 
 /// All of them. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
 ///
-/// Each guest has entropy, and gives memory back.
-pub(crate) fn create(options: &cli::Run, cheap_exits: bool) -> Result<Devices, Error> {
+/// Each Linux has a console, which passes on its `lines`, and entropy, and gives memory back. Another kernel has what was asked for: it may be
+/// better left without PCI.
+pub(crate) fn create(
+    options: &cli::Run,
+    lines: &Lines,
+    is_linux: bool,
+    cheap_exits: bool,
+) -> Result<Devices, Error> {
     let (disks, mut virtio) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
     let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
     virtio.extend(vsock);
+    if !is_linux {
+        return Ok(Devices { virtio, console: None, disks, socket });
+    }
+    let console = console::create(options, lines, cheap_exits)?;
+    virtio.extend(console.clone().map(|console| console as Arc<dyn Device>));
     let rng = Rng::new(Arc::new(entropy))
         .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
     virtio.push(Arc::new(rng));
     let balloon = Balloon::new()
         .map_err(|error| Error::new("cannot give the guest a balloon", reason(&error)))?;
     virtio.push(Arc::new(balloon));
-    Ok(Devices { virtio, disks, socket })
+    Ok(Devices { virtio, console, disks, socket })
 }
 
 /// The host's.

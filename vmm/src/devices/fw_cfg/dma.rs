@@ -36,7 +36,12 @@ impl Transfer {
     }
 
     /// Does it. `None`: it can't be done.
-    fn carry_out(&self, items: &mut Items, memory: &GuestMemoryMmap) -> Option<()> {
+    fn carry_out(
+        &self,
+        items: &mut Items,
+        memory: &GuestMemoryMmap,
+        wrote: &dyn Fn(u64, u64),
+    ) -> Option<()> {
         if self.control & control::SELECT != 0 {
             items.select((self.control >> 16) as u16);
         }
@@ -47,6 +52,7 @@ impl Transfer {
         if self.control & control::READ != 0 {
             bytes.fill_with(|| items.read());
             memory.write_slice(&bytes, address).ok()?;
+            wrote(self.address, self.size.into());
         } else if self.control & control::WRITE != 0 {
             memory.read_slice(&mut bytes, address).ok()?;
             items.write(&bytes)?;
@@ -57,15 +63,16 @@ impl Transfer {
     }
 }
 
-/// Does the transfer that is at an address, and says so there. One that is not in memory nobody waits for.
-pub fn carry_out(items: &mut Items, memory: &GuestMemoryMmap, at: u64) {
+/// Does the transfer that is at an address, and says so there; and to `wrote`, what it has written. One that is not in memory nobody waits for.
+pub fn carry_out(items: &mut Items, memory: &GuestMemoryMmap, wrote: &dyn Fn(u64, u64), at: u64) {
     let Some(transfer) = Transfer::read(memory, at) else { return };
-    let result = match transfer.carry_out(items, memory) {
+    let result = match transfer.carry_out(items, memory, wrote) {
         Some(()) => 0,
         None => control::ERROR,
     };
     // It was there a moment ago.
     let _ = memory.write_obj(result.to_be_bytes(), GuestAddress(at));
+    wrote(at, 4);
 }
 
 #[cfg(test)]
@@ -92,7 +99,7 @@ mod tests {
         let at = GuestAddress(0x1000);
         let word = u128::from(control) << 96 | u128::from(size) << 64 | u128::from(address);
         memory.write_obj(word.to_be_bytes(), at).unwrap();
-        carry_out(items, memory, at.0);
+        carry_out(items, memory, &|_, _| {}, at.0);
         u32::from_be_bytes(memory.read_obj(at).unwrap())
     }
 
@@ -138,7 +145,7 @@ mod tests {
             let (mut items, memory) = (Items::new(1, 1), memory());
             let after = ask(&mut items, &memory, control, size, address);
             prop_assert!(after <= 1 || address <= 0x1004, "{:#x}", after);
-            carry_out(&mut items, &memory, at);
+            carry_out(&mut items, &memory, &|_, _| {}, at);
         }
     }
 }

@@ -16,9 +16,10 @@ use vm_memory::GuestMemoryMmap;
 
 use self::common::{Action, Common, Elsewhere};
 use super::interrupt::{Interrupt, SendMessage};
-use super::queue::{Broken, Virtqueue, Wrote};
+use super::queue::{Broken, Virtqueue};
 use super::{Active, Device, feature};
 use crate::devices::Line;
+use crate::memory::Wrote;
 use crate::pci::Function;
 use crate::pci::config::{Config, Identity, command};
 use crate::pci::msix;

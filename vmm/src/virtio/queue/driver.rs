@@ -6,7 +6,8 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Buffer, Virtqueue, Wrote};
+use super::{Buffer, Virtqueue};
+use crate::memory::Wrote;
 use crate::virtio::interrupt::Interrupt;
 
 /// Bits of a descriptor.
