@@ -1,5 +1,5 @@
 // What a disk of a guest's does in a second: reads and writes, in order and anywhere, one and many at a time. Prints a line for each:
-// `disk NAME NUMBER`, with bytes a second where blocks are large, and requests a second where they are small.
+// `device NAME NUMBER`, with bytes a second where blocks are large, and requests a second where they are small.
 //
 // Usage: disk DEVICE. The page cache is not used (O_DIRECT); many at a time are Linux's own asynchronous I/O, by its system calls,
 // because a static program needs no library for them.
@@ -127,7 +127,7 @@ int main(int count, char **arguments) {
         const struct test *test = &TESTS[i];
         measure(test, context, disk, size, buffers, WARM_UP);
         double rate = measure(test, context, disk, size, buffers, SECONDS);
-        printf("disk %s %.0f\n", test->name, test->block == LARGE ? rate * LARGE : rate);
+        printf("device %s %.0f\n", test->name, test->block == LARGE ? rate * LARGE : rate);
         fflush(stdout);
     }
     return 0;

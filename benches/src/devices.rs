@@ -1,7 +1,7 @@
 //! `benches UNIBODY devices`: what a guest's devices do, beside the same virtio devices of QEMU's TCG, in turns.
 //!
-//! A program in the guest (`benches/devices/disk.c`) reads and writes a disk, which is a raw image in the host's memory, and prints a
-//! [`line`] for each way of doing so.
+//! Programs in the guest (`benches/devices`) read and write a disk, which is a raw image in the host's memory, and write to a console, whose other
+//! end is a pipe that this program reads. They print a line for each way of doing so ([`measured`]).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,8 +14,8 @@ use crate::guest::{Guest, Monitor, Pulled};
 use crate::transcript::follow;
 use crate::{compile, median};
 
-/// All that is measured, in the order of the program's.
-const MEASURED: [&str; 8] = [
+/// All that is measured.
+const MEASURED: [&str; 9] = [
     "sequential-read",
     "sequential-read-32",
     "sequential-write",
@@ -24,6 +24,7 @@ const MEASURED: [&str; 8] = [
     "random-read-32",
     "random-write",
     "random-write-32",
+    "console",
 ];
 
 /// None may be slower than QEMU's, and their geometric mean is to be this.
@@ -38,14 +39,15 @@ const SIZE: u64 = 1 << 30;
 /// A guest that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What drives the disk, in the order in which they can be loaded.
-const MODULES: [&str; 6] = [
+/// What drives both, in the order in which they can be loaded.
+const MODULES: [&str; 7] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
     "virtio_blk",
+    "virtio_console",
 ];
 
 /// Prints, for each way, what both do and their ratio; then the ratios' geometric mean.
@@ -75,25 +77,26 @@ pub fn measure(unibody: &Path, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The guest that has the program do all of it.
+/// The guest that has the programs do all of it.
 fn guest(pulled: &Pulled) -> anyhow::Result<Guest> {
-    let program = compile::static_program("disk", "devices", &["disk.c"])?;
-    let program =
-        std::fs::read(&program).with_context(|| format!("cannot read '{}'", program.display()))?;
-    let modules =
-        MODULES.iter().map(|name| pulled.module(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let names: Vec<String> = MODULES.iter().map(|name| format!("{name}.ko")).collect();
-    let mut added = vec![("disk", program.as_slice())];
-    added.extend(names.iter().map(String::as_str).zip(modules.iter().map(Vec::as_slice)));
-    let load: String =
-        names.iter().map(|name| format!("/bin/busybox insmod /bin/{name}\n")).collect();
-    let script = format!(
-        "{load}/bin/busybox mount -t devtmpfs dev /dev\n/bin/disk /dev/vda || echo disk: status $?"
-    );
-    Guest::new(pulled, "devices", &script, &added)
+    let program = |name: &str| {
+        let program = compile::static_program(name, "devices", &[&format!("{name}.c")])?;
+        std::fs::read(&program).with_context(|| format!("cannot read '{}'", program.display()))
+    };
+    let mut files =
+        vec![("disk".to_owned(), program("disk")?), ("console".to_owned(), program("console")?)];
+    for name in MODULES {
+        files.push((format!("{name}.ko"), pulled.module(name)?));
+    }
+    let load = MODULES.map(|name| format!("/bin/busybox insmod /bin/{name}.ko\n")).concat();
+    let mount = "/bin/busybox mount -t devtmpfs dev /dev";
+    let run = "/bin/disk /dev/vda || echo disk: status $?\n/bin/console /dev/hvc0 || echo console: status $?";
+    let files: Vec<_> =
+        files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    Guest::new(pulled, "devices", &format!("{load}{mount}\n{run}"), &files)
 }
 
-/// What the program says, in the order of [`MEASURED`].
+/// What the programs say, in the order of [`MEASURED`].
 fn numbers(monitor: Monitor<'_>, guest: &Guest, disk: &Path) -> anyhow::Result<Vec<f64>> {
     let mut command = monitor.command(guest, 1, "quiet");
     let word = |before: &str, behind: &str| {
@@ -106,6 +109,14 @@ fn numbers(monitor: Monitor<'_>, guest: &Guest, disk: &Path) -> anyhow::Result<V
         Monitor::Qemu => {
             command.arg("-drive").arg(word("file=", ",format=raw,if=none,id=disk"));
             command.args(["-device", "virtio-blk-pci,drive=disk"]);
+            // Its stderr, because its stdout is the serial port's.
+            command.args(["-chardev", "file,id=console,path=/dev/stderr"]);
+            command.args([
+                "-device",
+                "virtio-serial-pci",
+                "-device",
+                "virtconsole,chardev=console",
+            ]);
         }
         _ => {
             command.arg("--disk").arg(word("", ",format=raw"));
@@ -113,7 +124,7 @@ fn numbers(monitor: Monitor<'_>, guest: &Guest, disk: &Path) -> anyhow::Result<V
     }
     let mut numbers = [f64::NAN; MEASURED.len()];
     let transcript = follow(&mut command, LIMIT, |text| {
-        if let Some((at, number)) = line(text) {
+        if let Some((at, number)) = measured(text) {
             numbers[at] = number;
         }
     })?;
@@ -126,17 +137,17 @@ fn numbers(monitor: Monitor<'_>, guest: &Guest, disk: &Path) -> anyhow::Result<V
     Ok(numbers.to_vec())
 }
 
-/// Reads `disk NAME NUMBER`: which of [`MEASURED`], and the number.
-fn line(text: &str) -> Option<(usize, f64)> {
-    let mut words = text.trim().strip_prefix("disk ")?.split(' ');
+/// Reads `device NAME NUMBER`: which of [`MEASURED`], and the number.
+fn measured(text: &str) -> Option<(usize, f64)> {
+    let mut words = text.trim().strip_prefix("device ")?.split(' ');
     let (name, number) = (words.next()?, words.next()?.parse().ok()?);
     Some((MEASURED.iter().position(|known| *known == name)?, number))
 }
 
 fn in_words(name: &str, number: f64) -> String {
-    match name.starts_with("sequential") {
-        true => format!("{:.0} MB/s", number / 1e6),
-        false => format!("{number:.0} a second"),
+    match name.starts_with("random") {
+        true => format!("{number:.0} a second"),
+        false => format!("{:.1} MB/s", number / 1e6),
     }
 }
 
@@ -165,14 +176,16 @@ impl Drop for Image {
 
 #[cfg(test)]
 mod tests {
-    use super::line;
+    use super::measured;
 
     #[test]
     fn lines_of_the_program_are_found() {
-        assert_eq!(line("disk random-read 1234\r\n"), Some((4, 1234.0)));
-        assert_eq!(line("disk sequential-read-32 5e8"), Some((1, 5e8)));
-        for other in ["disk: status 1", "disk random 1", "disk random-read", "disk random-read x"] {
-            assert_eq!(line(other), None, "{other}");
+        assert_eq!(measured("device random-read 1234\r\n"), Some((4, 1234.0)));
+        assert_eq!(measured("device sequential-read-32 5e8"), Some((1, 5e8)));
+        for other in
+            ["disk: status 1", "device random 1", "device random-read", "device random-read x"]
+        {
+            assert_eq!(measured(other), None, "{other}");
         }
     }
 }

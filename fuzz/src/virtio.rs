@@ -91,7 +91,7 @@ fn disk() -> Blk {
     let format = Some(Format::Raw);
     let options = Options { path, format, read_only: false, ephemeral: true, direct: false };
     let disk = Disk::open(&options).expect("nobody else has it");
-    Blk::new(disk, "fuzz", 2, true).expect("there are files left")
+    Blk::new(Arc::new(disk), "fuzz", 2, true).expect("there are files left")
 }
 
 impl Host {

@@ -72,6 +72,7 @@ impl Driver {
         let memory = Arc::new(memory.expect("the host has memory"));
         let around = Surroundings {
             memory: Arc::clone(&memory),
+            wrote: Arc::new(|_, _| {}),
             line: Arc::new(|_| {}),
             send: Arc::new(|_| {}),
             notifications: Arc::new(NoEvents),

@@ -4,7 +4,7 @@
 //! ends the machine when there is a reason on this side. The threads that read and write are in
 //! `streams.rs`.
 //!
-//! Locks: `state` may be held while a [`Queue`] is filled, because no more than
+//! Locks: `state` may be held while a [`Queue`](vmm::devices::stream::Queue) is filled, because no more than
 //! [`guest_protocol::WINDOW`] bytes are ever in one that it fills, so nothing waits there.
 //! [`Reach::receive`] takes a UART's lock, under which a vCPU may be waiting for stdout: it is called
 //! without `state`, so that signals are served whatever the reader of stdout does.

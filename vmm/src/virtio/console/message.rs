@@ -1,4 +1,4 @@
-//! What console and driver say to each other on the control queues: [`Message`].
+//! What console and driver say to each other on the control queues.
 //!
 //! See: VIRTIO 1.2, 5.3.6.2.
 
