@@ -28,7 +28,11 @@ const MAX_TRAPS: usize = 1000;
 
 /// A guest's RAM: a file, which another process can map too. Or another region, whose addresses count from its start here.
 #[derive(Clone)]
-pub struct Memory(Arc<GuestRegionMmap>);
+pub struct Memory {
+    region: Arc<GuestRegionMmap>,
+    /// Whom a write is told: address, and bytes.
+    wrote: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+}
 
 #[allow(clippy::missing_panics_doc, reason = "a test that reaches beyond RAM is wrong")]
 impl Memory {
@@ -36,7 +40,7 @@ impl Memory {
     #[must_use]
     pub fn region(gpa: u64, size: u64) -> Self {
         let region = GuestRegionMmap::from_range(GuestAddress(gpa), size as usize, None);
-        Self(Arc::new(region.expect("memory for a guest")))
+        Self { region: Arc::new(region.expect("memory for a guest")), wrote: None }
     }
 
     /// The same that this process may not write to.
@@ -45,19 +49,19 @@ impl Memory {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let mapping = MmapRegion::build(None, size as usize, libc::PROT_READ, flags);
         let region = GuestRegionMmap::new(mapping.expect("memory for a guest"), GuestAddress(gpa));
-        Self(Arc::new(region.expect("an address of a guest's")))
+        Self { region: Arc::new(region.expect("an address of a guest's")), wrote: None }
     }
 
     /// As a machine takes it.
     #[must_use]
     pub fn to_region(&self) -> Arc<GuestRegionMmap> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.region)
     }
 
     /// Whether somebody else has it, too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+        Arc::strong_count(&self.region) > 1
     }
 
     fn new() -> Self {
@@ -65,19 +69,22 @@ impl Memory {
         file.set_len(RAM).expect("a file that grows");
         let file = Some(FileOffset::new(file, 0));
         let region = GuestRegionMmap::from_range(GuestAddress(0), RAM as usize, file);
-        Self(Arc::new(region.expect("memory for a guest")))
+        Self { region: Arc::new(region.expect("memory for a guest")), wrote: None }
     }
 
     /// Writes `bytes` at `gpa`.
     pub fn write(&self, gpa: u64, bytes: &[u8]) {
-        self.0.write_slice(bytes, MemoryRegionAddress(gpa)).expect("an address in RAM");
+        self.region.write_slice(bytes, MemoryRegionAddress(gpa)).expect("an address in RAM");
+        if let Some(wrote) = &self.wrote {
+            wrote(gpa, bytes.len() as u64);
+        }
     }
 
     /// Reads bytes at `gpa`.
     #[must_use]
     pub fn read<const N: usize>(&self, gpa: u64) -> [u8; N] {
         let mut bytes = [0; N];
-        self.0.read_slice(&mut bytes, MemoryRegionAddress(gpa)).expect("an address in RAM");
+        self.region.read_slice(&mut bytes, MemoryRegionAddress(gpa)).expect("an address in RAM");
         bytes
     }
 
@@ -232,7 +239,12 @@ impl<H: Hypervisor> Guest<H> {
     pub fn with_cpus(engine: &H, cpus: u32) -> Self {
         let config = VmConfig { cpus, irqchip: Irqchip::default() };
         let vm = Arc::new(engine.create_vm(config).expect("a machine"));
-        let memory = Memory::new();
+        let mut memory = Memory::new();
+        // As a VMM does. It does not keep the machine.
+        let machine = Arc::downgrade(&vm);
+        memory.wrote = Some(Arc::new(move |start, size| {
+            machine.upgrade().iter().for_each(|vm: &Arc<H::Vm>| vm.wrote(start, size));
+        }));
         let ram = vm.add_memory(memory.to_region(), MemoryFlags::default());
         let ram = ram.expect("memory that fits");
         let vcpus = (0..cpus).map(|id| vm.create_vcpu(id).expect("a vCPU")).collect();
