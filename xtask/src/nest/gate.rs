@@ -56,6 +56,7 @@ const MACHINES: [&[Program]; 2] = [
         end_to_end("limits", &[]),
         end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
         end_to_end("terminal", &[]),
+        end_to_end("console", &[]),
     ],
     &[
         Program {
@@ -76,6 +77,7 @@ const MACHINES: [&[Program]; 2] = [
         ),
         end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
         end_to_end("stopping", &["a_program_that_was_stopped_goes_on_where_it_was"]),
+        end_to_end("vsock", &[]),
         Program {
             engine: "kvm --irqchip split",
             arguments: "--exact two_processors_work",

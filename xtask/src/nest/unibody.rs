@@ -61,8 +61,20 @@ fn cache() -> Result<PathBuf> {
 /// What says of the kernel's modules which there are, and what they depend on.
 const TABLES: [&str; 4] = ["modules.alias", "modules.builtin", "modules.dep", "modules.softdep"];
 
-/// Folders of drivers for the devices that each guest has (`tools/unibody/src/modules/wanted.rs`).
-const DRIVERS: [&str; 4] = ["char/hw_random", "firmware", "misc/pvpanic", "virtio"];
+/// Folders of drivers for a guest's devices, of file systems (`tools/unibody/src/modules/wanted.rs`), and of what they depend on.
+const MODULES: [&str; 11] = [
+    "arch",
+    "crypto",
+    "drivers/block",
+    "drivers/cdrom",
+    "drivers/char",
+    "drivers/firmware",
+    "drivers/misc",
+    "drivers/virtio",
+    "fs",
+    "lib",
+    "net/vmw_vsock",
+];
 
 /// Adds of a pulled folder what `unibody run` reads. Most of it are modules, of which few are needed.
 fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
@@ -77,17 +89,19 @@ fn add_store(contents: &mut Contents, folder: &Path) -> Result<()> {
     add_modules(contents, folder)
 }
 
-/// Adds the modules of a pulled kernel that each guest is given.
+/// Adds the modules of a pulled kernel that guests are given.
 fn add_modules(contents: &mut Contents, folder: &Path) -> Result<()> {
     for modules in list(&folder.join("lib/modules"))? {
         let tables = TABLES.iter().map(|name| modules.join(name)).filter(|table| table.is_file());
-        let mut files: Vec<PathBuf> = tables.collect();
-        for drivers in DRIVERS {
-            files.extend(list(&modules.join("kernel/drivers").join(drivers))?);
-        }
-        for file in files.iter().filter(|file| file.is_file()) {
-            let path = file.strip_prefix(folder).context("it is in the folder")?;
-            contents.copy(file, &format!("{STORE}/{}", path.display()))?;
+        let mut left: Vec<PathBuf> = tables.collect();
+        left.extend(MODULES.iter().map(|name| modules.join("kernel").join(name)));
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                left.extend(list(&path)?);
+            } else if path.is_file() {
+                let name = path.strip_prefix(folder).context("it is in the folder")?;
+                contents.copy(&path, &format!("{STORE}/{}", name.display()))?;
+            }
         }
     }
     Ok(())

@@ -1,4 +1,11 @@
 
+# What a guest writes to a disk is there when it is off.
+chmod 666 /dev/unibody
+truncate -s 8M /tmp/disk
+chmod 666 /tmp/disk
+guest --disk /tmp/disk -- sh -c 'echo kept | dd of=/dev/vda conv=fsync 2>/dev/null' || failed "a guest cannot write to its disk"
+[ "$(head -c 4 /tmp/disk)" = kept ] || failed "what a guest wrote to its disk is not there"
+
 # Guests as people have them, and the module removed under one.
 round=0
 while [ $round -lt "$rounds" ]; do
