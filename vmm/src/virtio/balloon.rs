@@ -12,11 +12,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use hv::EventFd;
 use hv::discard::discard;
-use hv::{Event, EventFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::interrupt::Interrupt;
 use super::queue::{self, Broken, Buffer, Chain, Served, Virtqueue};
 use super::worker::Worker;
 use super::{Active, Device, Kind};
@@ -67,7 +66,6 @@ struct Config {
 /// What the thread has.
 struct Serving {
     queues: Vec<(usize, Virtqueue)>,
-    interrupt: Arc<Interrupt>,
     config: Arc<Config>,
     has_poison: bool,
 }
@@ -173,26 +171,10 @@ impl Device for Balloon {
         let queues = active.queues.into_iter().enumerate();
         let mut serving = Serving {
             queues: queues.filter_map(|(number, queue)| Some((number, queue?))).collect(),
-            interrupt: active.interrupt,
             config: Arc::clone(&self.config),
             has_poison: active.features & feature::PAGE_POISON != 0,
         };
-        let (event, interrupt) = (self.worker.event(), Arc::clone(&serving.interrupt));
-        let work = move || match serving.serve() {
-            Ok(more) => {
-                if more {
-                    event.signal();
-                }
-                true
-            }
-            Err(Broken) => {
-                serving.interrupt.ask_for_reset();
-                false
-            }
-        };
-        if self.worker.start("balloon", work).is_err() {
-            interrupt.ask_for_reset();
-        }
+        self.worker.serve("balloon", &active.interrupt, move || serving.serve());
     }
 
     fn queue_event(&self, _queue: u16) -> Option<EventFd> {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use hv::Event;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::driver::{Driver, MEMORY};
 
 /// Where the pages are that tests give back, and numbers of such.

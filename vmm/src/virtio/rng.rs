@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use hv::{Event, EventFd};
+use hv::EventFd;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Chain, Served};
@@ -55,23 +55,10 @@ impl Device for Rng {
 
     fn activate(&self, mut active: Active) {
         let Some(mut requests) = active.queues.first_mut().and_then(Option::take) else { return };
-        let (source, event) = (Arc::clone(&self.source), self.worker.event());
-        let interrupt = Arc::clone(&active.interrupt);
-        let work = move || match requests.serve(|memory, chain| fill(&source, memory, chain)) {
-            Ok(more) => {
-                if more {
-                    event.signal();
-                }
-                true
-            }
-            Err(Broken) => {
-                interrupt.ask_for_reset();
-                false
-            }
-        };
-        if self.worker.start("rng", work).is_err() {
-            active.interrupt.ask_for_reset();
-        }
+        let source = Arc::clone(&self.source);
+        self.worker.serve("rng", &active.interrupt, move || {
+            requests.serve(|memory, chain| fill(&source, memory, chain))
+        });
     }
 
     fn queue_event(&self, _queue: u16) -> Option<EventFd> {
@@ -87,6 +74,7 @@ impl Device for Rng {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use hv::Event;
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;

@@ -9,6 +9,9 @@ use std::thread::JoinHandle;
 use hv::{Event, EventFd};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::interrupt::Interrupt;
+use super::queue::Broken;
+
 /// A thread that waits for an event. Dropped, it is stopped.
 pub struct Worker {
     event: EventFd,
@@ -56,6 +59,32 @@ impl Worker {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Running { stop, thread });
         Ok(())
+    }
+
+    /// Serves queues from now on: `serve` does what there is, and gives whether there may be more. A driver that does not keep to the rules is
+    /// served no more, and asked for a reset; so it is if the host has no thread left.
+    pub fn serve(
+        &self,
+        name: &str,
+        interrupt: &Arc<Interrupt>,
+        mut serve: impl FnMut() -> Result<bool, Broken> + Send + 'static,
+    ) {
+        let (event, broken) = (self.event(), Arc::clone(interrupt));
+        let work = move || match serve() {
+            Ok(more) => {
+                if more {
+                    event.signal();
+                }
+                true
+            }
+            Err(Broken) => {
+                broken.ask_for_reset();
+                false
+            }
+        };
+        if self.start(name, work).is_err() {
+            interrupt.ask_for_reset();
+        }
     }
 
     /// Stops the thread: when this returns it does nothing any more.

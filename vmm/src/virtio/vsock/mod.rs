@@ -20,7 +20,7 @@ mod switch;
 use std::io;
 use std::sync::Arc;
 
-use hv::{Event, EventFd};
+use hv::EventFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use vm_memory::GuestMemoryMmap;
 
@@ -162,24 +162,13 @@ impl Device for Vsock {
         };
         let (event, switch) = (self.worker.event(), Switch::new(Arc::clone(&self.listener)));
         let mut serving = Serving { to_guest, from_guest, switch, event };
-        let interrupt = Arc::clone(&active.interrupt);
-        let work = move || match serving.serve() {
-            Ok(next) => {
-                if let Next::Wait { to_guest } = next {
-                    serving.wait(to_guest);
-                }
-                // It has waited here, and not where it is left.
-                serving.event.signal();
-                true
+        self.worker.serve("vsock", &active.interrupt, move || {
+            if let Next::Wait { to_guest } = serving.serve()? {
+                serving.wait(to_guest);
             }
-            Err(Broken) => {
-                interrupt.ask_for_reset();
-                false
-            }
-        };
-        if self.worker.start("vsock", work).is_err() {
-            active.interrupt.ask_for_reset();
-        }
+            // It has waited here, and there may be more.
+            Ok(true)
+        });
     }
 
     fn queue_event(&self, _queue: u16) -> Option<EventFd> {

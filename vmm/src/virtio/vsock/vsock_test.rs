@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use hv::Event;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
