@@ -49,17 +49,18 @@ pub const SOAK: Extent = Extent { rounds: 20, seconds: 600, timeout: Duration::f
 
 /// What is to be booted. `tests`: the program of the tests that are about a machine.
 ///
-/// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. Two reasons
-/// are known, both in `helper_vmrun` of QEMU 7.2, and both have guests on kvm_amd fail as well:
-/// - it forgets the interrupt shadow, so that an interrupt comes between STI and HLT, and the guest halts behind it (`benches/kvm/ipi.c` shows it;
-///   mended in QEMU by "fix INHIBIT_IRQ/TF/RF handling for VMRUN", June 2024);
+/// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. Three reasons
+/// are known, all of them QEMU's:
+/// - `helper_vmrun` of 7.2 forgets the interrupt shadow, so that an interrupt comes between STI and HLT, and the guest halts behind it
+///   (`benches/kvm/ipi.c` shows it; mended in QEMU by "fix INHIBIT_IRQ/TF/RF handling for VMRUN", June 2024);
 /// - it leaves `exception_index` set behind an interrupt that EVENTINJ has it deliver: when the processor's thread is woken without an
 ///   interrupt, the guest has it once more, with RFLAGS.IF clear, too. With such a wake each millisecond 4 of 8 boots failed on the module, and 3 of
-///   3 on kvm_amd; when that was mended none of 30, and none of 6.
-///
-/// With both mended, and no such wakes, 1 guest on the module hung in 182 boots, and 2 ended early, one at least by a triple fault: right behind
-/// a VMRUN the walk of the guest's tables found nothing present, neither the code nor the IDT. On kvm_amd none of 46 failed. Whether that is
-/// QEMU's or the module's is not known.
+///   3 on kvm_amd; when that was mended none of 30, and none of 6;
+/// - whichever processor loads x87's state (FXRSTOR, XRSTOR: `cpu_set_fpus`) has `cpu_clear_ignne` clear a bit of the *first* processor's
+///   `hflags2`, read and written back without a lock, also if the bit is not set. What that one changes there meanwhile is lost, and nested
+///   paging is such a bit. Lost at VMRUN, the guest's tables are looked for at the host's addresses: a triple fault. Lost at #VMEXIT, the host runs
+///   with it on, exits once more, and its own state is what the guest goes on with. Both were seen in a log of such boots under QEMU 10.0,
+///   which has this as 7.2 does; 2 in 100 failed so.
 pub fn options(tests: Extra, extent: &Extent) -> Result<Options> {
     // BusyBox's has other options, and its shell takes that before any other: the script says the path.
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
