@@ -14,8 +14,9 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 // How long each is measured, and done before that without being measured.
 static const double SECONDS = 1.0, WARM_UP = 0.2;
@@ -36,17 +37,6 @@ static const struct test TESTS[] = {
     {"random-read", 0, 1, 1, SMALL},          {"random-read-32", 0, 1, DEEP, SMALL},
     {"random-write", 1, 1, 1, SMALL},         {"random-write-32", 1, 1, DEEP, SMALL},
 };
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
-}
 
 static uint64_t state = 88172645463325252;
 

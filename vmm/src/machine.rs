@@ -32,7 +32,7 @@ use crate::devices::fw_cfg::{self, FwCfg};
 use crate::devices::serial::Serial;
 use crate::devices::stream::Ends;
 use crate::devices::{Line, PowerRequest, Switch};
-use crate::memory;
+use crate::memory::{self, Wrote};
 use crate::pci::root::{Access, FUNCTIONS, Root};
 use crate::virtio;
 
@@ -263,7 +263,9 @@ impl<V: Vm> Machine<V> {
         })?;
         let (sender, endings) = channel();
         let writes = vm.clone();
-        let wrote = Arc::new(move |start, size| writes.wrote(start, size));
+        let wrote: Wrote = Arc::new(move |start, size| writes.wrote(start, size));
+        let root = has_pci.then(|| pci::root(&vm, &memory, &wrote, config.virtio));
+        let root = root.transpose().map_err(|asked| Error::TooManyDevices { asked })?.map(Arc::new);
         let devices = Devices {
             lines: config.lines,
             fw_cfg: Arc::new(FwCfg::new(
@@ -273,8 +275,6 @@ impl<V: Vm> Machine<V> {
             )),
             debug_exit: config.debug_exit,
         };
-        let root = has_pci.then(|| pci::root(&vm, &memory, config.virtio));
-        let root = root.transpose().map_err(|asked| Error::TooManyDevices { asked })?.map(Arc::new);
         let shared = Shared::assemble(vm, cpus, devices, root, sender)?;
         Ok((Self { shared, vcpus, endings }, placed))
     }

@@ -39,7 +39,10 @@ impl CodeMap {
     /// decodes what was written, or the writer sees that there is code.
     pub fn enter(&self, gpa: u64) {
         let (word, bit) = place(gpa / ram::SIZE);
-        self.words[word].fetch_or(bit, Ordering::SeqCst);
+        // Only the vCPU itself takes bits away.
+        if self.words[word].load(Ordering::Relaxed) & bit == 0 {
+            self.words[word].fetch_or(bit, Ordering::SeqCst);
+        }
     }
 
     /// The vCPU has dropped all decoded code.

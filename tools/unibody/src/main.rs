@@ -34,6 +34,7 @@ mod relay;
 mod run;
 mod streams;
 mod terminal;
+mod verbose;
 mod with_kvm;
 
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use guest_protocol::{Start, Terminal, WindowSize};
 use hv::host_error::explain;
 use hv::in_process::InProcess;
-use hv::{Counts, Hypervisor, Vm};
+use hv::{Hypervisor, Vm};
 use indicatif::ProgressBar;
 use vmm::boot::input::Input;
 use vmm::boot::kernel::{self, DEFAULT_LIMIT};
@@ -40,6 +40,7 @@ use crate::pull::store::Guest;
 use crate::relay::{Lines, Manner, Relay};
 use crate::streams::Threads;
 use crate::terminal::{self, RawMode, Signal, SignalWatch};
+use crate::verbose;
 
 /// Carries the verb out and returns the exit status.
 pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
@@ -389,10 +390,10 @@ fn boot<H: Hypervisor>(
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {
-        tell_counts(&counts);
+        verbose::counts(&counts);
     }
     if let (true, Some(text)) = (options.verbose, handle.vmcoreinfo()) {
-        tell_vmcoreinfo(&text);
+        verbose::vmcoreinfo(&text);
     }
     ending::status(&Ended {
         machine: ending,
@@ -402,27 +403,6 @@ fn boot<H: Hypervisor>(
         received,
         without_init,
     })
-}
-
-/// Says what was done to run the guest. `benches` reads it.
-fn tell_counts(counts: &Counts) {
-    let Counts { instructions, translated, translation_time, code_size } = counts;
-    say(&format!("unibody: the guest executed {instructions} instructions"));
-    if *translated > 0 {
-        let time = translation_time.as_secs_f64();
-        say(&format!(
-            "unibody: {translated} instructions were translated in {time:.6} seconds, \
-             the code takes {code_size} bytes"
-        ));
-    }
-}
-
-/// Says what a dump of the guest's memory would be read by: which kernel, and where it was.
-fn tell_vmcoreinfo(text: &str) {
-    let of_kernel = ["OSRELEASE=", "BUILD-ID=", "KERNELOFFSET="];
-    let lines = text.lines().filter(|line| of_kernel.iter().any(|name| line.starts_with(name)));
-    let told: Vec<&str> = lines.collect();
-    say(&format!("unibody: vmcoreinfo: {} lines, {}", text.lines().count(), told.join(", ")));
 }
 
 fn watch_signals(

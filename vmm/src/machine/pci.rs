@@ -8,6 +8,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::acpi;
 use crate::boot::layout::{PCI_CONFIGURATION, PCI_MEMORY};
 use crate::devices::Line;
+use crate::memory::Wrote;
 use crate::pci::Function;
 use crate::pci::root::{FUNCTIONS, Root};
 use crate::pci::wire::Wire;
@@ -32,13 +33,14 @@ pub(super) fn platform() -> acpi::Pci {
     }
 }
 
-/// The bus, with these devices as numbers 1 and so on.
+/// The bus, with these devices as numbers 1 and so on. `wrote` is told what they write to memory.
 ///
 /// # Errors
 /// Gives how many devices there are if that is more than the bus has room for.
 pub(super) fn root<V: Vm + Clone>(
     vm: &V,
     memory: &Arc<GuestMemoryMmap>,
+    wrote: &Wrote,
     devices: Vec<Arc<dyn Device>>,
 ) -> Result<Root, usize> {
     if devices.len() > FUNCTIONS {
@@ -50,10 +52,10 @@ pub(super) fn root<V: Vm + Clone>(
     };
     let wires: Vec<_> = LINES.map(|gsi| Wire::new(line(gsi))).collect();
     let function = |(number, device): (usize, Arc<dyn Device>)| {
-        let (messages, writes) = (vm.clone(), vm.clone());
+        let messages = vm.clone();
         let around = Surroundings {
             memory: Arc::clone(memory),
-            wrote: Arc::new(move |start, size| writes.wrote(start, size)),
+            wrote: Arc::clone(wrote),
             line: wires[line_of(number)].end(number as u32),
             send: Arc::new(move |message| messages.send_msi(message.address, message.data)),
             notifications: Arc::new(vm.clone()),

@@ -147,14 +147,13 @@ impl Device for Balloon {
         vec![128; QUEUES]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; CONFIG];
+    fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; CONFIG];
         for (at, field) in [(at::ACTUAL, &self.config.actual), (at::POISON, &self.config.poison)] {
             let bytes = field.load(Ordering::Acquire).to_le_bytes();
             config[at as usize..][..4].copy_from_slice(&bytes);
         }
-        let from = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or(&[]);
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        config
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {

@@ -1,6 +1,6 @@
 //! [`Blk`]: a disk.
 //!
-//! Each queue has a thread ([`Worker`]). Where an exit costs little, as on the software CPU, short requests are done on the vCPU's thread
+//! Each queue has a thread ([`Lane`]). Where an exit costs little, as on the software CPU, short requests are done on the vCPU's thread
 //! that asks for them: to wake another thread takes longer than to copy a few pages. `request` is what a request is, and `growth` has the driver
 //! see that the disk has become larger.
 //!
@@ -10,15 +10,15 @@ mod growth;
 mod request;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use hv::{Event, EventFd};
+use hv::EventFd;
 
 use self::growth::Growth;
 use self::request::{Request, Target};
 use super::interrupt::Interrupt;
+use super::lane::Lane;
 use super::queue::{Broken, Served, Virtqueue};
-use super::worker::Worker;
 use super::{Active, Device, Kind};
 use crate::disk::{Disk, SECTOR};
 
@@ -54,15 +54,9 @@ pub struct Blk {
     serial: [u8; 20],
     /// Whether short requests are done where they are asked for.
     inline: bool,
-    queues: Vec<Lane>,
+    queues: Vec<Lane<Serving>>,
     /// Where the host does not tell, the disk is as large as it was until the next start.
     growth: Option<Growth>,
-}
-
-/// A queue, and the thread that serves it.
-struct Lane {
-    worker: Worker,
-    active: Arc<Mutex<Option<Serving>>>,
 }
 
 /// What is served.
@@ -88,29 +82,10 @@ impl Blk {
     pub fn new(disk: Arc<Disk>, serial: &str, queues: u16, inline: bool) -> io::Result<Self> {
         let mut bytes = [0; 20];
         bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        let lane = |_| Ok(Lane { worker: Worker::new()?, active: Arc::default() });
-        let queues = (0..queues.max(1)).map(lane).collect::<io::Result<_>>()?;
+        let queues = (0..queues.max(1)).map(|_| Lane::new()).collect::<io::Result<_>>()?;
         let growth = disk.can_grow().then(|| Growth::new(Arc::clone(&disk)).ok()).flatten();
         Ok(Self { disk, serial: bytes, inline, queues, growth })
     }
-
-    fn config(&self) -> [u8; CONFIG] {
-        let mut config = [0; CONFIG];
-        let mut set = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-        set(0, &(self.disk.size() / SECTOR).to_le_bytes());
-        set(12, &SEGMENTS.to_le_bytes());
-        set(34, &(self.queues.len() as u16).to_le_bytes());
-        for at in [36, 48] {
-            set(at, &MOST_SECTORS.to_le_bytes());
-            set(at + 4, &1_u32.to_le_bytes());
-        }
-        set(44, &1_u32.to_le_bytes());
-        config
-    }
-}
-
-fn lock(active: &Mutex<Option<Serving>>) -> MutexGuard<'_, Option<Serving>> {
-    active.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Serving {
@@ -151,10 +126,18 @@ impl Device for Blk {
         vec![QUEUE_SIZE; self.queues.len()]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let from = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or(&[]);
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; CONFIG];
+        let mut set = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+        set(0, &(self.disk.size() / SECTOR).to_le_bytes());
+        set(12, &SEGMENTS.to_le_bytes());
+        set(34, &(self.queues.len() as u16).to_le_bytes());
+        for at in [36, 48] {
+            set(at, &MOST_SECTORS.to_le_bytes());
+            set(at + 4, &1_u32.to_le_bytes());
+        }
+        set(44, &1_u32.to_le_bytes());
+        config
     }
 
     fn activate(&self, active: Active) {
@@ -168,17 +151,10 @@ impl Device for Blk {
         for (number, (lane, queue)) in self.queues.iter().zip(active.queues).enumerate() {
             let Some(queue) = queue else { continue };
             let (asked, target) = (Arc::clone(&interrupt), target.clone());
-            *lock(&lane.active) = Some(Serving { queue, interrupt: asked, target });
-            let (active, event) = (Arc::clone(&lane.active), lane.worker.event());
-            let work = move || {
-                let more = lock(&active).as_mut().map(|serving| serving.serve(Which::All));
-                if more == Some(true) {
-                    event.signal();
-                }
-                more.is_some()
-            };
+            let (name, serving) =
+                (format!("disk{number}"), Serving { queue, interrupt: asked, target });
             // Without a thread there is no disk: the guest sees that it does not work.
-            if lane.worker.start(&format!("disk{number}"), work).is_err() {
+            if lane.start(&name, serving, |serving| serving.serve(Which::All)).is_err() {
                 interrupt.ask_for_reset();
             }
         }
@@ -186,27 +162,18 @@ impl Device for Blk {
 
     fn queue_event(&self, queue: u16) -> Option<EventFd> {
         let lane = self.queues.get(usize::from(queue)).filter(|_| !self.inline)?;
-        Some(lane.worker.event())
+        Some(lane.event())
     }
 
     fn notify(&self, queue: u16) {
-        let Some(lane) = self.queues.get(usize::from(queue)) else { return };
-        // Who has it serves this, too, or is told to look again.
-        let is_left = match lane.active.try_lock() {
-            Ok(mut active) => active.as_mut().is_some_and(|serving| serving.serve(Which::Short)),
-            Err(_) => true,
-        };
-        if is_left {
-            lane.worker.event().signal();
+        if let Some(lane) = self.queues.get(usize::from(queue)) {
+            lane.serve_here(|serving| serving.serve(Which::Short));
         }
     }
 
     fn reset(&self) {
         self.growth.iter().for_each(|growth| growth.tell(None));
-        for lane in &self.queues {
-            lane.worker.stop();
-            *lock(&lane.active) = None;
-        }
+        self.queues.iter().for_each(Lane::end);
     }
 }
 

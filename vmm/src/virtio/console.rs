@@ -1,7 +1,7 @@
 //! [`Console`]: terminals and lines between guest and host, which the guest finds by name.
 //!
 //! A port's host side is what a UART has, too: [`Ends`]. What the guest writes goes there as far as there is room, and the rest stays in the
-//! guest's memory; what is for the guest goes as far as it gave buffers. Nobody waits: one thread ([`Worker`]) serves all queues when there
+//! guest's memory; what is for the guest goes as far as it gave buffers. Nobody waits: one thread ([`Lane`]) serves all queues when there
 //! are bytes or room on the host's side. Where an exit costs little, as on the software CPU, a queue is served on the vCPU's thread that
 //! notifies of it.
 //!
@@ -21,8 +21,8 @@ use hv::{Event, EventFd};
 use self::message::FromDriver;
 use self::port::{Full, Port};
 use super::interrupt::Interrupt;
+use super::lane::Lane;
 use super::queue::{self, Broken, Served, Virtqueue};
-use super::worker::Worker;
 use super::{Active, Device, Kind};
 use crate::devices::stream::Ends;
 
@@ -56,9 +56,8 @@ pub struct Console {
     has_size: bool,
     /// Whether queues are served where they are notified of.
     inline: bool,
-    worker: Worker,
+    lane: Lane<Serving>,
     size: Arc<Mutex<WindowSize>>,
-    active: Arc<Mutex<Option<Serving>>>,
 }
 
 /// What is served.
@@ -104,37 +103,33 @@ impl Console {
     /// # Errors
     /// When this process has too many files open.
     pub fn new(ports: Vec<PortConfig>, size: Option<WindowSize>, inline: bool) -> io::Result<Self> {
-        let worker = Worker::new()?;
+        let lane = Lane::new()?;
         for port in &ports {
-            port.ends.input.tell_of_bytes(worker.event());
-            port.ends.output.tell_of_room(worker.event());
+            port.ends.input.tell_of_bytes(lane.event());
+            port.ends.output.tell_of_room(lane.event());
         }
         Ok(Self {
             ports,
             has_size: size.is_some(),
             inline,
-            worker,
+            lane,
             size: Arc::new(Mutex::new(size.unwrap_or_default())),
-            active: Arc::default(),
         })
     }
 
     /// The window has another size. Without effect if it had none.
     pub fn resize(&self, size: WindowSize) {
         *lock(&self.size) = size;
-        if let Some(serving) = lock(&self.active).as_mut().filter(|_| self.has_size) {
-            serving.tell_size();
-            self.worker.event().signal();
+        if self.has_size && self.lane.with(Serving::tell_size).is_some() {
+            self.lane.event().signal();
         }
     }
 
     /// Gives the host what the guest has written and what was not taken before the guest's end, and waits for room for it. To be called when
     /// no vCPU runs any more. Who closes an end ends the wait.
     pub fn flush(&self) {
-        self.worker.stop();
-        if let Some(serving) = lock(&self.active).as_mut() {
-            serving.flush();
-        }
+        self.lane.stop();
+        self.lane.with(Serving::flush);
     }
 
     fn serving(&self, active: Active) -> Serving {
@@ -277,51 +272,33 @@ impl Device for Console {
         vec![QUEUE_SIZE; self.ports.len() * 2 + 2]
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
+    fn config(&self) -> Vec<u8> {
         let size = *lock(&self.size);
         let mut config = [size.cols, size.rows].map(u16::to_le_bytes).concat();
         config.extend((self.ports.len() as u32).to_le_bytes());
-        let from = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or(&[]);
-        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        config
     }
 
     fn activate(&self, active: Active) {
         let interrupt = Arc::clone(&active.interrupt);
-        *lock(&self.active) = Some(self.serving(active));
-        let (active, event) = (Arc::clone(&self.active), self.worker.event());
-        let work = move || {
-            let more = lock(&active).as_mut().map(|serving| serving.serve(None));
-            if more == Some(true) {
-                event.signal();
-            }
-            more.is_some()
-        };
-        if self.worker.start("console-ports", work).is_err() {
+        let serving = self.serving(active);
+        if self.lane.start("console-ports", serving, |serving| serving.serve(None)).is_err() {
             interrupt.ask_for_reset();
         }
     }
 
     fn queue_event(&self, _queue: u16) -> Option<EventFd> {
-        (!self.inline).then(|| self.worker.event())
+        (!self.inline).then(|| self.lane.event())
     }
 
     fn notify(&self, queue: u16) {
-        // Who has it serves this, too, or is told to look again.
-        let is_left = match self.active.try_lock() {
-            Ok(mut active) => {
-                active.as_mut().is_some_and(|serving| serving.serve(Some(Role::of(queue))))
-            }
-            Err(_) => true,
-        };
-        if is_left {
-            self.worker.event().signal();
-        }
+        self.lane.serve_here(|serving| serving.serve(Some(Role::of(queue))));
     }
 
     /// What the driver has sent is taken first, also if that waits for the host: Linux resets its devices when it is switched off.
     fn reset(&self) {
         self.flush();
-        *lock(&self.active) = None;
+        self.lane.end();
     }
 }
 

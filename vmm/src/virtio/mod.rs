@@ -3,7 +3,7 @@
 //! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
-//! - [`worker`]: a thread that serves queues;
+//! - [`worker`]: a thread that serves queues; [`lane`]: one that others help;
 //! - [`pci`]: how the guest finds it: the only transport.
 //!
 //! See: Virtual I/O Device (VIRTIO) Version 1.2.
@@ -12,6 +12,7 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod interrupt;
+pub mod lane;
 pub mod pci;
 pub mod queue;
 pub mod rng;
@@ -69,8 +70,17 @@ pub trait Device: Send + Sync {
     /// The largest size of each queue, a power of 2.
     fn queue_sizes(&self) -> Vec<u16>;
 
-    /// Reads its configuration space, as far as there is one: `data` holds zeroes.
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+    /// Its configuration space as it is now.
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Reads that, as far as there is some: `data` holds zeroes.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.config();
+        let from = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or(&[]);
+        data.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    }
 
     /// Writes to it.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}

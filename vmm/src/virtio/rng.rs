@@ -72,15 +72,13 @@ impl Device for Rng {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use hv::Event;
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
     use crate::virtio::interrupt::Interrupt;
     use crate::virtio::queue::Buffer;
-    use crate::virtio::queue::driver::{Driver, MEMORY};
+    use crate::virtio::queue::driver::{Driver, MEMORY, wait_for};
 
     fn active(source: Source, buffers: &[Buffer]) -> (Rng, Driver, Arc<Interrupt>) {
         let (rng, mut driver) = (Rng::new(source).unwrap(), Driver::new());
@@ -89,17 +87,6 @@ mod tests {
         let queues = vec![Some(driver.queue(Arc::clone(&interrupt)))];
         rng.activate(Active { queues, features: 0, interrupt: Arc::clone(&interrupt) });
         (rng, driver, interrupt)
-    }
-
-    fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(found) = what() {
-                return found;
-            }
-            assert!(Instant::now() < until, "it does not come");
-            std::thread::yield_now();
-        }
     }
 
     fn sevens(bytes: &mut [u8]) -> bool {

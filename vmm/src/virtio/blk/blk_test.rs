@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use hv::Event;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 

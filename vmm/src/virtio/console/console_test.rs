@@ -1,12 +1,10 @@
-use std::time::{Duration, Instant};
-
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::stream::CAPACITY;
 use crate::virtio::queue::Buffer;
-use crate::virtio::queue::driver::{Driver, MEMORY, SIZE};
+use crate::virtio::queue::driver::{Driver, MEMORY, SIZE, wait_for};
 
 /// Where a test has its messages and bytes.
 const OUT: u64 = 0x4_0000;
@@ -109,17 +107,6 @@ impl Bench {
         let mut bytes = vec![0; size];
         self.memory().read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
-    }
-}
-
-fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = what() {
-            return found;
-        }
-        assert!(Instant::now() < until, "it does not come");
-        std::thread::yield_now();
     }
 }
 
@@ -249,7 +236,7 @@ fn what_is_left_at_the_guest_s_end_or_at_a_reset_still_comes() {
         let mut bench = Bench::open(false);
         let size = 2 * CAPACITY as u32;
         bench.drivers[5].send(&[Buffer { address: OUT, size }], &[]);
-        bench.console.worker.stop();
+        bench.console.lane.stop();
         bench.drivers[5].send(&[Buffer { address: OUT, size: 5 }], &[]);
         let output = Arc::clone(&bench.ends[1].output);
         let reader = std::thread::spawn(move || {

@@ -2,6 +2,7 @@
 //! ones.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -129,5 +130,17 @@ impl Driver {
         self.used = self.used.wrapping_add(1);
         let [head, size]: [u32; 2] = self.memory.read_obj(GuestAddress(at)).unwrap();
         Some((u32::from_le(head), u32::from_le(size)))
+    }
+}
+
+/// Waits until there is something, but not for ever.
+pub fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(Instant::now() < until, "it does not come");
+        std::thread::yield_now();
     }
 }

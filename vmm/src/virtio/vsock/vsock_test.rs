@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::time::{Duration, Instant};
 
 use hv::Event;
 use proptest::prelude::*;
@@ -11,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::Buffer;
-use crate::virtio::queue::driver::{Driver, MEMORY};
+use crate::virtio::queue::driver::{Driver, MEMORY, wait_for};
 
 /// Where the test's guest has its packets, to the device and from it.
 const OUT: u64 = 0x1_0000;
@@ -71,17 +70,6 @@ impl Bench {
         let header = Header::decode(&header);
         assert_eq!(header.size as usize, data.len());
         (header, data)
-    }
-}
-
-fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = what() {
-            return found;
-        }
-        assert!(Instant::now() < until, "it does not come");
-        std::thread::yield_now();
     }
 }
 
