@@ -16,7 +16,7 @@
 pub(super) mod programs;
 
 use super::options::{Extra, Options};
-use super::{own_module, stress, together};
+use super::{own_module, stress, together, whole};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
@@ -147,8 +147,9 @@ fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
 fn command(programs: &[Program], long: bool) -> Vec<String> {
     // What takes minutes may take more of them.
     let limit = if long { "UNIBODY_TEST_LIMIT=1800" } else { "UNIBODY_TEST_LIMIT=150" };
-    let script = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned);
-    script.into_iter().chain(programs.iter().flat_map(|program| words(program, long))).collect()
+    let script =
+        ["env", limit].map(str::to_owned).into_iter().chain(whole::command(SCRIPT, "gate.sh"));
+    script.chain(programs.iter().flat_map(|program| words(program, long))).collect()
 }
 
 /// The engine, and a program with its arguments, for `gate.sh`.

@@ -49,4 +49,4 @@ while [ $# -gt 0 ]; do
     tests $2
     shift 2
 done
-exit $failed
+[ $failed = 0 ] || exit 1

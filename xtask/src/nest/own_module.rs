@@ -9,6 +9,7 @@
 
 use super::gate::programs::strip;
 use super::options::{Extra, Options};
+use super::whole;
 use crate::{fuzz, process, tree};
 use anyhow::{Context, Result};
 use std::fs;
@@ -65,7 +66,7 @@ pub fn options(tests: Extra, extent: &Extent) -> Result<Options> {
     // BusyBox's has other options, and its shell takes that before any other: the script says the path.
     let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
     let (programs, calls) = selftests()?;
-    let mut command = ["sh", "-c", SCRIPT, "own_module"].map(str::to_owned).to_vec();
+    let mut command = whole::command(SCRIPT, "own_module");
     command.extend([extent.rounds.to_string(), format!("/{}", tests.to)]);
     command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
     command.extend(calls);
