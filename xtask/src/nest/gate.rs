@@ -78,6 +78,7 @@ const MACHINES: [&[Program]; 2] = [
         end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
         end_to_end("stopping", &["a_program_that_was_stopped_goes_on_where_it_was"]),
         end_to_end("vsock", &[]),
+        end_to_end("hostile", &[]),
         Program {
             engine: "kvm --irqchip split",
             arguments: "--exact two_processors_work",

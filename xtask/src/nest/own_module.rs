@@ -1,13 +1,13 @@
 //! Guests on the project's own module, in the nest: a part of the gate, [`GATE`], and its long form, [`SOAK`].
 //!
 //! The script runs the guests of `tests/guests` that are about a machine; a guest is traced; then it boots a stock kernel with one processor
-//! and with two, as an ordinary user, tries to remove the module under a guest, kills that, removes the module and loads it again; and so on. As an
-//! ordinary user as well, it makes sequences of ioctls that
+//! and with two, as an ordinary user, has a driver in one do wrong to all devices, tries to remove the module under a guest, kills that,
+//! removes the module and loads it again; and so on. As an ordinary user as well, it makes sequences of ioctls that
 //! nobody would write, which are of the fuzz target's (`fuzz/`). Beside kvm_amd, whose the processor is while that has a VM, there
 //! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM that
 //! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
 
-use super::gate::programs::strip;
+use super::gate::programs::{own_archive, strip};
 use super::options::{Extra, Options};
 use super::whole;
 use crate::{fuzz, process, tree};
@@ -33,6 +33,9 @@ const SCRIPT: &str = concat!(
 
 /// Where the fuzz target and its inputs are.
 const FUZZ: &str = "nest/fuzz";
+
+/// The initial file system with programs of the project's own: `rounds.sh` knows the name.
+const OWN_PROGRAMS: &str = "nest/own.cpio";
 
 /// How much of it there is.
 pub struct Extent {
@@ -71,7 +74,8 @@ pub fn options(tests: Extra, extent: &Extent) -> Result<Options> {
     command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
     command.extend(calls);
     let mut files = super::qemu()?;
-    files.extend([Extra { from: setpriv, to: "bin/setpriv".to_owned() }, tests]);
+    let archive = Extra { from: own_archive()?, to: OWN_PROGRAMS.to_owned() };
+    files.extend([Extra { from: setpriv, to: "bin/setpriv".to_owned() }, tests, archive]);
     files.extend(programs);
     files.extend(fuzz_target()?);
     Ok(Options {

@@ -69,13 +69,23 @@ pub fn strip(from: &Path, to: &Path) -> Result<()> {
     process::run(strip.arg("-o").arg(to).arg(from))
 }
 
-/// Builds the initial file system that `smp` boots, as that would itself.
+/// The initial file system that `smp` and others boot, as they would build it themselves, where they look for it.
 fn own_programs() -> Result<Extra> {
-    let built = tree::target().join("nest/built");
+    let from = own_archive()?;
+    let built = from.strip_prefix(shelf()).context("it is on its shelf")?.display();
+    let to = format!("{FOLDER}/built/{built}");
+    Ok(Extra { from, to })
+}
+
+/// Builds it.
+pub fn own_archive() -> Result<PathBuf> {
     let busybox = crate::initramfs::busybox().context("no static busybox")?;
-    let from = own::build(&Shelf::new(&built)?, &busybox)?.archive;
-    let to = from.strip_prefix(&built).context("it is on its shelf")?.display().to_string();
-    Ok(Extra { from, to: format!("{FOLDER}/built/{to}") })
+    Ok(own::build(&Shelf::new(&shelf())?, &busybox)?.archive)
+}
+
+/// Where what `userland` builds for the nest is kept.
+fn shelf() -> PathBuf {
+    tree::target().join("nest/built")
 }
 
 #[cfg(test)]
