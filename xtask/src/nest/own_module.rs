@@ -10,7 +10,7 @@
 use super::gate::programs::strip;
 use super::options::{Extra, Options};
 use super::whole;
-use crate::{fuzz, process, tree};
+use crate::{fuzz, tree};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Duration;
@@ -22,6 +22,7 @@ const GCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 
 /// What the nest runs: one script, a file for each subject.
 const SCRIPT: &str = concat!(
+    include_str!("tests.sh"),
     include_str!("own_module/start.sh"),
     include_str!("own_module/bodies.sh"),
     include_str!("own_module/trace.sh"),
@@ -36,19 +37,38 @@ const FUZZ: &str = "nest/fuzz";
 
 /// How much of it there is.
 pub struct Extent {
+    /// Programs of tests, and words for each.
+    tests: &'static [&'static str],
+    /// How often who writes to a disk is killed.
+    kills: u32,
     rounds: u32,
     /// Of the fuzz target's.
     seconds: u32,
     timeout: Duration,
 }
 
-/// A few rounds.
-pub const GATE: Extent = Extent { rounds: 3, seconds: 60, timeout: Duration::from_secs(900) };
+/// The guests of the tests that are about a machine.
+const BODIES: &str = "architecture module:: module_split::";
 
-/// Many.
-pub const SOAK: Extent = Extent { rounds: 20, seconds: 600, timeout: Duration::from_secs(4500) };
+/// A few rounds. Of the end-to-end tests, what the module has to do with: that memory which is given back is not the guest's any more.
+pub const GATE: Extent = Extent {
+    tests: &[BODIES, "balloon"],
+    kills: 1,
+    rounds: 3,
+    seconds: 60,
+    timeout: Duration::from_secs(900),
+};
 
-/// What is to be booted. `tests`: the program of the tests that are about a machine.
+/// Many, and all tests of devices.
+pub const SOAK: Extent = Extent {
+    tests: &[BODIES, "balloon", "disk", "console --skip soft::", "vsock --skip soft::"],
+    kills: 20,
+    rounds: 20,
+    seconds: 600,
+    timeout: Duration::from_secs(6000),
+};
+
+/// What is to be booted. `tests`: what [`super::gate::programs`] has built.
 ///
 /// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. Three reasons
 /// are known, all of them QEMU's:
@@ -62,16 +82,18 @@ pub const SOAK: Extent = Extent { rounds: 20, seconds: 600, timeout: Duration::f
 ///   paging is such a bit. Lost at VMRUN, the guest's tables are looked for at the host's addresses: a triple fault. Lost at #VMEXIT, the host runs
 ///   with it on, exits once more, and its own state is what the guest goes on with. Both were seen in a log of such boots under QEMU 10.0,
 ///   which has this as 7.2 does; 2 in 100 failed so.
-pub fn options(tests: Extra, extent: &Extent) -> Result<Options> {
-    // BusyBox's has other options, and its shell takes that before any other: the script says the path.
-    let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
+pub fn options(tests: &[Extra], extent: &Extent) -> Result<Options> {
     let (programs, calls) = selftests()?;
-    let mut command = whole::command(SCRIPT, "own_module");
-    command.extend([extent.rounds.to_string(), format!("/{}", tests.to)]);
-    command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
+    let mut command = ["env", "UNIBODY_TEST_LIMIT=600"].map(str::to_owned).to_vec();
+    command.push(format!("UNIBODY_KILLS={}", extent.kills));
+    command.extend(whole::command(SCRIPT, "own_module"));
+    command.extend([extent.rounds.to_string(), extent.seconds.to_string()]);
+    command.extend([format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
+    command.extend(extent.tests.iter().map(|&words| words.to_owned()));
+    command.push("--".to_owned());
     command.extend(calls);
     let mut files = super::qemu()?;
-    files.extend([Extra { from: setpriv, to: "bin/setpriv".to_owned() }, tests]);
+    files.extend_from_slice(tests);
     files.extend(programs);
     files.extend(fuzz_target()?);
     Ok(Options {
