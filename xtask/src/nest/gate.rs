@@ -16,8 +16,8 @@
 pub(super) mod programs;
 
 use super::options::{Extra, Options};
-use super::{own_module, stress, together, whole};
-use anyhow::Result;
+use super::{boot, own_module, stress, together, whole};
+use anyhow::{Result, ensure};
 use std::time::Duration;
 
 /// What the nest runs.
@@ -141,7 +141,10 @@ pub fn soak() -> Result<()> {
 
 /// Runs the long form of what is about the project's own module.
 pub fn soak_module() -> Result<()> {
-    module(&programs::files()?, &own_module::SOAK, &stress::SOAK)
+    module(&programs::files()?, &own_module::SOAK, &stress::SOAK)?;
+    let status = boot(&own_module::selftests::options()?)?.status;
+    ensure!(status == 0, "the kernel's tests that take long ended with status {status}");
+    Ok(())
 }
 
 /// Guests on the module, and the module under stress.

@@ -4,32 +4,32 @@
 //! and with two, as an ordinary user, tries to remove the module under a guest, kills that, removes the module and loads it again; and so on. As an
 //! ordinary user as well, it makes sequences of ioctls that
 //! nobody would write, which are of the fuzz target's (`fuzz/`). Beside kvm_amd, whose the processor is while that has a VM, there
-//! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM that
-//! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
+//! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM ([`selftests`]), and Debian's QEMU. Then the kernel has to have nothing to
+//! complain of.
+
+pub(super) mod selftests;
 
 use super::gate::programs::strip;
 use super::options::{Extra, Options};
 use super::whole;
 use crate::{fuzz, tree};
 use anyhow::{Context, Result};
+use selftests::Selftests;
 use std::fs;
 use std::time::Duration;
-use userland::kvm_selftests::table::{self, End};
-use userland::{Shelf, kvm_selftests};
-
-/// GCC's library, where Debian has it.
-const GCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 
 /// What the nest runs: one script, a file for each subject.
 const SCRIPT: &str = concat!(
     include_str!("tests.sh"),
+    include_str!("own_module/failed.sh"),
     include_str!("own_module/start.sh"),
     include_str!("own_module/bodies.sh"),
     include_str!("own_module/trace.sh"),
     include_str!("own_module/rounds.sh"),
     include_str!("own_module/fuzz.sh"),
     include_str!("own_module/beside_kvm_amd.sh"),
-    include_str!("own_module/as_kvm.sh"),
+    include_str!("own_module/selftests.sh"),
+    include_str!("own_module/qemu.sh"),
 );
 
 /// Where the fuzz target and its inputs are.
@@ -83,7 +83,7 @@ pub const SOAK: Extent = Extent {
 ///   with it on, exits once more, and its own state is what the guest goes on with. Both were seen in a log of such boots under QEMU 10.0,
 ///   which has this as 7.2 does; 2 in 100 failed so.
 pub fn options(tests: &[Extra], extent: &Extent) -> Result<Options> {
-    let (programs, calls) = selftests()?;
+    let Selftests { files: programs, calls } = Selftests::find(|test| !test.is_long)?;
     let mut command = ["env", "UNIBODY_TEST_LIMIT=600"].map(str::to_owned).to_vec();
     command.push(format!("UNIBODY_KILLS={}", extent.kills));
     command.extend(whole::command(SCRIPT, "own_module"));
@@ -121,22 +121,4 @@ fn fuzz_target() -> Result<Vec<Extra>> {
         files.push(Extra { from, to });
     }
     Ok(files)
-}
-
-/// The kernel's tests of KVM that pass on the module, by the table; and a call of each: seconds, path and parameters.
-fn selftests() -> Result<(Vec<Extra>, Vec<String>)> {
-    let shelf = Shelf::new(&userland::shelf::folder()?.join("built"))?;
-    let programs = kvm_selftests::build(&shelf)?;
-    // What ends a thread loads it.
-    let mut files = vec![Extra { from: GCC.into(), to: GCC.trim_start_matches('/').to_owned() }];
-    let mut calls = Vec::new();
-    for line in table::read(table::DOCUMENT)? {
-        if line.module == Some(End::Pass) {
-            let to = format!("nest/kvm-selftests/{}", line.name);
-            let seconds = line.limit.as_secs();
-            calls.push(format!("{seconds} /{to} {}", line.parameters.join(" ")));
-            files.push(Extra { from: programs.join(&line.name), to });
-        }
-    }
-    Ok((files, calls))
 }

@@ -3,11 +3,6 @@
 # seconds the fuzz target has, the folder that it is in, and how long its inputs are; calls of programs of tests, and `--`; calls of the kernel's
 # tests, each a limit in seconds, a program and its parameters.
 
-failed() {
-    echo "failed: $*"
-    exit 1
-}
-
 # What the kernel holds and cannot take back, in KiB.
 held() {
     sed -n 's/^SUnreclaim: *\([0-9]*\) kB$/\1/p' /proc/meminfo
