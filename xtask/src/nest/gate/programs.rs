@@ -13,7 +13,19 @@ use userland::{Shelf, own};
 
 /// Programs that the end-to-end tests call. BusyBox's of these names have other options, or are not there; and its shell takes
 /// its own before any other.
-const CALLED: [&str; 5] = ["prlimit", "script", "setpriv", "sh", "unshare"];
+const CALLED: [&str; 11] = [
+    "e2fsck",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "prlimit",
+    "qemu-img",
+    "qemu-io",
+    "script",
+    "setpriv",
+    "sh",
+    "unshare",
+    "xfs_repair",
+];
 
 /// All files.
 pub fn files() -> Result<Vec<Extra>> {
@@ -69,23 +81,13 @@ pub fn strip(from: &Path, to: &Path) -> Result<()> {
     process::run(strip.arg("-o").arg(to).arg(from))
 }
 
-/// The initial file system that `smp` and others boot, as they would build it themselves, where they look for it.
+/// Builds the initial file system that `smp` and others boot, as they would themselves, where they look for it.
 fn own_programs() -> Result<Extra> {
-    let from = own_archive()?;
-    let built = from.strip_prefix(shelf()).context("it is on its shelf")?.display();
-    let to = format!("{FOLDER}/built/{built}");
-    Ok(Extra { from, to })
-}
-
-/// Builds it.
-pub fn own_archive() -> Result<PathBuf> {
+    let built = tree::target().join("nest/built");
     let busybox = crate::initramfs::busybox().context("no static busybox")?;
-    Ok(own::build(&Shelf::new(&shelf())?, &busybox)?.archive)
-}
-
-/// Where what `userland` builds for the nest is kept.
-fn shelf() -> PathBuf {
-    tree::target().join("nest/built")
+    let from = own::build(&Shelf::new(&built)?, &busybox)?.archive;
+    let to = from.strip_prefix(&built).context("it is on its shelf")?.display().to_string();
+    Ok(Extra { from, to: format!("{FOLDER}/built/{to}") })
 }
 
 #[cfg(test)]
