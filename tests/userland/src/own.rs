@@ -1,7 +1,8 @@
 //! Small programs of the project's own, in C (`tests/userland/programs`): [`build`].
 //!
 //! What a kernel's own tests do not look at: whether processors see each other's changes, in memory and in time,
-//! and whether what a process computes with is its own; and sockets to the host, of which BusyBox has none.
+//! and whether what a process computes with is its own; and sockets to the host and some of what file systems have, of which
+//! BusyBox has none.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -14,8 +15,9 @@ use anyhow::{Context, Result};
 use crate::{Shelf, command, image};
 
 /// The programs' names and sources.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("clocks", include_str!("../programs/clocks.c")),
+    ("files", include_str!("../programs/files.c")),
     ("floating", include_str!("../programs/floating.c")),
     ("shootdowns", include_str!("../programs/shootdowns.c")),
     ("vsock", include_str!("../programs/vsock.c")),

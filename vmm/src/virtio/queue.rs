@@ -73,6 +73,8 @@ pub enum Served {
     Written(u32),
     /// It is not, and not lost.
     Later,
+    /// It is not, and who has taken it gives it back ([`Virtqueue::push`]).
+    Kept,
 }
 
 /// A queue that is ready.
@@ -206,6 +208,7 @@ impl Virtqueue {
             };
             match serve(&self.memory, &chain)? {
                 Served::Written(size) => self.push(&chain, size)?,
+                Served::Kept => {}
                 Served::Later => {
                     self.queue.go_to_previous_position();
                     break;
