@@ -41,7 +41,8 @@ impl<T: Send + 'static> Lane<T> {
         self.worker.event()
     }
 
-    /// Has the thread serve this from now on, once at first and each time that it is told to. `serve` gives whether there is more to do.
+    /// Has the thread serve this from now on, once at first and each time that it is told to. `serve` gives whether there is more to do; it is
+    /// dropped by the thread when that stops.
     ///
     /// # Errors
     /// When the host has no thread left.
@@ -49,12 +50,12 @@ impl<T: Send + 'static> Lane<T> {
         &self,
         name: &str,
         served: T,
-        serve: impl Fn(&mut T) -> bool + Send + 'static,
+        mut serve: impl FnMut(&mut T) -> bool + Send + 'static,
     ) -> io::Result<()> {
         *lock(&self.served) = Some(served);
         let (served, event) = (Arc::clone(&self.served), self.event());
         self.worker.start(name, move || {
-            let more = lock(&served).as_mut().map(&serve);
+            let more = lock(&served).as_mut().map(&mut serve);
             if more == Some(true) {
                 event.signal();
             }

@@ -115,7 +115,7 @@ impl Pair {
             }
             failed = failed.and(ring.put(chain.clone()));
             is_asked = true;
-            Ok(Served::Kept)
+            Ok(Served::UnderWay)
         });
         if is_asked {
             // It is signalled then, or was and is not heard yet.
