@@ -91,6 +91,7 @@ fn serve(
         control.send(&FromGuest::Warning { message });
     }
     let start = control.wait_for_start()?;
+    mounts::mount_shares(&start.mounts)?;
     mounts::install_applets()?;
     let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;
     match command::spawn(&start) {

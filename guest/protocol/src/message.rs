@@ -90,6 +90,19 @@ pub struct Start {
     pub terminal: Option<Terminal>,
     /// The guest's name.
     pub hostname: Vec<u8>,
+    /// What is to be mounted before that.
+    pub mounts: Vec<Mount>,
+}
+
+/// A folder of the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What the device is known by that has it.
+    pub tag: Vec<u8>,
+    /// The path that it is to have: a full one.
+    pub target: Vec<u8>,
+    /// Whether nothing is to be changed there.
+    pub read_only: bool,
 }
 
 /// A user by numbers.
@@ -289,6 +302,8 @@ impl Start {
             out.u8(u8::from(terminal.stderr_apart));
         });
         out.bytes(&self.hostname);
+        out.length(self.mounts.len());
+        self.mounts.iter().for_each(|mount| mount.write(out));
     }
 
     fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -307,6 +322,7 @@ impl Start {
                 Ok(Terminal { size, stderr_apart })
             })?,
             hostname: fields.bytes()?.to_vec(),
+            mounts: fields.list(Mount::read)?,
         })
     }
 
@@ -328,7 +344,31 @@ impl Start {
         if self.hostname.len() > 64 || nul(&self.hostname) {
             return Err(DecodeError::Field("host name"));
         }
+        let is_path = |target: &[u8]| target.starts_with(b"/") && !nul(target);
+        if self.mounts.iter().any(|mount| nul(&mount.tag) || !is_path(&mount.target)) {
+            return Err(DecodeError::Field("mount"));
+        }
         Ok(())
+    }
+}
+
+impl Mount {
+    fn write(&self, out: &mut Writer<'_>) {
+        out.bytes(&self.tag);
+        out.bytes(&self.target);
+        out.u8(u8::from(self.read_only));
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            tag: fields.bytes()?.to_vec(),
+            target: fields.bytes()?.to_vec(),
+            read_only: match fields.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(DecodeError::Field("mount")),
+            },
+        })
     }
 }
 

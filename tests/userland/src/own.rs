@@ -1,8 +1,8 @@
 //! Small programs of the project's own, in C (`tests/userland/programs`): [`build`].
 //!
 //! What a kernel's own tests do not look at: whether processors see each other's changes, in memory and in time,
-//! and whether what a process computes with is its own; sockets to the host, of which BusyBox has none; and a driver that does wrong
-//! to each virtio device what a driver can (`tests/userland/programs/hostile`).
+//! and whether what a process computes with is its own; sockets to the host and some of what file systems have, of which
+//! BusyBox has none; and a driver that does wrong to each virtio device what a driver can (`tests/userland/programs/hostile`).
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -16,8 +16,9 @@ use crate::c_program::{Sources, sources};
 use crate::{Shelf, command, image};
 
 /// The programs' names and sources.
-const PROGRAMS: [(&str, Sources); 5] = [
+const PROGRAMS: [(&str, Sources); 6] = [
     ("clocks", &[("clocks.c", include_str!("../programs/clocks.c"))]),
+    ("files", &[("files.c", include_str!("../programs/files.c"))]),
     ("floating", &[("floating.c", include_str!("../programs/floating.c"))]),
     (
         "hostile",

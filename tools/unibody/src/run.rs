@@ -25,7 +25,7 @@ use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
-use crate::devices::{self, Devices};
+use crate::devices::{self, Devices, share};
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -153,6 +153,7 @@ fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
         env: term.map(|term| (b"TERM".to_vec(), term.into_vec())).into_iter().collect(),
         terminal: interactive.then_some(Terminal { size, stderr_apart }),
         hostname: initramfs::HOSTNAME.into(),
+        mounts: share::mounts(&options.share),
         ..Start::default()
     })
     .map_err(|error| Error::new("cannot run the command", error))
@@ -282,6 +283,7 @@ fn wanted(options: &cli::Run) -> Wanted {
         (has_disk, Driver::Block),
         (options.console == cli::Console::Virtio, Driver::Console),
         (options.vsock.is_some(), Driver::Vsock),
+        (!options.share.is_empty(), Driver::FileSystem),
     ];
     let needed = drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver));
     Wanted {
@@ -337,7 +339,7 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::default();
     let is_linux = !parts.kernel.is_multiboot();
-    let Devices { virtio, console, disks, socket: _socket } =
+    let Devices { virtio, console, disks, shares, socket: _socket } =
         devices::create(options, &lines, is_linux, H::Vm::CHEAP_EXITS)?;
     let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
@@ -355,6 +357,7 @@ fn boot<H: Hypervisor>(
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
 
+    shares.wait()?;
     let waiting = Waiting::show(options, &release, without_init);
     let booted = {
         let waiting = waiting.clone();
@@ -387,6 +390,7 @@ fn boot<H: Hypervisor>(
     }
     drop(signals);
     disks.close();
+    shares.close();
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {

@@ -29,6 +29,12 @@ impl<T: Send + 'static> Lane<T> {
         Ok(Self { worker: Worker::new()?, served: Arc::default() })
     }
 
+    /// One whose thread this event has serve.
+    #[must_use]
+    pub fn on(event: EventFd) -> Self {
+        Self { worker: Worker::on(event), served: Arc::default() }
+    }
+
     /// What has the thread serve.
     #[must_use]
     pub fn event(&self) -> EventFd {

@@ -6,6 +6,7 @@
 //! See: VIRTIO 1.2, 2.7.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
@@ -142,6 +143,15 @@ impl Virtqueue {
             return Err(Broken);
         }
         Ok(Some(Chain { head, readable, writable }))
+    }
+
+    /// Whether the driver has put one there, or more, that were not taken.
+    ///
+    /// # Errors
+    /// When the ring is not in memory any more.
+    pub fn has_next(&self) -> Result<bool, Broken> {
+        let index = self.queue.avail_idx(&*self.memory, Ordering::Acquire)?;
+        Ok(index.0 != self.queue.next_avail())
     }
 
     /// The device is done with a chain, and has written so many bytes to it. The driver is told by [`tell`](Self::tell).

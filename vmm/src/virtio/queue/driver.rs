@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Buffer, Virtqueue};
+use super::{Buffer, Chain, Virtqueue};
 use crate::memory::Wrote;
 use crate::virtio::interrupt::Interrupt;
 
@@ -148,5 +148,12 @@ pub fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < until, "it does not come");
         std::thread::yield_now();
+    }
+}
+
+impl Chain {
+    /// One that came from no queue.
+    pub fn of(readable: Vec<Buffer>, writable: Vec<Buffer>) -> Self {
+        Self { head: 0, readable, writable }
     }
 }
