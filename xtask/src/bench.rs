@@ -5,10 +5,13 @@
 //! - `cargo xtask bench with-kvm` about QEMU on `unibody with-kvm`, beside its TCG;
 //! - `cargo xtask bench kvm` ([`kvm`]) about Linux's KVM;
 //! - `cargo xtask bench module` ([`module`]) about the project's own module, beside that.
+//!
+//! What is measured in the nest goes there by [`mod@nest`].
 
 mod devices;
 mod kvm;
 mod module;
+mod nest;
 
 use crate::{Command, process, tree};
 use anyhow::Result;

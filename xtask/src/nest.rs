@@ -37,7 +37,7 @@ use crate::initramfs::busybox;
 use crate::module;
 use crate::module::kernel::Headers;
 use crate::module::packages;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use contents::Contents;
 pub use foreign::qemu;
 pub use gate::{check, soak, soak_module};
@@ -78,6 +78,13 @@ fn run(arguments: &[String]) -> Result<()> {
 /// Boots the nest, and runs what was asked for in it. What that prints is printed.
 pub fn boot(options: &Options) -> Result<Outcome> {
     Nest::prepare(options)?.boot(io::stdout(), io::stderr())
+}
+
+/// The same for a command that has to succeed. `what` that is, for people.
+pub fn succeed(what: &str, options: &Options) -> Result<()> {
+    let status = boot(options)?.status;
+    ensure!(status == 0, "{what} in the nest ended with status {status}");
+    Ok(())
 }
 
 /// What is to be booted.

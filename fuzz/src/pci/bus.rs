@@ -12,6 +12,7 @@ use vmm::pci::config::{command, register};
 use vmm::pci::msix::{self, Message};
 use vmm::pci::root::{Access, AddressPort, DataPort, ECAM_SIZE, Ports, Root};
 use vmm::virtio::Device;
+use vmm::virtio::pci::common::register as common;
 use vmm::virtio::pci::{Notifications, Surroundings, VirtioFunction, WINDOW};
 
 use super::device::Probe;
@@ -23,14 +24,6 @@ const QUEUES: usize = 2;
 const ECAM: u64 = 0xe000_0000;
 /// Where the first function's memory is at first.
 const PLACE: u32 = 0xc000_0000;
-
-/// Where in a function's memory what is, and registers of its common configuration. See: VIRTIO 1.2, 4.1.4.3.
-mod at {
-    pub const DRIVER_FEATURE_SELECT: u64 = 0x08;
-    pub const DRIVER_FEATURE: u64 = 0x0c;
-    pub const NUM_QUEUES: u64 = 0x12;
-    pub const STATUS: u64 = 0x14;
-}
 
 /// The bit of PCI's status register by which the line is seen.
 const INTERRUPT_STATUS: u32 = 1 << 3;
@@ -317,14 +310,14 @@ impl Bus {
     pub fn make_ready(&mut self, function: usize) {
         let function = &self.functions[function].function;
         let write = |at, bytes: &[u8]| function.write(at, bytes);
-        write(at::STATUS, &[0]);
-        write(at::STATUS, &[3]);
+        write(common::STATUS, &[0]);
+        write(common::STATUS, &[3]);
         for (half, features) in [(0_u32, 0_u32), (1, 1)] {
-            write(at::DRIVER_FEATURE_SELECT, &half.to_le_bytes());
-            write(at::DRIVER_FEATURE, &features.to_le_bytes());
+            write(common::DRIVER_FEATURE_SELECT, &half.to_le_bytes());
+            write(common::DRIVER_FEATURE, &features.to_le_bytes());
         }
-        write(at::STATUS, &[11]);
-        write(at::STATUS, &[15]);
+        write(common::STATUS, &[11]);
+        write(common::STATUS, &[15]);
     }
 
     /// A function has something to interrupt for: a queue, of which some may not be there, or its configuration.
@@ -355,11 +348,11 @@ impl Bus {
                 continue;
             }
             let mut data = [0xff; 2];
-            self.get(Way::Memory(place + at::NUM_QUEUES), &mut data);
+            self.get(Way::Memory(place + common::QUEUES), &mut data);
             let answers = |seen: &&Seen| {
                 let offset = place - seen.window().unwrap_or_default().start;
                 let mut own = [0xff; 2];
-                seen.function.read(offset + at::NUM_QUEUES, &mut own);
+                seen.function.read(offset + common::QUEUES, &mut own);
                 own == data
             };
             let is_right = match owners.is_empty() {

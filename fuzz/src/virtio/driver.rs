@@ -9,6 +9,7 @@ use hv::IoEventFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::pci::Function;
 use vmm::virtio::Device;
+use vmm::virtio::pci::common::{register, status};
 use vmm::virtio::pci::{Notifications, Surroundings, VirtioFunction};
 
 use crate::input::Input;
@@ -39,22 +40,6 @@ const QUEUES: u16 = 8;
 
 /// Where the function's memory is.
 const ADDRESS: u32 = 0xc000_0000;
-
-/// Fields of the common configuration. See: VIRTIO 1.2, 4.1.4.3.
-mod field {
-    pub const DEVICE_FEATURE_SELECT: u64 = 0;
-    pub const DEVICE_FEATURE: u64 = 4;
-    pub const DRIVER_FEATURE_SELECT: u64 = 8;
-    pub const DRIVER_FEATURE: u64 = 12;
-    pub const STATUS: u64 = 20;
-    pub const QUEUE_SELECT: u64 = 22;
-    pub const QUEUE_SIZE: u64 = 24;
-    pub const QUEUE_ENABLE: u64 = 28;
-    pub const QUEUE_ADDRESSES: u64 = 32;
-}
-
-/// The bit of the status by which a device asks for reset.
-const NEEDS_RESET: u8 = 64;
 
 /// A machine without a hypervisor to signal events.
 struct NoEvents;
@@ -100,33 +85,33 @@ impl Driver {
 
     /// Resets the device, and makes it ready with those of its features that are in a mask, and all queues that it has.
     pub fn activate(&mut self, features: u64) {
-        self.set(field::STATUS, &[0]);
-        self.set(field::STATUS, &[1 | 2]);
+        self.set(register::STATUS, &[0]);
+        self.set(register::STATUS, &[1 | 2]);
         for half in 0..2_u32 {
-            self.set(field::DEVICE_FEATURE_SELECT, &half.to_le_bytes());
+            self.set(register::DEVICE_FEATURE_SELECT, &half.to_le_bytes());
             let mut offered = [0; 4];
-            self.function.read(self.common + field::DEVICE_FEATURE, &mut offered);
+            self.function.read(self.common + register::DEVICE_FEATURE, &mut offered);
             // Without the feature of today's devices there is none.
             let wanted = if half == 0 { features as u32 } else { 1 };
-            self.set(field::DRIVER_FEATURE_SELECT, &half.to_le_bytes());
+            self.set(register::DRIVER_FEATURE_SELECT, &half.to_le_bytes());
             let taken = u32::from_le_bytes(offered) & wanted;
-            self.set(field::DRIVER_FEATURE, &taken.to_le_bytes());
+            self.set(register::DRIVER_FEATURE, &taken.to_le_bytes());
         }
-        self.set(field::STATUS, &[1 | 2 | 8]);
+        self.set(register::STATUS, &[1 | 2 | 8]);
         for queue in 0..QUEUES {
-            self.set(field::QUEUE_SELECT, &queue.to_le_bytes());
-            self.set(field::QUEUE_SIZE, &SIZE.to_le_bytes());
+            self.set(register::QUEUE_SELECT, &queue.to_le_bytes());
+            self.set(register::QUEUE_SIZE, &SIZE.to_le_bytes());
             let rings = u64::from(queue + 1) * RINGS;
             for (place, ring) in (0..).zip([rings, rings + AVAILABLE, rings + USED]) {
-                self.set(field::QUEUE_ADDRESSES + place * 8, &(ring as u32).to_le_bytes());
-                self.set(field::QUEUE_ADDRESSES + place * 8 + 4, &[0; 4]);
+                self.set(register::QUEUE_RINGS + place * 8, &(ring as u32).to_le_bytes());
+                self.set(register::QUEUE_RINGS + place * 8 + 4, &[0; 4]);
             }
             self.put(rings + AVAILABLE, &[0; 4]);
             self.put(rings + USED, &[0; 4]);
-            self.set(field::QUEUE_ENABLE, &1_u16.to_le_bytes());
+            self.set(register::QUEUE_ENABLE, &1_u16.to_le_bytes());
         }
         self.available = [0; QUEUES as usize];
-        self.set(field::STATUS, &[1 | 2 | 8 | 4]);
+        self.set(register::STATUS, &[1 | 2 | 8 | 4]);
     }
 
     /// Does something right, or something wrong.
@@ -195,8 +180,8 @@ impl Driver {
         };
         let asks = || {
             let mut status = [0];
-            self.function.read(self.common + field::STATUS, &mut status);
-            status[0] & NEEDS_RESET != 0
+            self.function.read(self.common + register::STATUS, &mut status);
+            status[0] & status::NEEDS_RESET != 0
         };
         while (0..QUEUES.into()).any(is_busy) && !asks() && began.elapsed() < MOMENT {
             std::thread::yield_now();

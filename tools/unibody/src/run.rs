@@ -390,7 +390,8 @@ fn boot<H: Hypervisor>(
     }
     drop(signals);
     disks.close();
-    shares.close();
+    // The guest is at its end: that their processes end is no news.
+    drop(shares);
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {

@@ -7,11 +7,13 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use support::shell;
+use support::{engine, shell};
 
-/// How long it may take until it is there, on whatever engine and however busy a machine. The guest's kernel reports what is free after two seconds,
-/// and what it did not come to after two more: `cargo xtask bench devices` says how long it takes on a machine that does nothing else.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take until it is there. The guest's kernel reports what is free after two seconds, and what it did not come to after two
+/// more: on a machine that does nothing else it is less than five, as `cargo xtask bench devices` says. In the nest everything takes longer.
+fn limit() -> Duration {
+    Duration::from_secs(if engine() == "soft" { 15 } else { 60 })
+}
 
 /// A guest whose script is led line by line.
 struct Guest {
@@ -65,7 +67,7 @@ fn freed_memory_goes_back_to_the_host_and_can_be_used_again() {
         echo full; read go
         rm /tmp/large
         echo freed; read go
-        cat /tmp/kept /tmp/kept >/tmp/large
+        for n in 1 2 3 4 5; do cat /tmp/kept; done >/tmp/large
         md5sum </tmp/kept; md5sum </tmp/large";
     let mut guest = Guest::start(script);
     assert_eq!(guest.line(), "full");
@@ -76,13 +78,13 @@ fn freed_memory_goes_back_to_the_host_and_can_be_used_again() {
     let freed = Instant::now();
     while full - guest.resident() < 350 {
         let now = guest.resident();
-        assert!(freed.elapsed() < LIMIT, "of {full} MiB it still has {now}");
+        assert!(freed.elapsed() < limit(), "of {full} MiB it still has {now}");
         std::thread::sleep(Duration::from_millis(20));
     }
     println!("350 MiB were back after {:.1} seconds", freed.elapsed().as_secs_f64());
     guest.go_on();
     // As md5sum has them on the host.
     assert_eq!(guest.line(), "4fc14e1ef5000a6b3d67495949294f37  -");
-    assert_eq!(guest.line(), "dbcff941c69bb728a8699bb6d97e98d9  -");
+    assert_eq!(guest.line(), "94719fb2decfc47c1261628ea77afe1e  -");
     assert!(guest.child.wait().expect("it is ours").success());
 }

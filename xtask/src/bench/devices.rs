@@ -2,9 +2,9 @@
 //!
 //! The measurements are `benches/src/devices.rs`. They run in the nest, whose clock counts instructions.
 
-use super::kvm::{compile, extra};
+use super::nest::{compile, extra, measure};
 use crate::nest::{self, Options};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::time::Duration;
 
 /// What the nest runs.
@@ -18,15 +18,6 @@ pub fn run() -> Result<()> {
     for name in ["disk", "console"] {
         files.push(extra(compile("devices", name)?, &format!("nest/devices/{name}")));
     }
-    let options = Options {
-        icount: true,
-        memory: "3G".to_owned(),
-        timeout: Duration::from_secs(1800),
-        files,
-        command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
-        ..Options::default()
-    };
-    let status = nest::boot(&options)?.status;
-    ensure!(status == 0, "the measurements in the nest ended with status {status}");
-    Ok(())
+    let timeout = Duration::from_secs(1800);
+    measure(SCRIPT, Options { memory: "3G".to_owned(), timeout, files, ..Options::default() })
 }

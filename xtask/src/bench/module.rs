@@ -3,9 +3,9 @@
 //! The exits and the pages are `benches/kvm/exits.c`'s, the interrupts `benches/kvm/ipi.c`'s; both know nothing of what is behind the device. Both run in one nest, whose clock
 //! counts instructions, one after the other: only one of the two modules can have the processor.
 
-use super::kvm::{compile, extra};
-use crate::nest::{self, Options};
-use anyhow::{Result, ensure};
+use super::nest::{compile, extra, measure};
+use crate::nest::Options;
+use anyhow::Result;
 use std::time::Duration;
 
 /// What the nest runs.
@@ -13,18 +13,9 @@ const SCRIPT: &str = include_str!("module.sh");
 
 /// Prints the table.
 pub fn run() -> Result<()> {
-    let options = Options {
-        icount: true,
-        module: true,
-        timeout: Duration::from_secs(900),
-        files: vec![
-            extra(compile("kvm", "exits")?, "bin/exits"),
-            extra(compile("kvm", "ipi")?, "bin/ipi"),
-        ],
-        command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
-        ..Options::default()
-    };
-    let status = nest::boot(&options)?.status;
-    ensure!(status == 0, "the measurements in the nest ended with status {status}");
-    Ok(())
+    let programs =
+        ["exits", "ipi"].map(|name| Ok(extra(compile("kvm", name)?, &format!("bin/{name}"))));
+    let files = programs.into_iter().collect::<Result<_>>()?;
+    let timeout = Duration::from_secs(900);
+    measure(SCRIPT, Options { module: true, timeout, files, ..Options::default() })
 }

@@ -16,8 +16,8 @@
 pub(super) mod programs;
 
 use super::options::{Extra, Options};
-use super::{boot, own_module, stress, together, whole};
-use anyhow::{Result, ensure};
+use super::{own_module, stress, succeed, together, whole};
+use anyhow::Result;
 use std::time::Duration;
 
 /// What the nest runs.
@@ -143,9 +143,7 @@ pub fn soak() -> Result<()> {
 /// Runs the long form of what is about the project's own module.
 pub fn soak_module() -> Result<()> {
     module(&programs::files()?, &own_module::SOAK, &stress::SOAK)?;
-    let status = boot(&own_module::selftests::options()?)?.status;
-    ensure!(status == 0, "the kernel's tests that take long ended with status {status}");
-    Ok(())
+    succeed("the kernel's tests of KVM that take long", &own_module::selftests::options()?)
 }
 
 /// Guests on the module, and the module under stress.

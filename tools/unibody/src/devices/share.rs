@@ -128,9 +128,6 @@ impl Shares {
         }
         Ok(())
     }
-
-    /// The guest is at its end.
-    pub(crate) fn close(self) {}
 }
 
 impl Drop for Shares {

@@ -18,21 +18,36 @@ pub mod status {
 }
 
 /// Offsets of the registers.
-mod register {
+pub mod register {
+    /// Which 32 of the features [`DEVICE_FEATURE`] are.
     pub const DEVICE_FEATURE_SELECT: u64 = 0x00;
+    /// What the device offers.
     pub const DEVICE_FEATURE: u64 = 0x04;
+    /// Which 32 of the features [`DRIVER_FEATURE`] are.
     pub const DRIVER_FEATURE_SELECT: u64 = 0x08;
+    /// What the driver takes.
     pub const DRIVER_FEATURE: u64 = 0x0c;
+    /// The configuration's vector.
     pub const CONFIG_VECTOR: u64 = 0x10;
+    /// How many queues there are.
     pub const QUEUES: u64 = 0x12;
+    /// The device status.
     pub const STATUS: u64 = 0x14;
+    /// Another number after each change of the configuration.
     pub const GENERATION: u64 = 0x15;
+    /// Which queue the rest is about.
     pub const QUEUE_SELECT: u64 = 0x16;
+    /// How many descriptors it has.
     pub const QUEUE_SIZE: u64 = 0x18;
+    /// Its vector.
     pub const QUEUE_VECTOR: u64 = 0x1a;
+    /// Whether it is used.
     pub const QUEUE_ENABLE: u64 = 0x1c;
+    /// Where it is notified.
     pub const QUEUE_NOTIFY_OFF: u64 = 0x1e;
+    /// The addresses of its parts.
     pub const QUEUE_RINGS: u64 = 0x20;
+    /// Behind them.
     pub const QUEUE_RINGS_END: u64 = 0x38;
 }
 
