@@ -79,6 +79,8 @@ const LAYERS: &[Layer] = &[
     // Its build script builds preload, as a library that other programs load.
     Layer { name: "preload-image", may_use: &["embed"], in_kernel: None },
     Layer { name: "userland", may_use: &[], in_kernel: None },
+    Layer { name: "user-net", may_use: &[], in_kernel: None },
+    Layer { name: "tap", may_use: &[], in_kernel: None },
     Layer { name: "vmm", may_use: &["guest-protocol", "hv"], in_kernel: None },
     Layer {
         name: "unibody",
