@@ -18,7 +18,7 @@ use crate::publish::{Published, Transport};
 use crate::ready::{Ready, Source};
 use crate::resolver::Resolver;
 use crate::socket::{Watch, datagrams, stream};
-use crate::tcp::{Answer, Connections};
+use crate::tcp::Connections;
 use crate::udp::{Flows, Sent};
 use crate::{arp, packet};
 
@@ -165,10 +165,10 @@ impl Network {
         let connect =
             |address, port| host_address(address, port, resolver).and_then(|to| stream(to).ok());
         let mut frame = Frame::default();
-        let (ready, watch) = (&mut self.ready, &self.watch);
-        let answer =
-            self.connections.receive(packet, &self.link, &mut frame, ready, watch, now, connect);
-        if answer == Answer::Frame && self.answers.len() < MOST_ANSWERS {
+        let (link, watch) = (&self.link, &self.watch);
+        let received = self.connections.receive(packet, link, &mut frame, watch, now, connect);
+        received.id.into_iter().for_each(|id| self.ready.push(Source::Tcp(id)));
+        if received.is_answered && self.answers.len() < MOST_ANSWERS {
             self.answers.push_back(frame);
         }
     }

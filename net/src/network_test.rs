@@ -351,6 +351,13 @@ fn a_program_that_is_killed_is_a_reset_on_either_side() {
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
     drop(stream);
     bench.until(|bench| (bench.socket(handle).state() == State::Closed).then_some(()));
+    // And a guest that is switched off.
+    let handle = bench.connect(GATEWAY, port);
+    bench.established(handle);
+    let (mut stream, _) = listener.accept().unwrap();
+    drop(bench);
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]

@@ -38,7 +38,9 @@ pub struct Connection {
 impl Connection {
     /// One that the guest has asked for, by a packet that `peer` has yet to be given.
     pub fn outward(ends: Ends, peer: Peer, socket: OwnedFd, now: Duration) -> Self {
-        Self { is_connecting: true, ..Self::inward(ends, peer, socket, now) }
+        let mut connection = Self::inward(ends, peer, socket, now);
+        connection.is_connecting = true;
+        connection
     }
 
     /// One that a program on the host has asked for.
@@ -172,11 +174,12 @@ impl Connection {
         let has_rest = self.is_ended && self.peer.socket().recv_queue() > 0;
         self.peer.is_over() && !has_rest
     }
+}
 
-    /// Closes it. The host learns whether the guest has ended it in good order.
-    pub fn close(self) {
+impl Drop for Connection {
+    /// The host learns whether the guest has ended it in good order: else, as when the guest is switched off, it is a reset.
+    fn drop(&mut self) {
         if !self.is_shut {
-            // Then it is a reset.
             let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         }
     }

@@ -33,13 +33,13 @@ const ROOM: [(usize, usize); 3] = [(512, 16 << 10), (32, 64 << 10), (0, 512 << 1
 /// The first of the ports that programs on the host come from, as the guest sees them. See: RFC 6335, 6.
 const FIRST_PORT: u16 = 49_152;
 
-/// What the guest is told of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing.
-    None,
-    /// What is in the frame.
-    Frame,
+/// What has come of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Which connection it was for, if any: that may have something to send now.
+    pub id: Option<u64>,
+    /// The guest is told at once what is in the frame.
+    pub is_answered: bool,
 }
 
 /// The connections.
@@ -54,9 +54,9 @@ pub struct Connections {
 }
 
 /// How a segment that is no part of any connection is answered. See: RFC 9293, 3.10.7.1.
-fn refuse(packet: &Ipv4<'_>, segment: &TcpRepr<'_>, link: &Link, frame: &mut Frame) -> Answer {
+fn refuse(packet: &Ipv4<'_>, segment: &TcpRepr<'_>, link: &Link, frame: &mut Frame) -> Received {
     if segment.control == TcpControl::Rst {
-        return Answer::None;
+        return Received::default();
     }
     let ack_number = match segment.ack_number {
         Some(_) => None,
@@ -82,7 +82,7 @@ fn refuse(packet: &Ipv4<'_>, segment: &TcpRepr<'_>, link: &Link, frame: &mut Fra
         let sums = ChecksumCapabilities::default();
         reset.emit(&mut TcpPacket::new_unchecked(payload), &from, &to, &sums);
     });
-    Answer::Frame
+    Received { id: None, is_answered: true }
 }
 
 impl Connections {
@@ -121,25 +121,23 @@ impl Connections {
         (self.next, self.seed ^ self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// Takes a packet of the guest's. Which connection it is for may have something to send then. For one that there is not yet, `connect` makes
-    /// a socket, or says that there is no way.
+    /// Takes a packet of the guest's. For a connection that there is not yet, `connect` makes a socket, or says that there is no way.
     pub fn receive(
         &mut self,
         packet: &Ipv4<'_>,
         link: &Link,
         frame: &mut Frame,
-        ready: &mut Ready,
         watch: &Watch,
         now: Duration,
         connect: impl FnOnce(Ipv4Addr, u16) -> Option<OwnedFd>,
-    ) -> Answer {
-        let Ok(tcp) = TcpPacket::new_checked(packet.payload) else { return Answer::None };
+    ) -> Received {
+        let Ok(tcp) = TcpPacket::new_checked(packet.payload) else { return Received::default() };
         let (source, destination) =
             (IpAddress::Ipv4(packet.source), IpAddress::Ipv4(packet.destination));
         // It was made in this process.
         let sums = ChecksumCapabilities::ignored();
         let Ok(segment) = TcpRepr::parse(&tcp, &source, &destination, &sums) else {
-            return Answer::None;
+            return Received::default();
         };
         let ends =
             Ends { guest: segment.src_port, address: packet.destination, port: segment.dst_port };
@@ -154,12 +152,9 @@ impl Connections {
                 id
             }
         };
-        let Some(connection) = self.all.get_mut(&id) else { return Answer::None };
-        ready.push(Source::Tcp(id));
-        match connection.receive(packet.packet, link, frame, now) {
-            true => Answer::Frame,
-            false => Answer::None,
-        }
+        let Some(connection) = self.all.get_mut(&id) else { return Received::default() };
+        let is_answered = connection.receive(packet.packet, link, frame, now);
+        Received { id: Some(id), is_answered }
     }
 
     /// Begins a connection that the guest asks for.
@@ -241,7 +236,6 @@ impl Connections {
         let Some(connection) = self.all.remove(&id) else { return };
         self.by_ends.remove(&connection.ends);
         connection.timer.map(|timer| self.timers.remove(&(timer, id)));
-        connection.close();
     }
 
     /// When a connection has to be looked after next.
