@@ -18,9 +18,8 @@ fn link() -> Link {
 
 /// The answer's DHCP, as bytes.
 fn answered(request: &Request, told: &Told) -> Option<Vec<u8>> {
-    let mut frame = Frame::default();
     // As if it had held another frame.
-    frame.bytes = vec![0xee; 900];
+    let mut frame = Frame { bytes: vec![0xee; 900], partial: None };
     if !answer(request, told, &link(), &mut frame) {
         return None;
     }

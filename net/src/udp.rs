@@ -112,7 +112,7 @@ impl Default for Flows {
 impl Flows {
     /// How many there are.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.all.len()
     }
 

@@ -71,6 +71,7 @@ const LAYERS: &[Layer] = &[
             "host-user",
             "hv",
             "preload",
+            "user-net",
             "virt",
             "vmm",
         ],
@@ -81,11 +82,20 @@ const LAYERS: &[Layer] = &[
     Layer { name: "userland", may_use: &[], in_kernel: None },
     Layer { name: "user-net", may_use: &[], in_kernel: None },
     Layer { name: "tap", may_use: &[], in_kernel: None },
-    Layer { name: "vmm", may_use: &["guest-protocol", "hv"], in_kernel: None },
+    Layer { name: "vmm", may_use: &["guest-protocol", "hv", "tap", "user-net"], in_kernel: None },
     Layer {
         name: "unibody",
         // What other people's programs its tests run, `userland` builds.
-        may_use: &["guest-image", "guest-protocol", "hv", "preload-image", "userland", "vmm"],
+        may_use: &[
+            "guest-image",
+            "guest-protocol",
+            "hv",
+            "preload-image",
+            "tap",
+            "user-net",
+            "userland",
+            "vmm",
+        ],
         in_kernel: None,
     },
     // Tests that need several of the above.

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, OutputStream, Start,
-    Terminal, ToGuest, User, WindowSize, Written,
+    Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Network,
+    OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -13,6 +13,16 @@ fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn window_size() -> impl Strategy<Value = WindowSize> {
     any::<(u16, u16)>().prop_map(|(rows, cols)| WindowSize { rows, cols })
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    let search = prop::collection::vec(prop::collection::vec(b'a'..=b'z', 1..20), 0..4);
+    let told = (any::<[[u8; 4]; 3]>(), 0..=32_u8, search, any::<u16>()).prop_map(
+        |([guest, gateway, dns], prefix, search, mtu)| {
+            Network::Told(Addresses { guest, prefix, gateway, dns, search, mtu })
+        },
+    );
+    prop_oneof![Just(Network::Ask), told]
 }
 
 fn start() -> impl Strategy<Value = Start> {
@@ -27,14 +37,16 @@ fn start() -> impl Strategy<Value = Start> {
                 .prop_map(|(size, stderr_apart)| Terminal { size, stderr_apart }),
         ),
         prop::collection::vec(1u8..=255, 0..=64),
+        prop::option::of(network()),
     )
-        .prop_map(|(argv, env, cwd, user, terminal, hostname)| Start {
+        .prop_map(|(argv, env, cwd, user, terminal, hostname, network)| Start {
             argv,
             env,
             cwd,
             user,
             terminal,
             hostname,
+            network,
         })
 }
 
@@ -99,6 +111,7 @@ proptest! {
 
 #[test]
 fn what_no_process_can_be_given_is_not_sent() {
+    let told = |addresses| Start { network: Some(Network::Told(addresses)), ..Start::default() };
     let refused = [
         Start { argv: vec![b"a\0b".to_vec()], ..Start::default() },
         Start { env: vec![(b"A=B".to_vec(), vec![])], ..Start::default() },
@@ -106,6 +119,8 @@ fn what_no_process_can_be_given_is_not_sent() {
         Start { env: vec![(b"A".to_vec(), b"\0".to_vec())], ..Start::default() },
         Start { cwd: Some(vec![]), ..Start::default() },
         Start { hostname: vec![b'h'; 65], ..Start::default() },
+        told(Addresses { prefix: 33, ..Addresses::default() }),
+        told(Addresses { search: vec![b"a\nb".to_vec()], ..Addresses::default() }),
     ];
     for start in refused {
         let mut out = Vec::new();

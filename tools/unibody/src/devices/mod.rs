@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod disk;
+pub(crate) mod net;
 pub(crate) mod vsock;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub(crate) fn create(
     let (disks, mut virtio) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
     let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
     virtio.extend(vsock);
+    virtio.extend(net::open(options)?);
     if !is_linux {
         return Ok(Devices { virtio, console: None, disks, socket });
     }
