@@ -93,7 +93,7 @@ pub(crate) fn resolver(addresses: &Addresses) -> String {
 fn write_resolver(path: &Path, text: &str) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::write(path, text),
     }
 }

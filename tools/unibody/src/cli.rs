@@ -60,7 +60,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Boot a guest and run a command in it
-    Run(Run),
+    Run(Box<Run>),
     /// Get the distribution's current kernel and BusyBox, for `run` to use
     #[command(after_help = "They are kept in $XDG_CACHE_HOME/unibody (~/.cache/unibody).")]
     Pull(Pull),
