@@ -27,7 +27,7 @@ pub const COMMAND: Command = Command {
 /// The targets' own workspace.
 pub const MANIFEST: &str = "fuzz/Cargo.toml";
 /// Its targets.
-const TARGETS: &[&str] = &["ioctls", "disk_image", "virtio_devices"];
+const TARGETS: &[&str] = &["ioctls", "disk_image", "virtio_devices", "network"];
 /// Where in the tree a target's first inputs are.
 const CORPUS: &str = "fuzz/corpus";
 /// What cargo-fuzz builds for.
