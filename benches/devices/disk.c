@@ -1,7 +1,7 @@
 // What a disk of a guest's does in a second: reads and writes, in order and anywhere, one and many at a time. Prints a line for each:
 // `device NAME NUMBER`, with bytes a second where blocks are large, and requests a second where they are small.
 //
-// Usage: disk DEVICE. The page cache is not used (O_DIRECT); many at a time are Linux's own asynchronous I/O, by its system calls,
+// Usage: disk DEVICE SECONDS, which is how long each is measured. The page cache is not used (O_DIRECT); many at a time are Linux's own asynchronous I/O, by its system calls,
 // because a static program needs no library for them.
 
 #define _GNU_SOURCE
@@ -18,8 +18,8 @@
 
 #include "measure.h"
 
-// How long each is measured, and done before that without being measured.
-static const double SECONDS = 1.0, WARM_UP = 0.2;
+// How long each is done before it is measured: a part of that time.
+#define WARM_UP 0.2
 
 #define DEEP 32
 #define LARGE (128 << 10)
@@ -98,8 +98,9 @@ static double measure(const struct test *test, aio_context_t context, int disk, 
 }
 
 int main(int count, char **arguments) {
-    if (count != 2)
+    if (count != 3)
         return 2;
+    double seconds = strtod(arguments[2], NULL);
     int disk = open(arguments[1], O_RDWR | O_DIRECT);
     if (disk < 0)
         fail(arguments[1]);
@@ -115,8 +116,8 @@ int main(int count, char **arguments) {
         fail("io_setup");
     for (size_t i = 0; i < sizeof TESTS / sizeof *TESTS; i++) {
         const struct test *test = &TESTS[i];
-        measure(test, context, disk, size, buffers, WARM_UP);
-        double rate = measure(test, context, disk, size, buffers, SECONDS);
+        measure(test, context, disk, size, buffers, WARM_UP * seconds);
+        double rate = measure(test, context, disk, size, buffers, seconds);
         printf("device %s %.0f\n", test->name, test->block == LARGE ? rate * LARGE : rate);
         fflush(stdout);
     }

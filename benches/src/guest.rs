@@ -118,6 +118,8 @@ pub enum Monitor<'a> {
     Qemu,
     /// `qemu-system-x86_64` with Linux's KVM and the machine that it starts fastest.
     Microvm,
+    /// `qemu-system-x86_64` with a machine of this name and Linux's KVM.
+    QemuKvm(&'a str),
     /// `qemu-system-x86_64` with a machine of this name and TCG.
     QemuTcg(&'a str),
     /// The same with `/dev/kvm` of `unibody with-kvm`.
@@ -129,7 +131,7 @@ impl Monitor<'_> {
     pub fn name(self) -> &'static str {
         match self {
             Self::Unibody(_) | Self::UnibodyKvm(_) => "unibody",
-            Self::Qemu | Self::Microvm | Self::QemuTcg(_) => "qemu",
+            Self::Qemu | Self::Microvm | Self::QemuKvm(_) | Self::QemuTcg(_) => "qemu",
             Self::QemuWithKvm(..) => "qemu with-kvm",
         }
     }
@@ -185,13 +187,15 @@ impl Monitor<'_> {
             command
         };
         let qemu = |options: &[&str]| qemu_by(Command::new(QEMU), options);
+        let on_kvm = |machine| {
+            qemu(&[&["-machine", machine, "-accel", "kvm", "-cpu", "host"], &BARE[..]].concat())
+        };
         match self {
             Self::Unibody(program) => unibody(program, "soft"),
             Self::UnibodyKvm(program) => unibody(program, "kvm"),
             Self::Qemu => qemu(&["-accel", "tcg,thread=multi", "-cpu", "max", "-nographic"]),
-            Self::Microvm => qemu(
-                &[&["-machine", "microvm", "-accel", "kvm", "-cpu", "host"], &BARE[..]].concat(),
-            ),
+            Self::Microvm => on_kvm("microvm"),
+            Self::QemuKvm(machine) => on_kvm(machine),
             Self::QemuTcg(machine) => qemu(
                 &[&["-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max"], &BARE[..]]
                     .concat(),

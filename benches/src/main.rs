@@ -6,18 +6,20 @@
 //! - [`memory`]: what a running machine costs besides the guest's own memory;
 //! - [`engine`]: workloads on the software CPU, beside QEMU's TCG and the host, in turns;
 //! - [`kvm`]: exits, start and memory on Linux's KVM, beside QEMU's use of it and a bare loop;
-//! - [`devices`]: disks, beside QEMU's, in turns;
+//! - [`devices`]: disks and a console, beside QEMU's, in turns;
+//! - [`freed`]: how soon memory that a guest has freed is back;
 //! - [`with_kvm`]: QEMU on `unibody with-kvm`, beside its own TCG, in turns;
 //! - [`guest`], [`compile`] and [`transcript`]: what is booted for that, the programs in it, and reading what they print.
 //!
 //! Usage: `benches UNIBODY [ROUNDS]`, `benches UNIBODY engine [ROUNDS] [WORKLOAD...]`, `benches UNIBODY devices [ROUNDS]`,
-//! `benches UNIBODY with-kvm [ROUNDS]` or `benches UNIBODY kvm BARE FOLDER`, with the path of the program to be measured.
+//! `benches UNIBODY devices-on-kvm PROGRAMS FOLDER`, `benches UNIBODY with-kvm [ROUNDS]` or `benches UNIBODY kvm BARE FOLDER`, with the path of the program to be measured.
 #![forbid(unsafe_code)]
 
 mod boot;
 mod compile;
 mod devices;
 mod engine;
+mod freed;
 mod guest;
 mod kvm;
 mod loops;
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-const USAGE: &str = "usage: benches UNIBODY ([engine] [ROUNDS] [WORKLOAD...] | devices [ROUNDS] | with-kvm [ROUNDS] | kvm BARE FOLDER)";
+const USAGE: &str = "usage: benches UNIBODY ([engine] [ROUNDS] [WORKLOAD...] | devices [ROUNDS] | devices-on-kvm PROGRAMS FOLDER | with-kvm [ROUNDS] | kvm BARE FOLDER)";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
@@ -44,7 +46,12 @@ fn main() -> anyhow::Result<()> {
         Some((first, rest)) if first == "devices" => {
             let (rounds, rest) = rounds(rest, 3)?;
             ensure!(rest.is_empty(), USAGE);
-            devices::measure(&unibody, rounds)
+            devices::measure(&unibody, rounds)?;
+            freed::measure(&unibody)
+        }
+        Some((first, rest)) if first == "devices-on-kvm" => {
+            let [programs, folder] = rest else { anyhow::bail!(USAGE) };
+            devices::measure_on_kvm(&unibody, Path::new(programs), Path::new(folder))
         }
         Some((first, rest)) if first == "with-kvm" => {
             let (rounds, rest) = rounds(rest, 5)?;

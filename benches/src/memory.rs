@@ -58,8 +58,9 @@ fn own(maps: &str) -> u64 {
     own.filter_map(|(mapping, _)| kib(mapping, "Rss:")).sum()
 }
 
-fn kib(mapping: &str, name: &str) -> Option<u64> {
-    let line = mapping.lines().find_map(|line| line.strip_prefix(name))?;
+/// The number of a line as `Rss: 12 kB`, as the kernel has them in files about processes.
+pub fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 

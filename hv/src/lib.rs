@@ -3,6 +3,7 @@
 //!
 //! - [`discard`](mod@discard): memory of a machine's that goes back to the host;
 //! - [`huge_pages`]: memory for a machine in large pages;
+//! - [`io_ring`]: what the host's kernel reads and writes of a machine's memory by itself;
 //! - [`in_process`]: the project's own core in this process, over the software CPU;
 //! - [`kvm`]: Linux's own KVM;
 //! - [`host`]: what this host offers to run guests on;
@@ -19,6 +20,7 @@ pub mod host;
 pub mod host_error;
 pub mod huge_pages;
 pub mod in_process;
+pub mod io_ring;
 pub mod kvm;
 pub mod pause;
 pub mod probe;

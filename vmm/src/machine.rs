@@ -227,7 +227,9 @@ impl<V: Vm> Machine<V> {
         config: Config<'_>,
     ) -> Result<(Self, boot::Placed), Error> {
         let cpus = config.cpus.get();
-        let regions = memory::allocate(config.memory, config.kernel.elf().range())?;
+        let needs_file = config.virtio.iter().any(|device| device.needs_file());
+        let apart = if needs_file { 0..0 } else { config.kernel.elf().range() };
+        let regions = memory::allocate(config.memory, apart)?;
         let memory = Arc::new(memory::join(regions.clone())?);
         let has_pci = !config.virtio.is_empty();
         let boot = boot::Boot {

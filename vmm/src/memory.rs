@@ -5,7 +5,7 @@
 //!
 //! For the kernel that cost is most of a start: 34 MB of Debian's take 12 ms in pages of a memfd, which are small ones on nearly all
 //! hosts, and 4 ms in anonymous huge pages. So what is below the kernel's end is such memory ([`allocate`]). A device in another process
-//! sees only what is above that; a machine that is to have one has to do without.
+//! would not see that: a machine that has one does without.
 
 use std::fs::File;
 use std::io;
@@ -60,7 +60,7 @@ pub enum Error {
 }
 
 /// Gets memory for a guest: `asked` bytes, rounded down to whole pages. What is below the end of `kernel` is in huge pages, if the host has
-/// any and the kernel fills some.
+/// any and the kernel fills some; with an empty `kernel` all is in the file.
 ///
 /// # Errors
 /// When it is too little or too much, or the host refuses.

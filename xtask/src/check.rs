@@ -46,7 +46,7 @@ const STEPS: &[Step] = &[
     Step { name: "rustdoc", about: "the documentation builds", run: rustdoc },
     Step { name: "tests", about: "all tests, guests included", run: tests },
     Step { name: "doctests", about: "the examples in the documentation", run: doctests },
-    Step { name: "fuzz", about: "the fuzz targets, each for a minute", run: fuzz::check },
+    Step { name: "fuzz", about: "the fuzz targets, each for a minute at most", run: fuzz::check },
     Step {
         name: "module",
         about: "the kernel module, tested in a stock kernel",

@@ -52,6 +52,10 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "guest-protocol", may_use: &[], in_kernel: None },
     Layer { name: "guest-init", may_use: &["guest-protocol"], in_kernel: None },
+    // In the place of a published crate that is linked with a system library.
+    Layer { name: "capng", may_use: &[], in_kernel: None },
+    // A process of its own: what it shares with the others goes through a socket.
+    Layer { name: "share-server", may_use: &[], in_kernel: None },
     Layer { name: "embed", may_use: &[], in_kernel: None },
     // Its build script builds guest-init, for another place: no dependency of cargo's.
     Layer { name: "guest-image", may_use: &["embed"], in_kernel: None },
@@ -91,6 +95,7 @@ const LAYERS: &[Layer] = &[
             "guest-protocol",
             "hv",
             "preload-image",
+            "share-server",
             "tap",
             "user-net",
             "userland",

@@ -7,7 +7,7 @@
 //!   files of this host with their [`libraries`], the command ([`quoting`]), and `nest/init.sh`, its
 //!   first process;
 //! - [`gate`]: what the gate runs there, two machines at a time ([`together`]); [`own_module`], with the project's own module;
-//!   [`stress`], with that and no peace; [`foreign`], another VMM;
+//!   [`stress`], with that and no peace; [`foreign`], another VMM; [`whole`], that their scripts came to their ends;
 //! - [`machine`]: QEMU; [`output`]: what the command prints; [`outcome`]: how it went.
 //!
 //! Of TCG's SVM in QEMU 7.2 there is nested paging and a virtual GIF, and no NRIPS, decode assists,
@@ -30,6 +30,7 @@ mod quoting;
 mod stress;
 mod together;
 mod unibody;
+mod whole;
 
 use crate::Command;
 use crate::initramfs::busybox;

@@ -4,6 +4,7 @@
 //! - `UNIBODY_CASES`: how many cases a differential test makes, from `UNIBODY_SEED`, which is
 //!   another one each time unless it is set;
 //! - `PROPTEST_CASES`: how many cases a property test makes;
+//! - `UNIBODY_KILLS`: how often a guest that writes to a disk is killed;
 //! - `UNIBODY_LONG`: a test of other people's programs runs all that are meant, loads last for
 //!   minutes, who writes to a disk is killed at many more points, a kernel boots under all modes of the software CPU, and its own tests run under QEMU, too.
 //!
@@ -24,6 +25,9 @@ pub const COMMAND: Command = Command {
 const CASES: &str = "10000000";
 /// Cases of each property test.
 const PROPERTIES: &str = "20000";
+
+/// Of a guest that writes to a disk, for each format.
+const KILLS: &str = "50";
 
 /// One of the long forms, by its name.
 type Part = (&'static str, fn(&str) -> Result<()>);
@@ -86,7 +90,8 @@ fn disks() -> Result<()> {
         let mut disks = process::cargo();
         disks.args(["test", "--release", "--package", package, "--test", test]);
         disks.args(["--", "--nocapture", "--test-threads", "1", name]);
-        process::run(disks.env("UNIBODY_LONG", "1").current_dir(tree::root()))?;
+        disks.env("UNIBODY_LONG", "1").env("UNIBODY_KILLS", KILLS);
+        process::run(disks.current_dir(tree::root()))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! See: VIRTIO 1.2, 2.7, 4.1.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hv::IoEventFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -24,6 +25,15 @@ const RINGS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x400;
 const USED: u64 = 0x800;
 
+/// Bytes of a chain's first buffer that are of the input: most of what is said to a device is no longer. A packet's header is.
+const MESSAGE: usize = 16;
+const PACKET: usize = 44;
+/// The device with packets. See: VIRTIO 1.2, 5.10.1.
+const SOCKETS: u16 = 19;
+
+/// How long is waited for a device's thread, which has all it needs.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// More queues than any device here has.
 const QUEUES: u16 = 8;
 
@@ -43,6 +53,9 @@ mod field {
     pub const QUEUE_ADDRESSES: u64 = 32;
 }
 
+/// The bit of the status by which a device asks for reset.
+const NEEDS_RESET: u8 = 64;
+
 /// A machine without a hypervisor to signal events.
 struct NoEvents;
 
@@ -61,6 +74,8 @@ pub struct Driver {
     /// Where in the function's memory the common configuration and the notifications are.
     common: u64,
     notify: u64,
+    /// Bytes of a message.
+    message: usize,
     /// Of each queue, how many chains were put into it.
     available: [u16; QUEUES as usize],
 }
@@ -77,9 +92,10 @@ impl Driver {
             send: Arc::new(|_| {}),
             notifications: Arc::new(NoEvents),
         };
+        let message = if device.kind().id == SOCKETS { PACKET } else { MESSAGE };
         let function = VirtioFunction::new(device, around, ADDRESS);
         let [common, notify] = [1, 2].map(|kind| structure(&function, kind));
-        Self { memory, function, common, notify, available: [0; QUEUES as usize] }
+        Self { memory, function, common, notify, message, available: [0; QUEUES as usize] }
     }
 
     /// Resets the device, and makes it ready with those of its features that are in a mask, and all queues that it has.
@@ -149,7 +165,7 @@ impl Driver {
             let (place, size) = (input.u8(), input.u16());
             let address = BUFFERS + u64::from(place) * 0xe00;
             if n == 0 {
-                let message = input.bytes(16);
+                let message = input.bytes(self.message);
                 self.put(address, message);
             }
             let is_last = n + 1 == count;
@@ -168,6 +184,23 @@ impl Driver {
         self.put(slot, &first.to_le_bytes());
         self.put(rings + AVAILABLE + 2, &index.to_le_bytes());
         self.notify(queue);
+    }
+
+    /// Waits for a moment until all that was sent is used, or the device asks for reset.
+    pub fn settle(&self) {
+        let began = Instant::now();
+        let is_busy = |queue: usize| {
+            let used = GuestAddress((queue as u64 + 1) * RINGS + USED + 2);
+            self.memory.read_obj(used).ok() != Some(self.available[queue])
+        };
+        let asks = || {
+            let mut status = [0];
+            self.function.read(self.common + field::STATUS, &mut status);
+            status[0] & NEEDS_RESET != 0
+        };
+        while (0..QUEUES.into()).any(is_busy) && !asks() && began.elapsed() < MOMENT {
+            std::thread::yield_now();
+        }
     }
 
     fn notify(&self, queue: u8) {

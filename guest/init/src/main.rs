@@ -98,6 +98,7 @@ fn serve(
         control.send(&FromGuest::Warning { message });
     }
     let start = control.wait_for_start()?;
+    mounts::mount_shares(&start.mounts)?;
     mounts::install_applets()?;
     for message in network::set_up(start.network.as_ref()) {
         control.send(&FromGuest::Warning { message });

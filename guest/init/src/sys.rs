@@ -15,18 +15,20 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Mounts a file system that needs no device.
+/// Mounts a file system: what of, of which type, and where.
 pub(crate) fn mount(
+    source: &[u8],
     kind: &str,
-    target: &str,
+    target: &[u8],
     flags: libc::c_ulong,
     options: &str,
 ) -> io::Result<()> {
-    let [kind, target, options] = [kind, target, options].map(CString::new);
-    let (kind, target, options) = (kind?, target?, options?);
+    let [source, target] = [source, target].map(CString::new);
+    let [kind, options] = [kind, options].map(CString::new);
+    let (source, kind, target, options) = (source?, kind?, target?, options?);
     // SAFETY: all four pointers are to strings that end with NUL and live through the call.
     check(unsafe {
-        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
     })?;
     Ok(())
 }

@@ -90,8 +90,21 @@ pub struct Start {
     pub terminal: Option<Terminal>,
     /// The guest's name.
     pub hostname: Vec<u8>,
+    /// What is to be mounted before that.
+    pub mounts: Vec<Mount>,
     /// How the guest's network card is set up, if it has one.
     pub network: Option<Network>,
+}
+
+/// A folder of the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What the device is known by that has it.
+    pub tag: Vec<u8>,
+    /// The path that it is to have: a full one.
+    pub target: Vec<u8>,
+    /// Whether nothing is to be changed there.
+    pub read_only: bool,
 }
 
 /// How a network card is set up.
@@ -317,6 +330,8 @@ impl Start {
             out.u8(u8::from(terminal.stderr_apart));
         });
         out.bytes(&self.hostname);
+        out.length(self.mounts.len());
+        self.mounts.iter().for_each(|mount| mount.write(out));
         out.option(self.network.as_ref(), |out, network| match network {
             Network::Ask => out.u8(1),
             Network::Told(addresses) => {
@@ -342,6 +357,7 @@ impl Start {
                 Ok(Terminal { size, stderr_apart })
             })?,
             hostname: fields.bytes()?.to_vec(),
+            mounts: fields.list(Mount::read)?,
             network: fields.option(|fields| match fields.u8()? {
                 1 => Ok(Network::Ask),
                 2 => Addresses::read(fields).map(Network::Told),
@@ -368,6 +384,10 @@ impl Start {
         if self.hostname.len() > 64 || nul(&self.hostname) {
             return Err(DecodeError::Field("host name"));
         }
+        let is_path = |target: &[u8]| target.starts_with(b"/") && !nul(target);
+        if self.mounts.iter().any(|mount| nul(&mount.tag) || !is_path(&mount.target)) {
+            return Err(DecodeError::Field("mount"));
+        }
         if let Some(Network::Told(Addresses { prefix, search, .. })) = &self.network {
             // It becomes a line of a file.
             let is_word =
@@ -377,6 +397,26 @@ impl Start {
             }
         }
         Ok(())
+    }
+}
+
+impl Mount {
+    fn write(&self, out: &mut Writer<'_>) {
+        out.bytes(&self.tag);
+        out.bytes(&self.target);
+        out.u8(u8::from(self.read_only));
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            tag: fields.bytes()?.to_vec(),
+            target: fields.bytes()?.to_vec(),
+            read_only: match fields.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(DecodeError::Field("mount")),
+            },
+        })
     }
 }
 

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Network,
-    OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
+    Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Mount,
+    Network, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -13,6 +13,14 @@ fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn window_size() -> impl Strategy<Value = WindowSize> {
     any::<(u16, u16)>().prop_map(|(rows, cols)| WindowSize { rows, cols })
+}
+
+fn mount() -> impl Strategy<Value = Mount> {
+    (c_bytes(), c_bytes(), any::<bool>()).prop_map(|(tag, path, read_only)| Mount {
+        tag,
+        target: [b"/", &path[..]].concat(),
+        read_only,
+    })
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -37,15 +45,17 @@ fn start() -> impl Strategy<Value = Start> {
                 .prop_map(|(size, stderr_apart)| Terminal { size, stderr_apart }),
         ),
         prop::collection::vec(1u8..=255, 0..=64),
+        prop::collection::vec(mount(), 0..3),
         prop::option::of(network()),
     )
-        .prop_map(|(argv, env, cwd, user, terminal, hostname, network)| Start {
+        .prop_map(|(argv, env, cwd, user, terminal, hostname, mounts, network)| Start {
             argv,
             env,
             cwd,
             user,
             terminal,
             hostname,
+            mounts,
             network,
         })
 }
@@ -111,6 +121,11 @@ proptest! {
 
 #[test]
 fn what_no_process_can_be_given_is_not_sent() {
+    let mount = |tag: &[u8], target: &[u8]| Mount {
+        tag: tag.to_vec(),
+        target: target.to_vec(),
+        read_only: false,
+    };
     let told = |addresses| Start { network: Some(Network::Told(addresses)), ..Start::default() };
     let refused = [
         Start { argv: vec![b"a\0b".to_vec()], ..Start::default() },
@@ -119,6 +134,9 @@ fn what_no_process_can_be_given_is_not_sent() {
         Start { env: vec![(b"A".to_vec(), b"\0".to_vec())], ..Start::default() },
         Start { cwd: Some(vec![]), ..Start::default() },
         Start { hostname: vec![b'h'; 65], ..Start::default() },
+        Start { mounts: vec![mount(b"a\0b", b"/x")], ..Start::default() },
+        Start { mounts: vec![mount(b"a", b"x/y")], ..Start::default() },
+        Start { mounts: vec![mount(b"a", b"/x\0")], ..Start::default() },
         told(Addresses { prefix: 33, ..Addresses::default() }),
         told(Addresses { search: vec![b"a\nb".to_vec()], ..Addresses::default() }),
     ];

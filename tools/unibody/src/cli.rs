@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv::in_process::Modes;
 
-use crate::devices::{disk, net};
+use crate::devices::{disk, net, share};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +69,20 @@ pub(crate) enum Verb {
     /// Show what this machine can do, what Unibody would use, and why
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Serve a folder to a guest: what `run --share` executes
+    #[command(name = SHARE_SERVER, hide = true)]
+    ShareServer(ShareServer),
+}
+
+/// The verb that no person types.
+pub(crate) const SHARE_SERVER: &str = "share-server";
+
+/// Options of that.
+#[derive(Args, Debug)]
+pub(crate) struct ShareServer {
+    /// Change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
 }
 
 /// Options of `unibody run`.
@@ -116,6 +130,16 @@ pub(crate) struct Run {
     /// that is made larger while the guest runs is larger for the guest, too.
     #[arg(long, value_name = "FILE[,OPTION...]", value_parser = OsStringValueParser::new().try_map(|text| disk::parse(&text)))]
     pub(crate) disk: Vec<vmm::disk::Options>,
+
+    /// Share a folder with the guest; may be given more than once.
+    ///
+    /// The guest has the folder HOST at its path GUEST; with ro it can't change it. What is done there is done as you, by a process that can
+    /// reach nothing but the folder: what you may not read, no guest can, and what its programs make is yours, whoever they run as. Programs
+    /// that wait for changes (inotify) hear of the guest's own, and not of the host's. The guest's kernel needs virtio-fs
+    /// (CONFIG_FUSE_FS, CONFIG_VIRTIO_FS). To an init of your own (rdinit= in --cmdline) the folders are virtiofs with the tags share0,
+    /// share1 and so on.
+    #[arg(long, value_name = "HOST:GUEST[,ro]", value_parser = OsStringValueParser::new().try_map(|text| share::parse(&text)))]
+    pub(crate) share: Vec<share::Share>,
 
     /// Connect programs in the guest and on the host by sockets (vsock).
     ///

@@ -9,6 +9,10 @@ const QUOTED: usize = 10;
 /// What the kernel says first when it gives up, and last.
 const PANIC: &str = "Kernel panic - not syncing";
 const PANIC_END: &str = "---[ end Kernel panic";
+/// What both have. Only lines with it are looked at more closely: programs may write megabytes to the console.
+const WORDS: &[u8] = b"Kernel panic";
+/// A line of a kernel has less.
+const LINE: usize = 1024;
 
 /// The last part of the kernel's messages.
 #[derive(Debug, Default)]
@@ -32,14 +36,12 @@ impl Console {
     /// Adds messages, in pieces of any size.
     pub(crate) fn add(&mut self, bytes: &[u8]) -> News {
         let mut news = News::None;
-        for &byte in bytes {
-            match byte {
-                b'\n' if self.end_line() == News::Dead => news = News::Dead,
-                b'\n' => {}
-                // A line of a kernel has less than 1 KiB.
-                _ if self.line.len() < 1024 => self.line.push(byte),
-                _ => {}
+        for (ends, part) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            if ends > 0 && self.end_line() == News::Dead {
+                news = News::Dead;
             }
+            let room = LINE.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
         }
         self.bytes.extend(bytes);
         let excess = self.bytes.len().saturating_sub(CAPACITY);
@@ -48,7 +50,9 @@ impl Console {
     }
 
     fn end_line(&mut self) -> News {
-        let line = plain(&std::mem::take(&mut self.line));
+        let is_of_interest = self.line.windows(WORDS.len()).any(|words| words == WORDS);
+        let line = if is_of_interest { plain(&self.line) } else { String::new() };
+        self.line.clear();
         let message = without_time(&line);
         if message.starts_with(PANIC) && self.panic.is_none() {
             self.panic = Some(message.to_string());

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Pull(options) => pull::command::execute(&options).map(|()| 0),
         Verb::WithKvm(options) => with_kvm::execute(&options),
         Verb::Doctor(options) => doctor::execute(&options),
+        Verb::ShareServer(options) => devices::share::serve(&options),
     };
     match result {
         Ok(status) => ExitCode::from(status),

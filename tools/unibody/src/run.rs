@@ -25,7 +25,7 @@ use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
-use crate::devices::{self, Devices, net};
+use crate::devices::{self, Devices, net, share};
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -157,6 +157,7 @@ fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
         terminal: interactive.then_some(Terminal { size, stderr_apart }),
         hostname: initramfs::HOSTNAME.into(),
         network: net::in_guest(options),
+        mounts: share::mounts(&options.share),
         ..Start::default()
     })
     .map_err(|error| Error::new("cannot run the command", error))
@@ -289,6 +290,7 @@ fn wanted(options: &cli::Run) -> Wanted {
         (net::choice(options).is_some(), Driver::Network),
         // What asks for an address.
         (matches!(net::choice(options), Some(net::Choice::Tap(_))), Driver::Packet),
+        (!options.share.is_empty(), Driver::FileSystem),
     ];
     let needed = drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver));
     Wanted {
@@ -344,7 +346,7 @@ fn boot<H: Hypervisor>(
     let without_init = session.is_none();
     let lines = Lines::default();
     let is_linux = !parts.kernel.is_multiboot();
-    let Devices { virtio, console, disks, socket: _socket } =
+    let Devices { virtio, console, disks, shares, socket: _socket } =
         devices::create(options, &lines, is_linux, H::Vm::CHEAP_EXITS)?;
     let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
@@ -362,6 +364,7 @@ fn boot<H: Hypervisor>(
     let (machine, _) =
         Machine::new(hypervisor, config).map_err(|error| start_error(error, &parts.kernel_path))?;
 
+    shares.wait()?;
     let waiting = Waiting::show(options, &release, without_init);
     let booted = {
         let waiting = waiting.clone();
@@ -394,6 +397,7 @@ fn boot<H: Hypervisor>(
     }
     drop(signals);
     disks.close();
+    shares.close();
 
     let (ending, counts) = result.map_err(|error| start_error(error, &parts.kernel_path))?;
     if let (true, Some(counts)) = (options.verbose, counts) {

@@ -60,20 +60,23 @@ fn raw_of(image: &Path) -> PathBuf {
     raw
 }
 
-/// A disk with a program of the host's and its libraries, which runs in any guest by [`TOOL`].
-fn tool(program: &str) -> PathBuf {
-    let folder = own_folder("disks").join(format!("{program}-{}", std::process::id()));
+/// The C library's loader, which tells what a program is linked to.
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+/// A disk with a program of the host's and its libraries, which runs in any guest by [`TOOL`]. `name` tells those of a program apart.
+fn tool(program: &str, name: &str) -> PathBuf {
+    let folder = own_folder("disks").join(format!("{program}-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir(&folder).expect("it is a new one");
     let find = format!("PATH=$PATH:/sbin:/usr/sbin command -v {program}");
     let found = host("sh", &["-c", &find]);
     fs::copy(found.trim(), folder.join(program)).expect("it is installed");
-    let needs = host("ldd", &[found.trim()]);
+    let needs = host(LOADER, &["--list", found.trim()]);
     for library in needs.split_whitespace().filter(|word| word.starts_with('/')) {
         let name = Path::new(library).file_name().expect("a file");
         fs::copy(library, folder.join(name)).expect("readable");
     }
-    let disk = image(&format!("{program}-disk"), "raw", "64M");
+    let disk = image(&format!("{program}-{name}"), "raw", "64M");
     host("mkfs.ext4", &["-q", "-d", word(&folder), word(&disk)]);
     disk
 }
@@ -81,50 +84,61 @@ fn tool(program: &str) -> PathBuf {
 /// What runs one of them.
 const TOOL: &str = "/mnt/ld-linux-x86-64.so.2 --library-path /mnt /mnt/";
 
-/// A file system that is made and filled in a guest is whole for the host, and the same in another guest. So it is in each format, and with
-/// several queues.
-fn keeps_a_file_system(make: &str, check: &str, kind: &str, size: &str) {
-    let tool = format!("{},ro", word(&tool(make)));
-    for format in ["raw", "qcow2"] {
-        let image = image(kind, format, size);
-        let fill = format!(
-            "mount -t ext4 -o ro /dev/vda /mnt && {TOOL}{make} -q /dev/vdb >&2 && mkdir /new && \
-             mount -t {kind} /dev/vdb /new && mkdir /new/a && cd /new/a && \
-             for n in 1 2 3 4 5 6 7 8; do head -c ${{n}}00000 /dev/urandom > $n & done; wait; ln 1 one && \
-             md5sum * && cd / && umount /new"
-        );
-        let mut command = unibody();
-        command.args(run()).args(["--cpus", "2", "--disk", &tool, "--disk", word(&image)]);
-        command.args(["--", "sh", "-c", &fill]);
-        let (status, sums, stderr) = outcome(command);
-        assert_eq!((status, sums.lines().count()), (Some(0), 9), "{stderr}");
-        let raw = raw_of(&image);
-        host(check, &["-n", word(&raw)]);
-        if format == "qcow2" {
-            host("qemu-img", &["check", "-q", "-f", "qcow2", word(&image)]);
-        }
-        let before = fs::read(&image).expect("readable");
-        let again = format!("mount -t {kind} -o ro /dev/vda /mnt && cd /mnt/a && md5sum *");
-        assert_eq!(prints(&format!("{},ro", word(&image)), &again), sums);
-        let change =
-            format!("mount -t {kind} /dev/vda /mnt && rm -r /mnt/a && umount /mnt && echo gone");
-        assert_eq!(prints(&format!("{},ephemeral", word(&image)), &change), "gone\n");
-        assert!(fs::read(&image).expect("readable") == before);
-        // And it is really gone when that is meant.
-        assert_eq!(prints(word(&image), &change), "gone\n");
-        let (status, _, _) = outcome(guest(&format!("{},ro", word(&image)), &again));
-        assert!(status.is_some_and(|status| status != 0), "{status:?}");
+/// A file system that is made and filled in a guest is whole for the host, and the same in another guest. So it is with several queues.
+fn keeps_a_file_system([make, check, kind, size]: [&str; 4], format: &str) {
+    let tool = format!("{},ro", word(&tool(make, format)));
+    let image = image(kind, format, size);
+    let fill = format!(
+        "mount -t ext4 -o ro /dev/vda /mnt && {TOOL}{make} -q /dev/vdb >&2 && mkdir /new && \
+         mount -t {kind} /dev/vdb /new && mkdir /new/a && cd /new/a && \
+         for n in 1 2 3 4 5 6 7 8; do head -c ${{n}}00000 /dev/urandom > $n & done; wait; ln 1 one && \
+         md5sum * && cd / && umount /new"
+    );
+    let mut command = unibody();
+    command.args(run()).args(["--cpus", "2", "--disk", &tool, "--disk", word(&image)]);
+    command.args(["--", "sh", "-c", &fill]);
+    let (status, sums, stderr) = outcome(command);
+    assert_eq!((status, sums.lines().count()), (Some(0), 9), "{stderr}");
+    let raw = raw_of(&image);
+    host(check, &["-n", word(&raw)]);
+    if format == "qcow2" {
+        host("qemu-img", &["check", "-q", "-f", "qcow2", word(&image)]);
     }
+    let before = fs::read(&image).expect("readable");
+    let again = format!("mount -t {kind} -o ro /dev/vda /mnt && cd /mnt/a && md5sum *");
+    assert_eq!(prints(&format!("{},ro", word(&image)), &again), sums);
+    let change =
+        format!("mount -t {kind} /dev/vda /mnt && rm -r /mnt/a && umount /mnt && echo gone");
+    assert_eq!(prints(&format!("{},ephemeral", word(&image)), &change), "gone\n");
+    assert!(fs::read(&image).expect("readable") == before);
+    // And it is really gone when that is meant.
+    assert_eq!(prints(word(&image), &change), "gone\n");
+    let (status, _, _) = outcome(guest(&format!("{},ro", word(&image)), &again));
+    assert!(status.is_some_and(|status| status != 0), "{status:?}");
+}
+
+/// What makes it, what checks it, its name, and a size that it can have.
+const EXT4: [&str; 4] = ["mkfs.ext4", "e2fsck", "ext4", "64M"];
+const XFS: [&str; 4] = ["mkfs.xfs", "xfs_repair", "xfs", "320M"];
+
+#[test]
+fn ext4_is_kept_in_a_raw_image() {
+    keeps_a_file_system(EXT4, "raw");
 }
 
 #[test]
-fn ext4_is_kept() {
-    keeps_a_file_system("mkfs.ext4", "e2fsck", "ext4", "64M");
+fn ext4_is_kept_in_a_qcow2_image() {
+    keeps_a_file_system(EXT4, "qcow2");
 }
 
 #[test]
-fn xfs_is_kept() {
-    keeps_a_file_system("mkfs.xfs", "xfs_repair", "xfs", "320M");
+fn xfs_is_kept_in_a_raw_image() {
+    keeps_a_file_system(XFS, "raw");
+}
+
+#[test]
+fn xfs_is_kept_in_a_qcow2_image() {
+    keeps_a_file_system(XFS, "qcow2");
 }
 
 #[test]
@@ -245,10 +259,15 @@ fn recorder(image: &Path) -> Child {
     command.spawn().expect("it can be started")
 }
 
-/// Each record is in a place of its own, in qcow2 a cluster of its own. With `UNIBODY_LONG` set it is killed 50 times.
+/// How often a guest is killed: `UNIBODY_KILLS` says it.
+fn kills() -> u32 {
+    let kills = std::env::var("UNIBODY_KILLS").map_or(Ok(5), |text| text.parse());
+    kills.expect("UNIBODY_KILLS is a number")
+}
+
+/// Each record is in a place of its own, in qcow2 a cluster of its own.
 fn keeps_what_was_acknowledged(format: &str) {
-    let rounds = if std::env::var_os("UNIBODY_LONG").is_some() { 50 } else { 5_u32 };
-    for round in 0..rounds {
+    for round in 0..kills() {
         let image = image("killed", format, "1G");
         let mut child = recorder(&image);
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -343,26 +362,35 @@ fn an_image_that_shrinks_is_an_error_in_the_guest_and_told() {
     assert_eq!((bytes.len(), &bytes[..5]), (1 << 20, &b"kept\n"[..]));
 }
 
+/// Of an image that has room for some more megabytes.
+fn is_told_of_a_host_without_room(format: &str) {
+    let image = image("full", format, "1G");
+    host("qemu-io", &["-f", format, "-c", "write 1M 170M", word(&image)]);
+    let write = "echo kept | dd of=/dev/vda bs=512 conv=fsync,sync 2>/dev/null && \
+        dd if=/dev/zero of=/dev/vda bs=1M seek=171 count=40 conv=fsync 2>/dev/null; echo $?; head -c 5 /dev/vda";
+    // More than that no file may have: as if the host's disk were full.
+    let limit = ["prlimit", "--fsize=201326592"];
+    let mut command = as_user(&cache(), &limit);
+    command.args(run()).args(["--memory", "128M", "--disk", word(&image)]);
+    command.args(["--", "sh", "-c", write]);
+    let (status, stdout, stderr) = outcome(command);
+    assert_eq!((status, stdout.as_str()), (Some(0), "1\nkept\n"), "{stderr}");
+    if format == "qcow2" {
+        host("qemu-img", &["check", "-q", "-f", "qcow2", word(&image)]);
+    }
+    // With room it goes on.
+    let again = "head -c 5 /dev/vda; dd if=/dev/zero of=/dev/vda bs=1M seek=500 count=1 conv=fsync 2>/dev/null";
+    assert_eq!(prints(word(&image), again), "kept\n");
+}
+
 #[test]
 fn a_host_without_room_is_an_error_in_the_guest_and_loses_nothing() {
-    for format in ["raw", "qcow2"] {
-        let image = image("full", format, "1G");
-        let write = "echo kept | dd of=/dev/vda bs=512 conv=fsync,sync 2>/dev/null && \
-            dd if=/dev/zero of=/dev/vda bs=1M seek=1 count=300 conv=fsync 2>/dev/null; echo $?; head -c 5 /dev/vda";
-        // More than that no file may have: as if the host's disk were full.
-        let limit = ["prlimit", "--fsize=201326592"];
-        let mut command = as_user(&cache(), &limit);
-        command.args(run()).args(["--memory", "128M", "--disk", word(&image)]);
-        command.args(["--", "sh", "-c", write]);
-        let (status, stdout, stderr) = outcome(command);
-        assert_eq!((status, stdout.as_str()), (Some(0), "1\nkept\n"), "{stderr}");
-        if format == "qcow2" {
-            host("qemu-img", &["check", "-q", "-f", "qcow2", word(&image)]);
-        }
-        // With room it goes on.
-        let again = "head -c 5 /dev/vda; dd if=/dev/zero of=/dev/vda bs=1M seek=500 count=1 conv=fsync 2>/dev/null";
-        assert_eq!(prints(word(&image), again), "kept\n");
-    }
+    is_told_of_a_host_without_room("raw");
+}
+
+#[test]
+fn a_host_without_room_for_a_qcow2_image_is_an_error_in_the_guest_and_loses_nothing() {
+    is_told_of_a_host_without_room("qcow2");
 }
 
 #[test]

@@ -1,16 +1,17 @@
+use imago::file::File;
 use imago::qcow2::Qcow2;
-use imago::{FormatCreateBuilder, StorageOpenOptions};
+use imago::{FormatCreateBuilder, Storage, StorageOpenOptions};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// An image in a folder of its own.
-struct Image {
-    folder: TempDir,
-    options: Options,
+pub(super) struct Image {
+    pub(super) folder: TempDir,
+    pub(super) options: Options,
 }
 
 impl Image {
@@ -21,13 +22,13 @@ impl Image {
         Self { folder, options }
     }
 
-    fn raw(size: u64) -> Self {
+    pub(super) fn raw(size: u64) -> Self {
         let image = Self::new("image", None);
         HostFile::create(&image.options.path).unwrap().set_len(size).unwrap();
         image
     }
 
-    fn qcow2(size: u64) -> Self {
+    pub(super) fn qcow2(size: u64) -> Self {
         let image = Self::new("image.qcow2", None);
         let file = HostFile::create_new(&image.options.path).unwrap();
         drop(file);
@@ -37,12 +38,22 @@ impl Image {
         image
     }
 
-    fn open(&self) -> Result<Disk, Error> {
+    /// A qcow2 image of 1 MiB, over a backing file of any name.
+    pub(super) fn over(base: &str) -> Self {
+        let image = Self::new("image.qcow2", None);
+        drop(HostFile::create_new(&image.options.path).unwrap());
+        let file = File::open(StorageOpenOptions::new().filename(&image.options.path).write(true));
+        let create = Qcow2::<File>::create_builder(file.unwrap()).size(MIB);
+        create.backing(base.into(), "raw".into()).create().unwrap();
+        image
+    }
+
+    pub(super) fn open(&self) -> Result<Disk, Error> {
         Disk::open(&self.options)
     }
 
     /// Has its first bytes be a value, whatever its format is.
-    fn fill(&self, value: u8, size: usize) {
+    pub(super) fn fill(&self, value: u8, size: usize) {
         write(&self.open().unwrap(), 0, vec![value; size]);
     }
 
@@ -51,13 +62,13 @@ impl Image {
     }
 }
 
-fn read(disk: &Disk, offset: u64, size: usize) -> Vec<u8> {
+pub(super) fn read(disk: &Disk, offset: u64, size: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; size];
     disk.read(&[VolatileSlice::from(&mut bytes[..])], offset).unwrap();
     bytes
 }
 
-fn write(disk: &Disk, offset: u64, mut bytes: Vec<u8>) {
+pub(super) fn write(disk: &Disk, offset: u64, mut bytes: Vec<u8>) {
     disk.write(&[VolatileSlice::from(&mut bytes[..])], offset).unwrap();
 }
 
@@ -147,12 +158,8 @@ fn two_do_not_write_to_one_image() {
 fn a_backing_file_is_read_and_kept_from_being_written() {
     let base = Image::raw(MIB);
     write(&base.open().unwrap(), 0, vec![9; 512]);
-    let mut top = Image::qcow2(MIB);
+    let mut top = Image::over(base.options.path.to_str().unwrap());
     top.options.ephemeral = true;
-    let name = base.options.path.to_str().unwrap().to_owned();
-    let file =
-        File::open(StorageOpenOptions::new().filename(&top.options.path).write(true)).unwrap();
-    Qcow2::<File>::create_builder(file).size(MIB).backing(name, "raw".into()).create().unwrap();
     let disk = top.open().unwrap();
     assert_eq!(read(&disk, 0, 512), [9; 512]);
     assert!(base.open().is_err(), "it is in use");
@@ -163,14 +170,62 @@ fn a_backing_file_is_read_and_kept_from_being_written() {
 
 #[test]
 fn a_backing_file_that_is_not_there_is_told_by_its_name() {
-    let mut top = Image::qcow2(MIB);
+    let mut top = Image::over("/nowhere/base");
     top.options.read_only = true;
-    let file =
-        File::open(StorageOpenOptions::new().filename(&top.options.path).write(true)).unwrap();
-    let name = "/nowhere/base".to_owned();
-    Qcow2::<File>::create_builder(file).size(MIB).backing(name, "raw".into()).create().unwrap();
     let error = top.open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("/nowhere/base"), "{error}");
+}
+
+#[test]
+fn a_backing_file_that_becomes_shorter_is_an_error_and_one_that_is_short_is_not() {
+    let base = Image::raw(MIB / 2);
+    base.fill(9, 65536);
+    let name = base.options.path.to_str().unwrap().to_owned();
+    for ephemeral in [false, true] {
+        let mut top = Image::over(&name);
+        top.options.ephemeral = ephemeral;
+        let disk = top.open().unwrap();
+        write(&disk, 0, vec![3; 512]);
+        assert_eq!(read(&disk, MIB / 2 - 512, 1024), [0; 1024], "it never was there");
+        let file = HostFile::options().write(true).open(&base.options.path).unwrap();
+        file.set_len(32768).unwrap();
+        let mut bytes = vec![0; 512];
+        let error = disk.read(&[VolatileSlice::from(&mut bytes[..])], 40960).unwrap_err();
+        assert_eq!(error.to_string(), format!("its backing file '{name}' has become shorter"));
+        // Nothing is invented when it is as long again, either.
+        file.set_len(MIB / 2).unwrap();
+        assert!(disk.read(&[VolatileSlice::from(&mut bytes[..])], 40960).is_err());
+        assert!(disk.write(&[VolatileSlice::from(&mut bytes[..])], 0).is_err());
+        assert!(disk.flush().is_err());
+    }
+}
+
+#[test]
+fn a_qcow2_image_that_is_cut_to_what_it_was_at_first_is_an_error() {
+    let image = Image::qcow2(MIB);
+    let disk = image.open().unwrap();
+    let before = image.bytes().len() as u64;
+    write(&disk, 0, vec![3; 65536]);
+    disk.flush().unwrap();
+    let file = HostFile::options().write(true).open(&image.options.path).unwrap();
+    file.set_len(before).unwrap();
+    let mut bytes = vec![0; 512];
+    assert!(disk.read(&[VolatileSlice::from(&mut bytes[..])], 0).is_err());
+}
+
+#[test]
+fn an_image_that_names_itself_is_refused() {
+    let mut image = Image::over("./image.qcow2");
+    // What is named is of the same format, and so names itself again.
+    let mut bytes = image.bytes();
+    let at = bytes.windows(3).position(|word| word == b"raw").unwrap();
+    let name = bytes.windows(13).position(|word| word == b"./image.qcow2").unwrap();
+    assert!(at < name);
+    bytes[at..at + 3].copy_from_slice(b"\0\0\0");
+    std::fs::write(&image.options.path, bytes).unwrap();
+    image.options.read_only = true;
+    let error = image.open().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("names it twice, or itself"), "{error}");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! [`Disk`]: an image file as blocks: raw or qcow2, by `imago`.
 //!
 //! - [`lock`]: who else may have the file open;
-//! - `open`: from a file to an image;
+//! - `open`: from a file to an image; `image`: which files its blocks are in;
+//! - [`straight`]: a request is done at such a file itself, where that is all there is to it;
 //! - [`qcow2`]: a qcow2 image is made ready to be written to;
 //! - [`watch`]: that a file may have become longer.
 //!
 //! What is written is in the host's page cache, unless [`Options::direct`]; [`Disk::flush`] has it be on the medium. An image whose format
 //! nobody has named is taken by its file's name, and not by its contents: those are the guest's, who could make of a raw image one that
 //! names any file of the host's as its backing file.
+//!
+//! A file that becomes shorter while it is in use, be it one that the image names, has taken blocks with it: what is asked for from then on fails.
 //!
 //! A process that is killed leaves a qcow2 image whole, with all in it that was flushed; clusters may be left that are counted as used and are
 //! not (`qemu-img check -r leaks` frees them). So what gives a place in the file to blocks, or takes it away, is done by one thread at a time:
@@ -17,9 +20,11 @@
 //! Not implemented: qcow2 images with snapshots in them or on block devices are not written to, a qcow2 image that is made larger while it is in use is
 //! not seen to be, and its file is not made smaller by what the guest discards: that is used again.
 
+mod image;
 pub mod lock;
 mod open;
 pub mod qcow2;
+pub mod straight;
 pub mod watch;
 
 use std::fs::File as HostFile;
@@ -27,13 +32,14 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock};
 
 use hv::host_error::explain;
-use imago::file::File;
 use imago::io_buffers::{IoVector, IoVectorMut};
-use imago::{FormatAccess, Mapping, Storage};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vm_memory::VolatileSlice;
+
+use self::image::{Image, Opened};
 
 /// Bytes of a sector, in which virtio counts.
 pub const SECTOR: u64 = 512;
@@ -101,17 +107,16 @@ pub enum Error {
 
 /// An image.
 pub struct Disk {
-    /// What changes where in the file blocks are has it alone, and so has what discards.
-    access: RwLock<FormatAccess<File>>,
+    /// What changes where in the file blocks are has it alone, and so has what discards. What is done at a file itself shares it until that is
+    /// done ([`straight::InFile`]).
+    image: Arc<RwLock<Image>>,
     /// The image's own file, to look at its length.
-    file: HostFile,
+    file: Arc<HostFile>,
     options: Options,
     format: Format,
     size: AtomicU64,
-    /// Bytes that the file is at least as long as: of a block device, none.
-    length: AtomicU64,
     /// Why nothing is read or written any more.
-    lost: OnceLock<&'static str>,
+    lost: OnceLock<String>,
 }
 
 impl Disk {
@@ -127,20 +132,20 @@ impl Disk {
             qcow2::prepare(&file)?;
         }
         let own = file.try_clone().map_err(Error::Open)?;
-        let length = own.metadata().map_err(Error::Open)?.len();
-        let access = open::open_image(file, format, options, writes)?;
+        let opened = Opened::default();
+        let access = open::open_image(file, format, options, writes, &opened)?;
         let size = access.size();
         if !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
         }
-        let access = if options.ephemeral { open::overlay(access)? } else { access };
+        let access = if options.ephemeral { open::overlay(access, &opened)? } else { access };
+        let image = Image::new(access, &opened).map_err(Error::Open)?;
         Ok(Self {
-            access: RwLock::new(access),
-            file: own,
+            image: Arc::new(RwLock::new(image)),
+            file: Arc::new(own),
             options: options.clone(),
             format,
             size: size.into(),
-            length: length.into(),
             lost: OnceLock::new(),
         })
     }
@@ -163,53 +168,52 @@ impl Disk {
         &self.file
     }
 
-    fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<File>> {
-        self.access.read().unwrap_or_else(PoisonError::into_inner)
+    fn shared(&self) -> RwLockReadGuard<'_, Image> {
+        self.image.read()
     }
 
-    fn alone(&self) -> RwLockWriteGuard<'_, FormatAccess<File>> {
-        self.access.write().unwrap_or_else(PoisonError::into_inner)
+    fn alone(&self) -> RwLockWriteGuard<'_, Image> {
+        self.image.write()
     }
 
     /// Reads into the guest's memory.
     ///
     /// # Errors
-    /// The host's, and that the file has become shorter, or never was as long as it says: what is not in it is not zero.
+    /// The host's, and that a file has become shorter, or never was as long as it says: what is not in it is not zero.
     pub fn read(&self, to: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        self.is_lost()?;
         let (vector, _guard) = IoVectorMut::from_volatile_slice(to);
         // imago asserts that there is something, in is_empty as well.
         let size = vector.len();
         if size == 0 {
-            return self.check();
+            return Ok(());
         }
-        let access = self.shared();
+        let image = self.shared();
         if self.is_mapped() {
-            is_in_file(&access, offset, size)?;
+            image.check_range(offset, size)?;
         }
-        access.readv(vector, offset)?;
-        self.check()
+        image.access.readv(vector, offset)?;
+        self.check(&image)
     }
 
     /// Writes from it.
     ///
     /// # Errors
-    /// The host's, and that the file has become shorter.
+    /// The host's, and that a file has become shorter.
     pub fn write(&self, from: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-        self.check()?;
+        self.is_lost()?;
         let (vector, _guard) = IoVector::from_volatile_slice(from);
         let size = vector.len();
         if size == 0 {
             return Ok(());
         }
-        if self.is_ordered() {
-            let access = self.shared();
-            if !is_in_place(&access, offset, size)? {
-                drop(access);
-                return self.alone().writev(vector, offset);
-            }
-            return access.writev(vector, offset);
+        let image = self.shared();
+        self.check(&image)?;
+        if self.needs_order() && !image.is_in_place(offset, size)? {
+            drop(image);
+            return self.alone().access.writev(vector, offset);
         }
-        self.shared().writev(vector, offset)
+        image.access.writev(vector, offset)
     }
 
     /// When this returns, all that was written before is on the medium.
@@ -217,17 +221,13 @@ impl Disk {
     /// # Errors
     /// The host's: it may be on it, or not. If the host says that what it had is not on it, nothing more is read or written.
     pub fn flush(&self) -> io::Result<()> {
-        self.check()?;
+        self.check_all()?;
         if self.is_ordered() {
-            self.alone().flush()?;
+            self.alone().access.flush()?;
         } else {
-            self.shared().flush()?;
+            self.shared().access.flush()?;
         }
-        let synced = self.shared().sync();
-        // The host forgets that, and says the next time that all is well.
-        synced.inspect_err(|_| {
-            let _ = self.lost.set("the host could not write to the image what the guest had");
-        })
+        self.synced(self.shared().access.sync())
     }
 
     /// The guest does not need what is there any more: it may read as anything.
@@ -235,11 +235,11 @@ impl Disk {
     /// # Errors
     /// The host's. That it cannot do so is none.
     pub fn discard(&self, offset: u64, size: u64) -> io::Result<()> {
-        self.check()?;
+        self.check_all()?;
         if size == 0 {
             return Ok(());
         }
-        match self.alone().discard_to_any(offset, size) {
+        match self.alone().access.discard_to_any(offset, size) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             result => result,
         }
@@ -250,13 +250,13 @@ impl Disk {
     /// # Errors
     /// The host's.
     pub fn write_zeroes(&self, offset: u64, size: u64) -> io::Result<()> {
-        self.check()?;
+        self.check_all()?;
         if size == 0 {
             return Ok(());
         }
-        let result = match self.is_ordered() {
-            true => self.alone().write_zeroes(offset, size),
-            false => self.shared().write_zeroes(offset, size),
+        let result = match self.needs_order() {
+            true => self.alone().access.write_zeroes(offset, size),
+            false => self.shared().access.write_zeroes(offset, size),
         };
         match result {
             // Version 2 of qcow2 knows no clusters of zeroes.
@@ -283,26 +283,26 @@ impl Disk {
 
     /// Looks whether its file has been made longer, and gives whether the disk is larger now.
     pub fn grow(&self) -> bool {
-        if !self.can_grow() || self.check().is_err() {
+        if !self.can_grow() || self.check_all().is_err() {
             return false;
         }
-        let mut access = self.alone();
+        let mut image = self.alone();
         let grown = length_of(&self.file).ok().map(|size| size - size % SECTOR);
         if grown.is_none_or(|size| size <= self.size()) {
             return false;
         }
         let writes = !self.options.read_only;
-        let again = self.file.try_clone().map_err(Error::Open);
-        let again =
-            again.and_then(|file| open::open_image(file, self.format, &self.options, writes));
+        let again = || {
+            let opened = Opened::default();
+            let file = self.file.try_clone().map_err(Error::Open)?;
+            let access = open::open_image(file, self.format, &self.options, writes, &opened)?;
+            Image::new(access, &opened).map_err(Error::Open)
+        };
         // The disk is as large as it was, then.
-        let Ok(again) = again else { return false };
-        let size = again.size() - again.size() % SECTOR;
-        *access = again;
+        let Ok(again) = again() else { return false };
+        let size = again.access.size() - again.access.size() % SECTOR;
+        *image = again;
         self.size.store(size, Ordering::Release);
-        if self.length.load(Ordering::Acquire) != 0 {
-            self.length.store(size, Ordering::Release);
-        }
         true
     }
 
@@ -316,18 +316,35 @@ impl Disk {
         self.format == Format::Qcow2 && !self.options.read_only && !self.options.ephemeral
     }
 
+    /// Whether a write that is no plain one is to be alone: one that changes tables, or, past the page cache, reads what is beside it
+    /// and writes that again.
+    fn needs_order(&self) -> bool {
+        self.is_ordered() || self.options.direct
+    }
+
     /// Whether all is there that was.
-    fn check(&self) -> io::Result<()> {
-        if let Some(why) = self.lost.get() {
-            return Err(io::Error::other(*why));
+    fn is_lost(&self) -> io::Result<()> {
+        match self.lost.get() {
+            Some(why) => Err(io::Error::other(why.clone())),
+            None => Ok(()),
         }
-        let length = self.length.load(Ordering::Acquire);
-        if length != 0 && self.file.metadata()?.len() < length {
-            const WHY: &str = "the image's file has become shorter";
-            let _ = self.lost.set(WHY);
-            return Err(io::Error::other(WHY));
+    }
+
+    /// Nothing is read or written from now on. Gives why.
+    fn lose(&self, why: String) -> io::Error {
+        io::Error::other(self.lost.get_or_init(|| why).clone())
+    }
+
+    fn check(&self, image: &Image) -> io::Result<()> {
+        if let Some(cut) = image.find_cut()? {
+            return Err(self.lose(cut.why_cut(&self.options.path)));
         }
-        Ok(())
+        self.is_lost()
+    }
+
+    fn check_all(&self) -> io::Result<()> {
+        self.is_lost()?;
+        self.check(&self.shared())
     }
 }
 
@@ -335,40 +352,9 @@ impl Drop for Disk {
     /// What the guest has not flushed is in the image, too, if nothing goes wrong. Who wants to know has flushed it.
     fn drop(&mut self) {
         if self.is_ordered() {
-            let _ = self.alone().flush();
+            let _ = self.alone().access.flush();
         }
     }
-}
-
-/// Whether each block of a range that is in a file is within its length.
-fn is_in_file(access: &FormatAccess<File>, mut offset: u64, mut size: u64) -> io::Result<()> {
-    while size > 0 {
-        let (mapping, length) = access.get_mapping(offset, size)?;
-        if let Mapping::Raw { storage, offset, .. } = mapping
-            && offset >= storage.size()?
-        {
-            return Err(io::Error::other("the image's file is shorter than its tables say"));
-        }
-        if length == 0 {
-            return Ok(());
-        }
-        offset += length;
-        size = size.saturating_sub(length);
-    }
-    Ok(())
-}
-
-/// Whether a range can be written to without that a table changes.
-fn is_in_place(access: &FormatAccess<File>, mut offset: u64, mut size: u64) -> io::Result<bool> {
-    while size > 0 {
-        let (mapping, length) = access.get_mapping(offset, size)?;
-        if !matches!(mapping, Mapping::Raw { writable: true, .. }) || length == 0 {
-            return Ok(false);
-        }
-        offset += length;
-        size = size.saturating_sub(length);
-    }
-    Ok(true)
 }
 
 /// Bytes of a file or a block device.

@@ -12,13 +12,15 @@ use imago::raw::Raw;
 use imago::{FormatAccess, FormatCreateBuilder, FormatDriverBuilder, StorageOpenOptions};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
+use super::image::Opened;
 use super::qcow2::header::MAGIC;
 use super::{Error, Format, Options, lock};
 
 /// Backing files and the like, which images name: opened for reading, while nobody writes to them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Named {
     direct: bool,
+    opened: Opened,
 }
 
 impl ImplicitOpenGate<File> for Named {
@@ -26,7 +28,7 @@ impl ImplicitOpenGate<File> for Named {
         &mut self,
         builder: F,
     ) -> io::Result<FormatAccess<File>> {
-        Ok(FormatAccess::new(builder.write(false).open(Self { direct: self.direct })?))
+        Ok(FormatAccess::new(builder.write(false).open(self.clone())?))
     }
 
     fn open_storage(&mut self, options: StorageOpenOptions) -> io::Result<File> {
@@ -34,7 +36,8 @@ impl ImplicitOpenGate<File> for Named {
         let in_words =
             |error: Error| io::Error::other(format!("backing file '{}': {error}", path.display()));
         let file = open_file(&path, false).map_err(in_words)?;
-        storage(file, &path, false, self.direct)
+        storage(file, &path, false, self.direct, &self.opened)
+            .map_err(|error| in_words(Error::Open(error)))
     }
 }
 
@@ -54,10 +57,17 @@ pub fn open_file(path: &Path, writes: bool) -> Result<HostFile, Error> {
 }
 
 /// For `imago`. From now on the file is accessed past the page cache, if that is wanted.
-pub fn storage(file: HostFile, path: &Path, writes: bool, direct: bool) -> io::Result<File> {
+fn storage(
+    file: HostFile,
+    path: &Path,
+    writes: bool,
+    direct: bool,
+    opened: &Opened,
+) -> io::Result<File> {
     if direct {
         fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::DIRECT)?;
     }
+    opened.add(Some(path), &file)?;
     let options = StorageOpenOptions::new().filename(path).write(writes).direct(direct);
     File::from_open_file(file, options)
 }
@@ -81,20 +91,21 @@ pub fn format_of(file: &HostFile, options: &Options) -> Result<Format, Error> {
     }
 }
 
-/// The blocks of a file that is open.
+/// The blocks of a file that is open. All files that they are in are added to `opened`.
 pub fn open_image(
     file: HostFile,
     format: Format,
     options: &Options,
     writes: bool,
+    opened: &Opened,
 ) -> Result<FormatAccess<File>, Error> {
     let name = match format {
         Format::Raw => "a raw image",
         Format::Qcow2 => "a qcow2 image",
     };
     let failed = |error| Error::Format { format: name, error };
-    let storage = storage(file, &options.path, writes, options.direct).map_err(failed)?;
-    let gate = Named { direct: options.direct };
+    let storage = storage(file, &options.path, writes, options.direct, opened).map_err(failed)?;
+    let gate = Named { direct: options.direct, opened: opened.clone() };
     match format {
         Format::Raw => Raw::builder(storage).write(writes).open(gate).map(FormatAccess::new),
         Format::Qcow2 => {
@@ -106,9 +117,10 @@ pub fn open_image(
 }
 
 /// What is written goes to an image in a file without a name.
-pub fn overlay(base: FormatAccess<File>) -> Result<FormatAccess<File>, Error> {
+pub fn overlay(base: FormatAccess<File>, opened: &Opened) -> Result<FormatAccess<File>, Error> {
     let failed = Error::Ephemeral;
     let file = tempfile::tempfile().map_err(failed)?;
+    opened.add(None, &file).map_err(failed)?;
     let options = StorageOpenOptions::new().write(true);
     let storage = File::from_open_file(file, options).map_err(failed)?;
     let size = base.size();

@@ -1,13 +1,17 @@
 //! [`Blk`]: a disk.
 //!
-//! Each queue has a thread ([`Lane`]). Where an exit costs little, as on the software CPU, short requests are done on the vCPU's thread
-//! that asks for them: to wake another thread takes longer than to copy a few pages. `request` is what a request is, and `growth` has the driver
-//! see that the disk has become larger.
+//! Each queue has a thread ([`Lane`]), and several of its requests are done at once (`under_way`): by the host's kernel
+//! ([`hv::io_ring`]), or by more `threads`. What the host need not wait for, as it is in its page cache, is done on the spot (`serving`). Where an exit costs
+//! little, as on the software CPU, such requests that are short are done on the vCPU's thread that asks for them: to wake another thread takes longer than to
+//! copy a few pages. `request` is what a request is, and `growth` has the driver see that the disk has become larger.
 //!
 //! See: VIRTIO 1.2, 5.2.
 
 mod growth;
 mod request;
+mod serving;
+mod threads;
+mod under_way;
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +19,10 @@ use std::sync::Arc;
 use hv::EventFd;
 
 use self::growth::Growth;
-use self::request::{Request, Target};
-use super::interrupt::Interrupt;
+use self::request::Target;
+use self::serving::Serving;
+use self::under_way::UnderWay;
 use super::lane::Lane;
-use super::queue::{Broken, Served, Virtqueue};
 use super::{Active, Device, Kind};
 use crate::disk::{Disk, SECTOR};
 
@@ -41,8 +45,8 @@ const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 /// Sectors that are discarded, or set to zero, by one request: 1 GiB.
 const MOST_SECTORS: u32 = 1 << 21;
 
-/// A request of more bytes is not a short one.
-const SHORT: u64 = 64 << 10;
+/// Threads that do requests of a disk at once, if the kernel does not, and in what it does not.
+const THREADS: usize = 8;
 
 /// Bytes of the configuration.
 const CONFIG: usize = 60;
@@ -54,24 +58,11 @@ pub struct Blk {
     serial: [u8; 20],
     /// Whether short requests are done where they are asked for.
     inline: bool,
+    /// Whether the host's kernel is asked by io_uring, if it can be.
+    is_ring_wanted: bool,
     queues: Vec<Lane<Serving>>,
     /// Where the host does not tell, the disk is as large as it was until the next start.
     growth: Option<Growth>,
-}
-
-/// What is served.
-struct Serving {
-    queue: Virtqueue,
-    interrupt: Arc<Interrupt>,
-    target: Target,
-}
-
-/// Which requests are done.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    All,
-    /// Until one comes that is not short.
-    Short,
 }
 
 impl Blk {
@@ -84,28 +75,13 @@ impl Blk {
         bytes.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
         let queues = (0..queues.max(1)).map(|_| Lane::new()).collect::<io::Result<_>>()?;
         let growth = disk.can_grow().then(|| Growth::new(Arc::clone(&disk)).ok()).flatten();
-        Ok(Self { disk, serial: bytes, inline, queues, growth })
+        Ok(Self { disk, serial: bytes, inline, is_ring_wanted: true, queues, growth })
     }
-}
 
-impl Serving {
-    /// Does what there is, if the driver keeps to the rules. Gives whether the thread is to go on.
-    fn serve(&mut self, which: Which) -> bool {
-        if self.interrupt.needs_reset() {
-            return false;
-        }
-        let target = &self.target;
-        let served = self.queue.serve(|memory, chain| {
-            let request = Request::read(memory, chain)?;
-            match which {
-                Which::Short if !request.is_short(SHORT) => Ok(Served::Later),
-                _ => request.carry_out(target, memory).map(Served::Written),
-            }
-        });
-        served.unwrap_or_else(|Broken| {
-            self.interrupt.ask_for_reset();
-            false
-        })
+    /// The same, as it is where the host has no io_uring: that must be as good.
+    #[must_use]
+    pub fn without_ring(self) -> Self {
+        Self { is_ring_wanted: false, ..self }
     }
 }
 
@@ -151,10 +127,12 @@ impl Device for Blk {
         for (number, (lane, queue)) in self.queues.iter().zip(active.queues).enumerate() {
             let Some(queue) = queue else { continue };
             let (asked, target) = (Arc::clone(&interrupt), target.clone());
-            let (name, serving) =
-                (format!("disk{number}"), Serving { queue, interrupt: asked, target });
+            let threads = (THREADS / self.queues.len()).max(2);
+            let mut under_way =
+                UnderWay::new(target.clone(), lane.event(), self.is_ring_wanted, threads);
+            let (name, serving) = (format!("disk{number}"), Serving::new(queue, asked, target));
             // Without a thread there is no disk: the guest sees that it does not work.
-            if lane.start(&name, serving, |serving| serving.serve(Which::All)).is_err() {
+            if lane.start(&name, serving, move |serving| serving.serve(&mut under_way)).is_err() {
                 interrupt.ask_for_reset();
             }
         }
@@ -167,7 +145,7 @@ impl Device for Blk {
 
     fn notify(&self, queue: u16) {
         if let Some(lane) = self.queues.get(usize::from(queue)) {
-            lane.serve_here(|serving| serving.serve(Which::Short));
+            lane.serve_here(Serving::serve_short);
         }
     }
 
@@ -180,3 +158,6 @@ impl Device for Blk {
 #[cfg(test)]
 #[path = "blk/blk_test.rs"]
 mod blk_test;
+#[cfg(test)]
+#[path = "blk/depth_test.rs"]
+mod depth_test;

@@ -29,13 +29,20 @@ impl<T: Send + 'static> Lane<T> {
         Ok(Self { worker: Worker::new()?, served: Arc::default() })
     }
 
+    /// One whose thread this event has serve.
+    #[must_use]
+    pub fn on(event: EventFd) -> Self {
+        Self { worker: Worker::on(event), served: Arc::default() }
+    }
+
     /// What has the thread serve.
     #[must_use]
     pub fn event(&self) -> EventFd {
         self.worker.event()
     }
 
-    /// Has the thread serve this from now on, once at first and each time that it is told to. `serve` gives whether there is more to do.
+    /// Has the thread serve this from now on, once at first and each time that it is told to. `serve` gives whether there is more to do; it is
+    /// dropped by the thread when that stops.
     ///
     /// # Errors
     /// When the host has no thread left.
@@ -43,12 +50,12 @@ impl<T: Send + 'static> Lane<T> {
         &self,
         name: &str,
         served: T,
-        serve: impl Fn(&mut T) -> bool + Send + 'static,
+        mut serve: impl FnMut(&mut T) -> bool + Send + 'static,
     ) -> io::Result<()> {
         *lock(&self.served) = Some(served);
         let (served, event) = (Arc::clone(&self.served), self.event());
         self.worker.start(name, move || {
-            let more = lock(&served).as_mut().map(&serve);
+            let more = lock(&served).as_mut().map(&mut serve);
             if more == Some(true) {
                 event.signal();
             }

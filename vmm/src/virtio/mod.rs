@@ -1,9 +1,11 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`net`], [`rng`], [`vsock`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`fs`], [`net`],
+//!   [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues; [`lane`]: one that others help;
+//! - [`vhost_user`]: one that another process is;
 //! - [`pci`]: how the guest finds it: the only transport.
 //!
 //! See: Virtual I/O Device (VIRTIO) Version 1.2.
@@ -11,12 +13,14 @@
 pub mod balloon;
 pub mod blk;
 pub mod console;
+pub mod fs;
 pub mod interrupt;
 pub mod lane;
 pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+pub mod vhost_user;
 pub mod vsock;
 pub mod worker;
 
@@ -85,6 +89,11 @@ pub trait Device: Send + Sync {
 
     /// Writes to it.
     fn write_config(&self, _offset: u64, _data: &[u8]) {}
+
+    /// Whether the guest's memory has to be in a file, all of it, for another process to map.
+    fn needs_file(&self) -> bool {
+        false
+    }
 
     /// The driver is ready.
     fn activate(&self, active: Active);

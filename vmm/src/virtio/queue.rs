@@ -72,6 +72,8 @@ pub fn part(buffers: &[Buffer], offset: u64, size: u64) -> Vec<Buffer> {
 pub enum Served {
     /// It is done: so many bytes were written to it.
     Written(u32),
+    /// It is being done, and is [pushed](Virtqueue::push) when it is.
+    UnderWay,
     /// It is not, and not lost.
     Later,
 }
@@ -248,6 +250,7 @@ impl Virtqueue {
             };
             match serve(&self.memory, &chain)? {
                 Served::Written(size) => self.push(&chain, size)?,
+                Served::UnderWay => (),
                 Served::Later => {
                     self.queue.go_to_previous_position();
                     break;

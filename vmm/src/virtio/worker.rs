@@ -29,7 +29,13 @@ impl Worker {
     /// # Errors
     /// When this process has too many files open.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { event: EventFd::new()?, running: Mutex::new(None) })
+        Ok(Self::on(EventFd::new()?))
+    }
+
+    /// One that this event has work.
+    #[must_use]
+    pub fn on(event: EventFd) -> Self {
+        Self { event, running: Mutex::new(None) }
     }
 
     /// What has it work.

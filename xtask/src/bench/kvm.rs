@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
     let mut files = nest::qemu()?;
     files.extend([
         extra(nest::build("benches")?, "bin/benches"),
-        extra(compile("bare")?, "bin/bare"),
+        extra(compile("kvm", "bare")?, "bin/bare"),
     ]);
     let options = Options {
         icount: true,
@@ -40,9 +40,9 @@ pub fn extra(from: PathBuf, to: &str) -> Extra {
     Extra { from, to: to.to_owned() }
 }
 
-/// Compiles a program of `benches/kvm`.
-pub fn compile(name: &str) -> Result<PathBuf> {
-    let source: &Path = &tree::root().join(format!("benches/kvm/{name}.c"));
+/// Compiles a program of a folder of `benches`.
+pub fn compile(folder: &str, name: &str) -> Result<PathBuf> {
+    let source: &Path = &tree::root().join(format!("benches/{folder}/{name}.c"));
     let folder = tree::target().join("nest");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let program = folder.join(name);

@@ -17,7 +17,10 @@ pub fn run() -> Result<()> {
         icount: true,
         module: true,
         timeout: Duration::from_secs(900),
-        files: vec![extra(compile("exits")?, "bin/exits"), extra(compile("ipi")?, "bin/ipi")],
+        files: vec![
+            extra(compile("kvm", "exits")?, "bin/exits"),
+            extra(compile("kvm", "ipi")?, "bin/ipi"),
+        ],
         command: ["sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
         ..Options::default()
     };

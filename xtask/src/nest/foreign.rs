@@ -1,12 +1,13 @@
-//! A VMM that is not ours, for the nest: [`qemu`], Debian's QEMU with what its machine `microvm` reads.
+//! A VMM that is not ours, for the nest: [`qemu`], Debian's QEMU with what its machines `microvm` and `pc` read.
 
 use super::Extra;
 use crate::process;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
-/// What QEMU's microvm reads, and where it is on Debian.
-const FIRMWARE: [&str; 5] = [
+/// What QEMU's microvm and its PC read, and where it is on Debian.
+const FIRMWARE: [&str; 6] = [
+    "/usr/share/seabios/bios-256k.bin",
     "/usr/share/seabios/bios-microvm.bin",
     "/usr/share/qemu/qboot.rom",
     "/usr/share/qemu/kvmvapic.bin",

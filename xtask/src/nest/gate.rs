@@ -6,22 +6,22 @@
 //!
 //! Of the latter the gate leaves out those that take minutes here, and such as do what another one does on more processors:
 //! [`MACHINES`] names them, and the long form, which `cargo xtask soak` runs, has them. Neither has what is about the software CPU
-//! alone (modules named `soft`, the files `denied`, `kvm_selftests`, `lockstep` and `modes`), about `unibody pull` (`pull`), about a kernel's modules and devices (`modules`, `balloon`, `console`, `disk`, `kernel_tells`, `vsock`: the nest has
-//! but those modules that each guest is given), or about instructions and
+//! alone (modules named `soft`, the files `denied`, `kvm_selftests`, `lockstep` and `modes`), about `unibody pull` (`pull`), about modules and devices
+//! whatever runs the guest (`modules`, `kernel_tells`: the nest has but those modules that each guest is given), or about instructions and
 //! kernels under load (`debian`, `instructions`, `selftests`, `soak`): the processor here is QEMU's, and takes hours.
 //!
-//! `gate.sh` runs them, one program after the other, on two machines at once. [`programs`] builds them. Then come guests on the
+//! `gate.sh` runs them, one program after the other (`tests.sh`), on two machines at once. [`programs`] builds them. Then come guests on the
 //! project's own module: `own_module.rs`, and beside them `stress.rs`.
 
 pub(super) mod programs;
 
 use super::options::{Extra, Options};
-use super::{own_module, stress, together};
-use anyhow::{Context, Result};
+use super::{boot, own_module, stress, together, whole};
+use anyhow::{Result, ensure};
 use std::time::Duration;
 
 /// What the nest runs.
-const SCRIPT: &str = include_str!("gate.sh");
+const SCRIPT: &str = concat!(include_str!("tests.sh"), include_str!("gate.sh"));
 
 /// Where the tests' programs and their data are.
 const FOLDER: &str = "nest/tests";
@@ -57,6 +57,13 @@ const MACHINES: [&[Program]; 2] = [
         end_to_end("signals", &["signals_do_a_vcpu_no_harm"]),
         end_to_end("terminal", &[]),
         end_to_end("console", &[]),
+        end_to_end("balloon", &[]),
+        Program {
+            arguments: "--exact an_image_that_shrinks_is_an_error_in_the_guest_and_told \
+                a_host_without_room_is_an_error_in_the_guest_and_loses_nothing \
+                nothing_that_was_acknowledged_is_lost_from_a_qcow2_image",
+            ..end_to_end("disk", &[])
+        },
     ],
     &[
         Program {
@@ -78,12 +85,35 @@ const MACHINES: [&[Program]; 2] = [
         end_to_end("work", &["a_script_of_real_work_gives_the_same_output_as_on_the_host"]),
         end_to_end("stopping", &["a_program_that_was_stopped_goes_on_where_it_was"]),
         end_to_end("vsock", &[]),
+        end_to_end("hostile", &[]),
+        end_to_end("disk", DISKS_LONG),
         Program {
             engine: "kvm --irqchip split",
             arguments: "--exact two_processors_work",
             ..end_to_end("smp", &[])
         },
     ],
+];
+
+/// Of disks, what the gate leaves out here: each test boots several guests. In the long form three that the other machine runs are here as well.
+const DISKS_LONG: &[&str] = &[
+    "ext4_is_kept_in_a_raw_image",
+    "xfs_is_kept_in_a_raw_image",
+    "xfs_is_kept_in_a_qcow2_image",
+    "images_of_each_kind_have_their_file_system_and_take_another_file",
+    "a_qcow2_image_is_read_over_its_backing_file",
+    "what_is_ephemeral_is_gone_and_what_is_read_only_is_refused",
+    "several_disks_come_in_order",
+    "a_disk_works_by_interrupt_lines_too",
+    "a_guest_has_entropy_from_the_host",
+    "a_raw_image_that_grows_is_a_disk_that_grows",
+    "an_image_that_shrinks_is_an_error_in_the_guest_and_told",
+    "a_host_without_room_is_an_error_in_the_guest_and_loses_nothing",
+    "a_host_without_room_for_a_qcow2_image_is_an_error_in_the_guest_and_loses_nothing",
+    "nothing_that_was_acknowledged_is_lost_from_a_qcow2_image",
+    "an_image_whose_tables_are_a_loop_or_are_not_there_is_refused",
+    "an_image_that_is_in_use_is_refused_with_whose_it_is",
+    "what_is_no_disk_is_told_in_a_line",
 ];
 
 /// Those of all machines.
@@ -112,21 +142,17 @@ pub fn soak() -> Result<()> {
 
 /// Runs the long form of what is about the project's own module.
 pub fn soak_module() -> Result<()> {
-    module(&programs::files()?, &own_module::SOAK, &stress::SOAK)
+    module(&programs::files()?, &own_module::SOAK, &stress::SOAK)?;
+    let status = boot(&own_module::selftests::options()?)?.status;
+    ensure!(status == 0, "the kernel's tests that take long ended with status {status}");
+    Ok(())
 }
 
 /// Guests on the module, and the module under stress.
 fn module(files: &[Extra], guests: &own_module::Extent, pressure: &stress::Extent) -> Result<()> {
-    let guests = own_module::options(about_a_machine(files)?, guests)?;
+    let guests = own_module::options(files, guests)?;
     let pressure = stress::options(pressure)?;
     together::run([("the module's test", &guests), ("the module's stress", &pressure)])
-}
-
-/// The program of the guests that are about a machine, of those that were built.
-fn about_a_machine(files: &[Extra]) -> Result<Extra> {
-    let path = format!("{FOLDER}/{}", MACHINES[0][0].name);
-    let file = files.iter().find(|file| file.to == path);
-    file.cloned().with_context(|| format!("'{path}' is not among what was built"))
 }
 
 fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
@@ -146,9 +172,15 @@ fn run(files: &[Extra], long: bool, timeout: Duration) -> Result<()> {
 /// What runs tests in the nest.
 fn command(programs: &[Program], long: bool) -> Vec<String> {
     // What takes minutes may take more of them.
-    let limit = if long { "UNIBODY_TEST_LIMIT=1800" } else { "UNIBODY_TEST_LIMIT=150" };
-    let script = ["env", limit, "sh", "-c", SCRIPT, "gate.sh"].map(str::to_owned);
-    script.into_iter().chain(programs.iter().flat_map(|program| words(program, long))).collect()
+    let environment = match long {
+        true => ["UNIBODY_TEST_LIMIT=1800", "UNIBODY_KILLS=20"],
+        false => ["UNIBODY_TEST_LIMIT=150", "UNIBODY_KILLS=1"],
+    };
+    let script = ["env"].into_iter().chain(environment).map(str::to_owned);
+    script
+        .chain(whole::command(SCRIPT, "gate.sh"))
+        .chain(programs.iter().flat_map(|program| words(program, long)))
+        .collect()
 }
 
 /// The engine, and a program with its arguments, for `gate.sh`.

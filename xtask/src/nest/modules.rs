@@ -1,12 +1,10 @@
-//! The kernel's modules that the nest loads: which, and in which order.
+//! The kernel's modules that the nest loads: which, and in which order. BusyBox's `depmod` says what they depend on.
 
 use super::contents::Contents;
 use crate::{initramfs, process};
 use anyhow::{Context, Result, bail};
-use object::{Object, ObjectSection};
-use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// What is to be loaded; what it depends on is before it.
@@ -15,46 +13,45 @@ const WANTED: &str = "kvm_amd";
 /// Where modules are in the nest: their names are in the order in which they are to be loaded.
 const DIRECTORY: &str = "nest/modules";
 
-/// Adds the modules of a kernel, given the directory with all its modules.
+/// Adds the modules of a kernel, given the directory with all its modules: `lib/modules/RELEASE/kernel`.
 pub fn add(contents: &mut Contents, directory: &Path) -> Result<()> {
-    let mut files = HashMap::new();
-    find(directory, &mut files)?;
-    let mut modules = HashMap::new();
-    let order = load_order(WANTED, &mut |name| {
-        let file = files.get(name).with_context(|| {
-            format!("there is no module '{name}' below '{}'", directory.display())
-        })?;
-        let module = read(file)?;
-        let needed = dependencies(&module)
-            .with_context(|| format!("'{}' is no kernel module", file.display()))?;
-        modules.insert(name.to_owned(), module);
-        Ok(needed)
-    })?;
-    for (index, name) in order.iter().enumerate() {
-        let module = modules.remove(name).unwrap_or_default();
-        contents.file(&format!("{DIRECTORY}/{index:02}-{name}.ko"), 0o644, module);
+    let own = directory.parent().context("it is in a directory of its release's")?;
+    let table = depmod(own)?;
+    let order = load_order(WANTED, &table)
+        .with_context(|| format!("there is no module '{WANTED}' below '{}'", own.display()))?;
+    for (index, path) in order.iter().enumerate() {
+        let name = module_name(path).unwrap_or_default();
+        contents.file(&format!("{DIRECTORY}/{index:02}-{name}.ko"), 0o644, read(&own.join(path))?);
     }
     Ok(())
 }
 
-/// Gathers the modules below a directory by name.
-fn find(directory: &Path, files: &mut HashMap<String, PathBuf>) -> Result<()> {
-    let cannot_list = || format!("cannot list '{}'", directory.display());
-    for entry in fs::read_dir(directory).with_context(cannot_list)? {
-        let path = entry.with_context(cannot_list)?.path();
-        if path.is_dir() {
-            find(&path, files)?;
-        } else if let Some(name) = path.file_name().and_then(|name| module_name(name.to_str()?)) {
-            files.insert(name, path);
-        }
-    }
-    Ok(())
+/// The content of `modules.dep`, which is in no kernel's package.
+fn depmod(own: &Path) -> Result<String> {
+    // Below it are lib, modules and the release.
+    let base = own.ancestors().nth(3).context("modules are in lib/modules")?;
+    let release = own.file_name().context("a release has a name")?;
+    let busybox = initramfs::busybox().context("no static busybox")?;
+    let mut depmod = Command::new(busybox);
+    depmod.args(["depmod", "-n", "-b"]).arg(base).arg(release);
+    Ok(String::from_utf8_lossy(&process::capture(&mut depmod)?.stdout).into_owned())
 }
 
-/// The name of the module in a file, as dependencies name it: `kvm-amd.ko.xz` has `kvm_amd`.
-fn module_name(file: &str) -> Option<String> {
-    let (name, packed) = file.split_once(".ko")?;
-    (packed.is_empty() || packed.starts_with('.')).then(|| name.replace('-', "_"))
+/// The paths of a module and all that it needs, each after what it needs itself.
+/// See: depmod's `modules.dep`, of whose lines it is the other way round.
+fn load_order<'a>(wanted: &str, table: &'a str) -> Option<Vec<&'a str>> {
+    let (path, needed) = table
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(path, _)| module_name(path).as_deref() == Some(wanted))?;
+    Some(needed.split_whitespace().rev().chain([path]).collect())
+}
+
+/// The name of the module in a file, as the kernel has it: `kvm-amd.ko.xz` has `kvm_amd`.
+fn module_name(path: &str) -> Option<String> {
+    let (_, file) = path.rsplit_once('/')?;
+    let (name, _) = file.split_once(".ko")?;
+    Some(name.replace('-', "_"))
 }
 
 /// A module, unpacked.
@@ -70,64 +67,18 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The names in a module's `depends=`. `None`: it is none.
-fn dependencies(module: &[u8]) -> Option<Vec<String>> {
-    let module = object::File::parse(module).ok()?;
-    let about = module.section_by_name(".modinfo")?.data().ok()?;
-    let about = String::from_utf8_lossy(about);
-    let depends = about.split('\0').find_map(|field| field.strip_prefix("depends="))?;
-    let names = depends.split(',').filter(|name| !name.is_empty());
-    Some(names.map(|name| name.replace('-', "_")).collect())
-}
-
-/// A module and all that it needs, each after what it needs itself.
-fn load_order(
-    wanted: &str,
-    needs: &mut dyn FnMut(&str) -> Result<Vec<String>>,
-) -> Result<Vec<String>> {
-    let mut order = Vec::new();
-    visit(wanted, needs, &mut order)?;
-    Ok(order)
-}
-
-// Modules never depend on each other in a circle: the kernel could load none of them.
-fn visit(
-    name: &str,
-    needs: &mut dyn FnMut(&str) -> Result<Vec<String>>,
-    order: &mut Vec<String>,
-) -> Result<()> {
-    if order.iter().any(|loaded| loaded == name) {
-        return Ok(());
-    }
-    for needed in needs(name)? {
-        visit(&needed, needs, order)?;
-    }
-    order.push(name.to_owned());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{load_order, module_name};
+    use super::load_order;
 
     #[test]
-    fn what_is_needed_comes_first_and_once() {
-        let order = load_order("a", &mut |name| {
-            let needed: &[&str] = match name {
-                "a" => &["b", "c"],
-                "b" => &["c"],
-                _ => &[],
-            };
-            Ok(needed.iter().map(|name| (*name).to_owned()).collect())
-        });
-        assert_eq!(order.expect("all are there"), ["c", "b", "a"]);
-    }
-
-    #[test]
-    fn modules_are_told_from_other_files() {
-        assert_eq!(module_name("kvm-amd.ko").as_deref(), Some("kvm_amd"));
-        assert_eq!(module_name("kvm.ko.xz").as_deref(), Some("kvm"));
-        assert_eq!(module_name("modules.order"), None);
-        assert_eq!(module_name("x.korn"), None);
+    fn what_is_needed_comes_first() {
+        let table = "kernel/virt/bypass.ko:\n\
+            kernel/kvm/kvm-amd.ko.xz: kernel/kvm/kvm.ko.xz kernel/virt/bypass.ko\n\
+            alias symbol:kvm_amd kvm\n";
+        let paths = ["kernel/virt/bypass.ko", "kernel/kvm/kvm.ko.xz", "kernel/kvm/kvm-amd.ko.xz"];
+        assert_eq!(load_order("kvm_amd", table).expect("it is there"), paths);
+        assert_eq!(load_order("bypass", table).expect("it is there"), paths[..1]);
+        assert_eq!(load_order("amd", table), None);
     }
 }

@@ -1,33 +1,35 @@
 //! Guests on the project's own module, in the nest: a part of the gate, [`GATE`], and its long form, [`SOAK`].
 //!
-//! The script runs the guests of `tests/guests` that are about a machine; a guest is traced; then it boots a stock kernel with one processor
-//! and with two, as an ordinary user, tries to remove the module under a guest, kills that, removes the module and loads it again; and so on. As an
-//! ordinary user as well, it makes sequences of ioctls that
+//! The script runs the guests of `tests/guests` that are about a machine, and some end-to-end tests; a guest is traced; then it boots a stock
+//! kernel with one processor and with two, as an ordinary user, tries to remove the module under a guest, kills that, removes the module and loads
+//! it again; and so on. As an ordinary user as well, it makes sequences of ioctls that
 //! nobody would write, which are of the fuzz target's (`fuzz/`). Beside kvm_amd, whose the processor is while that has a VM, there
-//! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM that
-//! `docs/kvm-selftests.md` says pass on it, and Debian's QEMU. Then the kernel has to have nothing to complain of.
+//! is no guest. As `/dev/kvm` it runs the kernel's own tests of KVM ([`selftests`]), and Debian's QEMU. Then the kernel has to have nothing to
+//! complain of.
+
+pub(super) mod selftests;
 
 use super::gate::programs::strip;
 use super::options::{Extra, Options};
-use crate::{fuzz, process, tree};
+use super::whole;
+use crate::{fuzz, tree};
 use anyhow::{Context, Result};
+use selftests::Selftests;
 use std::fs;
 use std::time::Duration;
-use userland::kvm_selftests::table::{self, End};
-use userland::{Shelf, kvm_selftests};
-
-/// GCC's library, where Debian has it.
-const GCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 
 /// What the nest runs: one script, a file for each subject.
 const SCRIPT: &str = concat!(
+    include_str!("tests.sh"),
+    include_str!("own_module/failed.sh"),
     include_str!("own_module/start.sh"),
     include_str!("own_module/bodies.sh"),
     include_str!("own_module/trace.sh"),
     include_str!("own_module/rounds.sh"),
     include_str!("own_module/fuzz.sh"),
     include_str!("own_module/beside_kvm_amd.sh"),
-    include_str!("own_module/as_kvm.sh"),
+    include_str!("own_module/selftests.sh"),
+    include_str!("own_module/qemu.sh"),
 );
 
 /// Where the fuzz target and its inputs are.
@@ -35,19 +37,39 @@ const FUZZ: &str = "nest/fuzz";
 
 /// How much of it there is.
 pub struct Extent {
+    /// Programs of tests, and words for each.
+    tests: &'static [&'static str],
+    /// How often who writes to a disk is killed.
+    kills: u32,
     rounds: u32,
     /// Of the fuzz target's.
     seconds: u32,
     timeout: Duration,
 }
 
-/// A few rounds.
-pub const GATE: Extent = Extent { rounds: 3, seconds: 60, timeout: Duration::from_secs(900) };
+/// The guests of the tests that are about a machine.
+const BODIES: &str = "architecture module:: module_split::";
 
-/// Many.
-pub const SOAK: Extent = Extent { rounds: 20, seconds: 600, timeout: Duration::from_secs(4500) };
+/// A few rounds. Of the end-to-end tests, what the module has to do with: that memory which is given back is not the guest's any more;
+/// and a driver that does wrong to all devices.
+pub const GATE: Extent = Extent {
+    tests: &[BODIES, "balloon", "hostile"],
+    kills: 1,
+    rounds: 3,
+    seconds: 60,
+    timeout: Duration::from_secs(900),
+};
 
-/// What is to be booted. `tests`: the program of the tests that are about a machine.
+/// Many, and all tests of devices.
+pub const SOAK: Extent = Extent {
+    tests: &[BODIES, "balloon", "hostile", "disk", "console --skip soft::", "vsock --skip soft::"],
+    kills: 20,
+    rounds: 20,
+    seconds: 600,
+    timeout: Duration::from_secs(6000),
+};
+
+/// What is to be booted. `tests`: what [`super::gate::programs`] has built.
 ///
 /// On one processor: on two of QEMU's, which are threads, a guest with two of its own hangs, or shuts down, once in some fifty boots. Three reasons
 /// are known, all of them QEMU's:
@@ -61,16 +83,18 @@ pub const SOAK: Extent = Extent { rounds: 20, seconds: 600, timeout: Duration::f
 ///   paging is such a bit. Lost at VMRUN, the guest's tables are looked for at the host's addresses: a triple fault. Lost at #VMEXIT, the host runs
 ///   with it on, exits once more, and its own state is what the guest goes on with. Both were seen in a log of such boots under QEMU 10.0,
 ///   which has this as 7.2 does; 2 in 100 failed so.
-pub fn options(tests: Extra, extent: &Extent) -> Result<Options> {
-    // BusyBox's has other options, and its shell takes that before any other: the script says the path.
-    let setpriv = process::find("setpriv").context("there is no setpriv on this host")?;
-    let (programs, calls) = selftests()?;
-    let mut command = ["sh", "-c", SCRIPT, "own_module"].map(str::to_owned).to_vec();
-    command.extend([extent.rounds.to_string(), format!("/{}", tests.to)]);
-    command.extend([extent.seconds.to_string(), format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
+pub fn options(tests: &[Extra], extent: &Extent) -> Result<Options> {
+    let Selftests { files: programs, calls } = Selftests::find(|test| !test.is_long)?;
+    let mut command = ["env", "UNIBODY_TEST_LIMIT=600"].map(str::to_owned).to_vec();
+    command.push(format!("UNIBODY_KILLS={}", extent.kills));
+    command.extend(whole::command(SCRIPT, "own_module"));
+    command.extend([extent.rounds.to_string(), extent.seconds.to_string()]);
+    command.extend([format!("/{FUZZ}"), fuzz::MAX_LEN.to_owned()]);
+    command.extend(extent.tests.iter().map(|&words| words.to_owned()));
+    command.push("--".to_owned());
     command.extend(calls);
     let mut files = super::qemu()?;
-    files.extend([Extra { from: setpriv, to: "bin/setpriv".to_owned() }, tests]);
+    files.extend_from_slice(tests);
     files.extend(programs);
     files.extend(fuzz_target()?);
     Ok(Options {
@@ -98,22 +122,4 @@ fn fuzz_target() -> Result<Vec<Extra>> {
         files.push(Extra { from, to });
     }
     Ok(files)
-}
-
-/// The kernel's tests of KVM that pass on the module, by the table; and a call of each: seconds, path and parameters.
-fn selftests() -> Result<(Vec<Extra>, Vec<String>)> {
-    let shelf = Shelf::new(&userland::shelf::folder()?.join("built"))?;
-    let programs = kvm_selftests::build(&shelf)?;
-    // What ends a thread loads it.
-    let mut files = vec![Extra { from: GCC.into(), to: GCC.trim_start_matches('/').to_owned() }];
-    let mut calls = Vec::new();
-    for line in table::read(table::DOCUMENT)? {
-        if line.module == Some(End::Pass) {
-            let to = format!("nest/kvm-selftests/{}", line.name);
-            let seconds = line.limit.as_secs();
-            calls.push(format!("{seconds} /{to} {}", line.parameters.join(" ")));
-            files.push(Extra { from: programs.join(&line.name), to });
-        }
-    }
-    Ok((files, calls))
 }

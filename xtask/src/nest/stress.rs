@@ -6,6 +6,7 @@
 //! processes with guests at times that a seed gives, removes the module, and looks for what is lost and what the kernel has to say.
 
 use super::options::{Extra, Options};
+use super::whole;
 use crate::{Command, process};
 use anyhow::{Context, Result, bail, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -67,7 +68,7 @@ pub fn options(extent: &Extent) -> Result<Options> {
         Extra { from: setpriv, to: "bin/setpriv".to_owned() },
         Extra { from: pressure::build(&shelf)?, to: "bin/pressure".to_owned() },
     ];
-    let mut command = ["sh", "-c", SCRIPT, "stress.sh"].map(str::to_owned).to_vec();
+    let mut command = whole::command(SCRIPT, "stress.sh");
     command.extend([extent.seconds, extent.kills, seed()?].map(|number| number.to_string()));
     Ok(Options {
         module: true,

@@ -31,6 +31,15 @@ impl End {
     }
 }
 
+/// What is expected of a test on the project's own module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnModule {
+    /// How it ends.
+    pub end: End,
+    /// Only the long form runs it, on two processors.
+    pub is_long: bool,
+}
+
 /// What is expected of one test: a line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
@@ -44,8 +53,8 @@ pub struct Expected {
     pub is_long: bool,
     /// How it ends.
     pub end: End,
-    /// How it ends on the project's own module, if it is run there.
-    pub module: Option<End>,
+    /// What it comes to on the project's own module, if it is run there.
+    pub module: Option<OnModule>,
     /// What it prints, among other things.
     pub said: Vec<String>,
 }
@@ -64,7 +73,7 @@ impl Expected {
     }
 }
 
-/// The lines of the document's table: name, parameters, seconds (and whether it is long), end, the end on the module, and why, in which what stands between backquotes is what the
+/// The lines of the document's table: name, parameters, seconds (and whether it is long), end, the end on the module (likewise), and why, in which what stands between backquotes is what the
 /// test prints.
 pub fn read(document: &str) -> Result<Vec<Expected>> {
     let lines = document.lines().filter(|line| line.starts_with("| `"));
@@ -77,14 +86,15 @@ fn read_line(line: &str) -> Result<Expected> {
         bail!("a line has six cells and not {}", cells.len());
     };
     let end = read_end(end)?;
-    let module = if module == "-" { None } else { Some(read_end(module)?) };
+    let (module, is_long_there) = read_long(module);
+    let module = match module {
+        "-" => None,
+        module => Some(OnModule { end: read_end(module)?, is_long: is_long_there }),
+    };
     if end != End::Pass && why.is_empty() {
         bail!("what does not pass has a reason");
     }
-    let (seconds, is_long) = match seconds.strip_suffix(", long") {
-        Some(seconds) => (seconds, true),
-        None => (seconds, false),
-    };
+    let (seconds, is_long) = read_long(seconds);
     let words = parameters.trim_matches('`').split_whitespace();
     Ok(Expected {
         name: name.trim_matches('`').to_owned(),
@@ -95,6 +105,14 @@ fn read_line(line: &str) -> Result<Expected> {
         module,
         said: why.split('`').skip(1).step_by(2).map(str::to_owned).collect(),
     })
+}
+
+/// A cell without the word for what is only in the long form, and whether it has that.
+fn read_long(cell: &str) -> (&str, bool) {
+    match cell.strip_suffix(", long") {
+        Some(rest) => (rest, true),
+        None => (cell, false),
+    }
 }
 
 fn read_end(text: &str) -> Result<End> {
@@ -110,7 +128,7 @@ fn read_end(text: &str) -> Result<End> {
 mod tests {
     use std::time::Duration;
 
-    use super::{DOCUMENT, End, Expected, read};
+    use super::{DOCUMENT, End, Expected, OnModule, read};
 
     fn a_line() -> Expected {
         let text = "| test | … |\n|---|---|\n| `one_test` | `-v 2` | 30 | skip | - | needs it: `not met: it` |\n";
@@ -129,8 +147,8 @@ mod tests {
             said: vec!["not met: it".into()],
         };
         assert_eq!(a_line(), expected);
-        let long = read("| `a` |  | 300, long | pass | pass |  |").expect("it is a line");
-        assert_eq!(long[0].module, Some(End::Pass));
+        let long = read("| `a` |  | 300, long | pass | pass, long |  |").expect("it is a line");
+        assert_eq!(long[0].module, Some(OnModule { end: End::Pass, is_long: true }));
         assert!(long[0].is_long && long[0].parameters.is_empty());
         assert_eq!(long[0].limit, Duration::from_secs(300));
     }
@@ -173,8 +191,12 @@ mod tests {
         let [pass, skip, fail] = [End::Pass, End::Skip, End::Fail].map(count);
         let said = format!("Of {} tests {pass} pass, {skip} skip and {fail} fail.", table.len());
         assert!(DOCUMENT.contains(&said), "{said}");
-        let on_the_module = table.iter().filter(|line| line.module == Some(End::Pass)).count();
-        let said = format!("runs: {on_the_module} pass\nthere.");
+        let passes = |is_long| Some(OnModule { end: End::Pass, is_long });
+        let [short, long] = [false, true]
+            .map(|is_long| table.iter().filter(|line| line.module == passes(is_long)).count());
+        let said = format!(
+            "runs: {short} pass\nthere. Marked `long`, on two processors and in `cargo xtask soak module` alone, pass another {long}."
+        );
         assert!(DOCUMENT.contains(&said), "{said}");
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn parse(text: &OsStr) -> Result<Options, String> {
 }
 
 /// The parts between single commas. Of two that follow each other one is a comma of the part's.
-fn split(text: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split(text: &[u8]) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = text.iter().copied().peekable();
     while let Some(byte) = bytes.next() {

@@ -3,6 +3,7 @@
 pub(crate) mod console;
 pub(crate) mod disk;
 pub(crate) mod net;
+pub(crate) mod share;
 pub(crate) mod vsock;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use vmm::virtio::rng::Rng;
 use vmm::virtio::vsock::listener::SocketFile;
 
 use self::disk::Disks;
+use self::share::Shares;
 use crate::cli;
 use crate::error::{Error, reason};
 use crate::relay::Lines;
@@ -28,6 +30,8 @@ pub(crate) struct Devices {
     pub(crate) console: Option<Arc<Console>>,
     /// They are to be closed then.
     pub(crate) disks: Disks,
+    /// They are to be waited for at the start, and closed then.
+    pub(crate) shares: Shares,
     /// As long as it is there, so is the socket's file.
     pub(crate) socket: Option<SocketFile>,
 }
@@ -43,11 +47,13 @@ pub(crate) fn create(
     cheap_exits: bool,
 ) -> Result<Devices, Error> {
     let (disks, mut virtio) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
+    let (shares, folders) = share::start(&options.share, cheap_exits)?;
+    virtio.extend(folders);
     let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
     virtio.extend(vsock);
     virtio.extend(net::open(options)?);
     if !is_linux {
-        return Ok(Devices { virtio, console: None, disks, socket });
+        return Ok(Devices { virtio, console: None, disks, shares, socket });
     }
     let console = console::create(options, lines, cheap_exits)?;
     virtio.extend(console.clone().map(|console| console as Arc<dyn Device>));
@@ -57,7 +63,7 @@ pub(crate) fn create(
     let balloon = Balloon::new()
         .map_err(|error| Error::new("cannot give the guest a balloon", reason(&error)))?;
     virtio.push(Arc::new(balloon));
-    Ok(Devices { virtio, console, disks, socket })
+    Ok(Devices { virtio, console, disks, shares, socket })
 }
 
 /// The host's.

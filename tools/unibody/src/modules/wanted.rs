@@ -21,6 +21,8 @@ pub(crate) enum Driver {
     Balloon,
     /// Of virtio-vsock.
     Vsock,
+    /// Of virtio-fs.
+    FileSystem,
     /// Of the device by which a kernel tells that it panics.
     Panic,
     /// Of the device by which it tells what a dump of its memory is read by.
@@ -29,7 +31,7 @@ pub(crate) enum Driver {
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 10] = [
+    pub(crate) const ALL: [Driver; 11] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
@@ -38,11 +40,12 @@ impl Driver {
         Driver::Rng,
         Driver::Balloon,
         Driver::Vsock,
+        Driver::FileSystem,
         Driver::Panic,
         Driver::FwCfg,
     ];
 
-    /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8.
+    /// The module that has it, if it isn't part of the kernel. The kernel's names for them have been the same since Linux 4.8; virtiofs is since 5.4.
     fn module(self) -> &'static str {
         match self {
             Driver::Pci => "virtio_pci",
@@ -53,6 +56,7 @@ impl Driver {
             Driver::Rng => "virtio_rng",
             Driver::Balloon => "virtio_balloon",
             Driver::Vsock => "vmw_vsock_virtio_transport",
+            Driver::FileSystem => "virtiofs",
             Driver::Panic => "pvpanic_mmio",
             Driver::FwCfg => "qemu_fw_cfg",
         }

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::disk::{Format, Options};
+use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::Buffer;
 use crate::virtio::queue::driver::{Driver, MEMORY};
 

@@ -1,10 +1,11 @@
-//! [`Request`]: what the driver asks a disk for, the [`Target`].
+//! [`Request`]: what the driver asks a disk for, the [`Target`]; most are a [`Transfer`].
 //!
 //! See: VIRTIO 1.2, 5.2.6.
 
 use std::io;
 use std::sync::Arc;
 
+use hv::io_ring::Direction;
 use vm_memory::GuestMemoryMmap;
 
 use super::MOST_SECTORS;
@@ -42,6 +43,18 @@ pub struct Target {
     pub writes_through: bool,
 }
 
+/// What a request moves.
+pub struct Transfer<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// Where on the disk.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Where in the guest's memory.
+    pub buffers: &'a [Buffer],
+}
+
 /// A request.
 #[derive(Debug)]
 pub struct Request {
@@ -77,15 +90,43 @@ impl Request {
         })
     }
 
-    /// Whether it takes about as long as copying so many bytes, at most.
+    /// What it moves between the disk and the guest's memory, if that is all that it asks for.
     #[must_use]
-    pub fn is_short(&self, most: u64) -> bool {
-        match self.kind {
-            kind::IN => queue::size_of(&self.writable) <= most,
-            kind::OUT => queue::size_of(&self.readable) <= most,
-            kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES => false,
-            _ => true,
+    pub fn transfer(&self, target: &Target) -> Option<Transfer<'_>> {
+        let direction = match self.kind {
+            kind::IN => Direction::Read,
+            kind::OUT if !target.writes_through && !target.disk.is_read_only() => Direction::Write,
+            _ => return None,
+        };
+        let buffers = self.buffers(direction);
+        let size = queue::size_of(buffers);
+        let offset = place(&target.disk, self.sector, size).ok().filter(|_| size != 0)?;
+        Some(Transfer { direction, offset, size, buffers })
+    }
+
+    /// Where in the guest's memory what is read goes, or what is written is.
+    #[must_use]
+    pub fn buffers(&self, direction: Direction) -> &[Buffer] {
+        match direction {
+            Direction::Read => &self.writable,
+            Direction::Write => &self.readable,
         }
+    }
+
+    /// Whether it takes the longer the more the host has to do, or the medium: all but what is wrong with it, and transfers.
+    #[must_use]
+    pub fn takes_long(&self, target: &Target) -> bool {
+        match self.kind {
+            kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES => true,
+            kind::OUT => target.writes_through,
+            _ => false,
+        }
+    }
+
+    /// Whether it asks for what was written to be on the medium.
+    #[must_use]
+    pub fn is_flush(&self) -> bool {
+        self.kind == kind::FLUSH
     }
 
     /// Does it, and writes how it went. Gives how many bytes were written to the guest's memory.
@@ -98,6 +139,23 @@ impl Request {
             Err(Failure::Unsupported) => (status::UNSUPPORTED, 0),
             Err(Failure::Failed) => (status::ERROR, 0),
         };
+        self.end(memory, status, written)
+    }
+
+    /// Writes how a transfer or a flush went that somebody else has done. Gives how many bytes were written to the guest's memory.
+    ///
+    /// # Errors
+    /// As [`carry_out`](Self::carry_out).
+    pub fn answer(&self, memory: &GuestMemoryMmap, outcome: io::Result<()>) -> Result<u32, Broken> {
+        let is_read = self.kind == kind::IN;
+        match outcome {
+            Ok(()) if is_read => self.end(memory, status::OK, queue::size_of(&self.writable)),
+            Ok(()) => self.end(memory, status::OK, 0),
+            Err(_) => self.end(memory, status::ERROR, 0),
+        }
+    }
+
+    fn end(&self, memory: &GuestMemoryMmap, status: u8, written: u64) -> Result<u32, Broken> {
         queue::write(memory, &self.status, &[status])?;
         // A chain has no more bytes than that.
         Ok(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1))

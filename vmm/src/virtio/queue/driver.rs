@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Buffer, Virtqueue};
+use super::{Buffer, Chain, Virtqueue};
 use crate::memory::Wrote;
 use crate::virtio::interrupt::Interrupt;
 
@@ -16,7 +16,7 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
-/// As many as a test's queue has.
+/// As many as a test's queue has, if nothing else is said.
 pub const SIZE: u16 = 16;
 
 /// How much memory a test's guest has.
@@ -26,6 +26,7 @@ pub const MEMORY: usize = 1 << 20;
 pub struct Driver {
     pub memory: Arc<GuestMemoryMmap>,
     base: u64,
+    size: u16,
     available: u16,
     used: u16,
     free: u16,
@@ -49,7 +50,12 @@ impl Driver {
 
     /// Rings at an address, which take less than three pages.
     pub fn at(memory: Arc<GuestMemoryMmap>, base: u64) -> Self {
-        Self { memory, base, available: 0, used: 0, free: 0 }
+        Self { memory, base, size: SIZE, available: 0, used: 0, free: 0 }
+    }
+
+    /// The same with a queue of another size, at most 256.
+    pub fn sized(self, size: u16) -> Self {
+        Self { size, ..self }
     }
 
     /// Where descriptors, available and used ring are.
@@ -65,7 +71,7 @@ impl Driver {
     /// The same, which says what the device writes.
     pub fn queue_that_tells(&self, interrupt: Arc<Interrupt>, wrote: Wrote) -> Virtqueue {
         let [descriptors, available, used] = self.rings().map(GuestAddress);
-        let mut queue = Queue::new(SIZE).unwrap();
+        let mut queue = Queue::new(self.size).unwrap();
         queue.try_set_desc_table_address(descriptors).unwrap();
         queue.try_set_avail_ring_address(available).unwrap();
         queue.try_set_used_ring_address(used).unwrap();
@@ -86,7 +92,7 @@ impl Driver {
     /// Makes a head available.
     pub fn offer(&mut self, head: u16) {
         let ring = self.rings()[1];
-        let slot = ring + 4 + u64::from(self.available % SIZE) * 2;
+        let slot = ring + 4 + u64::from(self.available % self.size) * 2;
         self.memory.write_obj(head.to_le(), GuestAddress(slot)).unwrap();
         self.available = self.available.wrapping_add(1);
         self.set_available(self.available);
@@ -102,13 +108,13 @@ impl Driver {
     pub fn send(&mut self, readable: &[Buffer], writable: &[Buffer]) -> u16 {
         let all = readable.iter().map(|buffer| (buffer, 0));
         let all: Vec<_> = all.chain(writable.iter().map(|buffer| (buffer, WRITE))).collect();
-        let head = self.free % SIZE;
+        let head = self.free % self.size;
         for (n, (buffer, flags)) in all.iter().enumerate() {
-            let number = self.free % SIZE;
+            let number = self.free % self.size;
             self.free = self.free.wrapping_add(1);
             let more = if n + 1 < all.len() { NEXT } else { 0 };
             let (address, size) = (buffer.address, buffer.size);
-            let next = self.free % SIZE;
+            let next = self.free % self.size;
             self.describe(
                 self.base,
                 number,
@@ -126,7 +132,7 @@ impl Driver {
         if u16::from_le(count) == self.used {
             return None;
         }
-        let at = ring + 4 + u64::from(self.used % SIZE) * 8;
+        let at = ring + 4 + u64::from(self.used % self.size) * 8;
         self.used = self.used.wrapping_add(1);
         let [head, size]: [u32; 2] = self.memory.read_obj(GuestAddress(at)).unwrap();
         Some((u32::from_le(head), u32::from_le(size)))
@@ -142,5 +148,12 @@ pub fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < until, "it does not come");
         std::thread::yield_now();
+    }
+}
+
+impl Chain {
+    /// One that came from no queue.
+    pub fn of(readable: Vec<Buffer>, writable: Vec<Buffer>) -> Self {
+        Self { head: 0, readable, writable }
     }
 }

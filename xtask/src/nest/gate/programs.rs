@@ -13,7 +13,19 @@ use userland::{Shelf, own};
 
 /// Programs that the end-to-end tests call. BusyBox's of these names have other options, or are not there; and its shell takes
 /// its own before any other.
-const CALLED: [&str; 5] = ["prlimit", "script", "setpriv", "sh", "unshare"];
+const CALLED: [&str; 11] = [
+    "e2fsck",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "prlimit",
+    "qemu-img",
+    "qemu-io",
+    "script",
+    "setpriv",
+    "sh",
+    "unshare",
+    "xfs_repair",
+];
 
 /// All files.
 pub fn files() -> Result<Vec<Extra>> {
@@ -69,7 +81,7 @@ pub fn strip(from: &Path, to: &Path) -> Result<()> {
     process::run(strip.arg("-o").arg(to).arg(from))
 }
 
-/// Builds the initial file system that `smp` boots, as that would itself.
+/// Builds the initial file system that `smp` and others boot, as they would themselves, where they look for it.
 fn own_programs() -> Result<Extra> {
     let built = tree::target().join("nest/built");
     let busybox = crate::initramfs::busybox().context("no static busybox")?;

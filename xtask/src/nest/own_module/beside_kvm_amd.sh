@@ -34,7 +34,7 @@ chmod 666 /dev/unibody
 kvm &
 holder=$!
 has_vm $holder
-(guest -- true) >/tmp/said 2>&1
+guest -- true >/tmp/said 2>&1
 refused $? unibody "Linux's KVM"
 cat /tmp/said
 dmesg | grep "unibody: processor 0 is another hypervisor's" || failed "the kernel's log does not tell who has the processor"
@@ -42,8 +42,8 @@ unibody doctor >/tmp/said
 grep -A 8 '^Module$' /tmp/said
 grep -q '^  kvm_amd  *loaded, and in use: ' /tmp/said || failed "the doctor does not see who has the processor"
 end_of $holder kvm_amd
-(guest -- true) || failed "a guest after kvm_amd's ended with status $?"
-guest -- sleep 1000 &
+guest -- true || failed "a guest after kvm_amd's ended with status $?"
+become_guest -- sleep 1000 &
 holder=$!
 has_vm $holder
 (kvm) >/tmp/said 2>&1 &

@@ -18,7 +18,7 @@ while [ $round -lt "$rounds" ]; do
         # shellcheck disable=SC2086
         [ "$(echo $told)" = "$cpus Linux" ] || failed "a guest with $cpus processors said: $told"
     done
-    guest -- true &
+    become_guest -- true &
     running=$!
     until [ "$(cat /sys/module/unibody/refcnt)" != 0 ]; do
         kill -0 $running || failed "a guest did not start"
