@@ -158,7 +158,7 @@ fn a_tree_of_many_files_is_the_same_from_both_sides() {
         let name = own.join(format!("{}/{}", number % 37, number % 11));
         fs::create_dir_all(&name).expect("it can be made");
         let bytes: Vec<u8> =
-            (0..number * 7 % 9_000).map(|n: u32| (n * number >> 3) as u8).collect();
+            (0..number * 7 % 9_000).map(|n: u32| ((n * number) >> 3) as u8).collect();
         fs::write(name.join(format!("file {number}")), bytes).expect("it can be written");
     }
     let script =

@@ -38,9 +38,12 @@ pub struct ImageFile {
     pub never_says: [AtomicBool; 2],
 }
 
-/// Files that were opened for an image, by the names that `imago` knows them by.
+/// A file by the name that `imago` knows it by.
+type Named = (Option<PathBuf>, HostFile);
+
+/// Files that were opened for an image.
 #[derive(Clone, Default)]
-pub struct Opened(Rc<RefCell<Vec<(Option<PathBuf>, HostFile)>>>);
+pub struct Opened(Rc<RefCell<Vec<Named>>>);
 
 impl Opened {
     /// One more. An image that names itself, or another one twice, is none: to follow that would not end.
@@ -198,7 +201,9 @@ impl Image {
                 return Ok(false);
             };
             let length = length.min(size);
-            if length == 0 || !(at | length).is_multiple_of(storage.req_align() as u64) {
+            let (address, unit) = (storage.mem_align() as u64, storage.req_align() as u64);
+            let is_aligned = at.is_multiple_of(unit) && length.is_multiple_of(unit.max(address));
+            if length == 0 || !is_aligned {
                 return Ok(false);
             }
             offset += length;

@@ -209,7 +209,12 @@ impl Disk {
         }
         let image = self.shared();
         self.check(&image)?;
-        if self.needs_order() && !image.is_in_place(offset, size)? {
+        let is_alone = self.needs_order() && {
+            // imago writes of what is not aligned more than it is, beyond its end, too.
+            let (address, unit) = (image.access.mem_align(), image.access.req_align());
+            !vector.is_aligned(address, unit) || !image.is_in_place(offset, size)?
+        };
+        if is_alone {
             drop(image);
             return self.alone().access.writev(vector, offset);
         }

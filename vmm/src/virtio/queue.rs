@@ -148,6 +148,15 @@ impl Virtqueue {
         Ok(Some(Chain { head, readable, writable }))
     }
 
+    /// Whether the driver has put one there, or more, that were not taken.
+    ///
+    /// # Errors
+    /// When the ring is not in memory any more.
+    pub fn has_next(&self) -> Result<bool, Broken> {
+        let index = self.queue.avail_idx(&*self.memory, Ordering::Acquire)?;
+        Ok(index.0 != self.queue.next_avail())
+    }
+
     /// The device is done with a chain, and has written so many bytes to it. The driver is told by [`tell`](Self::tell).
     ///
     /// # Errors

@@ -30,7 +30,9 @@ fn chains_come_and_go_in_order() {
     assert_eq!(queue.pop(), Ok(None));
     for round in 0..40_u32 {
         let head = driver.send(&[buffer(0x8000, 16)], &[buffer(0x9000, 100), buffer(0xa000, 1)]);
+        assert_eq!(queue.has_next(), Ok(true));
         let chain = queue.pop().unwrap().unwrap();
+        assert_eq!(queue.has_next(), Ok(false));
         assert_eq!(chain.head, head);
         assert_eq!(chain.readable, [buffer(0x8000, 16)]);
         assert_eq!(chain.writable, [buffer(0x9000, 100), buffer(0xa000, 1)]);

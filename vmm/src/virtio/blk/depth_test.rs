@@ -36,6 +36,7 @@ enum Image {
     Direct,
     Ephemeral,
     Qcow2,
+    DirectQcow2,
     /// Over a raw one.
     Backed,
 }
@@ -49,12 +50,14 @@ fn storage(path: &Path) -> File {
 fn make(folder: &Path, image: Image) -> Options {
     let (path, size) = (folder.join("disk"), SECTORS * SECTOR);
     let format = match image {
-        Image::Qcow2 | Image::Backed => Format::Qcow2,
+        Image::Qcow2 | Image::DirectQcow2 | Image::Backed => Format::Qcow2,
         _ => Format::Raw,
     };
     let numbers: Vec<u8> = (0..size).map(|at| (at / SECTOR) as u8).collect();
     match image {
-        Image::Qcow2 => Qcow2::<File>::create_builder(storage(&path)).size(size).create().unwrap(),
+        Image::Qcow2 | Image::DirectQcow2 => {
+            Qcow2::<File>::create_builder(storage(&path)).size(size).create().unwrap()
+        }
         Image::Backed => {
             let base = folder.join("base");
             std::fs::write(&base, numbers).unwrap();
@@ -69,7 +72,7 @@ fn make(folder: &Path, image: Image) -> Options {
         format: Some(format),
         read_only: false,
         ephemeral: matches!(image, Image::Ephemeral),
-        direct: matches!(image, Image::Direct),
+        direct: matches!(image, Image::Direct | Image::DirectQcow2),
     }
 }
 
@@ -230,6 +233,7 @@ fn image() -> impl Strategy<Value = Image> {
         Just(Image::Direct),
         Just(Image::Ephemeral),
         Just(Image::Qcow2),
+        Just(Image::DirectQcow2),
         Just(Image::Backed),
     ]
 }
@@ -246,7 +250,8 @@ proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         let options = make(folder.path(), image);
-        let first = |sector: u64| if matches!(image, Image::Qcow2) { 0 } else { sector as u8 };
+        let is_empty = matches!(image, Image::Qcow2 | Image::DirectQcow2);
+        let first = |sector: u64| if is_empty { 0 } else { sector as u8 };
         let mut model: Vec<_> = (0..SECTORS).map(|sector| Some(first(sector))).collect();
         let mut bench = Bench::new(&options, is_ring, inline);
         for operations in &rounds {
@@ -260,8 +265,10 @@ proptest! {
             let disk = Disk::open(&options).unwrap();
             let mut bytes = vec![0; (SECTORS * SECTOR) as usize];
             disk.read(&[VolatileSlice::from(&mut bytes[..])], 0).unwrap();
-            for (value, sector) in model.iter().zip(bytes.chunks(SECTOR as usize)) {
-                prop_assert!(value.is_none_or(|value| sector == [value; 512]));
+            for (number, sector) in bytes.chunks(SECTOR as usize).enumerate() {
+                let known = model[number];
+                let is_it = known.is_none_or(|value| sector == [value; 512]);
+                prop_assert!(is_it, "sector {number}: {known:?}, and is {}", sector[0]);
             }
         }
     }
@@ -380,32 +387,86 @@ fn a_disk_that_becomes_larger_goes_on_with_what_it_does() {
     });
 }
 
+/// A queue of its own, whose requests are taken by hand.
+struct Hand {
+    bench: Bench,
+    driver: Driver,
+    queue: crate::virtio::queue::Virtqueue,
+    under_way: UnderWay,
+    _folder: tempfile::TempDir,
+}
+
+impl Hand {
+    fn new(is_ring: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Bench::new(&make(folder.path(), Image::Raw), is_ring, false);
+        let disk = Arc::clone(&bench.disk);
+        let target = Target { disk, serial: [0; 20], writes_through: false };
+        let under_way = UnderWay::new(target, hv::EventFd::new().unwrap(), is_ring, 2);
+        let driver = Driver::at(Arc::clone(&bench.driver.memory), 0x4000).sized(256);
+        let queue = driver.queue(Arc::clone(&bench.interrupt));
+        Self { bench, driver, queue, under_way, _folder: folder }
+    }
+
+    /// Takes a request of no data, or one that reads the first sector.
+    fn add(&mut self, kind: u32) {
+        let memory = Arc::clone(&self.driver.memory);
+        memory.write_obj(u64::from(kind).to_le(), GuestAddress(HEADERS)).unwrap();
+        memory.write_obj(0_u64, GuestAddress(HEADERS + 8)).unwrap();
+        let header = Buffer { address: HEADERS, size: 16 };
+        let data = Buffer { address: DATA, size: SECTOR as u32 };
+        let status = Buffer { address: STATUSES, size: 1 };
+        match kind {
+            0 => self.driver.send(&[header], &[data, status]),
+            _ => self.driver.send(&[header], &[status]),
+        };
+        let chain = self.queue.pop().unwrap().unwrap();
+        let request = request::Request::read(&memory, &chain).unwrap();
+        self.under_way.add(under_way::Taken { chain, request, memory }, None);
+    }
+
+    fn wait(&mut self) {
+        let answer = wait_for(|| self.under_way.finished());
+        assert_eq!((answer.1.is_ok(), self.bench.interrupt.needs_reset()), (true, false));
+    }
+}
+
+#[test]
+fn who_is_alone_is_served_by_the_queues_thread_itself() {
+    let mut hand = Hand::new(false);
+    hand.add(0);
+    assert!(hand.under_way.go());
+    hand.wait();
+    // Several are not, nor is one that takes long.
+    hand.add(0);
+    hand.add(0);
+    assert!(!hand.under_way.go());
+    (0..2).for_each(|_| hand.wait());
+    hand.add(4);
+    assert!(!hand.under_way.go());
+    hand.wait();
+    // Nor is one that others followed, until there is nothing for once.
+    hand.under_way.crowd();
+    hand.add(0);
+    assert!(!hand.under_way.go());
+    hand.wait();
+    assert!(!hand.under_way.go());
+    hand.add(0);
+    assert!(hand.under_way.go());
+    hand.wait();
+}
+
 #[test]
 fn a_driver_that_does_not_wait_for_answers_gets_no_more_at_once_than_a_queue_holds() {
-    let folder = tempfile::tempdir().unwrap();
-    let bench = Bench::new(&make(folder.path(), Image::Direct), true, false);
-    let target = Target { disk: Arc::clone(&bench.disk), serial: [0; 20], writes_through: false };
-    let mut under_way = UnderWay::new(target, hv::EventFd::new().unwrap(), true, 2);
-    let memory = Arc::clone(&bench.driver.memory);
-    let mut bench = bench;
-    bench.device.reset();
-    bench.activate();
-    let mut queue = Driver::at(Arc::clone(&memory), 0x4000).sized(256);
-    let mut other = queue.queue(Arc::clone(&bench.interrupt));
-    let header = Buffer { address: HEADERS, size: 16 };
-    let status = Buffer { address: STATUSES, size: 1 };
-    memory.write_obj(4_u64.to_le(), GuestAddress(HEADERS)).unwrap();
-    for count in 0..usize::from(QUEUE_SIZE) {
-        assert!(!under_way.is_full(), "{count}");
-        queue.send(&[header], &[status]);
-        let chain = other.pop().unwrap().unwrap();
-        let request = request::Request::read(&memory, &chain).unwrap();
-        let memory = Arc::clone(&memory);
-        under_way.other(under_way::Taken { chain, request, memory });
+    for is_ring in [true, false] {
+        let mut hand = Hand::new(is_ring);
+        for count in 0..usize::from(QUEUE_SIZE) {
+            assert!(!hand.under_way.is_full(), "{count}");
+            hand.add(4);
+        }
+        assert!(hand.under_way.is_full());
+        hand.under_way.go();
+        hand.wait();
+        assert!(!hand.under_way.is_full());
     }
-    assert!(under_way.is_full());
-    under_way.go();
-    let answered = wait_for(|| under_way.finished());
-    assert_eq!(answered.1, Ok(1));
-    assert!(!under_way.is_full());
 }

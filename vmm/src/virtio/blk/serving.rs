@@ -74,7 +74,9 @@ impl Serving {
         self.give_back(under_way)?;
         // This tells the driver of what was given back as well.
         let more = self.take_up(under_way)?;
-        under_way.go();
+        if under_way.go() && self.queue.has_next()? {
+            under_way.crowd();
+        }
         if self.give_back(under_way)? {
             self.queue.tell()?;
         }
@@ -105,8 +107,8 @@ impl Serving {
             let taken = || Taken { chain: chain.clone(), memory: Arc::clone(&memory), request };
             match begun {
                 Begun::Answered(written) => return Ok(Served::Written(written)),
-                Begun::Waits(place) => under_way.transfer(taken(), place),
-                Begun::Other => under_way.other(taken()),
+                Begun::Waits(place) => under_way.add(taken(), Some(place)),
+                Begun::Other => under_way.add(taken(), None),
             }
             Ok(Served::UnderWay)
         })?;

@@ -40,10 +40,12 @@ pub struct UnderWay {
     /// A transfer has the place where it is done, a flush has none.
     ring: Option<IoRing<(Taken, Option<InFile>)>>,
     threads: Threads,
-    /// What the threads are to do.
-    others: Vec<Taken>,
-    /// How many they do.
+    /// What has not begun, and where it can be done if that is at a file.
+    waiting: Vec<(Taken, Option<InFile>)>,
+    /// How many are done by threads, or here.
     given: usize,
+    /// Another one came while this thread did one by itself.
+    is_crowded: bool,
     answers: (Sender<Answer>, Receiver<Answer>),
 }
 
@@ -52,11 +54,20 @@ impl UnderWay {
     pub fn new(target: Target, event: EventFd, is_ring_wanted: bool, threads: usize) -> Self {
         let ring = is_ring_wanted.then(|| IoRing::new(QUEUE_SIZE, &event).ok()).flatten();
         let (threads, answers) = (Threads::new(threads), channel());
-        Self { target, event, ring, threads, others: Vec::new(), given: 0, answers }
+        Self {
+            target,
+            event,
+            ring,
+            threads,
+            waiting: Vec::new(),
+            given: 0,
+            is_crowded: false,
+            answers,
+        }
     }
 
     fn count(&self) -> usize {
-        self.ring.as_ref().map_or(0, IoRing::len) + self.given + self.others.len()
+        self.ring.as_ref().map_or(0, IoRing::len) + self.given + self.waiting.len()
     }
 
     /// Whether there are as many as a queue holds. A driver that gives more has not waited for answers.
@@ -64,53 +75,64 @@ impl UnderWay {
         self.count() >= usize::from(QUEUE_SIZE)
     }
 
-    /// Starts a transfer at a file.
-    pub fn transfer(&mut self, taken: Taken, place: InFile) {
-        let refused = match &mut self.ring {
-            Some(ring) => {
-                let memory = Arc::clone(&taken.memory);
-                let (direction, at) = (place.direction(), place.at());
-                let buffers = taken.request.buffers(direction).to_vec();
-                let range = |buffer: &Buffer| (GuestAddress(buffer.address), buffer.size as usize);
-                let owner = (taken, Some(place));
-                ring.transfer(direction, at, &memory, buffers.iter().map(range), owner).err()
-            }
-            None => Some((taken, Some(place))),
-        };
-        self.others.extend(refused.map(|(taken, _)| taken));
+    /// One more, and where it can be done if that is at a file. It begins with [`go`](Self::go).
+    pub fn add(&mut self, taken: Taken, place: Option<InFile>) {
+        self.waiting.push((taken, place));
     }
 
-    /// Starts anything else.
-    pub fn other(&mut self, taken: Taken) {
-        let refused = match &mut self.ring {
-            Some(ring) if taken.request.is_flush() => match self.target.disk.file_to_sync() {
-                Ok(Some(file)) => ring.sync(file, (taken, None)).err().map(|(taken, _)| taken),
-                // Why it cannot be is found again.
-                Ok(None) | Err(_) => Some(taken),
-            },
-            _ => Some(taken),
-        };
-        self.others.extend(refused);
-    }
-
-    /// Has all begin that was started.
-    pub fn go(&mut self) {
-        if self.ring.as_mut().is_some_and(|ring| ring.submit().is_err()) {
-            self.event.signal();
-        }
-        // To wake another thread takes longer than many a transfer does, and the guest waits for nothing else.
-        let is_alone = self.count() == 1;
-        for taken in std::mem::take(&mut self.others) {
-            self.given += 1;
+    /// Has all begin that waits. Gives whether one was done meanwhile by this thread itself: a transfer that was all there is, for to have another
+    /// thread do it, or the kernel, takes longer.
+    pub fn go(&mut self) -> bool {
+        let count = self.count();
+        self.is_crowded &= count != 0;
+        let is_alone = count == 1 && !self.is_crowded;
+        let mut is_done = false;
+        for (taken, place) in std::mem::take(&mut self.waiting) {
             if is_alone && !taken.request.takes_long(&self.target) {
+                // It is looked for once more, as anything is that is not done at its place.
+                drop(place);
+                self.given += 1;
                 let _ = self.answers.0.send(taken.carry_out(&self.target));
-            } else {
+                is_done = true;
+            } else if let Some(taken) = self.start(taken, place) {
                 self.give(taken);
             }
         }
+        if self.ring.as_mut().is_some_and(|ring| ring.submit().is_err()) {
+            self.event.signal();
+        }
+        is_done
     }
 
+    /// Another one came while this thread did one: from now on it does none by itself, as long as there is something.
+    pub fn crowd(&mut self) {
+        self.is_crowded = true;
+    }
+
+    /// Has the kernel do it, or gives it back.
+    fn start(&mut self, taken: Taken, place: Option<InFile>) -> Option<Taken> {
+        let Some(ring) = &mut self.ring else { return Some(taken) };
+        let refused = if let Some(place) = place {
+            let (direction, at) = (place.direction(), place.at());
+            let memory = Arc::clone(&taken.memory);
+            let buffers = taken.request.buffers(direction).to_vec();
+            let range = |buffer: &Buffer| (GuestAddress(buffer.address), buffer.size as usize);
+            let owner = (taken, Some(place));
+            ring.transfer(direction, at, &memory, buffers.iter().map(range), owner)
+        } else {
+            // Why it cannot be is found again.
+            let is_flush = taken.request.is_flush();
+            match is_flush.then(|| self.target.disk.file_to_sync()) {
+                Some(Ok(Some(file))) => ring.sync(file, (taken, None)),
+                _ => Err((taken, None)),
+            }
+        };
+        refused.err().map(|(taken, _)| taken)
+    }
+
+    /// Has a thread do it.
     fn give(&mut self, taken: Taken) {
+        self.given += 1;
         let answers = self.answers.0.clone();
         if let Err(error) = self.threads.make_room() {
             let _ = answers.send(taken.answer(Err(error)));
@@ -126,9 +148,9 @@ impl UnderWay {
     /// The next one that is done.
     pub fn finished(&mut self) -> Option<Answer> {
         while let Some(((taken, place), result)) = self.ring.as_mut().and_then(IoRing::take) {
-            match self.settle(taken, place, result) {
-                Ok(answer) => return Some(answer),
-                Err(taken) => self.others.push(taken),
+            match self.settle(place, result) {
+                Some(outcome) => return Some(taken.answer(outcome)),
+                None => self.give(taken),
             }
         }
         let answer = self.answers.1.try_recv().ok()?;
@@ -137,27 +159,20 @@ impl UnderWay {
     }
 
     /// What the kernel says it has done. What it has not, or in part, is done once more by asking the image, which goes on or finds what is wrong.
-    fn settle(
-        &self,
-        taken: Taken,
-        place: Option<InFile>,
-        result: io::Result<u64>,
-    ) -> Result<Answer, Taken> {
+    fn settle(&self, place: Option<InFile>, result: io::Result<u64>) -> Option<io::Result<()>> {
         let disk = &self.target.disk;
-        let outcome = match (place, result) {
-            (None, result) => disk.synced(result.map(|_| ())),
-            (Some(place), Ok(size)) if size == place.size() => disk.arrived(&place),
-            (Some(_), _) => return Err(taken),
-        };
-        Ok(taken.answer(outcome))
+        match (place, result) {
+            (None, result) => Some(disk.synced(result.map(|_| ()))),
+            (Some(place), Ok(size)) if size == place.size() => Some(disk.arrived(&place)),
+            (Some(_), _) => None,
+        }
     }
 
     /// Nobody waits for answers any more. What has begun is done nevertheless: others may wait for its place.
     pub fn forget(&mut self) {
-        self.others.clear();
+        self.waiting.clear();
         self.go();
         while self.finished().is_some() {}
-        self.others.clear();
     }
 
     /// Has the event not be signalled by the ring for now.
@@ -165,10 +180,9 @@ impl UnderWay {
         self.ring.iter_mut().for_each(IoRing::stop_events);
     }
 
-    /// Has it be signalled from now on. Gives whether there is something to do already.
+    /// Has it be signalled from now on. Gives whether something is done already.
     pub fn want_events(&mut self) -> bool {
-        let is_done = self.ring.as_mut().is_some_and(IoRing::want_events);
-        is_done || !self.others.is_empty()
+        self.ring.as_mut().is_some_and(IoRing::want_events)
     }
 }
 
