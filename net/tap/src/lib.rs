@@ -7,13 +7,15 @@
 
 mod ioctl;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, readv, retry_on_intr, writev};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 
 pub use self::ioctl::offload;
 
@@ -54,25 +56,19 @@ pub struct Interface {
 /// One of its queues.
 pub struct Queue(File);
 
-/// Whether the interface was made for several queues. It is looked at before it is opened: that would make one that is not there, if this user
-/// may, and tell less if not.
-fn has_queues(name: &str) -> Result<bool, Error> {
-    /// Of the interface's flags. See: Linux, include/uapi/linux/if_tun.h.
-    const TAP: u32 = 0x0002;
-    const MULTI_QUEUE: u32 = 0x0100;
-    let is_name =
-        (1..16).contains(&name.len()) && !name.contains(['/', '\0']) && !name.starts_with('.');
+/// Whether there is an interface. It is looked for before it is opened: that would make one that is not there, if this user may, and tell
+/// less if not.
+fn find(name: &str) -> Result<(), Error> {
+    let is_name = (1..16).contains(&name.len()) && !name.contains(['/', '\0']);
     if !is_name {
         return Err(Error::Name);
     }
-    let folder = format!("/sys/class/net/{name}");
-    if fs::metadata(&folder).is_err() {
-        return Err(Error::Absent);
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None);
+    match any.and_then(|socket| name_to_index(socket, name)) {
+        Ok(_) => Ok(()),
+        Err(Errno::NODEV) => Err(Error::Absent),
+        Err(error) => Err(Error::Other(error.into())),
     }
-    let text = fs::read_to_string(format!("{folder}/tun_flags")).map_err(|_| Error::Kind)?;
-    let digits = text.trim().trim_start_matches("0x");
-    let flags = u32::from_str_radix(digits, 16).map_err(|_| Error::Kind)?;
-    if flags & TAP == 0 { Err(Error::Kind) } else { Ok(flags & MULTI_QUEUE != 0) }
 }
 
 fn open_queue(name: &str, several: bool) -> Result<File, Error> {
@@ -82,6 +78,8 @@ fn open_queue(name: &str, several: bool) -> Result<File, Error> {
     ioctl::set_interface(&file, name, several).map_err(|error| match error {
         Errno::PERM | Errno::ACCESS => Error::Permission,
         Errno::BUSY => Error::InUse,
+        // It is none, or was not made for several queues; or for one.
+        Errno::INVAL => Error::Kind,
         error => Error::Other(error.into()),
     })?;
     let header = ioctl::set_header_size(&file, HEADER as i32);
@@ -95,9 +93,15 @@ impl Interface {
     /// # Errors
     /// When there is none, it is not this user's, or another program uses it.
     pub fn open(name: &str, queues: u16) -> Result<Self, Error> {
-        let several = has_queues(name)?;
-        let count = if several { queues.max(1) } else { 1 };
-        let queues = (0..count).map(|_| open_queue(name, several)).collect::<Result<_, _>>()?;
+        find(name)?;
+        let queues = match open_queue(name, true) {
+            Ok(first) => {
+                let others = (1..queues).map(|_| open_queue(name, true));
+                std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?
+            }
+            Err(Error::Kind) => vec![open_queue(name, false)?],
+            Err(error) => return Err(error),
+        };
         let interface = Self { queues };
         interface.use_queues(1).map_err(Error::Other)?;
         Ok(interface)
@@ -177,10 +181,11 @@ mod tests {
 
     #[test]
     fn what_is_no_interface_of_the_kind_is_told_so() {
-        for name in ["", "a-name-too-long-to-be", "a/b", ".."] {
+        for name in ["", "a-name-too-long-to-be", "a/b"] {
             assert!(matches!(Interface::open(name, 1), Err(Error::Name)), "{name}");
         }
         assert!(matches!(Interface::open("no-such-tap", 1), Err(Error::Absent)));
-        assert!(matches!(Interface::open("lo", 1), Err(Error::Kind)));
+        // Who may not even open the device is told that.
+        assert!(matches!(Interface::open("lo", 1), Err(Error::Kind | Error::Device(_))));
     }
 }
