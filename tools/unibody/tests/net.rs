@@ -289,7 +289,7 @@ fn what_cannot_be_had_is_told_before_the_guest_starts() {
         (&["-p", &published], "cannot publish the guest's port 80 at 127.0.0.1:"),
         (&["-p", "1:80"], "Give a port from 1024 on"),
         (&["--net", "tap=no-such-tap"], "there is no such interface"),
-        (&["--net", "tap=lo"], "the interface is no TAP interface"),
+        (&["--net", "tap=a-name-that-is-too-long"], "no name of an interface"),
     ];
     for (options, expected) in cases {
         let (status, stdout, stderr) = outcome(guest(options, "echo started"));
