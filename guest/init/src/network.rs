@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use guest_protocol::{Addresses, Network};
 
+use crate::command::PATH;
 use crate::sys::Cards;
 
 /// The card by which a machine reaches itself.
@@ -103,6 +104,8 @@ fn ask(cards: &Cards, card: &str) -> Result<(), String> {
     cards.set_up(card).map_err(|error| format!("cannot use {card}: {error}"))?;
     let own = std::env::current_exe().map_err(|error| format!("init cannot be found: {error}"))?;
     let mut udhcpc = Command::new("udhcpc");
+    // The kernel starts init with none.
+    udhcpc.env("PATH", PATH);
     udhcpc.args(["-i", card, "-s"]).arg(own).args(ASK);
     udhcpc.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match udhcpc.status() {
