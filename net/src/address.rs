@@ -51,6 +51,13 @@ pub fn destination(address: Ipv4Addr) -> Destination {
     }
 }
 
+/// Whether what is sent to an address is for more than one station: nobody is told that it can't be delivered. See: RFC 1812, 4.3.2.7.
+#[must_use]
+pub fn is_for_many(address: Ipv4Addr) -> bool {
+    let is_networks = address == Ipv4Addr::from_bits(GUEST.to_bits() | u32::MAX >> PREFIX);
+    address.is_multicast() || address.is_broadcast() || is_networks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +81,19 @@ mod tests {
             "10.0.2.255",
         ] {
             assert_eq!(destination(nowhere.parse().unwrap()), Destination::Nowhere, "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn broadcasts_are_for_many() {
+        for (address, expected) in [
+            ("255.255.255.255", true),
+            ("10.0.2.255", true),
+            ("224.0.0.251", true),
+            ("192.0.2.255", false),
+            ("10.0.2.2", false),
+        ] {
+            assert_eq!(is_for_many(address.parse().unwrap()), expected, "{address}");
         }
     }
 }

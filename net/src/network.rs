@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
-use crate::address::{DNS, DNS_PORT, Destination, GATEWAY, GUEST, destination};
+use crate::address::{DNS, DNS_PORT, Destination, GATEWAY, GUEST, destination, is_for_many};
 use crate::dhcp::{self, Told};
 use crate::icmp::{self, Unreachable};
 use crate::packet::{Frame, Ipv4, Link, Protocol, ipv4};
@@ -145,6 +145,8 @@ impl Network {
     /// Sends a packet on.
     fn route(&mut self, packet: &Ipv4<'_>, now: Duration) {
         match packet.protocol {
+            // There are no connections with many. See: RFC 9293, 3.9.2.3.
+            Protocol::Tcp if is_for_many(packet.destination) => {}
             Protocol::Tcp => self.route_tcp(packet, now),
             Protocol::Udp => {
                 let resolver = &self.resolver;
@@ -193,13 +195,10 @@ impl Network {
         }
     }
 
-    /// Tells the guest if there is no way for its packet. Nobody is told of one that was for many.
+    /// Tells the guest if there is no way for its packet.
     fn tell(&mut self, packet: &Ipv4<'_>, sent: Sent) {
-        let for_many = packet.destination.is_multicast()
-            || packet.destination.is_broadcast()
-            || packet.destination.octets()[3] == 255;
         if let Sent::Unreachable(reason) = sent
-            && !for_many
+            && !is_for_many(packet.destination)
         {
             let quoted = icmp::quoted(packet);
             self.answer(|link, frame| icmp::unreachable(frame, link, GATEWAY, &quoted, reason));

@@ -269,6 +269,27 @@ fn what_nobody_listens_at_is_refused() {
 }
 
 #[test]
+fn there_are_no_connections_with_many_or_with_nobody() {
+    let mut bench = bench();
+    let mut syn = [0; 20];
+    (syn[1], syn[3], syn[12], syn[13]) = (77, 80, 5 << 4, 2);
+    let mut frame = Frame::default();
+    for (to, is_answered) in [
+        ("255.255.255.255", false),
+        ("10.0.2.255", false),
+        ("224.0.0.1", false),
+        ("0.0.0.0", true),
+        ("240.0.0.1", true),
+        ("127.0.0.1", true),
+        ("10.0.2.15", true),
+    ] {
+        bench.send(to.parse().unwrap(), Protocol::Tcp, &syn);
+        assert_eq!(bench.network.next(&mut frame, Duration::ZERO), is_answered, "{to}");
+        assert_eq!(bench.network.connections.count(), 0, "{to}");
+    }
+}
+
+#[test]
 fn a_server_that_stops_reading_holds_the_guest_up() {
     let mut bench = bench();
     let (listener, port) = listen();

@@ -166,8 +166,8 @@ impl Connections {
         now: Duration,
     ) -> Option<u64> {
         let (id, seed) = self.number();
-        let peer = Peer::listen(ends, self.room(), self.partial, seed, now).ok()?;
         let socket = connect(ends.address, ends.port)?;
+        let peer = Peer::listen(ends, self.room(), self.partial, seed, now).ok()?;
         watch.add(&socket, Source::Tcp(id)).ok()?;
         self.insert(id, Connection::outward(ends, peer, socket, now));
         Some(id)

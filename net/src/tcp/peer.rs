@@ -136,7 +136,20 @@ fn leave_checksum(frame: &mut Frame) {
 
 impl Peer {
     /// One that listens at nothing yet, with so much room each way. With `partial` the guest completes checksums.
-    fn new(address: Ipv4Addr, room: usize, partial: bool, seed: u64, now: Duration) -> Self {
+    ///
+    /// # Errors
+    /// When the address is of nobody in particular.
+    fn new(
+        address: Ipv4Addr,
+        room: usize,
+        partial: bool,
+        seed: u64,
+        now: Duration,
+    ) -> Result<Self, NoPeer> {
+        // An interface of `smoltcp`'s has no other.
+        if !IpAddress::Ipv4(address).is_unicast() {
+            return Err(NoPeer);
+        }
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut wire = Wire { incoming: None, outgoing: None, partial };
@@ -151,13 +164,13 @@ impl Peer {
         socket.set_ack_delay(None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, partial }
+        Ok(Self { interface, sockets, handle, partial })
     }
 
     /// One for a connection that the guest asks for. Nothing is answered before [`accept`](Self::accept).
     ///
     /// # Errors
-    /// When it is to a port that there is not.
+    /// When it is with a port or an address that there is not.
     pub fn listen(
         ends: Ends,
         room: usize,
@@ -165,7 +178,7 @@ impl Peer {
         seed: u64,
         now: Duration,
     ) -> Result<Self, NoPeer> {
-        let mut peer = Self::new(ends.address, room, partial, seed, now);
+        let mut peer = Self::new(ends.address, room, partial, seed, now)?;
         let socket = peer.socket();
         socket.pause_synack(true);
         socket.listen((IpAddress::Ipv4(ends.address), ends.port))?;
@@ -175,7 +188,7 @@ impl Peer {
     /// One that asks the guest for a connection.
     ///
     /// # Errors
-    /// When it is to a port that there is not.
+    /// When it is with a port or an address that there is not.
     pub fn connect(
         ends: Ends,
         room: usize,
@@ -183,7 +196,7 @@ impl Peer {
         seed: u64,
         now: Duration,
     ) -> Result<Self, NoPeer> {
-        let mut peer = Self::new(ends.address, room, partial, seed, now);
+        let mut peer = Self::new(ends.address, room, partial, seed, now)?;
         let remote = (IpAddress::Ipv4(GUEST), ends.guest);
         let local = (IpAddress::Ipv4(ends.address), ends.port);
         let socket = peer.sockets.get_mut::<Socket<'_>>(peer.handle);
