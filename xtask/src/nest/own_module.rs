@@ -57,7 +57,7 @@ pub const GATE: Extent = Extent {
     kills: 1,
     rounds: 3,
     seconds: 60,
-    timeout: Duration::from_secs(900),
+    timeout: Duration::from_secs(1500),
 };
 
 /// Many, and all tests of devices.

@@ -30,9 +30,9 @@ tests() {
     "$program" "$@" --test-threads 1 | tee /tmp/tests
     # The folder is in memory.
     rm -rf /tmp/unibody-tests-0/disks
-    # A program that broke off has not said how its tests went, and words that choose none are of a test that has another name now.
+    # A program that broke off has not said how its tests went, and a name that chooses none is of a test that has another one now.
     grep -q '^test result: ' /tmp/tests || return 1
-    grep -q '^running 0 tests' /tmp/tests && return 1
+    case " $* " in *" --exact "*) ! grep -q '^running 0 tests' /tmp/tests || return 1 ;; esac
     status=0
     for name in $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' /tmp/tests); do
         repeat "$program" "$name" || status=1
