@@ -161,7 +161,7 @@ pub(crate) struct Run {
 
     /// Have a port of the host's lead to one of the guest's; may be given more than once, and implies --net user.
     ///
-    /// It is one of 127.0.0.1 unless an address is given: [::1]:8080:80, 0.0.0.0:8080:80, or *:8080:80 for all IPv4 addresses. With /udp
+    /// It is one of 127.0.0.1 unless an address is given: `[::1]:8080:80`, or `*:8080:80` for all IPv4 addresses. With /udp
     /// behind it is for datagrams.
     #[arg(long, short, value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = net::parse_port)]
     pub(crate) publish: Vec<user_net::publish::Port>,
