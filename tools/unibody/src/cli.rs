@@ -153,7 +153,7 @@ pub(crate) struct Run {
     ///
     /// `user` needs no privilege and nothing set up: connections, datagrams and names go out by this program's own sockets, as the person who runs
     /// it. The guest is 10.0.2.15, its router 10.0.2.2, which is also how it reaches servers on the host's loopback, and the resolver of
-    /// names 10.0.2.3: the host's, or another with user,dns=ADDRESS[:PORT]. To ping other machines the host has to let users do so
+    /// names 10.0.2.3: the host's, or another with `user,dns=ADDRESS[:PORT]`. To ping other machines the host has to let users do so
     /// (net.ipv4.ping_group_range). tap=NAME is a TAP interface of the host's that belongs to this user (ip tuntap add dev NAME mode tap user
     /// NAME); the guest asks for its address there by DHCP.
     #[arg(long, value_name = "none|user|tap=NAME", value_parser = net::parse)]
