@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their bytes: [`run`], of images [`disk_image`], of virtio [`virtio::run`], and of PCI [`pci::run`], which are apart from
-//! all else here but [`input`].
+//! What the fuzz targets do with their bytes: [`run`], of images [`disk_image`], of networks [`network`], of virtio [`virtio::run`], and of PCI
+//! [`pci::run`], which are apart from all else here but [`input`].
 //!
 //! Of ioctls the bytes are a sequence of steps, each an ioctl or several on the objects of [`preload`], without the C library's functions before
 //! them; or, with `UNIBODY_FUZZ_DEVICE=/dev/unibody`, on descriptors of that device's, by system calls. Nothing but an error number of
@@ -21,6 +21,7 @@ pub mod disk_image;
 mod feedback;
 mod guest;
 pub mod input;
+pub mod network;
 pub mod objects;
 pub mod pci;
 pub mod signals;

@@ -27,8 +27,13 @@ pub const COMMAND: Command = Command {
 /// The targets' own workspace.
 pub const MANIFEST: &str = "fuzz/Cargo.toml";
 /// Its targets, and for how many seconds the gate has each: that of registers alone has soon seen all that there is.
-const TARGETS: &[(&str, u32)] =
-    &[("ioctls", 60), ("disk_image", 60), ("virtio_devices", 60), ("pci_config", 15)];
+const TARGETS: &[(&str, u32)] = &[
+    ("ioctls", 60),
+    ("disk_image", 60),
+    ("virtio_devices", 60),
+    ("pci_config", 15),
+    ("network", 60),
+];
 /// Where in the tree a target's first inputs are.
 const CORPUS: &str = "fuzz/corpus";
 /// What cargo-fuzz builds for.

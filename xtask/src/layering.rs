@@ -75,6 +75,7 @@ const LAYERS: &[Layer] = &[
             "host-user",
             "hv",
             "preload",
+            "user-net",
             "virt",
             "vmm",
         ],
@@ -83,7 +84,9 @@ const LAYERS: &[Layer] = &[
     // Its build script builds preload, as a library that other programs load.
     Layer { name: "preload-image", may_use: &["embed"], in_kernel: None },
     Layer { name: "userland", may_use: &[], in_kernel: None },
-    Layer { name: "vmm", may_use: &["guest-protocol", "hv"], in_kernel: None },
+    Layer { name: "user-net", may_use: &[], in_kernel: None },
+    Layer { name: "tap", may_use: &[], in_kernel: None },
+    Layer { name: "vmm", may_use: &["guest-protocol", "hv", "tap", "user-net"], in_kernel: None },
     Layer {
         name: "unibody",
         // What other people's programs its tests run, `userland` builds.
@@ -93,6 +96,8 @@ const LAYERS: &[Layer] = &[
             "hv",
             "preload-image",
             "share-server",
+            "tap",
+            "user-net",
             "userland",
             "vmm",
         ],

@@ -20,7 +20,7 @@ use crate::sys;
 const HOSTNAME: &[u8] = b"unibody";
 
 /// The search path if the host doesn't give one; Debian's for root.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What runs if the host doesn't name a command.
 const SHELL: [&str; 2] = ["/bin/sh", "-l"];

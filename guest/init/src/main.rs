@@ -9,6 +9,7 @@
 //! | [`mounts`] | file systems, links in `/dev`, BusyBox's applets |
 //! | [`modules`] | loading the kernel's modules that the host has picked |
 //! | [`drivers`] | which devices have no driver |
+//! | [`network`] | the network card's addresses, and who is asked for names |
 //! | [`lines`] | the lines to the host: ports of its console, or UARTs |
 //! | [`ports`] | finding those ports |
 //! | [`control`] | messages on the control line |
@@ -25,6 +26,7 @@ mod drivers;
 mod lines;
 mod modules;
 mod mounts;
+mod network;
 mod ports;
 mod session;
 mod stream;
@@ -36,6 +38,8 @@ mod command_test;
 mod drivers_test;
 #[cfg(test)]
 mod modules_test;
+#[cfg(test)]
+mod network_test;
 #[cfg(test)]
 mod ports_test;
 #[cfg(test)]
@@ -53,6 +57,9 @@ use lines::Lines;
 fn main() {
     if std::env::args_os().nth(1).is_some_and(|word| word == modules::LOAD_LATER) {
         return modules::load_later();
+    }
+    if std::process::id() != 1 && network::serve_lease() {
+        return;
     }
     if std::process::id() != 1 {
         eprintln!("init: this is a guest's first process; it does nothing in another place");
@@ -93,6 +100,9 @@ fn serve(
     let start = control.wait_for_start()?;
     mounts::mount_shares(&start.mounts)?;
     mounts::install_applets()?;
+    for message in network::set_up(start.network.as_ref()) {
+        control.send(&FromGuest::Warning { message });
+    }
     let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;
     match command::spawn(&start) {
         Ok(command) => {

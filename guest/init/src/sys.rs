@@ -63,6 +63,109 @@ pub(crate) fn power_off() -> ! {
     }
 }
 
+/// Network cards, as far as they are to be set up.
+pub(crate) struct Cards(OwnedFd);
+
+/// `struct rtentry`, which the libc crate has not. See: Linux, include/uapi/linux/route.h.
+#[repr(C)]
+struct Route {
+    pad1: libc::c_ulong,
+    destination: libc::sockaddr,
+    gateway: libc::sockaddr,
+    mask: libc::sockaddr,
+    flags: libc::c_ushort,
+    pad2: libc::c_short,
+    pad3: libc::c_ulong,
+    pad4: *mut libc::c_void,
+    metric: libc::c_short,
+    device: *mut libc::c_char,
+    mtu: libc::c_ulong,
+    window: libc::c_ulong,
+    timeout: libc::c_ushort,
+}
+
+/// An address of IPv4's as `struct sockaddr`. See: ip(7).
+fn socket_address(address: [u8; 4]) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (to, from) in data[2..].iter_mut().zip(address) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
+
+impl Cards {
+    /// Those that there are. A kernel without IPv4 has none.
+    pub fn new() -> io::Result<Self> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: takes no pointer.
+        let fd = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
+        // SAFETY: a descriptor that was just made and that nothing else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn request(
+        &self,
+        card: &str,
+        request: libc::c_ulong,
+        what: libc::__c_anonymous_ifr_ifru,
+    ) -> io::Result<()> {
+        let mut all = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: what };
+        // The last byte is its end.
+        for (to, from) in all.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(card.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: each of these calls reads a `struct ifreq`, to which the pointer is.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, &raw const all) })?;
+        Ok(())
+    }
+
+    /// Gives a card its address, and says how many bits of that are its network's.
+    pub fn set_address(&self, card: &str, address: [u8; 4], prefix: u8) -> io::Result<()> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        for (request, bytes) in
+            [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask.to_be_bytes())]
+        {
+            let ifru_addr = socket_address(bytes);
+            self.request(card, request, libc::__c_anonymous_ifr_ifru { ifru_addr })?;
+        }
+        Ok(())
+    }
+
+    /// Says how large its packets may be.
+    pub fn set_mtu(&self, card: &str, mtu: u16) -> io::Result<()> {
+        let ifru_mtu = mtu.into();
+        self.request(card, libc::SIOCSIFMTU, libc::__c_anonymous_ifr_ifru { ifru_mtu })
+    }
+
+    /// Has it work.
+    pub fn set_up(&self, card: &str) -> io::Result<()> {
+        let ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        self.request(card, libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags })
+    }
+
+    /// Sends what is for no network of its own to this router.
+    pub fn set_gateway(&self, gateway: [u8; 4]) -> io::Result<()> {
+        let route = Route {
+            pad1: 0,
+            destination: socket_address([0; 4]),
+            gateway: socket_address(gateway),
+            mask: socket_address([0; 4]),
+            flags: libc::RTF_UP | libc::RTF_GATEWAY,
+            pad2: 0,
+            pad3: 0,
+            pad4: std::ptr::null_mut(),
+            metric: 0,
+            device: std::ptr::null_mut(),
+            mtu: 0,
+            window: 0,
+            timeout: 0,
+        };
+        // SAFETY: the call reads a `struct rtentry`, to which the pointer is; the one in it is null.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) })?;
+        Ok(())
+    }
+}
+
 /// Makes a serial line a path for bytes: 8 bits, no echo, nothing translated, RTS/CTS.
 pub(crate) fn set_raw(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut termios = MaybeUninit::<libc::termios>::uninit();

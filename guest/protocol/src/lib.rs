@@ -48,8 +48,8 @@ mod message_test;
 
 pub use frame::{DecodeError, Decoder, EncodeError, HEADER, MAX_PAYLOAD, Message, VERSION};
 pub use message::{
-    FromGuest, Line, MAX_WARNING, Mount, OutputStream, Start, Terminal, ToGuest, User, WindowSize,
-    Written,
+    Addresses, FromGuest, Line, MAX_WARNING, Mount, Network, OutputStream, Start, Terminal,
+    ToGuest, User, WindowSize, Written,
 };
 
 /// The name of the console's port that is a terminal of the kernel's.

@@ -92,6 +92,8 @@ pub struct Start {
     pub hostname: Vec<u8>,
     /// What is to be mounted before that.
     pub mounts: Vec<Mount>,
+    /// How the guest's network card is set up, if it has one.
+    pub network: Option<Network>,
 }
 
 /// A folder of the host's.
@@ -103,6 +105,32 @@ pub struct Mount {
     pub target: Vec<u8>,
     /// Whether nothing is to be changed there.
     pub read_only: bool,
+}
+
+/// How a network card is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// As the network tells, if it does (DHCP).
+    Ask,
+    /// As is said here.
+    Told(Addresses),
+}
+
+/// Who has which address in a network of IPv4's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The guest.
+    pub guest: [u8; 4],
+    /// How many bits of that are the network's.
+    pub prefix: u8,
+    /// The router.
+    pub gateway: [u8; 4],
+    /// Who is asked for names.
+    pub dns: [u8; 4],
+    /// Domains in which they are looked for.
+    pub search: Vec<Vec<u8>>,
+    /// The largest packet.
+    pub mtu: u16,
 }
 
 /// A user by numbers.
@@ -304,6 +332,13 @@ impl Start {
         out.bytes(&self.hostname);
         out.length(self.mounts.len());
         self.mounts.iter().for_each(|mount| mount.write(out));
+        out.option(self.network.as_ref(), |out, network| match network {
+            Network::Ask => out.u8(1),
+            Network::Told(addresses) => {
+                out.u8(2);
+                addresses.write(out);
+            }
+        });
     }
 
     fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -323,6 +358,11 @@ impl Start {
             })?,
             hostname: fields.bytes()?.to_vec(),
             mounts: fields.list(Mount::read)?,
+            network: fields.option(|fields| match fields.u8()? {
+                1 => Ok(Network::Ask),
+                2 => Addresses::read(fields).map(Network::Told),
+                _ => Err(DecodeError::Field("network")),
+            })?,
         })
     }
 
@@ -348,6 +388,14 @@ impl Start {
         if self.mounts.iter().any(|mount| nul(&mount.tag) || !is_path(&mount.target)) {
             return Err(DecodeError::Field("mount"));
         }
+        if let Some(Network::Told(Addresses { prefix, search, .. })) = &self.network {
+            // It becomes a line of a file.
+            let is_word =
+                |name: &Vec<u8>| !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+            if *prefix > 32 || !search.iter().all(is_word) {
+                return Err(DecodeError::Field("network"));
+            }
+        }
         Ok(())
     }
 }
@@ -368,6 +416,33 @@ impl Mount {
                 1 => true,
                 _ => return Err(DecodeError::Field("mount")),
             },
+        })
+    }
+}
+
+impl Addresses {
+    fn write(&self, out: &mut Writer<'_>) {
+        for address in [self.guest, self.gateway, self.dns] {
+            out.u32(u32::from_be_bytes(address));
+        }
+        out.u8(self.prefix);
+        out.u16(self.mtu);
+        out.length(self.search.len());
+        for domain in &self.search {
+            out.bytes(domain);
+        }
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut address = || fields.u32().map(u32::to_be_bytes);
+        let (guest, gateway, dns) = (address()?, address()?, address()?);
+        Ok(Self {
+            guest,
+            gateway,
+            dns,
+            prefix: fields.u8()?,
+            mtu: fields.u16()?,
+            search: fields.list(|fields| fields.bytes().map(<[u8]>::to_vec))?,
         })
     }
 }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Mount, OutputStream,
-    Start, Terminal, ToGuest, User, WindowSize, Written,
+    Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Mount,
+    Network, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -23,6 +23,16 @@ fn mount() -> impl Strategy<Value = Mount> {
     })
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let search = prop::collection::vec(prop::collection::vec(b'a'..=b'z', 1..20), 0..4);
+    let told = (any::<[[u8; 4]; 3]>(), 0..=32_u8, search, any::<u16>()).prop_map(
+        |([guest, gateway, dns], prefix, search, mtu)| {
+            Network::Told(Addresses { guest, prefix, gateway, dns, search, mtu })
+        },
+    );
+    prop_oneof![Just(Network::Ask), told]
+}
+
 fn start() -> impl Strategy<Value = Start> {
     let name = prop::collection::vec(b'A'..=b'Z', 1..10);
     (
@@ -36,8 +46,9 @@ fn start() -> impl Strategy<Value = Start> {
         ),
         prop::collection::vec(1u8..=255, 0..=64),
         prop::collection::vec(mount(), 0..3),
+        prop::option::of(network()),
     )
-        .prop_map(|(argv, env, cwd, user, terminal, hostname, mounts)| Start {
+        .prop_map(|(argv, env, cwd, user, terminal, hostname, mounts, network)| Start {
             argv,
             env,
             cwd,
@@ -45,6 +56,7 @@ fn start() -> impl Strategy<Value = Start> {
             terminal,
             hostname,
             mounts,
+            network,
         })
 }
 
@@ -114,6 +126,7 @@ fn what_no_process_can_be_given_is_not_sent() {
         target: target.to_vec(),
         read_only: false,
     };
+    let told = |addresses| Start { network: Some(Network::Told(addresses)), ..Start::default() };
     let refused = [
         Start { argv: vec![b"a\0b".to_vec()], ..Start::default() },
         Start { env: vec![(b"A=B".to_vec(), vec![])], ..Start::default() },
@@ -124,6 +137,8 @@ fn what_no_process_can_be_given_is_not_sent() {
         Start { mounts: vec![mount(b"a\0b", b"/x")], ..Start::default() },
         Start { mounts: vec![mount(b"a", b"x/y")], ..Start::default() },
         Start { mounts: vec![mount(b"a", b"/x\0")], ..Start::default() },
+        told(Addresses { prefix: 33, ..Addresses::default() }),
+        told(Addresses { search: vec![b"a\nb".to_vec()], ..Addresses::default() }),
     ];
     for start in refused {
         let mut out = Vec::new();

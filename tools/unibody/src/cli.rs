@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv::in_process::Modes;
 
-use crate::devices::{disk, share};
+use crate::devices::{disk, net, share};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +16,7 @@ Examples:
   unibody run -- uname -a              a command in a guest
   echo hi | unibody run -- wc -c       in a pipe
   unibody run --kernel bzImage         with a kernel that you have built
+  unibody run --net user -p 8080:80    with a network, and a server in the guest at localhost:8080
   unibody pull                         get the distribution's current kernel
   unibody with-kvm -- qemu-system-x86_64 -accel kvm -M microvm
                                        a program that needs /dev/kvm, where there is none
@@ -59,7 +60,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Boot a guest and run a command in it
-    Run(Run),
+    Run(Box<Run>),
     /// Get the distribution's current kernel and BusyBox, for `run` to use
     #[command(after_help = "They are kept in $XDG_CACHE_HOME/unibody (~/.cache/unibody).")]
     Pull(Pull),
@@ -147,6 +148,23 @@ pub(crate) struct Run {
     /// host's port P reaches the one that listens at the Unix socket PATH_P. At the end the socket is removed.
     #[arg(long, value_name = "PATH")]
     pub(crate) vsock: Option<PathBuf>,
+
+    /// Connect the guest to a network; none if nothing is said.
+    ///
+    /// `user` needs no privilege and nothing set up: connections, datagrams and names go out by this program's own sockets, as the person who runs
+    /// it. The guest is 10.0.2.15, its router 10.0.2.2, which is also how it reaches servers on the host's loopback, and the resolver of
+    /// names 10.0.2.3: the host's, or another with `user,dns=ADDRESS[:PORT]`. To ping other machines the host has to let users do so
+    /// (net.ipv4.ping_group_range). tap=NAME is a TAP interface of the host's that belongs to this user (ip tuntap add dev NAME mode tap user
+    /// NAME); the guest asks for its address there by DHCP.
+    #[arg(long, value_name = "none|user|tap=NAME", value_parser = net::parse)]
+    pub(crate) net: Option<net::Choice>,
+
+    /// Have a port of the host's lead to one of the guest's; may be given more than once, and implies --net user.
+    ///
+    /// It is one of 127.0.0.1 unless an address is given: `[::1]:8080:80`, or `*:8080:80` for all IPv4 addresses. With /udp
+    /// behind it is for datagrams.
+    #[arg(long, short, value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = net::parse_port)]
+    pub(crate) publish: Vec<user_net::publish::Port>,
 
     /// What carries the command's input and output.
     ///

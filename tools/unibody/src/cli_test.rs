@@ -4,7 +4,7 @@ use super::*;
 
 fn run(arguments: &[&str]) -> Run {
     match Cli::try_parse_from([&["unibody", "run"], arguments].concat()).unwrap().verb {
-        Verb::Run(options) => options,
+        Verb::Run(options) => *options,
         Verb::Pull(_) | Verb::WithKvm(_) | Verb::Doctor(_) | Verb::ShareServer(_) => {
             panic!("run was asked for")
         }

@@ -25,7 +25,7 @@ use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
-use crate::devices::{self, Devices, share};
+use crate::devices::{self, Devices, net, share};
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -77,6 +77,9 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     }
     if options.lockstep && options.jit_cache == Some(0) {
         usage_error("--lockstep checks translated code, for which --jit-cache 0 leaves no room");
+    }
+    if let Some(text) = net::conflict(options) {
+        usage_error(text);
     }
     // What a person gives is looked at before anything is downloaded.
     let own_kernel = options.kernel.as_deref().map(open_kernel).transpose()?;
@@ -153,6 +156,7 @@ fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
         env: term.map(|term| (b"TERM".to_vec(), term.into_vec())).into_iter().collect(),
         terminal: interactive.then_some(Terminal { size, stderr_apart }),
         hostname: initramfs::HOSTNAME.into(),
+        network: net::in_guest(options),
         mounts: share::mounts(&options.share),
         ..Start::default()
     })
@@ -283,6 +287,9 @@ fn wanted(options: &cli::Run) -> Wanted {
         (has_disk, Driver::Block),
         (options.console == cli::Console::Virtio, Driver::Console),
         (options.vsock.is_some(), Driver::Vsock),
+        (net::choice(options).is_some(), Driver::Network),
+        // What asks for an address.
+        (matches!(net::choice(options), Some(net::Choice::Tap(_))), Driver::Packet),
         (!options.share.is_empty(), Driver::FileSystem),
     ];
     let needed = drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver));

@@ -7,7 +7,7 @@ use crate::cli::Verb;
 
 fn options(arguments: &[&str]) -> cli::Run {
     match Cli::parse_from([&["unibody", "run"], arguments].concat()).verb {
-        Verb::Run(options) => options,
+        Verb::Run(options) => *options,
         Verb::Pull(_) | Verb::WithKvm(_) | Verb::Doctor(_) | Verb::ShareServer(_) => {
             panic!("run was asked for")
         }

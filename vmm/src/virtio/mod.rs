@@ -1,7 +1,7 @@
 //! Virtio 1.2 devices, and what they share.
 //!
-//! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`fs`], [`rng`],
-//!   [`vsock`];
+//! - [`Device`]: what makes a device one of its kind. A device is one file, or a folder, here: [`balloon`], [`blk`], [`console`], [`fs`], [`net`],
+//!   [`rng`], [`vsock`];
 //! - [`queue`]: its virtqueues, and what a driver does wrong with them;
 //! - [`interrupt`]: how it tells the driver;
 //! - [`worker`]: a thread that serves queues; [`lane`]: one that others help;
@@ -16,6 +16,7 @@ pub mod console;
 pub mod fs;
 pub mod interrupt;
 pub mod lane;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;

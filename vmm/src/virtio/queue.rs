@@ -6,10 +6,10 @@
 //! See: VIRTIO 1.2, 2.7.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 use super::interrupt::Interrupt;
 use crate::memory::Wrote;
@@ -85,6 +85,8 @@ pub struct Virtqueue {
     memory: Arc<GuestMemoryMmap>,
     interrupt: Arc<Interrupt>,
     wrote: Wrote,
+    /// The used ring's index when the driver was last told of it.
+    told: u16,
 }
 
 impl Virtqueue {
@@ -102,7 +104,8 @@ impl Virtqueue {
         if !queue.is_valid(&*memory) {
             return Err(Broken);
         }
-        Ok(Self { number, queue, memory, interrupt, wrote })
+        let told = queue.next_used();
+        Ok(Self { number, queue, memory, interrupt, wrote, told })
     }
 
     /// The guest's memory.
@@ -169,22 +172,60 @@ impl Virtqueue {
         Ok(())
     }
 
+    /// The device is done with several chains, and the driver finds all of them or none: they hold one thing.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_together(&mut self, chains: &[(Chain, u32)]) -> Result<(), Broken> {
+        let Some(((last, size), others)) = chains.split_last() else { return Ok(()) };
+        // All but the last are put beyond the ring's index, which that one moves behind them.
+        for (chain, size) in others {
+            for buffer in &chain.writable {
+                (self.wrote)(buffer.address, buffer.size.into());
+            }
+            let used = self.queue.next_used();
+            // See: VIRTIO 1.2, 2.7.8.
+            let at = self.queue.used_ring() + 4 + 8 * u64::from(used % self.queue.size());
+            let element = [u32::from(chain.head).to_le(), size.to_le()];
+            self.memory.write_obj(element, GuestAddress(at)).map_err(|_| Broken)?;
+            self.queue.set_next_used(used.wrapping_add(1));
+        }
+        self.push(last, *size)
+    }
+
     /// Interrupts, if the driver wants to be told of what was pushed.
     ///
     /// # Errors
     /// As [`push`](Self::push).
     pub fn tell(&mut self) -> Result<(), Broken> {
-        if self.queue.needs_notification(&*self.memory)? {
+        let used = self.queue.next_used();
+        let told = std::mem::replace(&mut self.told, used);
+        if used != told && self.wants_interrupt(told, used)? {
             self.interrupt.queue(self.number);
         }
         Ok(())
+    }
+
+    /// Whether the driver wants to be told that the used ring's index has gone from one to another. The queue's own answer counts what
+    /// [`push_together`](Self::push_together) does as one. See: VIRTIO 1.2, 2.7.10.
+    fn wants_interrupt(&mut self, told: u16, used: u16) -> Result<bool, Broken> {
+        if !self.queue.event_idx_enabled() {
+            return Ok(self.queue.needs_notification(&*self.memory)?);
+        }
+        // What was pushed is there before it is looked whether somebody waits for it.
+        fence(Ordering::SeqCst);
+        // See: VIRTIO 1.2, 2.7.6.
+        let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+        let event: u16 = self.memory.read_obj(GuestAddress(at)).map_err(|_| Broken)?;
+        let event = u16::from_le(event);
+        Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(told))
     }
 
     /// Says that the driver need not notify: the device looks by itself.
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    fn stop_notifications(&mut self) -> Result<(), Broken> {
+    pub fn stop_notifications(&mut self) -> Result<(), Broken> {
         Ok(self.queue.disable_notification(&*self.memory)?)
     }
 
@@ -192,7 +233,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    fn want_notifications(&mut self) -> Result<bool, Broken> {
+    pub fn want_notifications(&mut self) -> Result<bool, Broken> {
         Ok(self.queue.enable_notification(&*self.memory)?)
     }
 

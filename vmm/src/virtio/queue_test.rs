@@ -45,6 +45,33 @@ fn chains_come_and_go_in_order() {
 }
 
 #[test]
+fn chains_that_come_together_count_each_for_who_waits_for_one_of_them() {
+    let mut driver = Driver::new();
+    let (interrupt, count) = interrupt();
+    let mut queue = driver.queue_with_events(interrupt);
+    let mut index = 0_u16;
+    // Past the ring's end, and with one that waits for the first, one of the middle, the last, and none of them.
+    for (together, wanted, is_told) in [(3, 0, 1), (3, 1, 1), (5, 4, 1), (5, 5, 0), (4, -1, 0)] {
+        driver.want_event(index.wrapping_add_signed(wanted));
+        let mut chains = Vec::new();
+        for size in 0..together {
+            driver.send(&[], &[buffer(0x9000, 100)]);
+            chains.push((queue.pop().unwrap().unwrap(), size));
+        }
+        assert_eq!(driver.take(), None);
+        let before = *count.lock().unwrap();
+        queue.push_together(&chains).unwrap();
+        queue.tell().unwrap();
+        assert_eq!(*count.lock().unwrap() - before, is_told, "{together} {wanted}");
+        for (chain, size) in &chains {
+            assert_eq!(driver.take(), Some((chain.head.into(), *size)));
+        }
+        assert_eq!(driver.take(), None);
+        index = index.wrapping_add(together as u16);
+    }
+}
+
+#[test]
 fn what_is_written_is_told_before_the_driver_is() {
     let mut driver = Driver::new();
     let told: Arc<Mutex<Vec<_>>> = Arc::default();

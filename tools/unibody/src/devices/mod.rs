@@ -2,6 +2,7 @@
 
 pub(crate) mod console;
 pub(crate) mod disk;
+pub(crate) mod net;
 pub(crate) mod share;
 pub(crate) mod vsock;
 
@@ -50,6 +51,7 @@ pub(crate) fn create(
     virtio.extend(folders);
     let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
     virtio.extend(vsock);
+    virtio.extend(net::open(options)?);
     if !is_linux {
         return Ok(Devices { virtio, console: None, disks, shares, socket });
     }

@@ -2,7 +2,7 @@
 //!
 //! What is loaded at the start is what its devices need ([`Driver`]); what it may be asked for later, it finds ([`FILE_SYSTEMS`]).
 
-/// A driver that a device of the guest needs.
+/// A driver that a device of the guest needs, or who uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Driver {
     /// Of virtio's devices that are on PCI.
@@ -11,6 +11,8 @@ pub(crate) enum Driver {
     Block,
     /// Of virtio-net.
     Network,
+    /// Of sockets for frames, as DHCP takes them.
+    Packet,
     /// Of virtio-console.
     Console,
     /// Of virtio-rng.
@@ -29,10 +31,11 @@ pub(crate) enum Driver {
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 10] = [
+    pub(crate) const ALL: [Driver; 11] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
+        Driver::Packet,
         Driver::Console,
         Driver::Rng,
         Driver::Balloon,
@@ -48,6 +51,7 @@ impl Driver {
             Driver::Pci => "virtio_pci",
             Driver::Block => "virtio_blk",
             Driver::Network => "virtio_net",
+            Driver::Packet => "af_packet",
             Driver::Console => "virtio_console",
             Driver::Rng => "virtio_rng",
             Driver::Balloon => "virtio_balloon",

@@ -70,13 +70,31 @@ impl Driver {
 
     /// The same, which says what the device writes.
     pub fn queue_that_tells(&self, interrupt: Arc<Interrupt>, wrote: Wrote) -> Virtqueue {
+        Virtqueue::new(0, self.set_up(), Arc::clone(&self.memory), interrupt, wrote).unwrap()
+    }
+
+    /// The device's side, when both say from which index on they want to be told.
+    pub fn queue_with_events(&self, interrupt: Arc<Interrupt>) -> Virtqueue {
+        let mut queue = self.set_up();
+        queue.set_event_idx(true);
+        let (memory, wrote): (_, Wrote) = (Arc::clone(&self.memory), Arc::new(|_, _| {}));
+        Virtqueue::new(0, queue, memory, interrupt, wrote).unwrap()
+    }
+
+    /// Says at which index of the used ring the driver wants to be told.
+    pub fn want_event(&self, index: u16) {
+        let at = self.rings()[1] + 4 + 2 * u64::from(SIZE);
+        self.memory.write_obj(index.to_le(), GuestAddress(at)).unwrap();
+    }
+
+    fn set_up(&self) -> Queue {
         let [descriptors, available, used] = self.rings().map(GuestAddress);
         let mut queue = Queue::new(self.size).unwrap();
         queue.try_set_desc_table_address(descriptors).unwrap();
         queue.try_set_avail_ring_address(available).unwrap();
         queue.try_set_used_ring_address(used).unwrap();
         queue.set_ready(true);
-        Virtqueue::new(0, queue, Arc::clone(&self.memory), interrupt, wrote).unwrap()
+        queue
     }
 
     /// Writes a descriptor into a table.
