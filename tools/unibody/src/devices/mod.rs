@@ -55,7 +55,7 @@ pub(crate) fn create(
     if !is_linux {
         return Ok(Devices { virtio, console: None, disks, shares, socket });
     }
-    let console = console::create(options, lines, cheap_exits)?;
+    let console = console::create(options, lines)?;
     virtio.extend(console.clone().map(|console| console as Arc<dyn Device>));
     let rng = Rng::new(Arc::new(entropy))
         .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;
