@@ -48,8 +48,8 @@ mod message_test;
 
 pub use frame::{DecodeError, Decoder, EncodeError, HEADER, MAX_PAYLOAD, Message, VERSION};
 pub use message::{
-    Addresses, FromGuest, Line, MAX_WARNING, Mount, Network, OutputStream, Start, Terminal,
-    ToGuest, User, WindowSize, Written,
+    Access, Addresses, FromGuest, Line, MAX_WARNING, Mount, Network, OutputStream, Root, Start,
+    Terminal, ToGuest, User, WindowSize, Written,
 };
 
 /// The name of the console's port that is a terminal of the kernel's.

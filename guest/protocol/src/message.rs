@@ -94,6 +94,8 @@ pub struct Start {
     pub mounts: Vec<Mount>,
     /// How the guest's network card is set up, if it has one.
     pub network: Option<Network>,
+    /// What is the root for all of the above; if not given, the initial file system.
+    pub root: Option<Root>,
 }
 
 /// A folder of the host's.
@@ -103,8 +105,29 @@ pub struct Mount {
     pub tag: Vec<u8>,
     /// The path that it is to have: a full one.
     pub target: Vec<u8>,
-    /// Whether nothing is to be changed there.
-    pub read_only: bool,
+    /// What may be done there.
+    pub access: Access,
+}
+
+/// What a guest may do with a folder of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read, and write what the host then has.
+    ReadWrite,
+    /// Read.
+    ReadOnly,
+    /// Read, and write what is the guest's own, over what the host has.
+    CopyOnWrite,
+}
+
+/// A folder of the host's that is the guest's root, over which lies what the guest writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// What the device is known by that has it.
+    pub tag: Vec<u8>,
+    /// Whether the command is not to be run without it. Else it is run in the initial file system where the guest's kernel lacks what that
+    /// takes, as root, and without working directory and environment, which are of this root.
+    pub is_needed: bool,
 }
 
 /// How a network card is set up.
@@ -134,12 +157,14 @@ pub struct Addresses {
 }
 
 /// A user by numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The user's number.
     pub uid: u32,
     /// The group's number.
     pub gid: u32,
+    /// The numbers of the user's other groups.
+    pub groups: Vec<u32>,
 }
 
 /// The command's terminal.
@@ -321,9 +346,11 @@ impl Start {
             out.bytes(value);
         }
         out.option(self.cwd.as_deref(), |out, cwd| out.bytes(cwd));
-        out.option(self.user, |out, user| {
+        out.option(self.user.as_ref(), |out, user| {
             out.u32(user.uid);
             out.u32(user.gid);
+            out.length(user.groups.len());
+            user.groups.iter().for_each(|group| out.u32(*group));
         });
         out.option(self.terminal, |out, terminal| {
             terminal.size.write(out);
@@ -339,6 +366,10 @@ impl Start {
                 addresses.write(out);
             }
         });
+        out.option(self.root.as_ref(), |out, root| {
+            out.bytes(&root.tag);
+            out.u8(u8::from(root.is_needed));
+        });
     }
 
     fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -346,15 +377,13 @@ impl Start {
             argv: fields.list(|fields| fields.bytes().map(<[u8]>::to_vec))?,
             env: fields.list(|fields| Ok((fields.bytes()?.to_vec(), fields.bytes()?.to_vec())))?,
             cwd: fields.option(|fields| fields.bytes().map(<[u8]>::to_vec))?,
-            user: fields.option(|fields| Ok(User { uid: fields.u32()?, gid: fields.u32()? }))?,
+            user: fields.option(|fields| {
+                let (uid, gid) = (fields.u32()?, fields.u32()?);
+                Ok(User { uid, gid, groups: fields.list(Reader::u32)? })
+            })?,
             terminal: fields.option(|fields| {
                 let size = WindowSize::read(fields)?;
-                let stderr_apart = match fields.u8()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(DecodeError::Field("terminal")),
-                };
-                Ok(Terminal { size, stderr_apart })
+                Ok(Terminal { size, stderr_apart: flag(fields, "terminal")? })
             })?,
             hostname: fields.bytes()?.to_vec(),
             mounts: fields.list(Mount::read)?,
@@ -362,6 +391,10 @@ impl Start {
                 1 => Ok(Network::Ask),
                 2 => Addresses::read(fields).map(Network::Told),
                 _ => Err(DecodeError::Field("network")),
+            })?,
+            root: fields.option(|fields| {
+                let tag = fields.bytes()?.to_vec();
+                Ok(Root { tag, is_needed: flag(fields, "root")? })
             })?,
         })
     }
@@ -388,6 +421,9 @@ impl Start {
         if self.mounts.iter().any(|mount| nul(&mount.tag) || !is_path(&mount.target)) {
             return Err(DecodeError::Field("mount"));
         }
+        if self.root.as_ref().is_some_and(|root| nul(&root.tag)) {
+            return Err(DecodeError::Field("root"));
+        }
         if let Some(Network::Told(Addresses { prefix, search, .. })) = &self.network {
             // It becomes a line of a file.
             let is_word =
@@ -404,16 +440,21 @@ impl Mount {
     fn write(&self, out: &mut Writer<'_>) {
         out.bytes(&self.tag);
         out.bytes(&self.target);
-        out.u8(u8::from(self.read_only));
+        out.u8(match self.access {
+            Access::ReadWrite => 0,
+            Access::ReadOnly => 1,
+            Access::CopyOnWrite => 2,
+        });
     }
 
     fn read(fields: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             tag: fields.bytes()?.to_vec(),
             target: fields.bytes()?.to_vec(),
-            read_only: match fields.u8()? {
-                0 => false,
-                1 => true,
+            access: match fields.u8()? {
+                0 => Access::ReadWrite,
+                1 => Access::ReadOnly,
+                2 => Access::CopyOnWrite,
                 _ => return Err(DecodeError::Field("mount")),
             },
         })
@@ -472,6 +513,15 @@ impl Written {
 /// Reads a text for people. It is shown, never interpreted, so bytes that are no UTF-8 are replaced.
 fn text(fields: &mut Reader<'_>) -> Result<String, DecodeError> {
     fields.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Reads whether something is so.
+fn flag(fields: &mut Reader<'_>, of: &'static str) -> Result<bool, DecodeError> {
+    match fields.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::Field(of)),
+    }
 }
 
 fn check_signal(signal: u8) -> Result<(), DecodeError> {
