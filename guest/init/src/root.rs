@@ -6,13 +6,13 @@
 //! See: util-linux, switch_root(8); the initial file system is the kernel's rootfs, which pivot_root(2) can't leave.
 
 use std::env;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::chroot;
+use std::os::unix::fs::{PermissionsExt, chroot};
 use std::path::Path;
 
-use guest_protocol::{MODULES_FOLDER, Start};
+use guest_protocol::{Access, MODULES_FOLDER, Start};
 
 use crate::network::RESOLVER;
 use crate::{Error, shares, sys};
@@ -58,9 +58,10 @@ pub(crate) fn enter(start: &mut Start) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-/// User, folder and environment are those of a root that is not there.
+/// User, folders and environment are those of a root that is not there.
 pub(crate) fn do_without(start: &mut Start) {
     (start.user, start.cwd) = (None, None);
+    start.mounts.retain(|mount| mount.access != Access::CopyOnWrite);
     start.env.retain(|(name, _)| name == b"TERM");
 }
 
@@ -94,6 +95,8 @@ fn fill(new: &Path, has_network: bool) -> io::Result<()> {
     let initial = new.join(INITIAL.trim_start_matches('/'));
     fs::create_dir(&initial)?;
     sys::mount(b"/", "", initial.as_os_str().as_bytes(), libc::MS_BIND, "")?;
+    // The kernel has anybody write to it.
+    fs::set_permissions(&initial, Permissions::from_mode(0o755))?;
     if Path::new(MODULES_FOLDER).exists() && !has_modules(new) {
         // A kernel that loads none has no such file.
         let _ = fs::write(new.join(MODPROBE.trim_start_matches('/')), format!("{INITIAL}/init"));

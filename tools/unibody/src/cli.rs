@@ -13,10 +13,13 @@ use crate::root;
 
 const EXAMPLES: &str = "\
 Examples:
-  unibody run                          a shell in a guest, on this terminal (Ctrl-a x quits)
-  unibody run -- uname -a              a command in a guest
+  unibody run                          your shell in a guest that has this machine's files for its
+                                       root, to read and to spoil its own view of (Ctrl-a x quits)
+  unibody run --rw . -- make test      a command that may write to this directory
   echo hi | unibody run -- wc -c       in a pipe
-  unibody run --kernel bzImage         with a kernel that you have built
+  unibody run --kernel arch/x86/boot/bzImage -- ./my-test
+                                       on a kernel that you have built, with its modules
+  unibody run --root none              BusyBox, and nothing of the host's
   unibody run --net user -p 8080:80    with a network, and a server in the guest at localhost:8080
   unibody pull                         get the distribution's current kernel
   unibody with-kvm -- qemu-system-x86_64 -accel kvm -M microvm
@@ -112,7 +115,8 @@ pub(crate) struct Run {
     /// Take the kernel's modules out of this folder, where `make modules_install` has put them.
     ///
     /// It is INSTALL_MOD_PATH, or lib/modules/RELEASE in it. The drivers for virtio's devices are loaded before the command runs; file systems
-    /// when they are mounted. The distribution's kernel has its own modules; one given with --kernel has none if this isn't.
+    /// when they are mounted. The distribution's kernel has its own modules. One given with --kernel has those of the tree that it was built in
+    /// (TREE/arch/x86/boot/bzImage, TREE/vmlinux), or of /lib/modules if it is in /boot, and else none if this isn't.
     #[arg(long, value_name = "DIR")]
     pub(crate) modules: Option<PathBuf>,
 

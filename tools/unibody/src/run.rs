@@ -207,8 +207,8 @@ impl Parts {
             None
         } else {
             let of_kernel = pulled.as_ref().filter(|_| options.kernel.is_none());
-            let told = options.modules.as_deref();
-            choice::choose(&wanted(options, files), told, kernel.release(), of_kernel)?
+            let (told, own_path) = (options.modules.as_deref(), options.kernel.as_deref());
+            choice::choose(&wanted(options, files), told, own_path, kernel.release(), of_kernel)?
         };
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],

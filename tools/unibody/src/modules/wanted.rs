@@ -117,6 +117,12 @@ impl Wanted {
         self.later.iter().map(|driver| driver.module()).collect()
     }
 
+    /// All that it names.
+    pub(super) fn all(&self) -> Vec<&'static str> {
+        let offered = self.offered().iter().copied();
+        self.loaded().into_iter().chain(self.loaded_later()).chain(offered).collect()
+    }
+
     /// The modules that are there to be loaded.
     pub(super) fn offered(&self) -> &'static [&'static str] {
         if self.file_systems { &FILE_SYSTEMS } else { &[] }
