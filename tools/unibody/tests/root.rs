@@ -303,3 +303,32 @@ fn roots_that_can_not_be_are_told_of() {
     assert_eq!(status, Some(2), "{stderr}");
     assert!(stderr.contains("--root is mounted by Unibody's init"), "{stderr}");
 }
+
+#[test]
+fn a_kernel_that_was_just_built_has_the_modules_of_its_tree() {
+    let tree = folder("built");
+    let entry = |path: &Path| fs::read_dir(path).expect("it is pulled").flatten().next();
+    let modules = entry(&pulled().join("lib/modules")).expect("there are some").path();
+    let release = modules.file_name().expect("of a release").to_owned();
+    // As `make` leaves them: beside the sources, and listed.
+    for part in fs::read_dir(modules.join("kernel")).expect("they are pulled").flatten() {
+        symlink(part.path(), tree.join(part.file_name())).expect("it can be made");
+    }
+    let mut list = Command::new("find");
+    list.args(["kernel", "-name", "*.ko"]).current_dir(&modules);
+    fs::write(tree.join("modules.order"), finish(list, b"").stdout).expect("it can be written");
+    // That is a link to modules which nobody wants here.
+    let _ = fs::remove_file(tree.join("arch"));
+    for folder in ["include/config", "arch/x86/boot"] {
+        fs::create_dir_all(tree.join(folder)).expect("it can be made");
+    }
+    let told = format!("{}\n", release.display());
+    fs::write(tree.join("include/config/kernel.release"), &told).expect("it can be written");
+    let kernel = tree.join("arch/x86/boot/bzImage");
+    let built = entry(&pulled().join("boot")).expect("there is one").path();
+    fs::copy(built, &kernel).expect("it can be copied");
+
+    let script = "uname -r; grep -o -w -e virtiofs -e overlay /proc/filesystems; pwd";
+    let printed = prints(Path::new("/usr"), &["--kernel", words(&kernel)], script);
+    assert_eq!(printed, format!("{told}virtiofs\noverlay\n/usr\n"));
+}
