@@ -90,9 +90,9 @@ pub(crate) fn confine(access: Access) -> Result<(), Error> {
     // Nothing here is executed.
     let read = AccessFs::from_read(NEWEST) & !AccessFs::Execute;
     let ruleset = match access {
-        Access::ReadWrite => allow(ruleset, Path::new("."), (all & !AccessFs::Execute).into())?,
+        Access::ReadWrite => allow(ruleset, Path::new("."), all & !AccessFs::Execute)?,
         Access::Lower if is_root().map_err(Error::Root)? => allow_system(ruleset)?,
-        Access::ReadOnly | Access::Lower => allow(ruleset, Path::new("."), read.into())?,
+        Access::ReadOnly | Access::Lower => allow(ruleset, Path::new("."), read)?,
     };
     match ruleset.restrict_self()?.ruleset {
         RulesetStatus::NotEnforced => Err(Error::NoLandlock),

@@ -10,7 +10,7 @@ use crate::wire::{Reader, Writer};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToGuest {
     /// Start the command. Said once, after [`FromGuest::Ready`].
-    Start(Start),
+    Start(Box<Start>),
     /// The host's window has this size now.
     WindowSize(WindowSize),
     /// Send the command's process group this signal (1–64, by Linux's x86 numbers).
@@ -138,7 +138,7 @@ impl Message for ToGuest {
 
     fn read(kind: u8, FieldReader(fields): &mut FieldReader<'_>) -> Result<Self, DecodeError> {
         Ok(match kind {
-            1 => Self::Start(Start::read(fields)?),
+            1 => Self::Start(Start::read(fields)?.into()),
             2 => Self::WindowSize(WindowSize::read(fields)?),
             3 => Self::Signal(fields.u8()?),
             4 => Self::StdinEnd { total: fields.u64()? },

@@ -75,7 +75,7 @@ fn start() -> impl Strategy<Value = Start> {
 
 fn to_guest() -> impl Strategy<Value = ToGuest> {
     prop_oneof![
-        start().prop_map(ToGuest::Start),
+        start().prop_map(|start| ToGuest::Start(start.into())),
         window_size().prop_map(ToGuest::WindowSize),
         (1u8..=64).prop_map(ToGuest::Signal),
         any::<u64>().prop_map(|total| ToGuest::StdinEnd { total }),
@@ -156,7 +156,10 @@ fn what_no_process_can_be_given_is_not_sent() {
     ];
     for start in refused {
         let mut out = Vec::new();
-        assert!(matches!(ToGuest::Start(start).encode(&mut out), Err(EncodeError::Field(_))));
+        assert!(matches!(
+            ToGuest::Start(start.into()).encode(&mut out),
+            Err(EncodeError::Field(_))
+        ));
         assert!(out.is_empty());
     }
     assert!(matches!(ToGuest::Signal(0).encode(&mut Vec::new()), Err(EncodeError::Field(_))));

@@ -97,7 +97,7 @@ impl Files {
     /// Adds the working directory, if the host's root does not have it for the guest.
     fn add_work(&mut self) {
         let is_in = |folder: &&str| self.cwd.starts_with(folder) && self.cwd != Path::new(folder);
-        if self.is_hosts() && WORKED_IN.iter().any(|folder| is_in(&folder)) && !self.is_shared() {
+        if self.is_hosts() && !self.is_shared() && WORKED_IN.iter().any(is_in) {
             let share = Share::new(self.cwd.clone(), self.cwd.clone(), Access::CopyOnWrite);
             self.shares.push(share.tagged(WORK_TAG.into()));
         }
@@ -134,17 +134,11 @@ impl Files {
             return Some(self.cwd.clone());
         }
         let (root, _) = self.root.as_ref()?;
-        let is_own = |folder: &&str| root == Path::new("/") && self.cwd.starts_with(folder);
-        match self.cwd.strip_prefix(root) {
-            Ok(path) if !GUESTS_OWN.iter().any(|folder| is_own(&folder)) => {
-                Some(Path::new("/").join(path))
-            }
-            // The folder itself is there, and is the guest's own.
-            Ok(_) if GUESTS_OWN.iter().any(|folder| self.cwd == Path::new(folder)) => {
-                Some(self.cwd.clone())
-            }
-            _ => Some("/".into()),
-        }
+        let is_in_own = GUESTS_OWN.iter().any(|folder| self.cwd.starts_with(folder));
+        let is_own = GUESTS_OWN.iter().any(|folder| self.cwd == Path::new(folder));
+        let is_there = !self.is_hosts() || !is_in_own || is_own;
+        let path = self.cwd.strip_prefix(root).ok().filter(|_| is_there);
+        Some(Path::new("/").join(path.unwrap_or(Path::new(""))))
     }
 
     /// All that is to be served.
