@@ -24,7 +24,10 @@ const SCRIPT: &str = "mount -o remount,size=450m /tmp
 /// Prints it for the software CPU.
 pub fn measure(unibody: &Path) -> anyhow::Result<()> {
     let mut child = Command::new(unibody)
-        .args(["run", "--engine", "soft", "--memory", "512M", "--", "sh", "-c", SCRIPT])
+        .args([
+            "run", "--root", "none", "--engine", "soft", "--memory", "512M", "--", "sh", "-c",
+            SCRIPT,
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -22,7 +22,7 @@ pub fn measure(unibody: &Path) -> anyhow::Result<()> {
 pub fn peak(unibody: &Path, engine: &str, limit: Duration) -> anyhow::Result<f64> {
     let script = "dd if=/dev/urandom bs=64k count=64 | sha256sum; echo done";
     let mut child = Command::new(unibody)
-        .args(["run", "--engine", engine, "--", "sh", "-c", script])
+        .args(["run", "--root", "none", "--engine", engine, "--", "sh", "-c", script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -41,7 +41,7 @@ pub fn measure(unibody: &Path) -> anyhow::Result<()> {
 fn start(unibody: &Path, engine: &str) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut child = Command::new(unibody)
-        .args(["run", "--quiet", "--engine", engine, "--", "true"])
+        .args(["run", "--quiet", "--root", "none", "--engine", engine, "--", "true"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

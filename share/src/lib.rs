@@ -8,6 +8,9 @@
 //! - everything is done as the user whose process it is. Who owns a file is shown as it is; what a guest makes is the user's, whoever asks
 //!   for it in the guest (`ids`).
 //!
+//! A folder over which a guest lays its own changes ([`Access::Lower`]) is one of which the host changes little meanwhile, and is believed for
+//! longer. If it is the host's root, nothing is read beneath what is no part of an installed system (`confine`).
+//!
 //! What is not there: files that never had a name (O_TMPFILE is EOPNOTSUPP), POSIX ACLs. What differs, and nobody tells a guest of: inotify
 //! hears of what the guest itself does, and not of what the host does; locks are the guest's own; of a file that the host has changed the
 //! guest may see the old state for a second.
@@ -42,6 +45,26 @@ const OWN_DESCRIPTORS: u64 = 64;
 /// For how long a guest may believe what it has heard of a file.
 const VALID: Duration = Duration::from_secs(1);
 
+/// The same of a folder over which it lays its changes.
+const VALID_BELOW: Duration = Duration::from_secs(5);
+
+/// What a guest may do with the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write.
+    ReadWrite,
+    /// Read.
+    ReadOnly,
+    /// Read, as the lower layer of a file system whose upper one is the guest's.
+    Lower,
+}
+
+/// Whether this host can confine the process that it takes.
+#[must_use]
+pub fn is_possible() -> bool {
+    confine::is_possible()
+}
+
 /// Why nothing is shared, or no more.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -67,7 +90,7 @@ pub enum Error {
 ///
 /// # Errors
 /// When it can't be confined, or not be served.
-pub fn serve(socket: impl AsFd, read_only: bool) -> Result<(), Error> {
+pub fn serve(socket: impl AsFd, access: Access) -> Result<(), Error> {
     messages::to_stderr();
     end_on_panic();
     // Who has started it may be gone by now: then so is the connection.
@@ -76,15 +99,18 @@ pub fn serve(socket: impl AsFd, read_only: bool) -> Result<(), Error> {
     let socket = socket.as_fd().try_clone_to_owned().map_err(Error::Socket)?;
     let listener = Listener::from(UnixListener::from(socket));
     let files = limits::setup_rlimit_nofile(None).map_err(Error::Limits)?;
-    let config = config(files);
-    if read_only {
-        let fs = PassthroughFsRo::new(config).map_err(Error::Folder)?;
-        confine::confine(read_only)?;
-        serve_files(fs, listener)
-    } else {
-        let fs = PassthroughFs::new(config).map_err(Error::Folder)?;
-        confine::confine(read_only)?;
-        serve_files(fs, listener)
+    let config = config(files, access);
+    match access {
+        Access::ReadOnly | Access::Lower => {
+            let fs = PassthroughFsRo::new(config).map_err(Error::Folder)?;
+            confine::confine(access)?;
+            serve_files(fs, listener)
+        }
+        Access::ReadWrite => {
+            let fs = PassthroughFs::new(config).map_err(Error::Folder)?;
+            confine::confine(access)?;
+            serve_files(fs, listener)
+        }
     }
 }
 
@@ -98,15 +124,19 @@ fn end_on_panic() {
 }
 
 /// What virtiofsd is told.
-fn config(files: u64) -> Config {
+fn config(files: u64, access: Access) -> Config {
+    let is_lower = access == Access::Lower;
+    let valid = if is_lower { VALID_BELOW } else { VALID };
     Config {
         root_dir: ".".into(),
-        entry_timeout: VALID,
-        attr_timeout: VALID,
-        cache_policy: CachePolicy::Auto,
+        entry_timeout: valid,
+        attr_timeout: valid,
+        // What was read of a file stays when it is opened again; if the file has become another one, its attributes tell.
+        cache_policy: if is_lower { CachePolicy::Always } else { CachePolicy::Auto },
         xattr: true,
         readdirplus: true,
-        announce_submounts: true,
+        // What the guest mounts by itself when it is entered can be no lower layer.
+        announce_submounts: !is_lower,
         // A guest need not ask before each write whether the file has rights that this takes away.
         killpriv_v2: true,
         uid_map: Some(ids(getuid().as_raw())),

@@ -149,12 +149,12 @@ pub struct Session {
 impl Session {
     /// A session for this command, in a guest that has yet to boot.
     pub fn new(command: Start) -> Result<Self, ControlError> {
-        let message = ToGuest::Start(command);
+        let message = ToGuest::Start(command.into());
         // Said later, but checked now: nobody waits for a boot to learn of a typing error.
         message.encode(&mut Vec::new()).map_err(ControlError::Command)?;
         let ToGuest::Start(command) = message else { unreachable!("made above") };
         Ok(Self {
-            stage: Stage::Booting(Box::new(command)),
+            stage: Stage::Booting(command),
             decoder: Decoder::default(),
             outgoing: Vec::new(),
             control: Flow::default(),

@@ -69,7 +69,7 @@ impl Host {
             ends: ends.clone(),
         };
         let ports = all.iter().zip(["first", "second"]).map(port).collect();
-        let console = Console::new(ports, Some(Default::default()), true);
+        let console = Console::new(ports, Some(Default::default()));
         let console = Arc::new(console.expect("there are files left"));
         (Self::Console(Arc::clone(&console), all), console)
     }

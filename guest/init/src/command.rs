@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::fchown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -52,11 +51,7 @@ pub(crate) fn spawn(start: &Start) -> Result<Running, FromGuest> {
     let hostname = if start.hostname.is_empty() { HOSTNAME } else { &start.hostname };
     sys::set_hostname(hostname).map_err(|error| failure("set the host name", &error))?;
 
-    let argv: Vec<&OsStr> = if start.argv.is_empty() {
-        SHELL.iter().map(OsStr::new).collect()
-    } else {
-        start.argv.iter().map(|argument| OsStr::from_bytes(argument)).collect()
-    };
+    let argv = argv(start);
     let (program, arguments) = argv.split_first().expect("not empty by the lines above");
     let environment = environment(start);
     let mut command = Command::new(program);
@@ -66,9 +61,8 @@ pub(crate) fn spawn(start: &Start) -> Result<Running, FromGuest> {
     let cwd = working_directory(start, &environment);
     std::env::set_current_dir(&cwd)
         .map_err(|error| failure(&format!("enter '{}'", cwd.display()), &error))?;
-    if let Some(user) = start.user {
-        // std also drops supplementary groups when a root process asks for another user.
-        command.uid(user.uid).gid(user.gid);
+    if let Some(user) = &start.user {
+        sys::as_user(&mut command, user);
     }
 
     let mut running = match start.terminal {
@@ -81,6 +75,19 @@ pub(crate) fn spawn(start: &Start) -> Result<Running, FromGuest> {
         .map_err(|error| failure(&format!("run '{}'", program.display()), &error))?;
     running.pid = child.id().cast_signed();
     Ok(running)
+}
+
+/// What to run: a person's own shell in a person's own environment, if that has one.
+fn argv(start: &Start) -> Vec<&OsStr> {
+    if !start.argv.is_empty() {
+        return start.argv.iter().map(|argument| OsStr::from_bytes(argument)).collect();
+    }
+    let own = start.env.iter().find(|(name, _)| name == b"SHELL");
+    let own = own.map(|(_, path)| OsStr::from_bytes(path));
+    match own.filter(|path| Path::new(path).is_file()) {
+        Some(shell) => vec![shell],
+        None => SHELL.iter().map(OsStr::new).collect(),
+    }
 }
 
 /// Gives the command three pipes.
@@ -138,7 +145,7 @@ fn stderr_pipe(command: &mut Command, start: &Start) -> io::Result<File> {
 
 /// Makes the command's user the owner, so that opening `/dev/stdout` works for others than root.
 fn handed_over(fd: OwnedFd, start: &Start) -> io::Result<Stdio> {
-    if let Some(user) = start.user {
+    if let Some(user) = &start.user {
         fchown(&fd, Some(user.uid), None)?;
     }
     Ok(fd.into())
@@ -151,7 +158,7 @@ fn nonblocking(fd: OwnedFd) -> io::Result<File> {
 
 /// Returns init's defaults with the host's variables on top.
 pub(crate) fn environment(start: &Start) -> Vec<(OsString, OsString)> {
-    let is_root = start.user.is_none_or(|user| user.uid == 0);
+    let is_root = start.user.as_ref().is_none_or(|user| user.uid == 0);
     let mut variables: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), PATH.into()),
         ("HOME".into(), if is_root { "/root" } else { "/" }.into()),

@@ -28,7 +28,7 @@ fn defaults_depend_on_user_and_terminal() {
     assert_eq!(value(&pipes, "USER").as_deref(), Some("root"));
     let size = WindowSize { rows: 24, cols: 80 };
     let start = Start {
-        user: Some(User { uid: 1000, gid: 1000 }),
+        user: Some(User { uid: 1000, gid: 1000, groups: vec![] }),
         terminal: Some(Terminal { size, stderr_apart: false }),
         ..Start::default()
     };

@@ -102,7 +102,7 @@ impl Control {
             self.read()?;
             match self.next_message() {
                 None => {}
-                Some(ToGuest::Start(start)) => return Ok(start),
+                Some(ToGuest::Start(start)) => return Ok(*start),
                 Some(_) => return Err(Error::Order("a message before the command to start")),
             }
         }

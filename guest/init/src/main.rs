@@ -7,6 +7,8 @@
 //! | module | subject |
 //! |---|---|
 //! | [`mounts`] | file systems, links in `/dev`, BusyBox's applets |
+//! | [`shares`] | folders of the host's |
+//! | [`root`] | one of them as the guest's root |
 //! | [`modules`] | loading the kernel's modules that the host has picked |
 //! | [`drivers`] | which devices have no driver |
 //! | [`network`] | the network card's addresses, and who is asked for names |
@@ -28,7 +30,9 @@ mod modules;
 mod mounts;
 mod network;
 mod ports;
+mod root;
 mod session;
+mod shares;
 mod stream;
 mod sys;
 
@@ -42,6 +46,8 @@ mod modules_test;
 mod network_test;
 #[cfg(test)]
 mod ports_test;
+#[cfg(test)]
+mod root_test;
 #[cfg(test)]
 mod stream_test;
 
@@ -57,6 +63,9 @@ use lines::Lines;
 fn main() {
     if std::env::args_os().nth(1).is_some_and(|word| word == modules::LOAD_LATER) {
         return modules::load_later();
+    }
+    if std::process::id() != 1 && modules::is_asked_by_kernel() {
+        return modules::load_for_kernel();
     }
     if std::process::id() != 1 && network::serve_lease() {
         return;
@@ -97,12 +106,15 @@ fn serve(
     for message in warnings {
         control.send(&FromGuest::Warning { message });
     }
-    let start = control.wait_for_start()?;
-    mounts::mount_shares(&start.mounts)?;
+    let mut start = control.wait_for_start()?;
     mounts::install_applets()?;
-    for message in network::set_up(start.network.as_ref()) {
+    // By the initial file system's programs.
+    let mut warnings = network::set_up(start.network.as_ref());
+    warnings.extend(root::enter(&mut start)?);
+    for message in warnings {
         control.send(&FromGuest::Warning { message });
     }
+    shares::mount_all(&start.mounts)?;
     let children = sys::ChildEvents::new().map_err(Error::of("watch for the end of processes"))?;
     match command::spawn(&start) {
         Ok(command) => {

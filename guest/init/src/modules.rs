@@ -1,18 +1,20 @@
 //! Loading of the kernel's modules: those that the host has put into the initial file system, in the order that it gives; some before the
 //! command runs, some beside it.
 //!
-//! File systems and the like, which are loaded when they are asked for, the kernel has `modprobe` load, in the usual place.
+//! File systems and the like, which are loaded when they are asked for, the kernel has `modprobe` load, in the usual place; where the host's
+//! files are the root, by this program, since that place is in the initial file system.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chroot, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use guest_protocol::{LATER_MODULES, LOADED_MODULES, MODULES_FOLDER};
 
-use crate::sys;
+use crate::{root, sys};
 
 /// The argument of init's by which it only loads modules.
 pub(crate) const LOAD_LATER: &str = "load-later";
@@ -37,21 +39,42 @@ pub(crate) fn load_first() -> Vec<String> {
 
 /// Has a process of its own load the rest, which nobody waits for: a module's start may take as long as the command.
 pub(crate) fn start_loading_later() {
-    if !fs::metadata(LATER_MODULES).is_ok_and(|list| list.len() > 0) {
+    let initial = root::initial();
+    let list = initial.join(LATER_MODULES.trim_start_matches('/'));
+    if !fs::metadata(list).is_ok_and(|list| list.len() > 0) {
         return;
     }
+    let mut load = Command::new("/proc/self/exe");
     // Who ends is collected with the command's orphans.
-    if let Err(error) = Command::new("/proc/self/exe").arg(LOAD_LATER).spawn() {
+    if let Err(error) = load.arg(LOAD_LATER).current_dir(initial).spawn() {
         eprintln!("init: cannot load more modules: {error}");
     }
 }
 
-/// What that process does.
+/// What that process does, in the folder that has the modules.
 pub(crate) fn load_later() {
+    if let Err(error) = chroot(".") {
+        eprintln!("init: cannot go to the modules: {error}");
+    }
     let list = fs::read_to_string(LATER_MODULES).unwrap_or_default();
     for warning in load(&list, load_file) {
         eprintln!("init: {warning}");
     }
+}
+
+/// Whether the kernel has started this program to have a module loaded. See: Linux, kernel/module/kmod.c, `call_modprobe`.
+pub(crate) fn is_asked_by_kernel() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == "-q")
+}
+
+/// Has the initial file system's `modprobe` load it.
+pub(crate) fn load_for_kernel() {
+    let gone = chroot(root::initial()).and_then(|()| std::env::set_current_dir("/"));
+    let error = gone
+        .err()
+        .unwrap_or_else(|| Command::new("/sbin/modprobe").args(std::env::args_os().skip(1)).exec());
+    eprintln!("init: cannot load a module that the kernel asks for: {error}");
+    std::process::exit(1);
 }
 
 fn load_file(path: &str) -> io::Result<()> {

@@ -1,14 +1,10 @@
 //! What programs expect to find in the file system: kernel file systems, links in `/dev`, applets.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-
-use guest_protocol::Mount;
 
 use crate::{Error, sys};
 
@@ -32,10 +28,6 @@ const LINKS: [(&str, &str); 4] = [
     ("fd/2", "/dev/stderr"),
 ];
 
-/// What it is if the kernel does not know the type.
-const NO_VIRTIOFS: &str = "the guest's kernel has no virtiofs: it takes CONFIG_FUSE_FS and CONFIG_VIRTIO_FS, and if those are modules, \
-     --modules";
-
 /// Mounts all file systems and makes the folders and links that belong to them.
 pub(crate) fn mount_all() -> Result<(), Error> {
     for (kind, target, flags, options) in MOUNTS {
@@ -51,26 +43,6 @@ pub(crate) fn mount_all() -> Result<(), Error> {
         ignore_existing(symlink(target, link)).map_err(Error::of(format!("make {link}")))?;
     }
     ensure_dir("/root")
-}
-
-/// Mounts folders of the host's.
-pub(crate) fn mount_shares(mounts: &[Mount]) -> Result<(), Error> {
-    for mount in mounts {
-        let target = Path::new(OsStr::from_bytes(&mount.target));
-        let action = || format!("mount a folder of the host's on {}", target.display());
-        fs::create_dir_all(target).map_err(Error::of(action()))?;
-        let read_only = if mount.read_only { libc::MS_RDONLY } else { 0 };
-        let flags = libc::MS_NOSUID | libc::MS_NODEV | read_only;
-        match sys::mount(&mount.tag, "virtiofs", &mount.target, flags, "") {
-            // A server that does not serve is first heard of by who looks.
-            Ok(()) => fs::metadata(target).map(drop).map_err(Error::of(action()))?,
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
-                return Err(Error::of(action())(io::Error::other(NO_VIRTIOFS)));
-            }
-            Err(error) => return Err(Error::of(action())(error)),
-        }
-    }
-    Ok(())
 }
 
 /// Makes links for BusyBox's applets, unless whoever packed the initramfs has done so.

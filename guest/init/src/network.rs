@@ -16,7 +16,7 @@ use crate::sys::Cards;
 const LOOPBACK: &str = "lo";
 
 /// Where programs look whom to ask for names.
-const RESOLVER: &str = "/etc/resolv.conf";
+pub(crate) const RESOLVER: &str = "/etc/resolv.conf";
 
 /// How `udhcpc` asks: for a few seconds at first, in the background for as long as it has an address.
 const ASK: [&str; 5] = ["-n", "-t", "4", "-T", "2"];

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use guest_protocol::WindowSize;
+use guest_protocol::{User, WindowSize};
 
 /// Makes an error of the -1 that system calls return.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -30,6 +30,14 @@ pub(crate) fn mount(
     check(unsafe {
         libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
     })?;
+    Ok(())
+}
+
+/// Takes a file system from its place. Who uses it goes on.
+pub(crate) fn detach(target: &str) -> io::Result<()> {
+    let target = CString::new(target)?;
+    // SAFETY: the pointer is to a string that ends with NUL and lives through the call.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) })?;
     Ok(())
 }
 
@@ -420,6 +428,21 @@ pub(crate) fn in_foreground(command: &mut Command, terminal: RawFd) {
             let result = check(libc::tcsetpgrp(terminal, libc::getpid()));
             libc::signal(libc::SIGTTOU, libc::SIG_DFL);
             result.map(drop)
+        })
+    };
+}
+
+/// Has a command run as this user. std has no way to give it groups.
+pub(crate) fn as_user(command: &mut Command, user: &User) {
+    let User { uid, gid, groups } = user.clone();
+    // SAFETY: between fork and exec the closure makes system calls only, which are async-signal-safe in a process of one thread, and touches no
+    // memory but its own; pointer and length are those of a live list.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+            check(libc::setresgid(gid, gid, gid))?;
+            check(libc::setresuid(uid, uid, uid))?;
+            Ok(())
         })
     };
 }

@@ -54,9 +54,10 @@ fn a_payload_must_be_used_up_and_whole() {
 #[test]
 fn the_longest_frame_goes_through_and_one_byte_more_does_not() {
     // Counts and lengths of an otherwise empty `Start` with one argument.
-    let fixed = 4 + 4 + 4 + 1 + 1 + 1 + 4 + 4 + 1;
+    let fixed = 4 + 4 + 4 + 1 + 1 + 1 + 4 + 4 + 1 + 1;
     let longest = vec![b'a'; MAX_PAYLOAD - fixed];
-    let start = |argument| ToGuest::Start(Start { argv: vec![argument], ..Start::default() });
+    let start =
+        |argument| ToGuest::Start(Start { argv: vec![argument], ..Start::default() }.into());
     let mut frame = Vec::new();
     start(longest.clone()).encode(&mut frame).unwrap();
     assert_eq!(frame.len(), HEADER + MAX_PAYLOAD);

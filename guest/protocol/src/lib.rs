@@ -39,6 +39,7 @@
 
 mod frame;
 mod message;
+mod start;
 mod wire;
 
 #[cfg(test)]
@@ -47,10 +48,8 @@ mod frame_test;
 mod message_test;
 
 pub use frame::{DecodeError, Decoder, EncodeError, HEADER, MAX_PAYLOAD, Message, VERSION};
-pub use message::{
-    Addresses, FromGuest, Line, MAX_WARNING, Mount, Network, OutputStream, Start, Terminal,
-    ToGuest, User, WindowSize, Written,
-};
+pub use message::{FromGuest, Line, MAX_WARNING, OutputStream, ToGuest, WindowSize, Written};
+pub use start::{Access, Addresses, Mount, Network, Root, Start, Terminal, User};
 
 /// The name of the console's port that is a terminal of the kernel's.
 pub const CONSOLE_PORT: &str = "org.unibody.console";

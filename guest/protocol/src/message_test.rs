@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::{
-    Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message, Mount,
-    Network, OutputStream, Start, Terminal, ToGuest, User, WindowSize, Written,
+    Access, Addresses, DecodeError, Decoder, EncodeError, FromGuest, Line, MAX_WARNING, Message,
+    Mount, Network, OutputStream, Root, Start, Terminal, ToGuest, User, WindowSize, Written,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -16,11 +16,22 @@ fn window_size() -> impl Strategy<Value = WindowSize> {
 }
 
 fn mount() -> impl Strategy<Value = Mount> {
-    (c_bytes(), c_bytes(), any::<bool>()).prop_map(|(tag, path, read_only)| Mount {
+    let access =
+        prop_oneof![Just(Access::ReadWrite), Just(Access::ReadOnly), Just(Access::CopyOnWrite)];
+    (c_bytes(), c_bytes(), access).prop_map(|(tag, path, access)| Mount {
         tag,
         target: [b"/", &path[..]].concat(),
-        read_only,
+        access,
     })
+}
+
+fn user() -> impl Strategy<Value = User> {
+    (any::<(u32, u32)>(), prop::collection::vec(any::<u32>(), 0..4))
+        .prop_map(|((uid, gid), groups)| User { uid, gid, groups })
+}
+
+fn root() -> impl Strategy<Value = Root> {
+    (c_bytes(), any::<bool>()).prop_map(|(tag, is_needed)| Root { tag, is_needed })
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -39,7 +50,7 @@ fn start() -> impl Strategy<Value = Start> {
         prop::collection::vec(c_bytes(), 0..5),
         prop::collection::vec((name, c_bytes()), 0..5),
         prop::option::of(prop::collection::vec(1u8..=255, 1..40)),
-        prop::option::of(any::<(u32, u32)>().prop_map(|(uid, gid)| User { uid, gid })),
+        prop::option::of(user()),
         prop::option::of(
             (window_size(), any::<bool>())
                 .prop_map(|(size, stderr_apart)| Terminal { size, stderr_apart }),
@@ -47,8 +58,9 @@ fn start() -> impl Strategy<Value = Start> {
         prop::collection::vec(1u8..=255, 0..=64),
         prop::collection::vec(mount(), 0..3),
         prop::option::of(network()),
+        prop::option::of(root()),
     )
-        .prop_map(|(argv, env, cwd, user, terminal, hostname, mounts, network)| Start {
+        .prop_map(|(argv, env, cwd, user, terminal, hostname, mounts, network, root)| Start {
             argv,
             env,
             cwd,
@@ -57,12 +69,13 @@ fn start() -> impl Strategy<Value = Start> {
             hostname,
             mounts,
             network,
+            root,
         })
 }
 
 fn to_guest() -> impl Strategy<Value = ToGuest> {
     prop_oneof![
-        start().prop_map(ToGuest::Start),
+        start().prop_map(|start| ToGuest::Start(start.into())),
         window_size().prop_map(ToGuest::WindowSize),
         (1u8..=64).prop_map(ToGuest::Signal),
         any::<u64>().prop_map(|total| ToGuest::StdinEnd { total }),
@@ -124,7 +137,7 @@ fn what_no_process_can_be_given_is_not_sent() {
     let mount = |tag: &[u8], target: &[u8]| Mount {
         tag: tag.to_vec(),
         target: target.to_vec(),
-        read_only: false,
+        access: Access::ReadWrite,
     };
     let told = |addresses| Start { network: Some(Network::Told(addresses)), ..Start::default() };
     let refused = [
@@ -137,12 +150,16 @@ fn what_no_process_can_be_given_is_not_sent() {
         Start { mounts: vec![mount(b"a\0b", b"/x")], ..Start::default() },
         Start { mounts: vec![mount(b"a", b"x/y")], ..Start::default() },
         Start { mounts: vec![mount(b"a", b"/x\0")], ..Start::default() },
+        Start { root: Some(Root { tag: b"a\0b".to_vec(), is_needed: true }), ..Start::default() },
         told(Addresses { prefix: 33, ..Addresses::default() }),
         told(Addresses { search: vec![b"a\nb".to_vec()], ..Addresses::default() }),
     ];
     for start in refused {
         let mut out = Vec::new();
-        assert!(matches!(ToGuest::Start(start).encode(&mut out), Err(EncodeError::Field(_))));
+        assert!(matches!(
+            ToGuest::Start(start.into()).encode(&mut out),
+            Err(EncodeError::Field(_))
+        ));
         assert!(out.is_empty());
     }
     assert!(matches!(ToGuest::Signal(0).encode(&mut Vec::new()), Err(EncodeError::Field(_))));

@@ -9,13 +9,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hv::in_process::Modes;
 
 use crate::devices::{disk, net, share};
+use crate::root;
 
 const EXAMPLES: &str = "\
 Examples:
-  unibody run                          a shell in a guest, on this terminal (Ctrl-a x quits)
-  unibody run -- uname -a              a command in a guest
+  unibody run                          your shell in a guest that has this machine's files for its
+                                       root, to read and to spoil its own view of (Ctrl-a x quits)
+  unibody run --rw . -- make test      a command that may write to this directory
   echo hi | unibody run -- wc -c       in a pipe
-  unibody run --kernel bzImage         with a kernel that you have built
+  unibody run --kernel arch/x86/boot/bzImage -- ./my-test
+                                       on a kernel that you have built, with its modules
+  unibody run --root none              BusyBox, and nothing of the host's
   unibody run --net user -p 8080:80    with a network, and a server in the guest at localhost:8080
   unibody pull                         get the distribution's current kernel
   unibody with-kvm -- qemu-system-x86_64 -accel kvm -M microvm
@@ -83,6 +87,10 @@ pub(crate) struct ShareServer {
     /// Change nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+
+    /// The same, of a folder over which a guest lays its own changes
+    #[arg(long)]
+    pub(crate) lower: bool,
 }
 
 /// Options of `unibody run`.
@@ -107,7 +115,8 @@ pub(crate) struct Run {
     /// Take the kernel's modules out of this folder, where `make modules_install` has put them.
     ///
     /// It is INSTALL_MOD_PATH, or lib/modules/RELEASE in it. The drivers for virtio's devices are loaded before the command runs; file systems
-    /// when they are mounted. The distribution's kernel has its own modules; one given with --kernel has none if this isn't.
+    /// when they are mounted. The distribution's kernel has its own modules. One given with --kernel has those of the tree that it was built in
+    /// (TREE/arch/x86/boot/bzImage, TREE/vmlinux), or of /lib/modules if it is in /boot, and else none if this isn't.
     #[arg(long, value_name = "DIR")]
     pub(crate) modules: Option<PathBuf>,
 
@@ -130,6 +139,29 @@ pub(crate) struct Run {
     /// that is made larger while the guest runs is larger for the guest, too.
     #[arg(long, value_name = "FILE[,OPTION...]", value_parser = OsStringValueParser::new().try_map(|text| disk::parse(&text)))]
     pub(crate) disk: Vec<vmm::disk::Options>,
+
+    /// What the guest's root is: this machine's files if nothing is said, another folder's, or none of the host's.
+    ///
+    /// The guest finds the files of DIR as you may read them, and what it writes is in its own memory, over them, and gone at the end: nothing
+    /// that it does reaches the host's. Its /dev, /proc, /run, /sys and /tmp are its own, and of the host's those can't be read. The command
+    /// runs as you, with your groups, in this directory, with what of your environment such programs need (PATH, HOME, SHELL, TERM, the locale,
+    /// an editor, compilers and their flags; no agents or sessions of this machine's). `none` is BusyBox's file system, in which root
+    /// runs it. The guest's kernel needs virtio-fs and overlay (CONFIG_FUSE_FS, CONFIG_VIRTIO_FS, CONFIG_OVERLAY_FS); one that lacks them
+    /// has BusyBox's root if none was asked for, and so has one with an --initrd.
+    #[arg(long, value_name = "DIR|none", value_parser = OsStringValueParser::new().map(|text| root::parse(&text)))]
+    pub(crate) root: Option<root::Choice>,
+
+    /// Let the guest write to this folder of the host's; may be given more than once.
+    ///
+    /// It has it at the same path, as --share does it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rw: Vec<PathBuf>,
+
+    /// Who runs the command in the guest: you if the root is the host's, root if not.
+    ///
+    /// The guest's root may do what it likes there. On the host it is still you who reads, and who writes to --rw and --share.
+    #[arg(long, value_enum)]
+    pub(crate) user: Option<User>,
 
     /// Share a folder with the guest; may be given more than once.
     ///
@@ -301,6 +333,15 @@ pub(crate) enum Engine {
     Kvm,
     /// Unibody's own kernel module (/dev/unibody), and nothing else
     Unibody,
+}
+
+/// Who runs a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum User {
+    /// Who calls this program
+    Me,
+    /// The guest's root
+    Root,
 }
 
 /// What carries a command's input and output.

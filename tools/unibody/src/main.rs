@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`run`] | `unibody run`: puts everything together |
 //! | [`initramfs`] | what the guest finds in its file system |
+//! | [`root`] | whose files are the guest's root, and who runs the command |
 //! | [`modules`] | which of the kernel's modules it finds there |
 //! | [`relay`], [`streams`] | bytes between the guest's serial lines and this process's streams |
 //! | [`console`] | the kernel's last messages |
@@ -31,6 +32,7 @@ mod modules;
 mod panic;
 mod pull;
 mod relay;
+mod root;
 mod run;
 mod streams;
 mod terminal;

@@ -25,7 +25,7 @@ use vmm::machine::{self, COMMAND_LINE, Config, Machine};
 use vmm::virtio::console::Console;
 
 use crate::cli::{self, Cli, Engine};
-use crate::devices::{self, Devices, net, share};
+use crate::devices::{self, Devices, net};
 use crate::ending::{self, Ended};
 use crate::engine::{self, Selected};
 use crate::error::{Error, quoted, reason, say};
@@ -38,6 +38,7 @@ use crate::pull::ensure;
 use crate::pull::progress::Progress;
 use crate::pull::store::Guest;
 use crate::relay::{Lines, Manner, Relay};
+use crate::root::{self, Files, caller};
 use crate::streams::Threads;
 use crate::terminal::{self, RawMode, Signal, SignalWatch};
 use crate::verbose;
@@ -90,17 +91,24 @@ pub(crate) fn execute(options: &cli::Run) -> Result<u8, Error> {
     if is_multiboot && options.modules.is_some() {
         usage_error("--modules can't be loaded by a Multiboot kernel: it is not Linux");
     }
+    let has_init = !own_init && !is_multiboot;
+    if !has_init && matches!(options.root, Some(root::Choice::Folder(_))) {
+        usage_error(
+            "--root is mounted by Unibody's init: not by one of your own, nor by a Multiboot kernel",
+        );
+    }
+    let files = Files::choose(options, has_init)?;
     let selected = engine::select(options)?;
     let interactive = terminal::is_interactive();
-    let session =
-        if own_init || is_multiboot { None } else { Some(session(options, interactive)?) };
+    let session = has_init.then(|| session(options, &files, interactive)).transpose()?;
     let parts = match own_kernel {
         Some(kernel) if is_multiboot => Parts::of_multiboot(options, kernel)?,
-        own_kernel => Parts::find(options, own_kernel, own_init)?,
+        own_kernel => Parts::find(options, own_kernel, &files, own_init)?,
     };
+    let asked = Asked { options, files, session, interactive };
     match selected {
-        Selected::Soft => boot(&software_cpu(options)?, options, parts, session, interactive),
-        Selected::Kvm(kvm) => boot(&kvm, options, parts, session, interactive),
+        Selected::Soft => boot(&software_cpu(options)?, asked, parts),
+        Selected::Kvm(kvm) => boot(&kvm, asked, parts),
     }
 }
 
@@ -146,19 +154,24 @@ fn usage_error(text: &str) -> ! {
 }
 
 /// The session in which init runs the command.
-fn session(options: &cli::Run, interactive: bool) -> Result<Session, Error> {
+fn session(options: &cli::Run, files: &Files, interactive: bool) -> Result<Session, Error> {
     let size = terminal::window_size().unwrap_or(WindowSize { rows: 24, cols: 80 });
     let stderr_apart = !std::io::stderr().is_terminal();
     let argv = options.command.iter().map(|word| word.clone().into_vec());
-    let term = std::env::var_os("TERM").filter(|term| interactive && !term.is_empty());
+    let usual = if files.has_root() { cli::User::Me } else { cli::User::Root };
+    let is_self = options.user.unwrap_or(usual) == cli::User::Me;
+    let mut env = caller::environment(files, is_self);
+    env.retain(|(name, value)| name != b"TERM" || (interactive && !value.is_empty()));
     Session::new(Start {
         argv: argv.collect(),
-        env: term.map(|term| (b"TERM".to_vec(), term.into_vec())).into_iter().collect(),
+        env,
+        cwd: files.working_directory().map(|path| path.into_os_string().into_vec()),
+        user: is_self.then(caller::user),
         terminal: interactive.then_some(Terminal { size, stderr_apart }),
         hostname: initramfs::HOSTNAME.into(),
         network: net::in_guest(options),
-        mounts: share::mounts(&options.share),
-        ..Start::default()
+        mounts: files.mounts(),
+        root: files.root(),
     })
     .map_err(|error| Error::new("cannot run the command", error))
 }
@@ -175,6 +188,7 @@ impl Parts {
     fn find(
         options: &cli::Run,
         own_kernel: Option<Kernel>,
+        files: &Files,
         own_init: bool,
     ) -> Result<Parts, Error> {
         let own_archive =
@@ -193,8 +207,8 @@ impl Parts {
             None
         } else {
             let of_kernel = pulled.as_ref().filter(|_| options.kernel.is_none());
-            let told = options.modules.as_deref();
-            choice::choose(&wanted(options), told, kernel.release(), of_kernel)?
+            let (told, own_path) = (options.modules.as_deref(), options.kernel.as_deref());
+            choice::choose(&wanted(options, files), told, own_path, kernel.release(), of_kernel)?
         };
         let archives = match (own_archive, &pulled) {
             (Some(archive), _) if own_init => vec![archive],
@@ -277,7 +291,7 @@ fn read_whole(path: &Path, memory: u64, advice: &str) -> Result<Vec<u8>, Error> 
 }
 
 /// What the guest's devices need, and what a person who names modules may ask for.
-fn wanted(options: &cli::Run) -> Wanted {
+fn wanted(options: &cli::Run, files: &Files) -> Wanted {
     if options.modules.is_some() {
         return Wanted::everything();
     }
@@ -290,7 +304,8 @@ fn wanted(options: &cli::Run) -> Wanted {
         (net::choice(options).is_some(), Driver::Network),
         // What asks for an address.
         (matches!(net::choice(options), Some(net::Choice::Tap(_))), Driver::Packet),
-        (!options.share.is_empty(), Driver::FileSystem),
+        (!files.is_empty(), Driver::FileSystem),
+        (files.has_layers(), Driver::Overlay),
     ];
     let needed = drivers.into_iter().filter_map(|(is_there, driver)| is_there.then_some(driver));
     Wanted {
@@ -332,14 +347,18 @@ fn command_line(kernel: &Kernel, first: &str, options: &cli::Run) -> Result<Comm
     Ok(line)
 }
 
-/// Runs a guest on `hypervisor` from its start to its end.
-fn boot<H: Hypervisor>(
-    hypervisor: &H,
-    options: &cli::Run,
-    parts: Parts,
+/// What a person wants of a guest, besides what it is booted from.
+struct Asked<'a> {
+    options: &'a cli::Run,
+    files: Files,
+    /// None if there is no init of ours.
     session: Option<Session>,
     interactive: bool,
-) -> Result<u8, Error> {
+}
+
+/// Runs a guest on `hypervisor` from its start to its end.
+fn boot<H: Hypervisor>(hypervisor: &H, asked: Asked<'_>, parts: Parts) -> Result<u8, Error> {
+    let Asked { options, files, session, interactive } = asked;
     if options.verbose {
         tell(hypervisor.name(), options, &parts);
     }
@@ -347,7 +366,7 @@ fn boot<H: Hypervisor>(
     let lines = Lines::default();
     let is_linux = !parts.kernel.is_multiboot();
     let Devices { virtio, console, disks, shares, socket: _socket } =
-        devices::create(options, &lines, is_linux, H::Vm::CHEAP_EXITS)?;
+        devices::create(options, &files, &lines, is_linux, H::Vm::CHEAP_EXITS)?;
     let release = parts.kernel.release().unwrap_or_default().to_string();
     let config = Config {
         memory: options.memory,

@@ -59,7 +59,7 @@ fn a_kernel_that_is_none_is_told_with_its_name() {
 
 #[test]
 fn an_impossible_command_is_refused_before_the_boot() {
-    let error = told(session(&options(&["--", "a\0b"]), false));
+    let error = told(session(&options(&["--", "a\0b"]), &Files::default(), false));
     assert!(error.starts_with("unibody: cannot run the command: "), "{error}");
-    assert!(session(&options(&[]), true).is_ok());
+    assert!(session(&options(&[]), &Files::default(), true).is_ok());
 }

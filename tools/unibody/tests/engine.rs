@@ -17,7 +17,7 @@ fn script(kvm: &str, then: &str) -> (Option<i32>, String, String) {
     let _ = support::pulled();
     let script = format!(
         "RUN='setpriv --reuid=65534 --regid=65534 --clear-groups \
-         env HOME={cache} XDG_CACHE_HOME={cache} {program} run'; \
+         env HOME={cache} XDG_CACHE_HOME={cache} {program} run --root none'; \
          mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && \
          mknod -m 444 /dev/urandom c 1 9 && {kvm} && {{ {then}; }}",
         cache = cache().display(),

@@ -7,7 +7,7 @@ use support::{finish, text, unibody};
 #[test]
 fn a_stock_kernel_and_a_command_run_in_lockstep() {
     let mut command = unibody();
-    command.args(["run", "--lockstep", "--", "echo", "the same in both"]);
+    command.args(["run", "--root", "none", "--lockstep", "--", "echo", "the same in both"]);
     let output = finish(command, b"");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "the same in both\n");

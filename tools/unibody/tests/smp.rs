@@ -197,7 +197,7 @@ fn a_processor_goes_and_comes_again() {
 mod soft {
     use super::{all_work, changes_are_seen};
 
-    const INTERPRETED: [&str; 4] = ["run", "--engine", "soft", "--no-jit"];
+    const INTERPRETED: [&str; 6] = ["run", "--root", "none", "--engine", "soft", "--no-jit"];
 
     #[test]
     fn two_processors_work() {

@@ -2,8 +2,8 @@
 //!
 //! A port's host side is what a UART has, too: [`Ends`]. What the guest writes goes there as far as there is room, and the rest stays in the
 //! guest's memory; what is for the guest goes as far as it gave buffers. Nobody waits: one thread ([`Lane`]) serves all queues when there
-//! are bytes or room on the host's side. Where an exit costs little, as on the software CPU, a queue is served on the vCPU's thread that
-//! notifies of it.
+//! are bytes or room on the host's side. A queue that the driver notifies of is served on the vCPU's thread that does so: Linux waits in a loop
+//! until the device has taken what it writes to a terminal, and to wake another thread takes longer than to copy that.
 //!
 //! A driver without multiport has the first port alone, which is a terminal. `port` moves bytes, `message` is the control queues' language.
 //!
@@ -16,7 +16,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use guest_protocol::WindowSize;
-use hv::{Event, EventFd};
+use hv::Event;
 
 use self::message::FromDriver;
 use self::port::{Full, Port};
@@ -54,8 +54,6 @@ pub struct Console {
     ports: Vec<PortConfig>,
     /// Whether the console has a size.
     has_size: bool,
-    /// Whether queues are served where they are notified of.
-    inline: bool,
     lane: Lane<Serving>,
     size: Arc<Mutex<WindowSize>>,
 }
@@ -97,12 +95,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Console {
-    /// A console with these ports, of which there is at least one. `size` is the window's, if there is one. `inline`: an exit costs little
-    /// here.
+    /// A console with these ports, of which there is at least one. `size` is the window's, if there is one.
     ///
     /// # Errors
     /// When this process has too many files open.
-    pub fn new(ports: Vec<PortConfig>, size: Option<WindowSize>, inline: bool) -> io::Result<Self> {
+    pub fn new(ports: Vec<PortConfig>, size: Option<WindowSize>) -> io::Result<Self> {
         let lane = Lane::new()?;
         for port in &ports {
             port.ends.input.tell_of_bytes(lane.event());
@@ -111,7 +108,6 @@ impl Console {
         Ok(Self {
             ports,
             has_size: size.is_some(),
-            inline,
             lane,
             size: Arc::new(Mutex::new(size.unwrap_or_default())),
         })
@@ -285,10 +281,6 @@ impl Device for Console {
         if self.lane.start("console-ports", serving, |serving| serving.serve(None)).is_err() {
             interrupt.ask_for_reset();
         }
-    }
-
-    fn queue_event(&self, _queue: u16) -> Option<EventFd> {
-        (!self.inline).then(|| self.lane.event())
     }
 
     fn notify(&self, queue: u16) {

@@ -1,9 +1,11 @@
 //! [`Virtqueue`]: a queue that its device takes [`Chain`]s of buffers from and gives them back to.
 //!
-//! The ring is `virtio-queue`'s. What is here is what a device must not be left to find out for itself: a chain that does not end,
-//! whose buffers are not in memory or in the wrong order, and indices that jump, are [`Broken`]: the device asks for reset.
+//! The rings are `virtio-queue`'s, descriptors are read by `descriptors`. What is here is what a device must not be left to find out for itself: a
+//! chain that does not end, whose buffers are not in memory or in the wrong order, and indices that jump, are [`Broken`]: the device asks for reset.
 //!
 //! See: VIRTIO 1.2, 2.7.
+
+mod descriptors;
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -120,32 +122,16 @@ impl Virtqueue {
     /// When the driver has left the ring, or the chain, in a state that there is not.
     pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
         let memory = &*self.memory;
-        let Some(mut descriptors) = self.queue.iter(memory)?.next() else { return Ok(None) };
-        let head = descriptors.head_index();
-        let (mut readable, mut writable) = (Vec::new(), Vec::new());
-        let mut goes_on = true;
-        for descriptor in descriptors.by_ref() {
-            goes_on = descriptor.has_next();
-            let buffer = Buffer { address: descriptor.addr().0, size: descriptor.len() };
-            match descriptor.is_write_only() {
-                true => writable.push(buffer),
-                // What is read comes first. See: VIRTIO 1.2, 2.7.4.2.
-                false if !writable.is_empty() => return Err(Broken),
-                false => readable.push(buffer),
-            }
-        }
-        // What ended before its end is a loop, leaves its table, or is larger than there may be.
-        if goes_on {
-            return Err(Broken);
-        }
+        let Some(next) = self.queue.iter(memory)?.next() else { return Ok(None) };
+        let chain = descriptors::read(&self.queue, next.head_index(), memory)?;
         let is_there = |buffer: &Buffer| {
             let (address, size) = (GuestAddress(buffer.address), buffer.size as usize);
             GuestMemory::check_range(memory, address, size, Permissions::ReadWrite)
         };
-        if !readable.iter().chain(&writable).all(is_there) {
+        if !chain.readable.iter().chain(&chain.writable).all(is_there) {
             return Err(Broken);
         }
-        Ok(Some(Chain { head, readable, writable }))
+        Ok(Some(chain))
     }
 
     /// Whether the driver has put one there, or more, that were not taken.
@@ -293,11 +279,17 @@ pub fn slices<'a>(
 /// Copies bytes from buffers, as many as both have. Gives how many.
 ///
 /// # Errors
-/// When some of the memory is nowhere.
+/// When some of the memory that is read is nowhere.
 pub fn read(memory: &GuestMemoryMmap, from: &[Buffer], to: &mut [u8]) -> Result<usize, Broken> {
     let mut done = 0;
-    for slice in slices(memory, from)? {
-        done += slice.copy_to(&mut to[done..]);
+    for buffer in from {
+        // A request's header is in the first of many buffers.
+        if done == to.len() {
+            break;
+        }
+        for slice in slices(memory, std::slice::from_ref(buffer))? {
+            done += slice.copy_to(&mut to[done..]);
+        }
     }
     Ok(done)
 }

@@ -109,7 +109,7 @@ fn a_chain_may_be_in_a_table_of_its_own() {
 fn what_no_driver_may_do_is_broken() {
     let end = MEMORY as u64;
     let descriptor = |address, flags, next| Descriptor { address, size: 16, flags, next };
-    let wrong: [(&str, Vec<Descriptor>); 8] = [
+    let wrong: [(&str, Vec<Descriptor>); 10] = [
         ("a loop", vec![descriptor(0x8000, NEXT, 0)]),
         ("a loop of two", vec![descriptor(0x8000, NEXT, 1), descriptor(0x8000, NEXT, 0)]),
         ("a next that there is not", vec![descriptor(0x8000, NEXT, SIZE)]),
@@ -124,6 +124,11 @@ fn what_no_driver_may_do_is_broken() {
             vec![Descriptor { size: 17, ..descriptor(0x8000, INDIRECT, 0) }],
         ),
         ("a table that is nowhere", vec![descriptor(end, INDIRECT, 0)]),
+        ("a table of nothing", vec![Descriptor { size: 0, ..descriptor(0x8000, INDIRECT, 0) }]),
+        (
+            "something behind a table",
+            vec![descriptor(0x2_0000, INDIRECT | NEXT, 1), descriptor(0x9000, 0, 0)],
+        ),
     ];
     for (what, descriptors) in wrong {
         let mut driver = Driver::new();
@@ -134,6 +139,42 @@ fn what_no_driver_may_do_is_broken() {
         driver.offer(0);
         assert_eq!(queue.pop(), Err(Broken), "{what}");
     }
+}
+
+#[test]
+fn what_no_driver_may_have_in_a_table_of_its_own_is_broken() {
+    let table = 0x2_0000;
+    let descriptor = |address, flags, next| Descriptor { address, size: 16, flags, next };
+    for (what, first) in [
+        ("a loop", descriptor(0x8000, NEXT, 0)),
+        ("what the table has not", descriptor(0x8000, NEXT, 1)),
+        ("another table", descriptor(table, INDIRECT, 0)),
+    ] {
+        let mut driver = Driver::new();
+        let mut queue = driver.queue(interrupt().0);
+        driver.describe(table, 0, first);
+        // It is not the table's any more, and would be the chain's end.
+        driver.describe(table, 1, descriptor(0x9000, 0, 0));
+        driver.describe(driver.rings()[0], 0, descriptor(table, INDIRECT, 0));
+        driver.offer(0);
+        assert_eq!(queue.pop(), Err(Broken), "{what}");
+    }
+}
+
+#[test]
+fn a_chain_may_begin_in_the_ring_and_end_in_a_table() {
+    let mut driver = Driver::new();
+    let mut queue = driver.queue(interrupt().0);
+    let descriptor = |address, flags, next| Descriptor { address, size: 16, flags, next };
+    driver.describe(0x2_0000, 0, descriptor(0x9000, WRITE, 0));
+    driver.describe(driver.rings()[0], 0, descriptor(0x8000, NEXT, 1));
+    driver.describe(driver.rings()[0], 1, descriptor(0x2_0000, INDIRECT, 0));
+    driver.offer(0);
+    let chain = queue.pop().unwrap().unwrap();
+    assert_eq!(
+        (chain.readable, chain.writable),
+        (vec![buffer(0x8000, 16)], vec![buffer(0x9000, 16)])
+    );
 }
 
 #[test]

@@ -9,9 +9,9 @@ clock() {
 measure() {
     exits "$2" >"$3" || exit 1
     ipi "$2" >>"$3" || exit 1
-    unibody run --quiet --engine "$1" --memory 256M -- true || exit 1
+    unibody run --quiet --root none --engine "$1" --memory 256M -- true || exit 1
     start=$(clock)
-    unibody run --quiet --engine "$1" --memory 256M -- true || exit 1
+    unibody run --quiet --root none --engine "$1" --memory 256M -- true || exit 1
     printf 'a kernel, to its end, in ms\t%s\n' $((($(clock) - start) * 10)) >>"$3"
 }
 

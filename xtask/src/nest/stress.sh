@@ -47,7 +47,7 @@ as_user() {
 }
 
 guest() {
-    as_user unibody run --engine unibody --memory 256M "$@"
+    as_user unibody run --root none --engine unibody --memory 256M "$@"
 }
 
 # The program whose guest looks at its memory, with the names of cases.

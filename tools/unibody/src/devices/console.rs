@@ -13,12 +13,8 @@ use crate::terminal;
 /// Names of the ports, by the number of the line that each is the same as.
 const NAMES: [&str; 4] = [CONSOLE_PORT, DATA_PORT, STDERR_PORT, CONTROL_PORT];
 
-/// The console, unless the person wants serial ports alone. `cheap_exits`: see [`hv::Vm::CHEAP_EXITS`].
-pub(crate) fn create(
-    options: &cli::Run,
-    lines: &Lines,
-    cheap_exits: bool,
-) -> Result<Option<Arc<Console>>, Error> {
+/// The console, unless the person wants serial ports alone.
+pub(crate) fn create(options: &cli::Run, lines: &Lines) -> Result<Option<Arc<Console>>, Error> {
     if options.console == cli::Console::Serial {
         return Ok(None);
     }
@@ -29,7 +25,7 @@ pub(crate) fn create(
     };
     let ports = lines.0.iter().zip(&NAMES).map(port).collect();
     let size = terminal::window_size().filter(|_| terminal::is_interactive());
-    Console::new(ports, size, cheap_exits)
+    Console::new(ports, size)
         .map(|console| Some(Arc::new(console)))
         .map_err(|error| Error::new("cannot give the guest a console", reason(&error)))
 }

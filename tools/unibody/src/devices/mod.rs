@@ -21,6 +21,7 @@ use self::share::Shares;
 use crate::cli;
 use crate::error::{Error, reason};
 use crate::relay::Lines;
+use crate::root::Files;
 
 /// The guest's devices, and what is to be done for them when it is at its end.
 pub(crate) struct Devices {
@@ -42,12 +43,13 @@ pub(crate) struct Devices {
 /// better left without PCI.
 pub(crate) fn create(
     options: &cli::Run,
+    files: &Files,
     lines: &Lines,
     is_linux: bool,
     cheap_exits: bool,
 ) -> Result<Devices, Error> {
     let (disks, mut virtio) = disk::open(&options.disk, options.cpus.get(), cheap_exits)?;
-    let (shares, folders) = share::start(&options.share, cheap_exits)?;
+    let (shares, folders) = share::start(&files.served(), cheap_exits)?;
     virtio.extend(folders);
     let (vsock, socket) = options.vsock.as_deref().map(vsock::open).transpose()?.unzip();
     virtio.extend(vsock);
@@ -55,7 +57,7 @@ pub(crate) fn create(
     if !is_linux {
         return Ok(Devices { virtio, console: None, disks, shares, socket });
     }
-    let console = console::create(options, lines, cheap_exits)?;
+    let console = console::create(options, lines)?;
     virtio.extend(console.clone().map(|console| console as Arc<dyn Device>));
     let rng = Rng::new(Arc::new(entropy))
         .map_err(|error| Error::new("cannot give the guest entropy", reason(&error)))?;

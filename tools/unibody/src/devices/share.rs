@@ -1,4 +1,5 @@
-//! `--share`: from the words to a virtio-fs device, and the process that serves its folder.
+//! Folders of the host's for a guest ([`Share`]), from `--share`'s words or as `root` has chosen them, to virtio-fs devices, and the processes
+//! that serve them.
 //!
 //! That process is this program, executed once more ([`serve`]); `share_server` says what it may. It is started in its folder, with a socket
 //! for its stdin that has this process' connection waiting: it cannot be too late for that, and nobody else can connect.
@@ -14,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use guest_protocol::Mount;
+use guest_protocol::{Access, Mount};
 use vmm::virtio::Device;
 use vmm::virtio::fs::{Fs, QUEUES};
 use vmm::virtio::vhost_user::{FrontEnd, Lost, Server};
@@ -26,14 +27,42 @@ use crate::error::{Error, quoted, reason, say};
 const WORDS: &str = "a share is HOST:GUEST, a folder and where the guest has it, a path from its root; behind that may come ,ro; a comma \
      in a path is written twice";
 
-/// What a person wants to share.
+/// What is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
+    /// By what the guest knows it.
+    tag: String,
     /// A folder.
-    host: PathBuf,
+    pub(crate) host: PathBuf,
     /// Where the guest has it.
     guest: PathBuf,
-    read_only: bool,
+    access: Access,
+}
+
+impl Share {
+    /// One that has no tag yet.
+    pub(crate) fn new(host: PathBuf, guest: PathBuf, access: Access) -> Share {
+        Share { tag: String::new(), host, guest, access }
+    }
+
+    /// The same with this tag, of at most 36 bytes.
+    pub(crate) fn tagged(self, tag: String) -> Share {
+        Share { tag, ..self }
+    }
+
+    /// Whether the guest has it where the host does.
+    pub(crate) fn is_at_own_path(&self) -> bool {
+        self.host == self.guest
+    }
+
+    /// What the guest's init is to mount.
+    pub(crate) fn mount(&self) -> Mount {
+        Mount {
+            tag: self.tag.clone().into_bytes(),
+            target: self.guest.clone().into_os_string().into_vec(),
+            access: self.access,
+        }
+    }
 }
 
 /// Reads `HOST:GUEST[,ro]`.
@@ -47,10 +76,10 @@ pub(crate) fn parse(text: &OsStr) -> Result<Share, String> {
     if host.as_os_str().is_empty() {
         return Err(WORDS.to_owned());
     }
-    let mut share = Share { host, guest, read_only: false };
+    let mut share = Share::new(host, guest, Access::ReadWrite);
     for part in parts {
         match part.as_slice() {
-            b"ro" => share.read_only = true,
+            b"ro" => share.access = Access::ReadOnly,
             other => {
                 return Err(format!("'{}' is not known: {WORDS}", String::from_utf8_lossy(other)));
             }
@@ -59,24 +88,14 @@ pub(crate) fn parse(text: &OsStr) -> Result<Share, String> {
     Ok(share)
 }
 
-/// By what the guest knows a share.
-fn tag(number: usize) -> String {
-    format!("share{number}")
-}
-
-/// What the guest's init is to mount.
-pub(crate) fn mounts(shares: &[Share]) -> Vec<Mount> {
-    let mount = |(number, share): (usize, &Share)| Mount {
-        tag: tag(number).into_bytes(),
-        target: share.guest.clone().into_os_string().into_vec(),
-        read_only: share.read_only,
-    };
-    shares.iter().enumerate().map(mount).collect()
-}
-
 /// Serves the folder that this process is in: what the hidden verb does.
 pub(crate) fn serve(options: &cli::ShareServer) -> Result<u8, Error> {
-    match share_server::serve(io::stdin(), options.read_only) {
+    let access = match (options.lower, options.read_only) {
+        (true, _) => share_server::Access::Lower,
+        (false, true) => share_server::Access::ReadOnly,
+        (false, false) => share_server::Access::ReadWrite,
+    };
+    match share_server::serve(io::stdin(), access) {
         Ok(()) => Ok(0),
         Err(error) => Err(Error::new("cannot share a folder with the guest", error)),
     }
@@ -150,13 +169,13 @@ pub(crate) fn start(
 ) -> Result<(Shares, Vec<Arc<dyn Device>>), Error> {
     let mut all = Shares::default();
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
-    for (number, share) in shares.iter().enumerate() {
+    for share in shares {
         let (process, stream) = spawn(share)?;
         let server = Arc::clone(&process) as Arc<dyn Server>;
         let front_end = FrontEnd::new(stream, QUEUES as u64, server)
             .map_err(|error| failed(&share.host, reason(&error)))?;
         all.0.push((Arc::clone(&front_end), process));
-        devices.push(Arc::new(Fs::new(&tag(number), front_end, cheap_exits)));
+        devices.push(Arc::new(Fs::new(&share.tag, front_end, cheap_exits)));
     }
     Ok((all, devices))
 }
@@ -176,7 +195,11 @@ fn spawn(share: &Share) -> Result<(Arc<Process>, UnixStream), Error> {
             .advise("Have TMPDIR name a folder that you may write to")
     })?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(cli::SHARE_SERVER).args(share.read_only.then_some("--read-only"));
+    command.arg(cli::SHARE_SERVER).args(match share.access {
+        Access::ReadWrite => None,
+        Access::ReadOnly => Some("--read-only"),
+        Access::CopyOnWrite => Some("--lower"),
+    });
     command.current_dir(folder).stdin(OwnedFd::from(listener)).stdout(Stdio::null());
     // A key that ends what is on the terminal is this process' to hear.
     command.process_group(0);
@@ -204,16 +227,16 @@ mod tests {
         parse(OsStr::new(text))
     }
 
-    fn share(host: &str, guest: &str, read_only: bool) -> Share {
-        Share { host: host.into(), guest: guest.into(), read_only }
+    fn share(host: &str, guest: &str, access: Access) -> Share {
+        Share::new(host.into(), guest.into(), access)
     }
 
     #[test]
     fn a_share_is_two_paths_and_words() {
-        assert_eq!(parsed("a:/b"), Ok(share("a", "/b", false)));
-        assert_eq!(parsed("/x/y:/mnt/z,ro"), Ok(share("/x/y", "/mnt/z", true)));
-        assert_eq!(parsed("a:b:c:/d:e"), Ok(share("a:b:c", "/d:e", false)));
-        assert_eq!(parsed("a,,b:/c,,d,ro"), Ok(share("a,b", "/c,d", true)));
+        assert_eq!(parsed("a:/b"), Ok(share("a", "/b", Access::ReadWrite)));
+        assert_eq!(parsed("/x/y:/mnt/z,ro"), Ok(share("/x/y", "/mnt/z", Access::ReadOnly)));
+        assert_eq!(parsed("a:b:c:/d:e"), Ok(share("a:b:c", "/d:e", Access::ReadWrite)));
+        assert_eq!(parsed("a,,b:/c,,d,ro"), Ok(share("a,b", "/c,d", Access::ReadOnly)));
     }
 
     #[test]
@@ -221,13 +244,6 @@ mod tests {
         for text in ["", "a", "a:", "a:b", ":/b", "a:/b,", "a:/b,rw", ",ro", "a,ro:/b"] {
             assert!(parsed(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_guest_is_told_of_each_by_a_tag_of_its_own() {
-        let all = mounts(&[share("a", "/a", true), share("b", "/b", false)]);
-        assert_eq!(all[0], Mount { tag: b"share0".into(), target: b"/a".into(), read_only: true });
-        assert_eq!(all[1], Mount { tag: b"share1".into(), target: b"/b".into(), read_only: false });
     }
 
     #[test]

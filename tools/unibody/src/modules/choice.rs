@@ -5,16 +5,17 @@ use std::path::Path;
 use super::for_guest::ForGuest;
 use super::table::Missing;
 use super::wanted::Wanted;
-use super::{in_folder, of_release};
+use super::{beside_kernel, in_folder, of_release};
 use crate::error::{Error, quoted, say};
 use crate::pull::command::user_store;
 use crate::pull::store::Guest;
 
-/// What is `wanted` of the modules that the person has `told` of, or else of those that were `pulled` with the kernel. Nothing if nothing is
-/// wanted, or if it is not known where they are: a driver that its kernel lacks, the guest says.
+/// What is `wanted` of the modules that the person has `told` of, or else of those that were `pulled` with the kernel, or that belong to the
+/// person's own `kernel`. Nothing if nothing is wanted, or if it is not known where they are: a driver that its kernel lacks, the guest says.
 pub(crate) fn choose(
     wanted: &Wanted,
     told: Option<&Path>,
+    kernel: Option<&Path>,
     release: Option<&str>,
     pulled: Option<&Guest>,
 ) -> Result<Option<ForGuest>, Error> {
@@ -37,7 +38,16 @@ pub(crate) fn choose(
                     .advise("Get them again with unibody pull")
             })
         }
-        (None, None) => return Ok(None),
+        (None, None) => {
+            let Some(kernel) = kernel else { return Ok(None) };
+            match beside_kernel(kernel, release, wanted).transpose() {
+                Some(found) => found.map_err(|error| {
+                    Error::new("cannot use the modules that were built with the kernel", error)
+                        .advise("Build them again, or name others with --modules")
+                }),
+                None => return Ok(None),
+            }
+        }
     }?;
     for Missing { name, for_module } in &found.missing {
         let for_module = for_module.as_deref().unwrap_or_default();

@@ -29,10 +29,7 @@ impl Modules {
     pub(crate) fn for_guest(&self, wanted: &Wanted) -> Result<ForGuest, Error> {
         let loaded = self.closure(&wanted.loaded())?;
         let later = self.closure(&wanted.loaded_later())?;
-        let offered = wanted.offered().iter().copied();
-        let names: Vec<&str> =
-            wanted.loaded().into_iter().chain(wanted.loaded_later()).chain(offered).collect();
-        let all = self.table.generous_closure(&names)?;
+        let all = self.table.generous_closure(&wanted.all())?;
         let mut files = Vec::new();
         let mut paths = Vec::new();
         for (name, module) in &all.modules {

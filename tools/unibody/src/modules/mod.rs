@@ -7,6 +7,7 @@
 //! | [`table`], [`text`] | what depends on what, and the files in which depmod says it |
 //! | [`modinfo`], [`scan`] | the same out of the modules themselves, where depmod was not run |
 //! | [`folder`] | where modules are, given a kernel's release and what a person says |
+//! | [`tree`] | those of a kernel that was just built, where it lies |
 //! | [`choice`] | whose they are: a person's own, or the distribution's |
 //! | [`for_guest`] | what goes into a guest's file system |
 //!
@@ -20,6 +21,7 @@ mod name;
 mod scan;
 mod table;
 mod text;
+mod tree;
 pub(crate) mod wanted;
 
 use std::fs;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use self::for_guest::ForGuest;
 use self::table::{Closure, Table};
+use self::tree::Beside;
 use self::wanted::Wanted;
 
 /// Why modules can't be used.
@@ -107,6 +110,14 @@ impl Modules {
         Ok(Modules { release: release.to_string(), folder, table, builtin })
     }
 
+    /// Looks at those that are wanted of the modules in the tree that the kernel `release` was built in.
+    fn open_tree(tree: PathBuf, release: String, wanted: &Wanted) -> Result<Modules, Error> {
+        let builtin = text::read(&tree, text::BUILTIN)?.unwrap_or_default();
+        let mut table = tree::read(&tree, &wanted.all())?;
+        table.set_builtin(text::builtin(&builtin));
+        Ok(Modules { release, folder: tree, table, builtin })
+    }
+
     /// The modules of these names and all that they depend on, each after what it depends on.
     pub(crate) fn closure(&self, names: &[&str]) -> Result<Closure<'_>, Error> {
         self.table.closure(names)
@@ -122,6 +133,21 @@ fn in_folder(told: &Path, release: Option<&str>, wanted: &Wanted) -> Result<ForG
 /// What a guest needs of the modules in `folder`, which are those of the kernel `release`.
 fn of_release(folder: PathBuf, release: &str, wanted: &Wanted) -> Result<ForGuest, Error> {
     Modules::open(folder, release)?.for_guest(wanted)
+}
+
+/// What a guest needs of the modules that belong to a person's own kernel, if there are such.
+fn beside_kernel(
+    kernel: &Path,
+    release: Option<&str>,
+    wanted: &Wanted,
+) -> Result<Option<ForGuest>, Error> {
+    match tree::beside(kernel, release) {
+        Some(Beside::Tree(tree, release)) => {
+            Modules::open_tree(tree, release, wanted)?.for_guest(wanted).map(Some)
+        }
+        Some(Beside::Installed(folder, release)) => of_release(folder, &release, wanted).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// What depmod would say of the modules in `folder`: names of files, and what is in them. The last one says that all are there.

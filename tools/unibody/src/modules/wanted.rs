@@ -23,6 +23,8 @@ pub(crate) enum Driver {
     Vsock,
     /// Of virtio-fs.
     FileSystem,
+    /// Of what lies over a file system.
+    Overlay,
     /// Of the device by which a kernel tells that it panics.
     Panic,
     /// Of the device by which it tells what a dump of its memory is read by.
@@ -31,7 +33,7 @@ pub(crate) enum Driver {
 
 impl Driver {
     /// All of them.
-    pub(crate) const ALL: [Driver; 11] = [
+    pub(crate) const ALL: [Driver; 12] = [
         Driver::Pci,
         Driver::Block,
         Driver::Network,
@@ -41,6 +43,7 @@ impl Driver {
         Driver::Balloon,
         Driver::Vsock,
         Driver::FileSystem,
+        Driver::Overlay,
         Driver::Panic,
         Driver::FwCfg,
     ];
@@ -57,6 +60,7 @@ impl Driver {
             Driver::Balloon => "virtio_balloon",
             Driver::Vsock => "vmw_vsock_virtio_transport",
             Driver::FileSystem => "virtiofs",
+            Driver::Overlay => "overlay",
             Driver::Panic => "pvpanic_mmio",
             Driver::FwCfg => "qemu_fw_cfg",
         }
@@ -111,6 +115,12 @@ impl Wanted {
     /// The modules that are loaded while it runs.
     pub(super) fn loaded_later(&self) -> Vec<&'static str> {
         self.later.iter().map(|driver| driver.module()).collect()
+    }
+
+    /// All that it names.
+    pub(super) fn all(&self) -> Vec<&'static str> {
+        let offered = self.offered().iter().copied();
+        self.loaded().into_iter().chain(self.loaded_later()).chain(offered).collect()
     }
 
     /// The modules that are there to be loaded.

@@ -189,13 +189,19 @@ pub fn engine() -> &'static str {
     engine_words().next().expect("UNIBODY_TEST_ENGINE names one")
 }
 
-/// `run` on the engine that is tested.
+/// `run` on the engine that is tested, with BusyBox for a root: what is about the host's is `root.rs`' to look at.
 pub fn run() -> Vec<&'static str> {
+    let words = run_as_usual();
+    words.into_iter().chain(["--root", "none"]).collect()
+}
+
+/// `run` on the engine that is tested, with the root that it has if nothing is said.
+pub fn run_as_usual() -> Vec<&'static str> {
     ["run", "--engine"].into_iter().chain(engine_words()).collect()
 }
 
 /// `run` on the software CPU, for what is about that alone.
-pub const SOFT: [&str; 3] = ["run", "--engine", "soft"];
+pub const SOFT: [&str; 5] = ["run", "--engine", "soft", "--root", "none"];
 
 /// `unibody run -- sh -c SCRIPT`.
 pub fn shell(script: &str) -> Command {

@@ -22,7 +22,7 @@ struct Bench {
 
 impl Bench {
     /// A console of two ports, the first of which is a terminal.
-    fn new(inline: bool, features: u64) -> Self {
+    fn new(features: u64) -> Self {
         let ends: [Ends; 2] = Default::default();
         let port = |(n, ends): (usize, &Ends)| PortConfig {
             name: NAMES[n].into(),
@@ -30,7 +30,7 @@ impl Bench {
             ends: ends.clone(),
         };
         let ports = ends.iter().enumerate().map(port).collect();
-        let console = Console::new(ports, Some(WINDOW), inline).unwrap();
+        let console = Console::new(ports, Some(WINDOW)).unwrap();
         let memory = Driver::new().memory;
         let place = |n| Driver::at(Arc::clone(&memory), 0x1000 + n * 0x3000);
         let drivers = (0..console.queue_sizes().len() as u64).map(place).collect();
@@ -48,8 +48,8 @@ impl Bench {
     }
 
     /// One whose driver has heard of both ports, and has opened them.
-    fn open(inline: bool) -> Self {
-        let mut bench = Self::new(inline, feature::MULTIPORT | feature::SIZE);
+    fn open() -> Self {
+        let mut bench = Self::new(feature::MULTIPORT | feature::SIZE);
         bench.say(0, 0, 1);
         bench.hear(2);
         for port in 0..2 {
@@ -61,10 +61,7 @@ impl Bench {
     }
 
     fn notify(&self, queue: usize) {
-        match self.console.queue_event(queue as u16) {
-            Some(event) => event.signal(),
-            None => self.console.notify(queue as u16),
-        }
+        self.console.notify(queue as u16);
     }
 
     /// Puts a chain into a queue, tells the console of it, and gives how many bytes were written when it is done.
@@ -121,33 +118,30 @@ fn queues_are_ports_but_for_two() {
 
 #[test]
 fn a_driver_is_told_of_ports_and_what_they_are() {
-    for inline in [true, false] {
-        let mut bench = Bench::new(inline, feature::MULTIPORT | feature::SIZE);
-        bench.say(0, 0, 1);
-        // Said twice, it is the same.
-        bench.say(0, 0, 1);
-        assert_eq!(bench.hear(2), [(0, 1, vec![]), (1, 1, vec![])]);
-        bench.say(1, 3, 1);
-        assert_eq!(bench.hear(2), [(1, 6, vec![]), (1, 7, b"second".to_vec())]);
-        bench.say(0, 3, 1);
-        let size = vec![80, 0, 24, 0];
-        let all = [(0, 4, vec![]), (0, 6, vec![]), (0, 7, b"first".to_vec()), (0, 5, size)];
-        assert_eq!(bench.hear(4), all);
-        // No port, no event, and what has failed there.
-        for (port, event, value) in [(9, 3, 1), (u32::MAX, 6, 1), (0, 99, 1), (0, 3, 0), (0, 0, 0)]
-        {
-            bench.say(port, event, value);
-        }
-        bench.say(0, 6, 1);
-        bench.console.resize(WindowSize { rows: 50, cols: 300 });
-        assert_eq!(bench.hear(1), [(0, 5, vec![44, 1, 50, 0])]);
-        assert!(!bench.interrupt.needs_reset());
+    let mut bench = Bench::new(feature::MULTIPORT | feature::SIZE);
+    bench.say(0, 0, 1);
+    // Said twice, it is the same.
+    bench.say(0, 0, 1);
+    assert_eq!(bench.hear(2), [(0, 1, vec![]), (1, 1, vec![])]);
+    bench.say(1, 3, 1);
+    assert_eq!(bench.hear(2), [(1, 6, vec![]), (1, 7, b"second".to_vec())]);
+    bench.say(0, 3, 1);
+    let size = vec![80, 0, 24, 0];
+    let all = [(0, 4, vec![]), (0, 6, vec![]), (0, 7, b"first".to_vec()), (0, 5, size)];
+    assert_eq!(bench.hear(4), all);
+    // No port, no event, and what has failed there.
+    for (port, event, value) in [(9, 3, 1), (u32::MAX, 6, 1), (0, 99, 1), (0, 3, 0), (0, 0, 0)] {
+        bench.say(port, event, value);
     }
+    bench.say(0, 6, 1);
+    bench.console.resize(WindowSize { rows: 50, cols: 300 });
+    assert_eq!(bench.hear(1), [(0, 5, vec![44, 1, 50, 0])]);
+    assert!(!bench.interrupt.needs_reset());
 }
 
 #[test]
 fn a_driver_of_one_port_reads_the_size_from_the_configuration() {
-    let mut bench = Bench::new(true, feature::SIZE);
+    let mut bench = Bench::new(feature::SIZE);
     let config = |bench: &Bench| {
         let mut data = [0; 8];
         bench.console.read_config(0, &mut data);
@@ -168,72 +162,66 @@ fn a_driver_of_one_port_reads_the_size_from_the_configuration() {
 
 #[test]
 fn bytes_come_out_in_order_however_they_lie() {
-    for inline in [true, false] {
-        let mut bench = Bench::open(inline);
-        bench.memory().write_slice(b"worldhello ", GuestAddress(OUT)).unwrap();
-        let parts = [(OUT + 5, 6), (OUT, 0), (OUT, 5)];
-        let parts = parts.map(|(address, size)| Buffer { address, size });
-        assert_eq!(bench.exchange(5, &parts, &[]), 0);
-        assert_eq!(bench.ends[1].output.take(99), b"hello world");
-        assert!(bench.ends[0].output.is_empty());
-    }
+    let mut bench = Bench::open();
+    bench.memory().write_slice(b"worldhello ", GuestAddress(OUT)).unwrap();
+    let parts = [(OUT + 5, 6), (OUT, 0), (OUT, 5)];
+    let parts = parts.map(|(address, size)| Buffer { address, size });
+    assert_eq!(bench.exchange(5, &parts, &[]), 0);
+    assert_eq!(bench.ends[1].output.take(99), b"hello world");
+    assert!(bench.ends[0].output.is_empty());
 }
 
 #[test]
 fn output_waits_for_room_and_nothing_of_it_is_lost() {
-    for inline in [true, false] {
-        let mut bench = Bench::open(inline);
-        let piece: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
-        bench.memory().write_slice(&piece, GuestAddress(OUT)).unwrap();
-        for _ in 0..4 {
-            bench.drivers[5].send(&[Buffer { address: OUT, size: piece.len() as u32 }], &[]);
-        }
-        bench.notify(5);
-        // As many as there is room for are done, and no more.
-        let fit = CAPACITY / piece.len();
-        for _ in 0..fit {
-            bench.done(5);
-        }
-        let mut received = Vec::new();
-        assert!(bench.drivers[5].take().is_none());
-        wait_for(|| {
-            received.extend(bench.ends[1].output.take(10_000));
-            (received.len() == 4 * piece.len()).then_some(())
-        });
-        assert!(received == piece.repeat(4));
-        for _ in fit..4 {
-            bench.done(5);
-        }
+    let mut bench = Bench::open();
+    let piece: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    bench.memory().write_slice(&piece, GuestAddress(OUT)).unwrap();
+    for _ in 0..4 {
+        bench.drivers[5].send(&[Buffer { address: OUT, size: piece.len() as u32 }], &[]);
+    }
+    bench.notify(5);
+    // As many as there is room for are done, and no more.
+    let fit = CAPACITY / piece.len();
+    for _ in 0..fit {
+        bench.done(5);
+    }
+    let mut received = Vec::new();
+    assert!(bench.drivers[5].take().is_none());
+    wait_for(|| {
+        received.extend(bench.ends[1].output.take(10_000));
+        (received.len() == 4 * piece.len()).then_some(())
+    });
+    assert!(received == piece.repeat(4));
+    for _ in fit..4 {
+        bench.done(5);
     }
 }
 
 #[test]
 fn input_waits_for_the_port_to_be_opened_and_for_buffers() {
-    for inline in [true, false] {
-        let mut bench = Bench::new(inline, feature::MULTIPORT);
-        bench.ends[1].input.push(b"abcdefg");
-        bench.drivers[4].send(&[], &[Buffer { address: IN, size: 3 }]);
-        bench.notify(4);
-        // A message that is answered comes after the notification.
-        bench.say(1, 6, 0);
-        assert!(bench.drivers[4].take().is_none());
-        bench.say(1, 6, 1);
-        assert_eq!((bench.done(4), bench.bytes(IN, 3)), (3, b"abc".to_vec()));
-        let parts = [(IN + 8, 2), (IN, 9)].map(|(address, size)| Buffer { address, size });
-        assert_eq!(bench.exchange(4, &[], &parts), 4);
-        assert_eq!((bench.bytes(IN + 8, 2), bench.bytes(IN, 2)), (b"de".to_vec(), b"fg".to_vec()));
-        bench.drivers[4].send(&[], &[Buffer { address: IN, size: 9 }]);
-        bench.notify(4);
-        // What comes later is not asked for again.
-        bench.ends[1].input.push(b"x");
-        assert_eq!((bench.done(4), bench.bytes(IN, 1)), (1, b"x".to_vec()));
-    }
+    let mut bench = Bench::new(feature::MULTIPORT);
+    bench.ends[1].input.push(b"abcdefg");
+    bench.drivers[4].send(&[], &[Buffer { address: IN, size: 3 }]);
+    bench.notify(4);
+    // A message that is answered comes after the notification.
+    bench.say(1, 6, 0);
+    assert!(bench.drivers[4].take().is_none());
+    bench.say(1, 6, 1);
+    assert_eq!((bench.done(4), bench.bytes(IN, 3)), (3, b"abc".to_vec()));
+    let parts = [(IN + 8, 2), (IN, 9)].map(|(address, size)| Buffer { address, size });
+    assert_eq!(bench.exchange(4, &[], &parts), 4);
+    assert_eq!((bench.bytes(IN + 8, 2), bench.bytes(IN, 2)), (b"de".to_vec(), b"fg".to_vec()));
+    bench.drivers[4].send(&[], &[Buffer { address: IN, size: 9 }]);
+    bench.notify(4);
+    // What comes later is not asked for again.
+    bench.ends[1].input.push(b"x");
+    assert_eq!((bench.done(4), bench.bytes(IN, 1)), (1, b"x".to_vec()));
 }
 
 #[test]
 fn what_is_left_at_the_guest_s_end_or_at_a_reset_still_comes() {
     for end in [Console::flush, Console::reset] {
-        let mut bench = Bench::open(false);
+        let mut bench = Bench::open();
         let size = 2 * CAPACITY as u32;
         bench.drivers[5].send(&[Buffer { address: OUT, size }], &[]);
         bench.console.lane.stop();
@@ -252,7 +240,7 @@ fn what_is_left_at_the_guest_s_end_or_at_a_reset_still_comes() {
 
 #[test]
 fn a_closed_host_end_takes_everything() {
-    let mut bench = Bench::open(true);
+    let mut bench = Bench::open();
     bench.ends[1].output.close();
     bench.exchange(5, &[Buffer { address: OUT, size: 3 * CAPACITY as u32 }], &[]);
     assert!(bench.ends[1].output.is_empty());
@@ -261,7 +249,7 @@ fn a_closed_host_end_takes_everything() {
 #[test]
 fn a_bad_driver_is_asked_for_reset_and_can_begin_anew() {
     for queue in [1, 3, 4, 5] {
-        let mut bench = Bench::open(true);
+        let mut bench = Bench::open();
         bench.ends[1].input.push(b"x");
         let nowhere = [Buffer { address: MEMORY as u64, size: 8 }];
         match queue {
@@ -309,7 +297,7 @@ proptest! {
             1..SIZE as usize,
         ),
     ) {
-        let mut bench = Bench::new(true, features);
+        let mut bench = Bench::new(features);
         // Nobody takes any of it, and a reset would wait.
         bench.ends.iter().for_each(|ends| ends.output.close());
         for (queue, (port, event, value), readable, writable) in steps {

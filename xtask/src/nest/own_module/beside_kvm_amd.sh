@@ -53,7 +53,7 @@ while kill -0 $other 2>/dev/null; do
     sleep 0.05
 done
 grep -q 'KVM_CREATE_VM.*busy' /tmp/said || failed "QEMU said: $(cat /tmp/said)"
-unibody run --engine kvm -- true >/tmp/said 2>&1
+unibody run --root none --engine kvm -- true >/tmp/said 2>&1
 refused $? kvm "Unibody's module"
 cat /tmp/said
 end_of $holder unibody

@@ -11,7 +11,7 @@ held() {
 # As an ordinary user, who was let. Takes the shell's place: in the background, what is killed is the guest's process.
 become_guest() {
     exec /bin/setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp XDG_CACHE_HOME=/tmp/cache \
-        unibody run --engine unibody --memory 256M "$@"
+        unibody run --root none --engine unibody --memory 256M "$@"
 }
 
 # In a shell of its own.
