@@ -113,10 +113,13 @@ impl Drop for Worker {
 
 /// Waits until the event is signalled, and takes that.
 fn wait(event: &EventFd) {
-    while event.take() == 0 {
+    loop {
         let mut one = [PollFd::new(event, PollFlags::IN)];
         // A signal of the process' cuts it short, and nothing else can be wrong with an eventfd.
         let _ = poll(&mut one, None);
+        if event.take() != 0 {
+            return;
+        }
     }
 }
 
