@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hv::{Event, EventFd};
 
@@ -89,6 +90,13 @@ impl Queue {
             self.add(&mut state, &bytes[..count]);
         }
         count
+    }
+
+    /// Waits until there is room, or no more is needed, but not for longer.
+    pub fn wait_for_room(&self, limit: Duration) {
+        let is_full = |state: &mut State| state.bytes.len() >= CAPACITY && !state.closed;
+        let state = self.drained.wait_timeout_while(self.lock(), limit, is_full);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn add(&self, state: &mut State, bytes: &[u8]) {
@@ -190,6 +198,23 @@ mod tests {
         }) {}
         producer.join().unwrap();
         assert!(received == sent);
+    }
+
+    #[test]
+    fn who_waits_for_room_goes_on_when_there_is_some_and_not_much_later_if_there_is_none() {
+        let queue = Arc::new(Queue::default());
+        queue.wait_for_room(Duration::MAX);
+        assert_eq!(queue.offer(&vec![0; CAPACITY + 1]), CAPACITY);
+        queue.wait_for_room(Duration::from_millis(1));
+        let taker = {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || queue.take(1).len())
+        };
+        queue.wait_for_room(Duration::MAX);
+        assert_eq!(taker.join().unwrap(), 1);
+        assert_eq!(queue.offer(&[0; 2]), 1);
+        queue.close();
+        queue.wait_for_room(Duration::MAX);
     }
 
     #[test]

@@ -180,7 +180,10 @@ impl Serving {
     fn serve_one(&mut self, role: Role) -> Result<bool, Broken> {
         match role {
             Role::Receive(port) => self.ports.get_mut(port).ok_or(Broken)?.receive(),
-            Role::Transmit(port) => self.ports.get_mut(port).ok_or(Broken)?.transmit(Full::Leave),
+            Role::Transmit(port) => {
+                let port = self.ports.get_mut(port).ok_or(Broken)?;
+                port.transmit(port.when_notified())
+            }
             Role::ControlReceive => self.say(),
             Role::ControlTransmit => Ok(self.hear()? | self.say()?),
         }

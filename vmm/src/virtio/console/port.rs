@@ -1,5 +1,7 @@
 //! [`Port`]: a port of a console while it has a driver: bytes between its queues and the host's ends of it.
 
+use std::time::Duration;
+
 use guest_protocol::WindowSize;
 
 use super::message::{self, Topic, Topics};
@@ -9,11 +11,16 @@ use crate::virtio::queue::{self, Broken, Served, Virtqueue};
 /// Bytes that are copied at once.
 const PIECE: u64 = 64 << 10;
 
+/// How long is waited for room on behalf of a driver that does nothing else meanwhile.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// What a port does when the host has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// It leaves what is left for later, when it is told that there is room.
     Leave,
+    /// It waits for a little while ([`PAUSE`]) first.
+    Pause,
     /// It waits.
     Wait,
 }
@@ -80,6 +87,12 @@ impl Port {
         Some(message::write(self.topics.take()?, number, &self.name, size))
     }
 
+    /// What to do on the vCPU's thread that notifies. Linux waits in a loop until what it writes to a terminal was taken, with interrupts off: who is
+    /// to make room may need the processor that this takes.
+    pub fn when_notified(&self) -> Full {
+        if self.is_console { Full::Pause } else { Full::Leave }
+    }
+
     /// Moves what the guest has written. Gives whether there may be more to move now.
     ///
     /// # Errors
@@ -99,6 +112,13 @@ impl Port {
                 queue::read(memory, &piece, &mut bytes)?;
                 let taken = match full {
                     Full::Leave => output.offer(&bytes),
+                    Full::Pause => {
+                        let taken = output.offer(&bytes);
+                        if taken < bytes.len() {
+                            output.wait_for_room(PAUSE);
+                        }
+                        taken + output.offer(&bytes[taken..])
+                    }
                     Full::Wait => {
                         output.push(&bytes);
                         bytes.len()
