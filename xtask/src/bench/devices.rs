@@ -1,6 +1,7 @@
 //! `cargo xtask bench devices --nest`: what virtio devices do on Linux's KVM, beside QEMU's there.
 //!
-//! The measurements are `benches/src/devices.rs`. They run in the nest, whose clock counts instructions.
+//! The measurements are `benches/src/devices.rs`. They run in the nest, whose clock counts instructions. QEMU's fault with EVENTINJ
+//! (`nest/own_module.rs`) may have a guest stand still there.
 
 use super::nest::{compile, extra, measure};
 use crate::nest::{self, Options};

@@ -77,7 +77,9 @@ pub const SOAK: Extent = Extent {
 ///   (`benches/kvm/ipi.c` shows it; mended in QEMU by "fix INHIBIT_IRQ/TF/RF handling for VMRUN", June 2024);
 /// - it leaves `exception_index` set behind an interrupt that EVENTINJ has it deliver: when the processor's thread is woken without an
 ///   interrupt, the guest has it once more, with RFLAGS.IF clear, too. With such a wake each millisecond 4 of 8 boots failed on the module, and 3 of
-///   3 on kvm_amd; when that was mended none of 30, and none of 6;
+///   3 on kvm_amd; when that was mended none of 30, and none of 6. On one processor it happens as well, where the clock
+///   counts instructions: `cargo xtask bench devices --nest` stood still in four runs, its guest at a lock with interrupts off that its own interrupted
+///   code held, and in none of two when that was mended;
 /// - whichever processor loads x87's state (FXRSTOR, XRSTOR: `cpu_set_fpus`) has `cpu_clear_ignne` clear a bit of the *first* processor's
 ///   `hflags2`, read and written back without a lock, also if the bit is not set. What that one changes there meanwhile is lost, and nested
 ///   paging is such a bit. Lost at VMRUN, the guest's tables are looked for at the host's addresses: a triple fault. Lost at #VMEXIT, the host runs
