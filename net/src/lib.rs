@@ -13,7 +13,7 @@
 //!
 //! - [`packet`]: frames, read and made; `arp`, `dhcp` and `icmp` answer some by themselves;
 //! - `tcp`, `udp`, `ping`: connections and flows, each with a socket of the host's;
-//! - [`publish`]: ports of the host's that lead to the guest;
+//! - [`publish`]: ports of the host's that lead to the guest; `ports`: those that its clients come from;
 //! - `ready`: whose turn it is to send to the guest;
 //! - [`network`]: puts these together.
 //!
@@ -30,6 +30,7 @@ mod icmp;
 pub mod network;
 pub mod packet;
 mod ping;
+mod ports;
 pub mod publish;
 mod ready;
 pub mod resolver;

@@ -17,6 +17,7 @@ use smoltcp::wire::{IpAddress, UdpPacket, UdpRepr};
 use crate::address::{DNS, DNS_PORT, GATEWAY, GUEST, MTU};
 use crate::icmp::{self, Unreachable};
 use crate::packet::{Frame, IPV4, Ipv4, Link, Protocol};
+use crate::ports::Ports;
 use crate::ready::Source;
 use crate::socket::{Happened, Watch, receive, send};
 
@@ -32,9 +33,6 @@ const HEADER: usize = 8;
 
 /// The most data of a datagram to the guest.
 const MOST_DATA: usize = MTU as usize - IPV4 - HEADER;
-
-/// The first of the ports that those come from who send to a published one.
-const FIRST_PORT: u16 = 49_152;
 
 /// Between whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +66,7 @@ pub struct Flows {
     all: HashMap<u64, Flow>,
     limits: BTreeSet<(Duration, u64)>,
     next: u64,
-    next_port: u16,
+    ports: Ports,
     buffer: Vec<u8>,
 }
 
@@ -103,7 +101,7 @@ impl Default for Flows {
             all: HashMap::new(),
             limits: BTreeSet::new(),
             next: 0,
-            next_port: FIRST_PORT,
+            ports: Ports::new(),
             buffer: vec![0; MOST_DATA + 1],
         }
     }
@@ -240,7 +238,9 @@ impl Flows {
         let id = match self.by_peer.get(&(number, peer)) {
             Some(id) => *id,
             None => {
-                let Some(port) = self.free_port(guest) else { return false };
+                let known = &self.by_ends;
+                let is_known = |port| known.contains_key(&Ends { guest, address: GATEWAY, port });
+                let Some(port) = self.ports.take(is_known) else { return false };
                 let ends = Ends { guest, address: GATEWAY, port };
                 self.next += 1;
                 let way = Way::Published { socket: Arc::clone(socket), peer };
@@ -255,17 +255,6 @@ impl Flows {
         };
         set(frame, link, flow.ends, data);
         true
-    }
-
-    fn free_port(&mut self, guest: u16) -> Option<u16> {
-        for _ in FIRST_PORT..=u16::MAX {
-            let port = self.next_port;
-            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
-            if !self.by_ends.contains_key(&Ends { guest, address: GATEWAY, port }) {
-                return Some(port);
-            }
-        }
-        None
     }
 
     /// When one of them is to be forgotten next.

@@ -21,6 +21,7 @@ use self::connection::Connection;
 use self::peer::{Ends, Peer};
 use crate::address::GATEWAY;
 use crate::packet::{Frame, Ipv4, Link, Protocol};
+use crate::ports::Ports;
 use crate::ready::{Ready, Source};
 use crate::socket::{Happened, Watch};
 
@@ -29,9 +30,6 @@ pub const MOST: usize = 4096;
 
 /// From how many connections on a new one has how much room, each way: all together at most 204 MiB if the guest fills all of it.
 const ROOM: [(usize, usize); 3] = [(512, 16 << 10), (32, 64 << 10), (0, 512 << 10)];
-
-/// The first of the ports that programs on the host come from, as the guest sees them. See: RFC 6335, 6.
-const FIRST_PORT: u16 = 49_152;
 
 /// What has come of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +46,7 @@ pub struct Connections {
     all: HashMap<u64, Connection>,
     timers: BTreeSet<(Duration, u64)>,
     next: u64,
-    next_port: u16,
+    ports: Ports,
     seed: u64,
     partial: bool,
 }
@@ -93,7 +91,7 @@ impl Connections {
             all: HashMap::new(),
             timers: BTreeSet::new(),
             next: 0,
-            next_port: FIRST_PORT,
+            ports: Ports::new(),
             seed,
             partial,
         }
@@ -187,7 +185,9 @@ impl Connections {
         watch: &Watch,
         now: Duration,
     ) {
-        let Some(port) = self.free_port(guest) else { return };
+        let known = &self.by_ends;
+        let is_known = |port| known.contains_key(&Ends { guest, address: GATEWAY, port });
+        let Some(port) = self.ports.take(is_known) else { return };
         let (id, seed) = self.number();
         let ends = Ends { guest, address: GATEWAY, port };
         let Ok(peer) = Peer::connect(ends, self.room(), self.partial, seed, now) else { return };
@@ -195,18 +195,6 @@ impl Connections {
             self.insert(id, Connection::inward(ends, peer, socket, now));
             ready.push(Source::Tcp(id));
         }
-    }
-
-    /// A port that the guest's knows no connection from.
-    fn free_port(&mut self, guest: u16) -> Option<u16> {
-        for _ in FIRST_PORT..=u16::MAX {
-            let port = self.next_port;
-            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
-            if !self.by_ends.contains_key(&Ends { guest, address: GATEWAY, port }) {
-                return Some(port);
-            }
-        }
-        None
     }
 
     /// Something has happened to a socket.
