@@ -3,14 +3,15 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use support::running::Running;
 use support::{finish, limit, outcome, run, text, unibody};
 
 /// How much goes each way.
@@ -72,34 +73,6 @@ fn md5sum(pieces: impl Iterator<Item = Vec<u8>>) -> String {
     pieces.for_each(|piece| stdin.write_all(&piece).expect("it reads"));
     drop(stdin);
     text(&child.wait_with_output().expect("it ends").stdout)
-}
-
-/// A guest that goes on meanwhile; killed at the end.
-struct Running {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Running {
-        command.stdout(Stdio::piped());
-        let mut child = command.spawn().expect("it can be started");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Running { child, output }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("readable");
-        line
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -3,14 +3,15 @@
 mod support;
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use support::running::Running;
 use support::{finish, limit, outcome, own_folder, pulled, run, shelf, text, unibody};
 use userland::own;
 
@@ -63,34 +64,6 @@ fn listen(
             serve(stream);
         }
     })
-}
-
-/// A guest that goes on while the host connects to it; killed at the end.
-struct Running {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Running {
-        command.stdout(Stdio::piped());
-        let mut child = command.spawn().expect("it can be started");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Running { child, output }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("readable");
-        line
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Connects to a port of the guest's. What it hears: `OK` and a number, or nothing.

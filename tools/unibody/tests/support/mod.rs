@@ -14,6 +14,8 @@
 //! What is about the software CPU alone says `--engine soft` itself ([`SOFT`]) and is in a module `soft`, which `--skip soft::` leaves out.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod running;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
