@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`run`] | `unibody run`: puts everything together |
+//! | [`parts`] | what a guest is booted from |
 //! | [`initramfs`] | what the guest finds in its file system |
 //! | [`root`] | whose files are the guest's root, and who runs the command |
 //! | [`modules`] | which of the kernel's modules it finds there |
@@ -30,6 +31,7 @@ mod escape;
 mod initramfs;
 mod modules;
 mod panic;
+mod parts;
 mod pull;
 mod relay;
 mod root;
