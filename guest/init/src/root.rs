@@ -1,7 +1,7 @@
 //! The host's files as the guest's root: [`enter`].
 //!
 //! The root is a folder of the host's with what the guest writes laid over it (`shares`). What the kernel makes, and what lasts no longer than
-//! the guest, is the guest's own ([`OWN`]). What init needs of the initial file system, as the kernel's modules, stays in reach at [`INITIAL`].
+//! the guest, is the guest's own ([`OWN_FOLDERS`], as init has mounted them). What init needs of the initial file system, as the kernel's modules, stays in reach at [`INITIAL`].
 //!
 //! See: util-linux, switch_root(8); the initial file system is the kernel's rootfs, which pivot_root(2) can't leave.
 
@@ -12,16 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chroot};
 use std::path::Path;
 
-use guest_protocol::{Access, MODULES_FOLDER, Start};
+use guest_protocol::{Access, MODULES_FOLDER, OWN_FOLDERS, Start};
 
 use crate::network::RESOLVER;
 use crate::{Error, shares, sys};
 
 /// Where the root is put together.
 const NEW: &str = "/.unibody/root";
-
-/// The folders in it that are the guest's own, as init has mounted them.
-const OWN: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
 /// Where the initial file system is in it.
 const INITIAL: &str = "/run/unibody";
@@ -67,21 +64,14 @@ pub(crate) fn do_without(start: &mut Start) {
 
 /// Puts into it what is the guest's own.
 fn fill(new: &Path, has_network: bool) -> io::Result<()> {
-    for name in OWN {
-        let folder = new.join(name);
+    for own in OWN_FOLDERS {
+        let folder = new.join(own.trim_start_matches('/'));
         // One that is a link elsewhere would have that hidden.
         if fs::symlink_metadata(&folder).is_ok_and(|facts| !facts.is_dir()) {
             fs::remove_file(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let own = Path::new("/").join(name);
-        sys::mount(
-            own.as_os_str().as_bytes(),
-            "",
-            folder.as_os_str().as_bytes(),
-            libc::MS_MOVE,
-            "",
-        )?;
+        sys::mount(own.as_bytes(), "", folder.as_os_str().as_bytes(), libc::MS_MOVE, "")?;
     }
     if has_network && let Ok(text) = fs::read(RESOLVER) {
         let resolver = new.join(RESOLVER.trim_start_matches('/'));

@@ -72,6 +72,9 @@ pub const LOADED_MODULES: &str = "/.unibody/loaded";
 /// Where init finds which it loads while the command runs, which can do without them; in the same form.
 pub const LATER_MODULES: &str = "/.unibody/later";
 
+/// Folders that are the guest's own also where the host's files are its root: what the kernel makes up, and what is there until the next boot.
+pub const OWN_FOLDERS: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+
 /// The most bytes that the host has under way on a [`Line`] without acknowledgement.
 ///
 /// Half of what Linux buffers, which counts whole buffers rather than bytes.

@@ -215,10 +215,10 @@ fn what_is_no_part_of_the_system_is_the_guests_own() {
     let secret = own.join("secret");
     let script = format!(
         "mount -t virtiofs root /mnt || exit; cd /mnt; head -c 1 etc/passwd; echo
-        for file in proc/self/environ proc/version sys/kernel/uevent_seqnum .{secret} proc/1/root/etc/passwd; do
+        for file in proc/self/environ proc/version sys/kernel/uevent_seqnum .{secret} proc/1/cwd/etc/passwd; do
             cat $file >/dev/null 2>&1 && echo read $file; done
         mount -o remount,rw /mnt; (echo x > usr/new; rm etc/passwd; mkdir new) 2>/dev/null && echo written
-        mkdir /tmp/b; mount --bind /mnt/.. /tmp/b; ls /tmp/b/mnt/proc/self/root/ >/dev/null 2>&1 && echo root
+        mkdir /tmp/b; mount --bind /mnt/.. /tmp/b; ls /tmp/b/mnt/proc/self/cwd/ >/dev/null 2>&1 && echo root
         cat /mnt/../mnt/../../../.{secret} 2>/dev/null && echo above; echo over",
         secret = secret.display()
     );

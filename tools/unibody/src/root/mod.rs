@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guest_protocol::{Access, Mount, Root};
+use guest_protocol::{Access, Mount, OWN_FOLDERS, Root};
 
 use crate::cli;
 use crate::devices::share::Share;
@@ -22,10 +22,7 @@ const NONE: &str = "none";
 const ROOT_TAG: &str = "root";
 const WORK_TAG: &str = "work";
 
-/// What in the host's root is not given to a guest, which has its own.
-const GUESTS_OWN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
-
-/// Those of them in which a person may work.
+/// Those of [`OWN_FOLDERS`] in which a person may work.
 const WORKED_IN: [&str; 3] = ["/dev", "/run", "/tmp"];
 
 /// What a guest's root may be.
@@ -134,8 +131,8 @@ impl Files {
             return Some(self.cwd.clone());
         }
         let (root, _) = self.root.as_ref()?;
-        let is_in_own = GUESTS_OWN.iter().any(|folder| self.cwd.starts_with(folder));
-        let is_own = GUESTS_OWN.iter().any(|folder| self.cwd == Path::new(folder));
+        let is_in_own = OWN_FOLDERS.iter().any(|folder| self.cwd.starts_with(folder));
+        let is_own = OWN_FOLDERS.iter().any(|folder| self.cwd == Path::new(folder));
         let is_there = !self.is_hosts() || !is_in_own || is_own;
         let path = self.cwd.strip_prefix(root).ok().filter(|_| is_there);
         Some(Path::new("/").join(path.unwrap_or(Path::new(""))))
